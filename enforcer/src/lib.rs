@@ -1,0 +1,12 @@
+//! Enforcer: from declared flows to a verdict in the kernel.
+//!
+//! Data runs one way: `policy` (YAML) and `workload` (who is where) -> `resolve` -> `compile` -> `kernel` (maps), and
+//! back out through `flow` (denied flows with names). `agent` ties them together and is the only module that knows all.
+
+pub mod cli;
+pub mod compile;
+pub mod flow;
+pub mod kernel;
+pub mod policy;
+pub mod resolve;
+pub mod workload;

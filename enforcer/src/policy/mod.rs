@@ -1,0 +1,3 @@
+//! Policy: YAML in, a valid model out.
+
+pub mod model;

@@ -1,0 +1,201 @@
+//! The model of declared policy: valid by construction, independent of the kind of document it came from.
+//!
+//! Input: what `parse` accepted. Output: what `resolve` joins with the workloads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+
+/// Labels of a workload or a namespace.
+pub type Labels = BTreeMap<String, String>;
+
+/// A place in a policy file, as a user would name it: `shop.yaml:12`.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SourceLocation {
+    /// Path relative to the policy directory.
+    pub file: Arc<str>,
+    /// Line, counted from 1.
+    pub line: u32,
+}
+
+impl fmt::Display for SourceLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// Everything that one directory of policies says. Order: by file, then by place in the file.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PolicySet {
+    /// All policies.
+    pub policies: Vec<Policy>,
+}
+
+/// One policy of the NetworkPolicy tier.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Policy {
+    /// The kind of document that declared it.
+    pub kind: PolicyKind,
+    /// Its namespace: it selects workloads of this namespace only (N2, N11).
+    pub namespace: String,
+    /// Its name, unique with kind and namespace.
+    pub name: String,
+    /// The line of `metadata.name`.
+    pub at: SourceLocation,
+    /// Which workloads of `namespace` it selects.
+    pub subject: LabelSelector,
+    /// It isolates its workloads for what they receive (N2).
+    pub isolates_ingress: bool,
+    /// It isolates its workloads for what they send (N2).
+    pub isolates_egress: bool,
+    /// What its workloads may receive. Empty where `isolates_ingress` is false.
+    pub ingress: Vec<Rule>,
+    /// What its workloads may send. Empty where `isolates_egress` is false.
+    pub egress: Vec<Rule>,
+}
+
+/// The kinds of document that make a [`Policy`].
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum PolicyKind {
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    NetworkPolicy,
+    /// `enforcer.dev/v1alpha1` FlowPolicy.
+    FlowPolicy,
+}
+
+impl PolicyKind {
+    /// The `kind` field of the document.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::FlowPolicy => "FlowPolicy",
+        }
+    }
+}
+
+/// One allow rule: peers AND ports (N7).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rule {
+    /// The first line of the rule's list item.
+    pub at: SourceLocation,
+    /// Who is on the other side.
+    pub peers: Peers,
+    /// On which ports of the destination.
+    pub ports: Ports,
+}
+
+/// The peers of a rule.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Peers {
+    /// Absent or empty `from`/`to`: everybody, the outside and the node included (N7).
+    Any,
+    /// At least one item; a peer that any item matches is matched.
+    Only(Vec<Peer>),
+}
+
+/// One peer item.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Peer {
+    /// Workloads by label, in namespaces by label: both must match (N11).
+    Workloads {
+        /// In which namespaces.
+        namespaces: NamespaceScope,
+        /// Which workloads there; the empty selector matches all of them (N12).
+        workloads: LabelSelector,
+    },
+    /// Addresses (N14, N15, N29).
+    Cidr {
+        /// Network address; its host bits are zero.
+        cidr: IpNetwork,
+        /// Strict subsets of `cidr` that this item leaves out; host bits zero.
+        except: Vec<IpNetwork>,
+    },
+}
+
+/// The namespaces that a workload peer names.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum NamespaceScope {
+    /// The policy's own (N11).
+    Own,
+    /// Those whose labels match; the empty selector matches all of them (N12).
+    Matching(LabelSelector),
+}
+
+/// The ports of a rule.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Ports {
+    /// Absent or empty `ports`: every protocol and port (N7).
+    Any,
+    /// At least one item; a port that any item matches is matched.
+    Only(Vec<PortSpec>),
+}
+
+/// One port item, of the destination.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PortSpec {
+    /// Every port of a protocol (N8).
+    Every(Transport),
+    /// Ports `first..=last` of a protocol (N9); `1 <= first <= last`.
+    Range {
+        /// Protocol.
+        transport: Transport,
+        /// First port.
+        first: u16,
+        /// Last port.
+        last: u16,
+    },
+    /// A port by the name that the destination workload gives it (N10).
+    Named {
+        /// Name.
+        name: String,
+        /// Protocol that the workload's port must have; `None` takes any.
+        transport: Option<Transport>,
+    },
+    /// Every type of ICMP and ICMPv6 (D4).
+    Icmp,
+}
+
+/// The protocols with ports (N8).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// A label selector: all requirements hold. Without a requirement it matches everything (N12).
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LabelSelector {
+    /// What must hold.
+    pub requirements: Vec<Requirement>,
+}
+
+/// One requirement of a selector. `matchLabels` entries are `In` with one value.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Requirement {
+    /// The key is there with one of the values.
+    In(String, BTreeSet<String>),
+    /// The key is absent, or has none of the values.
+    NotIn(String, BTreeSet<String>),
+    /// The key is there.
+    Exists(String),
+    /// The key is absent.
+    DoesNotExist(String),
+}
+
+impl LabelSelector {
+    /// Whether `labels` meet every requirement.
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.requirements.iter().all(|requirement| match requirement {
+            Requirement::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
+            Requirement::NotIn(key, values) => labels.get(key).is_none_or(|value| !values.contains(value)),
+            Requirement::Exists(key) => labels.contains_key(key),
+            Requirement::DoesNotExist(key) => !labels.contains_key(key),
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! Who is where: the merged view of all sources, as `resolve` and the agent read it.
+//!
+//! Input: what `store` merged from netlink, inventory and runtime. Pure data, no I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+/// Labels of a workload or a namespace.
+pub type Labels = BTreeMap<String, String>;
+
+/// Namespace and name of a workload, as policies and the flow log write it: `shop/web`.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkloadName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name within the namespace.
+    pub name: String,
+}
+
+impl fmt::Display for WorkloadName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// One incarnation of a network namespace on this node. Never reused within a run of the daemon; a namespace that is
+/// torn down and made again gets another one, even if the kernel gives it the same nsid and addresses.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkloadKey(pub u64);
+
+/// All that is known at one moment. Equal inputs give equal snapshots: everything is sorted.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Snapshot {
+    /// Labels of each namespace that a workload is in or that a source names. Always with
+    /// `kubernetes.io/metadata.name` (N13).
+    pub namespaces: BTreeMap<String, Labels>,
+    /// Workloads with a veth on this node, by key.
+    pub local: BTreeMap<WorkloadKey, LocalWorkload>,
+    /// Workloads that a source names and no local veth has: peers only. Sorted by name.
+    pub remote: Vec<RemoteWorkload>,
+    /// Addresses of this node, on any device of its namespace.
+    pub node: BTreeSet<IpAddr>,
+    /// Devices towards the outside (design: section 8), by ifindex.
+    pub uplinks: BTreeMap<u32, String>,
+}
+
+/// A workload with at least one veth on this node.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LocalWorkload {
+    /// Name, labels and ports; `None`: no source has named it, or sources disagree.
+    pub identity: Option<Identity>,
+    /// Addresses that are its own by the rules of design section 8.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Addresses that it and another workload show and whose order is not known: they match ipBlock only.
+    pub disputed: BTreeSet<IpAddr>,
+    /// Its veths, by ifindex of the host side.
+    pub endpoints: BTreeMap<u32, Interface>,
+    /// It forwards for others: may send from any address that no local workload and no node has.
+    pub routes: bool,
+}
+
+/// Who a workload is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Identity {
+    /// Namespace and name.
+    pub name: WorkloadName,
+    /// Labels.
+    pub labels: Labels,
+    /// Named ports: name -> (protocol, port). A name may stand for several ports of different protocols.
+    pub ports: BTreeMap<String, BTreeSet<NamedPort>>,
+}
+
+/// What a port name stands for on one workload.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct NamedPort {
+    /// IP protocol number: 6 TCP, 17 UDP, 132 SCTP.
+    pub protocol: u8,
+    /// Port, 1 to 65535.
+    pub port: u16,
+}
+
+/// A workload elsewhere, or one whose veth has not been seen yet.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RemoteWorkload {
+    /// Name, labels and ports.
+    pub identity: Identity,
+    /// Its addresses.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// The host side of a veth whose peer is in another network namespace.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Interface {
+    /// Name of the host side at the moment.
+    pub name: String,
+    /// MAC address of the container side, where netlink shows it.
+    pub peer_mac: Option<[u8; 6]>,
+    /// The veth was there when the daemon started to look.
+    pub existed_at_start: bool,
+}
