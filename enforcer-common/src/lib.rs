@@ -1,2 +1,24 @@
-//! c
-#![no_std]
+//! The contract between kernel and user space, and the one packet decision that both compile.
+//!
+//! Input: bytes of a packet and the tables that user space compiled. Output: a [`verdict::Verdict`]. The kernel programs
+//! run [`datapath::run`] over eBPF maps; tests, the oracle comparison and `explain` run the same source over ordinary
+//! memory. Nothing here allocates, logs or reads a clock.
+#![cfg_attr(not(test), no_std)]
+#![deny(missing_docs)]
+#![deny(unsafe_code)]
+#![deny(clippy::wildcard_enum_match_arm)]
+
+pub mod datapath;
+pub mod decide;
+pub mod denial;
+pub mod endpoint;
+pub mod event;
+pub mod flow_state;
+pub mod hygiene;
+pub mod id;
+pub mod image;
+pub mod limits;
+pub mod packet;
+#[cfg(feature = "user")]
+mod pod;
+pub mod verdict;

@@ -1,0 +1,248 @@
+//! Aggregation of denied flows in a per-CPU slice of four-way sets (design: section 9). Pure over the set.
+//!
+//! Input: a denied packet. Output: how it was counted. A packet is classed when it is denied: logged (its event went out),
+//! lost (its own event found no room) or suppressed (counted in a way, or, all four being busy, by its workload). So
+//! denied = logged + suppressed + lost, exactly.
+//!
+//! One CPU writes a set, user space reads it by mmap and never writes. A way's generation is odd while the way is
+//! rewritten; a reader drops what changed under it.
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use crate::datapath::Subject;
+use crate::id::{Address, Direction, OwnerId};
+use crate::limits::DENIAL_WAYS;
+use crate::verdict::Reason;
+
+/// A denied flow. Source port and flags are not part of it: they are those of its first packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct DenialKey {
+    /// The workload's incarnation.
+    pub workload: OwnerId,
+    /// Revision in force.
+    pub revision: u32,
+    /// Address of the other side.
+    pub peer: Address,
+    /// Destination port; the type for ICMP.
+    pub destination_port: u16,
+    /// Ethertype of the frame; 0: it had none.
+    pub ethertype: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// [`Direction`].
+    pub direction: u8,
+    /// [`Reason`].
+    pub reason: u8,
+    /// Zero.
+    pub pad: u8,
+}
+const _: () = assert!(size_of::<DenialKey>() == 32 && align_of::<DenialKey>() == 4);
+
+impl DenialKey {
+    fn words(&self) -> [u32; 8] {
+        let Address([a, b, c, d]) = self.peer;
+        let small = u32::from(self.protocol)
+            | u32::from(self.direction) << 8
+            | u32::from(self.reason) << 16
+            | u32::from(self.pad) << 24;
+        let wide = u32::from(self.destination_port) | u32::from(self.ethertype) << 16;
+        [self.workload.0, self.revision, a, b, c, d, wide, small]
+    }
+
+    /// The set for this key. Seeded, so that a sender cannot choose flows that share one.
+    #[inline(always)]
+    pub fn set(&self, seed: u64, sets: u32) -> u32 {
+        let mut hash = seed;
+        for word in self.words() {
+            hash = (hash ^ u64::from(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            hash ^= hash >> 29;
+        }
+        (hash >> 32) as u32 & (sets - 1)
+    }
+}
+
+/// One denied flow in a set: a cache line.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Way {
+    /// 0: free; odd: being rewritten; rises with every new flow.
+    pub generation: u32,
+    /// Tick of the last packet.
+    pub tick: u32,
+    /// Packets of this generation that were not lost; wraps.
+    pub total: u32,
+    /// Of the first packet.
+    pub source_port: u16,
+    /// Of the first packet.
+    pub tcp_flags: u8,
+    /// Zero.
+    pub pad: u8,
+    /// The flow.
+    pub key: DenialKey,
+    /// Address of the workload's side, of the first packet.
+    pub local: Address,
+}
+const _: () = assert!(size_of::<Way>() == 64 && align_of::<Way>() == 4);
+
+impl Way {
+    /// Never used.
+    pub const FREE: Self = Self {
+        generation: 0,
+        tick: 0,
+        total: 0,
+        source_port: 0,
+        tcp_flags: 0,
+        pad: 0,
+        key: DenialKey {
+            workload: OwnerId::NONE,
+            revision: 0,
+            peer: Address::UNSPECIFIED,
+            destination_port: 0,
+            ethertype: 0,
+            protocol: 0,
+            direction: 0,
+            reason: 0,
+            pad: 0,
+        },
+        local: Address::UNSPECIFIED,
+    };
+}
+
+/// Value of `DENIALS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct WaySet(pub [Way; DENIAL_WAYS]);
+const _: () = assert!(size_of::<WaySet>() == 256);
+
+/// Value of `DENIED`: packets by class, for one direction and reason, on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// Their event went out.
+    pub logged: u64,
+    /// Counted in a way or in `BUSY`.
+    pub suppressed: u64,
+    /// Their own event found no room.
+    pub lost: u64,
+}
+const _: () = assert!(size_of::<Counts>() == 24);
+
+/// Key of `BUSY`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct BusyKey {
+    /// The workload's incarnation.
+    pub workload: OwnerId,
+    /// [`Direction`].
+    pub direction: u8,
+    /// [`Reason`].
+    pub reason: u8,
+    /// Zero.
+    pub pad: u16,
+}
+const _: () = assert!(size_of::<BusyKey>() == 8);
+
+/// How a denied packet was counted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Class {
+    /// The first of its flow; its event went out.
+    Logged,
+    /// Added to its flow's way.
+    Suppressed,
+    /// The first of its flow; its event found no room.
+    Lost,
+    /// No way was free: to be counted by workload, direction and reason.
+    Busy,
+}
+
+/// Takes events about a set.
+pub trait Events {
+    /// The first packet of a flow. False: no room.
+    fn opened(&self, place: u32, way: &Way) -> bool;
+    /// The last word about a flow whose way is about to be reused. False: no room.
+    fn closed(&self, place: u32, way: &Way) -> bool;
+}
+
+/// The way of a denied packet before it is counted: key and first packet.
+#[inline(always)]
+pub fn way_of(direction: Direction, reason: Reason, subject: &Subject, tick: u32) -> Way {
+    let (local, peer) = match direction {
+        Direction::Egress => (subject.seen.source, subject.seen.destination),
+        Direction::Ingress => (subject.seen.destination, subject.seen.source),
+    };
+    Way {
+        generation: 0,
+        tick,
+        total: 0,
+        source_port: subject.source_port,
+        tcp_flags: subject.tcp_flags,
+        pad: 0,
+        key: DenialKey {
+            workload: subject.workload,
+            revision: subject.revision,
+            peer,
+            destination_port: subject.destination_port,
+            ethertype: subject.seen.ethertype,
+            protocol: subject.seen.protocol,
+            direction: direction as u8,
+            reason: reason as u8,
+            pad: 0,
+        },
+        local,
+    }
+}
+
+/// Counts a denied packet in its set. `first` comes from [`way_of`].
+#[inline(always)]
+pub fn count<E: Events>(set: &mut WaySet, first: &Way, events: &E) -> Class {
+    let wanted = first.key.words();
+    let mut oldest = None;
+    let mut oldest_tick = first.tick;
+    for place in 0..DENIAL_WAYS {
+        let way = &mut set.0[place];
+        if way.generation == 0 {
+            oldest = Some(place);
+            break;
+        }
+        if way.key.words() == wanted {
+            way.total = way.total.wrapping_add(1);
+            way.tick = first.tick;
+            return Class::Suppressed;
+        }
+        // Only in a later tick; ticks are compared as distances, since they wrap.
+        let age = first.tick.wrapping_sub(way.tick);
+        if age != 0 && age > first.tick.wrapping_sub(oldest_tick) {
+            oldest = Some(place);
+            oldest_tick = way.tick;
+        }
+    }
+    let Some(place) = oldest else { return Class::Busy };
+    let way = &mut set.0[place & (DENIAL_WAYS - 1)];
+    if way.generation != 0 && !events.closed(place as u32, way) {
+        return Class::Busy;
+    }
+    let generation = way.generation.wrapping_add(1) | 1;
+    way.generation = generation;
+    compiler_fence(Ordering::SeqCst);
+    way.tick = first.tick;
+    way.total = 0;
+    way.source_port = first.source_port;
+    way.tcp_flags = first.tcp_flags;
+    way.key = first.key;
+    way.local = first.local;
+    compiler_fence(Ordering::SeqCst);
+    // 0 stands for a free way.
+    way.generation = if generation == u32::MAX {
+        2
+    } else {
+        generation.wrapping_add(1)
+    };
+    way.total = 1;
+    if events.opened(place as u32, way) {
+        Class::Logged
+    } else {
+        way.total = 0;
+        Class::Lost
+    }
+}

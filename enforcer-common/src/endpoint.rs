@@ -1,0 +1,87 @@
+//! Endpoint ABI: what the programs know of the veth that they are attached to.
+//!
+//! Written by user space only, in place (the array is mapped), word by word: a program may read while it is written. So
+//! the tag is stored last and cleared first, and an address is never edited under a live id (design: section 7).
+
+use crate::id::{Address, Direction, OwnerId, Row};
+use crate::limits::OWN_ADDRESSES;
+
+/// One veth of a local workload. Key: `ifindex & (ENDPOINTS - 1)` in the array, ifindex in the hash for the rest.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Endpoint {
+    /// ifindex of the host side; 0: the place is free.
+    pub ifindex: u32,
+    /// Place of its workload in `QUOTAS`.
+    pub workload: u32,
+    /// Id of this incarnation of the workload; also the owner of flows whose local address has no id.
+    pub id: OwnerId,
+    /// Places of `owners` that may be in use: those from here on are free.
+    pub owned: u32,
+    /// Per slot of the image: [`Endpoint::UNKNOWN`], [`Endpoint::ROUTES`].
+    pub flags: [u32; 2],
+    /// Per slot and [`Direction`]: the row. A row of a slot that is in force is not changed.
+    pub rows: [[Row; 2]; 2],
+    /// Until when (CLOCK_BOOTTIME, ns) a segment of an older connection is accepted as one (D10); 0: never.
+    pub window_end: u64,
+    /// Owner ids of the addresses beside; [`OwnerId::NONE`]: free.
+    pub owners: [OwnerId; OWN_ADDRESSES],
+    /// The workload's own addresses, IPv4 first.
+    pub addresses: [Address; OWN_ADDRESSES],
+}
+const _: () = assert!(size_of::<Endpoint>() == 48 + 20 * OWN_ADDRESSES && align_of::<Endpoint>() == 8);
+
+impl Endpoint {
+    /// No source has named the workload and unknown ones are closed: ARP and neighbour discovery only.
+    pub const UNKNOWN: u32 = 1;
+    /// It may send from, and receive for, addresses that no local workload and no node has.
+    pub const ROUTES: u32 = 2;
+
+    /// A free place.
+    pub const FREE: Self = Self {
+        ifindex: 0,
+        workload: 0,
+        id: OwnerId::NONE,
+        owned: 0,
+        flags: [Self::UNKNOWN; 2],
+        rows: [[Row::NONE; 2]; 2],
+        window_end: 0,
+        owners: [OwnerId::NONE; OWN_ADDRESSES],
+        addresses: [Address::UNSPECIFIED; OWN_ADDRESSES],
+    };
+
+    /// The owner id of one of the workload's own addresses.
+    #[inline(always)]
+    pub fn owner_of(&self, address: &Address) -> Option<OwnerId> {
+        for place in 0..OWN_ADDRESSES {
+            if place as u32 >= self.owned {
+                break;
+            }
+            if self.owners[place] != OwnerId::NONE && self.addresses[place].0 == address.0 {
+                return Some(self.owners[place]);
+            }
+        }
+        None
+    }
+
+    /// The row of a direction in a slot.
+    #[inline(always)]
+    pub fn row(&self, slot: usize, direction: Direction) -> Row {
+        self.rows[slot & 1][direction as usize & 1]
+    }
+}
+
+/// Value of `QUOTAS`: the flows of one workload. The datapath adds, the sweep subtracts, both atomically.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Quota {
+    /// Flows in the table.
+    pub flows: core::sync::atomic::AtomicU32,
+    /// How many it may have.
+    pub limit: core::sync::atomic::AtomicU32,
+    /// Id of the incarnation that uses the place; 0: it is gone, and the sweep deletes its flows.
+    pub id: core::sync::atomic::AtomicU32,
+    /// Zero.
+    pub pad: u32,
+}
+const _: () = assert!(size_of::<Quota>() == 16);

@@ -1,0 +1,199 @@
+//! Newtypes for every number that crosses a module, and the address form that both families share.
+
+/// An IP address of either family; IPv4 mapped into IPv6 (RFC 4291 section 2.5.5.2).
+///
+/// Four words that lie in memory as the address lies in a packet: loaded, compared and hashed without a byte swap.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Address(pub [u32; 4]);
+
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
+impl Address {
+    /// `::`, which no mapped IPv4 address equals.
+    pub const UNSPECIFIED: Self = Self([0; 4]);
+
+    /// The mapped form of an IPv4 address, given as it lies in a packet.
+    #[inline(always)]
+    pub const fn v4(word: u32) -> Self {
+        Self([0, 0, MAPPED, word])
+    }
+
+    /// Whether this is a mapped IPv4 address. One on the wire in an IPv6 header is refused by the parser, so the families
+    /// cannot be mistaken for each other.
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == MAPPED
+    }
+
+    /// The bytes, as in a packet.
+    pub const fn octets(&self) -> [u8; 16] {
+        let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = [
+            self.0[0].to_ne_bytes(),
+            self.0[1].to_ne_bytes(),
+            self.0[2].to_ne_bytes(),
+            self.0[3].to_ne_bytes(),
+        ];
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+
+    /// The two halves as numbers: the order of addresses is the order of this pair.
+    #[inline(always)]
+    pub const fn halves(&self) -> [u64; 2] {
+        let [a, b, c, d] = self.0;
+        [
+            (u32::from_be(a) as u64) << 32 | u32::from_be(b) as u64,
+            (u32::from_be(c) as u64) << 32 | u32::from_be(d) as u64,
+        ]
+    }
+
+    /// Multicast of either family, or the IPv4 limited broadcast: nobody's own address.
+    #[inline(always)]
+    pub const fn is_group(&self) -> bool {
+        if self.is_v4() {
+            let host = u32::from_be(self.0[3]);
+            host >> 28 == 0xe || host == u32::MAX
+        } else {
+            u32::from_be(self.0[0]) >> 24 == 0xff
+        }
+    }
+
+    /// `ff02::/16`.
+    #[inline(always)]
+    pub const fn is_v6_link_scope_group(&self) -> bool {
+        u32::from_be(self.0[0]) >> 16 == 0xff02
+    }
+
+    /// `fe80::/10`.
+    #[inline(always)]
+    pub const fn is_v6_link_local(&self) -> bool {
+        u32::from_be(self.0[0]) >> 22 == 0xfe80 >> 6
+    }
+}
+
+impl Ord for Address {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        self.halves().cmp(&other.halves())
+    }
+}
+
+impl PartialOrd for Address {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl From<core::net::IpAddr> for Address {
+    fn from(address: core::net::IpAddr) -> Self {
+        match address {
+            core::net::IpAddr::V4(v4) => Self::v4(u32::from_ne_bytes(v4.octets())),
+            core::net::IpAddr::V6(v6) => {
+                let mut words = [0; 4];
+                for (word, bytes) in words.iter_mut().zip(v6.octets().as_chunks::<4>().0) {
+                    *word = u32::from_ne_bytes(*bytes);
+                }
+                Self(words)
+            }
+        }
+    }
+}
+
+impl From<Address> for core::net::IpAddr {
+    fn from(address: Address) -> Self {
+        if address.is_v4() {
+            Self::V4(core::net::Ipv4Addr::from(address.0[3].to_ne_bytes()))
+        } else {
+            Self::V6(core::net::Ipv6Addr::from(address.octets()))
+        }
+    }
+}
+
+/// Which way a packet goes, seen from the workload.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum Direction {
+    /// To the workload: judged by `to_workload`.
+    Ingress = 0,
+    /// From the workload: judged by `from_workload`.
+    Egress = 1,
+}
+
+impl Direction {
+    /// The direction that a record's byte stands for.
+    pub fn from_u8(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::Ingress),
+            1 => Some(Self::Egress),
+            _ => None,
+        }
+    }
+}
+
+/// Equivalence class of peer addresses: all rules on this node treat its members alike.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(transparent)]
+pub struct PeerClass(pub u32);
+
+/// Equivalence class of (protocol, port or type) values.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(transparent)]
+pub struct PortClass(pub u16);
+
+/// Row of the verdict tables: local workloads with the same policies in one direction share one.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(transparent)]
+pub struct Row(pub u32);
+
+impl Row {
+    /// No policy isolates the workload in this direction (N1): everything is allowed, without a table.
+    pub const NOT_ISOLATED: Self = Self(0xffff_fffe);
+    /// There is no row. What is judged by it is denied.
+    pub const NONE: Self = Self(0xffff_ffff);
+}
+
+/// One incarnation of a workload, or one of its addresses, in flow keys and in denial records. From a persistent counter,
+/// never reused. 29 bits; 0 is nobody.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(transparent)]
+pub struct OwnerId(pub u32);
+
+impl OwnerId {
+    /// Nobody.
+    pub const NONE: Self = Self(0);
+    /// The highest id that fits a flow key.
+    pub const MAX: Self = Self((1 << 29) - 1);
+}
+
+/// The policy in force: which image, and since when flow state must have been judged.
+///
+/// One u64, stored atomically by user space and read once a program run (design: section 6).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct PolicyWord {
+    /// Counts the images; its lowest bit is the slot. 0: no image yet, everything judged is denied.
+    pub revision: u32,
+    /// Flow state of another epoch is judged again.
+    pub epoch: u32,
+}
+
+impl PolicyWord {
+    /// From the stored form.
+    #[inline(always)]
+    pub const fn from_u64(word: u64) -> Self {
+        Self {
+            revision: (word >> 32) as u32,
+            epoch: word as u32,
+        }
+    }
+
+    /// The stored form.
+    #[inline(always)]
+    pub const fn to_u64(self) -> u64 {
+        ((self.revision as u64) << 32) | self.epoch as u64
+    }
+
+    /// The slot of the outer maps and of the endpoints' rows.
+    #[inline(always)]
+    pub const fn slot(self) -> usize {
+        (self.revision & 1) as usize
+    }
+}

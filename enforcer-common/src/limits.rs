@@ -1,0 +1,77 @@
+//! Map names, capacities and bounds: the only place with such numbers.
+
+/// Version of everything that is pinned: map layouts, image layout, record layout. Part of the pin path (`abi-1`).
+pub const ABI: u32 = 1;
+
+/// Names of the maps, as the object and the pin directory spell them.
+pub mod map {
+    /// u64 array, mmapable: see [`super::Global`].
+    pub const GLOBALS: &str = "GLOBALS";
+    /// Outer array: slot -> image.
+    pub const IMAGES: &str = "IMAGES";
+    /// Outer array: slot -> hash of exact addresses.
+    pub const ADDRESSES: &str = "ADDRESSES";
+    /// Array, mmapable: ifindex & mask -> endpoint.
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// Hash: ifindex -> endpoint, for those whose place in `ENDPOINTS` is taken.
+    pub const ENDPOINTS_MORE: &str = "ENDPOINTS_MORE";
+    /// Hash: ifindex -> 1, devices towards the outside.
+    pub const UPLINKS: &str = "UPLINKS";
+    /// Hash: flow key -> flow value.
+    pub const FLOWS: &str = "FLOWS";
+    /// Array, mmapable: workload slot -> quota.
+    pub const QUOTAS: &str = "QUOTAS";
+    /// Array, mmapable: cpu * sets + set -> four ways.
+    pub const DENIALS: &str = "DENIALS";
+    /// Per-CPU array: direction * reasons + reason -> counts.
+    pub const DENIED: &str = "DENIED";
+    /// Per-CPU hash: (workload, direction, reason) -> packets that found all four ways busy.
+    pub const BUSY: &str = "BUSY";
+    /// Ring buffer of denial events.
+    pub const EVENTS: &str = "EVENTS";
+}
+
+/// Places of the `GLOBALS` array.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub enum Global {
+    /// The policy word.
+    Word = 0,
+    /// Next owner id.
+    NextOwner = 1,
+    /// Seed of the denial hash; written once, before the first attach.
+    Seed = 2,
+}
+
+/// Entries of `GLOBALS`.
+pub const GLOBALS: u32 = 8;
+/// Entries of `ENDPOINTS`; a power of two.
+pub const ENDPOINTS: u32 = 4096;
+/// Entries of `ENDPOINTS_MORE`.
+pub const ENDPOINTS_MORE: u32 = 4096;
+/// Entries of `UPLINKS`.
+pub const UPLINKS: u32 = 256;
+/// Entries of `QUOTAS`: workloads at once, those that wait for their last flows included.
+pub const WORKLOADS: u32 = 8192;
+/// Own addresses of a workload that have an id. More are refused as claims.
+pub const OWN_ADDRESSES: usize = 16;
+/// Flows of the node unless set otherwise.
+pub const FLOWS: u32 = 524_288;
+/// Flows of one workload unless set otherwise.
+pub const FLOW_QUOTA: u32 = 65_536;
+/// Sets of four ways a CPU in `DENIALS`; a power of two.
+pub const DENIAL_SETS: u32 = 1024;
+/// Ways of a set.
+pub const DENIAL_WAYS: usize = 4;
+/// Entries of `BUSY`.
+pub const BUSY: u32 = 8192;
+/// Bytes of `EVENTS`; a power of two and a multiple of the page size.
+pub const EVENTS: u32 = 4 << 20;
+/// An image that needs more is refused with exact numbers.
+pub const IMAGE_BUDGET: u64 = 64 << 20;
+/// Address ranges of one family in an image.
+pub const RANGES: u32 = 1 << 20;
+/// Steps of the binary search over one bucket of ranges: log2 of [`RANGES`], plus one.
+pub const SEARCH_STEPS: u32 = 21;
+/// IPv6 extension headers that are walked.
+pub const EXTENSION_HEADERS: usize = 6;

@@ -1,0 +1,604 @@
+//! Bytes of a frame -> headers. Every way out that is not a whole header is an error, and every error is a denial.
+//!
+//! Input: an Ethernet frame behind [`PacketBytes`]. Output: a [`Frame`], or the reason for which it is dropped.
+
+use crate::id::Address;
+use crate::image::PortKey;
+use crate::limits::EXTENSION_HEADERS;
+use crate::verdict::Reason;
+
+/// Access to the bytes of a frame, from its Ethernet header on.
+pub trait PacketBytes {
+    /// Length of the whole frame, in bytes; segments of an offloaded packet count as one frame.
+    fn length(&self) -> u32;
+    /// The two bytes behind the MAC addresses, as a number.
+    fn ethertype(&self) -> Option<u16>;
+    /// `N` words at a constant offset, as they lie in memory. The headers up to [`HEAD`] must be reachable so if the frame
+    /// has them.
+    fn fixed<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
+    /// `N` words anywhere in the frame.
+    fn at<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
+}
+
+/// Ethernet, IPv6 and TCP header: what [`PacketBytes::fixed`] is asked for at most.
+pub const HEAD: u32 = 14 + 40 + 20;
+
+/// TCP flags (RFC 9293 section 3.1).
+pub mod tcp {
+    /// No more data from the sender.
+    pub const FIN: u8 = 1;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 2;
+    /// Reset the connection.
+    pub const RST: u8 = 4;
+    /// The acknowledgement field is significant.
+    pub const ACK: u8 = 16;
+}
+
+/// IP protocol numbers.
+pub mod protocol {
+    /// IPv6 hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// IPv6 routing header.
+    pub const ROUTING: u8 = 43;
+    /// IPv6 fragment header.
+    pub const FRAGMENT: u8 = 44;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+    /// IPv6 destination options.
+    pub const DESTINATION_OPTIONS: u8 = 60;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+}
+
+/// Protocols that flow keys tell apart.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum ProtocolClass {
+    /// TCP.
+    Tcp = 0,
+    /// UDP.
+    Udp = 1,
+    /// SCTP.
+    Sctp = 2,
+    /// ICMP.
+    Icmp = 3,
+    /// ICMPv6.
+    Icmpv6 = 4,
+    /// Any other, by its number.
+    Other = 5,
+}
+
+impl ProtocolClass {
+    #[inline(always)]
+    fn of(number: u8, v4: bool) -> Self {
+        match number {
+            protocol::TCP => Self::Tcp,
+            protocol::UDP => Self::Udp,
+            protocol::SCTP => Self::Sctp,
+            // ICMP over IPv6 and ICMPv6 over IPv4 mean nothing to a stack: by number, like any unknown protocol.
+            protocol::ICMP if v4 => Self::Icmp,
+            protocol::ICMPV6 if !v4 => Self::Icmpv6,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Frame {
+    /// ARP: cannot carry a flow.
+    Arp,
+    /// IPv4 or IPv6.
+    Ip(Packet),
+}
+
+/// What was read of a frame before it was refused, for the record of the denial.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Seen {
+    /// Ethertype; 0: not even that.
+    pub ethertype: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Source.
+    pub source: Address,
+    /// Destination.
+    pub destination: Address,
+}
+
+/// What a packet means to flow state.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Kind {
+    /// TCP SYN without ACK, SCTP INIT, ICMP echo request: judged as new before any lookup, never a reply.
+    Opening,
+    /// Anything else that flow state is kept for.
+    Following,
+    /// An ICMP error: passes if what it quotes belongs to a live flow.
+    IcmpError,
+    /// ICMP that makes no state.
+    IcmpOther,
+}
+
+/// The headers of an IP packet that a verdict depends on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Packet {
+    /// Source.
+    pub source: Address,
+    /// Destination.
+    pub destination: Address,
+    /// IP protocol number of the transport header.
+    pub protocol: u8,
+    /// Class of `protocol`.
+    pub class: ProtocolClass,
+    /// What it means to flow state.
+    pub kind: Kind,
+    /// TCP flags, else 0.
+    pub tcp_flags: u8,
+    /// A TCP segment with data.
+    pub has_payload: bool,
+    /// ICMP type, else 0.
+    pub icmp_type: u8,
+    /// ICMP code, else 0.
+    pub icmp_code: u8,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// 0 without ports.
+    pub source_port: u16,
+    /// 0 without ports.
+    pub destination_port: u16,
+    /// Id of an ICMP echo, else 0.
+    pub echo_id: u16,
+    /// Offset of the transport header in the frame.
+    pub transport_at: u32,
+    /// Bytes from there to the end of the IP packet.
+    pub transport_length: u32,
+}
+
+impl Packet {
+    /// An ICMP or ICMPv6 echo reply.
+    #[inline(always)]
+    pub fn is_echo_reply(&self) -> bool {
+        match self.class {
+            ProtocolClass::Icmp => self.icmp_type == icmp::ECHO_REPLY,
+            ProtocolClass::Icmpv6 => self.icmp_type == icmp::V6_ECHO_REPLY,
+            ProtocolClass::Tcp | ProtocolClass::Udp | ProtocolClass::Sctp | ProtocolClass::Other => false,
+        }
+    }
+
+    /// The port key of this very packet.
+    #[inline(always)]
+    pub fn port_key(&self) -> PortKey {
+        port_key(self.class, self.protocol, self.destination_port, self.icmp_type)
+    }
+}
+
+/// ICMP types (RFC 792, RFC 4443, RFC 4861).
+pub mod icmp {
+    /// ICMP echo reply.
+    pub const ECHO_REPLY: u8 = 0;
+    /// ICMP destination unreachable.
+    pub const UNREACHABLE: u8 = 3;
+    /// ICMP echo request.
+    pub const ECHO_REQUEST: u8 = 8;
+    /// ICMP time exceeded.
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// ICMP parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 12;
+    /// ICMPv6 errors are 1 to this: unreachable, too big, time exceeded, parameter problem.
+    pub const V6_LAST_ERROR: u8 = 4;
+    /// ICMPv6 echo request.
+    pub const V6_ECHO_REQUEST: u8 = 128;
+    /// ICMPv6 echo reply.
+    pub const V6_ECHO_REPLY: u8 = 129;
+    /// Router advertisement.
+    pub const V6_ROUTER_ADVERTISEMENT: u8 = 134;
+    /// Neighbour solicitation.
+    pub const V6_NEIGHBOUR_SOLICITATION: u8 = 135;
+    /// Neighbour advertisement.
+    pub const V6_NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    /// Redirect.
+    pub const V6_REDIRECT: u8 = 137;
+}
+
+/// The port key of a flow.
+#[inline(always)]
+pub fn port_key(class: ProtocolClass, number: u8, port: u16, icmp_type: u8) -> PortKey {
+    match class {
+        ProtocolClass::Tcp => PortKey::tcp(port),
+        ProtocolClass::Udp => PortKey::udp(port),
+        ProtocolClass::Sctp => PortKey::sctp(port),
+        ProtocolClass::Icmp => PortKey::icmp(icmp_type),
+        ProtocolClass::Icmpv6 => PortKey::icmpv6(icmp_type),
+        ProtocolClass::Other => PortKey::other(number),
+    }
+}
+
+/// Parses a frame; `seen` gets what could be read even if the frame is refused.
+#[inline(always)]
+pub fn parse<B: PacketBytes>(bytes: &B, seen: &mut Seen) -> Result<Frame, Reason> {
+    seen.ethertype = bytes.ethertype().ok_or(Reason::Ethertype)?;
+    match seen.ethertype {
+        0x0800 => parse_v4(bytes, seen),
+        0x86dd => parse_v6(bytes, seen),
+        0x0806 => Ok(Frame::Arp),
+        0x8100 | 0x88a8 | 0x9100 => Err(Reason::Vlan),
+        _ => Err(Reason::Ethertype),
+    }
+}
+
+/// Byte `N` of the four that lie in memory as `word`.
+#[inline(always)]
+const fn byte<const N: usize>(word: u32) -> u8 {
+    word.to_ne_bytes()[N]
+}
+
+/// Half `N` of the four bytes that lie in memory as `word`, as a number.
+#[inline(always)]
+const fn half<const N: usize>(word: u32) -> u16 {
+    (u32::from_be(word) >> (16 * (1 - N))) as u16
+}
+
+const ETHERNET: u32 = 14;
+const V4_TRANSPORT: u32 = ETHERNET + 20;
+const V6_TRANSPORT: u32 = ETHERNET + 40;
+
+#[inline(always)]
+fn parse_v4<B: PacketBytes>(bytes: &B, seen: &mut Seen) -> Result<Frame, Reason> {
+    let Some([first, fragment, third, source, destination]) = bytes.fixed::<5>(ETHERNET as usize) else {
+        return Err(Reason::IpMalformed);
+    };
+    let (source, destination) = (Address::v4(source), Address::v4(destination));
+    *seen = Seen {
+        protocol: byte::<1>(third),
+        source,
+        destination,
+        ..*seen
+    };
+    if byte::<0>(first) != 0x45 {
+        return Err(if byte::<0>(first) > 0x45 && byte::<0>(first) <= 0x4f {
+            Reason::IpOptions
+        } else {
+            Reason::IpMalformed
+        });
+    }
+    let mut total = u32::from(half::<1>(first));
+    if total == 0 && bytes.length() > 0xffff {
+        // An offloaded packet of over 64 KiB has no room for its length (kernel: BIG TCP, `iph_totlen`).
+        total = bytes.length() - ETHERNET;
+    }
+    if total < 20 || total > bytes.length().saturating_sub(ETHERNET) {
+        return Err(Reason::IpMalformed);
+    }
+    // More fragments, or an offset.
+    if half::<1>(fragment) & 0x3fff != 0 {
+        return Err(Reason::Fragment);
+    }
+    let place = Place::<true> {
+        at: V4_TRANSPORT,
+        length: total - 20,
+    };
+    let ip = Ip {
+        source,
+        destination,
+        protocol: byte::<1>(third),
+        hop_limit: byte::<0>(third),
+        v4: true,
+    };
+    transport(bytes, place, ip)
+}
+
+#[inline(always)]
+fn parse_v6<B: PacketBytes>(bytes: &B, seen: &mut Seen) -> Result<Frame, Reason> {
+    let Some([first, second, addresses @ ..]) = bytes.fixed::<10>(ETHERNET as usize) else {
+        return Err(Reason::IpMalformed);
+    };
+    let (source, destination) = split(addresses);
+    *seen = Seen {
+        protocol: byte::<2>(second),
+        source,
+        destination,
+        ..*seen
+    };
+    if byte::<0>(first) >> 4 != 6 {
+        return Err(Reason::IpMalformed);
+    }
+    let mut length = u32::from(half::<0>(second));
+    if length == 0 && bytes.length() > 0xffff {
+        length = bytes.length() - V6_TRANSPORT;
+    }
+    if length > bytes.length().saturating_sub(V6_TRANSPORT) {
+        return Err(Reason::IpMalformed);
+    }
+    if source.is_v4() || destination.is_v4() {
+        return Err(Reason::IpMalformed);
+    }
+    let next = byte::<2>(second);
+    let ip = Ip {
+        source,
+        destination,
+        protocol: next,
+        hop_limit: byte::<3>(second),
+        v4: false,
+    };
+    if is_extension(next) {
+        let (protocol, at, length) = walk(bytes, next, length)?;
+        transport(bytes, Place::<false> { at, length }, Ip { protocol, ..ip })
+    } else {
+        transport(
+            bytes,
+            Place::<true> {
+                at: V6_TRANSPORT,
+                length,
+            },
+            ip,
+        )
+    }
+}
+
+#[inline(always)]
+fn split([a, b, c, d, e, f, g, h]: [u32; 8]) -> (Address, Address) {
+    (Address([a, b, c, d]), Address([e, f, g, h]))
+}
+
+#[inline(always)]
+fn is_extension(next: u8) -> bool {
+    matches!(
+        next,
+        protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS
+    )
+}
+
+/// Walks the extension headers (RFC 8200 section 4): the transport's protocol, offset and length.
+#[inline(always)]
+fn walk<B: PacketBytes>(bytes: &B, first: u8, length: u32) -> Result<(u8, u32, u32), Reason> {
+    let (mut next, mut at, mut left) = (first, V6_TRANSPORT, length);
+    for place in 0..EXTENSION_HEADERS {
+        if !is_extension(next) {
+            return Ok((next, at, left));
+        }
+        // Hop-by-hop options stand first or not at all; a routing header moves the destination.
+        if next == protocol::ROUTING || (next == protocol::HOP_BY_HOP && place != 0) {
+            return Err(Reason::ExtensionHeader);
+        }
+        let Some([header]) = bytes.at::<1>(at) else {
+            return Err(Reason::ExtensionHeader);
+        };
+        let size = if next == protocol::FRAGMENT {
+            // Atomic fragments (RFC 6946) are whole packets; offset and the M flag tell.
+            if half::<1>(header) & 0xfff9 != 0 {
+                return Err(Reason::Fragment);
+            }
+            8
+        } else {
+            (u32::from(byte::<1>(header)) + 1) * 8
+        };
+        if size > left {
+            return Err(Reason::ExtensionHeader);
+        }
+        next = byte::<0>(header);
+        at += size;
+        left -= size;
+    }
+    if is_extension(next) {
+        Err(Reason::ExtensionHeader)
+    } else {
+        Ok((next, at, left))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Ip {
+    source: Address,
+    destination: Address,
+    protocol: u8,
+    hop_limit: u8,
+    v4: bool,
+}
+
+/// Where the transport header is. `FIXED`: at a constant offset, which direct access to the packet needs.
+#[derive(Clone, Copy)]
+struct Place<const FIXED: bool> {
+    at: u32,
+    length: u32,
+}
+
+impl<const FIXED: bool> Place<FIXED> {
+    #[inline(always)]
+    fn read<const N: usize, B: PacketBytes>(self, bytes: &B) -> Option<[u32; N]> {
+        if FIXED {
+            bytes.fixed::<N>(self.at as usize)
+        } else {
+            bytes.at::<N>(self.at)
+        }
+    }
+}
+
+#[inline(always)]
+fn transport<B: PacketBytes, const FIXED: bool>(bytes: &B, place: Place<FIXED>, ip: Ip) -> Result<Frame, Reason> {
+    let Ip {
+        source,
+        destination,
+        protocol,
+        hop_limit,
+        v4,
+    } = ip;
+    let mut packet = Packet {
+        source,
+        destination,
+        protocol,
+        class: ProtocolClass::of(protocol, v4),
+        kind: Kind::Following,
+        tcp_flags: 0,
+        has_payload: false,
+        icmp_type: 0,
+        icmp_code: 0,
+        hop_limit,
+        source_port: 0,
+        destination_port: 0,
+        echo_id: 0,
+        transport_at: place.at,
+        transport_length: place.length,
+    };
+    match packet.class {
+        ProtocolClass::Tcp => {
+            let Some([ports, _, _, fourth, _]) = place.read::<5, B>(bytes) else {
+                return Err(Reason::L4Short);
+            };
+            let offset = u32::from(byte::<0>(fourth) >> 4) * 4;
+            if place.length < 20 || offset < 20 || offset > place.length {
+                return Err(Reason::L4Short);
+            }
+            packet.tcp_flags = byte::<1>(fourth);
+            packet.has_payload = offset < place.length;
+            packet.source_port = half::<0>(ports);
+            packet.destination_port = half::<1>(ports);
+            if byte::<1>(fourth) & (tcp::SYN | tcp::ACK) == tcp::SYN {
+                packet.kind = Kind::Opening;
+            }
+        }
+        ProtocolClass::Udp => {
+            let Some([ports, second]) = place.read::<2, B>(bytes) else {
+                return Err(Reason::L4Short);
+            };
+            let length = u32::from(half::<0>(second));
+            let jumbo = length == 0 && place.length > 0xffff;
+            if place.length < 8 || !jumbo && (length < 8 || length > place.length) {
+                return Err(Reason::L4Short);
+            }
+            packet.source_port = half::<0>(ports);
+            packet.destination_port = half::<1>(ports);
+        }
+        ProtocolClass::Sctp => {
+            // Common header (RFC 9260 section 3.1) and the type of the first chunk: there is no packet without one.
+            let Some([ports, _, _, chunk]) = place.read::<4, B>(bytes) else {
+                return Err(Reason::L4Short);
+            };
+            if place.length < 16 {
+                return Err(Reason::L4Short);
+            }
+            packet.source_port = half::<0>(ports);
+            packet.destination_port = half::<1>(ports);
+            if byte::<0>(chunk) == 1 {
+                packet.kind = Kind::Opening;
+            }
+        }
+        ProtocolClass::Icmp | ProtocolClass::Icmpv6 => {
+            let Some([first, second]) = place.read::<2, B>(bytes) else {
+                return Err(Reason::L4Short);
+            };
+            if place.length < 8 {
+                return Err(Reason::L4Short);
+            }
+            packet.icmp_type = byte::<0>(first);
+            packet.icmp_code = byte::<1>(first);
+            packet.kind = icmp_kind(v4, byte::<0>(first));
+            if matches!(packet.kind, Kind::Opening) || packet.is_echo_reply() {
+                packet.echo_id = half::<0>(second);
+            }
+        }
+        ProtocolClass::Other => {}
+    }
+    Ok(Frame::Ip(packet))
+}
+
+#[inline(always)]
+fn icmp_kind(v4: bool, kind: u8) -> Kind {
+    if v4 {
+        match kind {
+            icmp::ECHO_REQUEST => Kind::Opening,
+            icmp::ECHO_REPLY => Kind::Following,
+            icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM => Kind::IcmpError,
+            _ => Kind::IcmpOther,
+        }
+    } else {
+        match kind {
+            icmp::V6_ECHO_REQUEST => Kind::Opening,
+            icmp::V6_ECHO_REPLY => Kind::Following,
+            1..=icmp::V6_LAST_ERROR => Kind::IcmpError,
+            _ => Kind::IcmpOther,
+        }
+    }
+}
+
+/// The packet that an ICMP error quotes, as far as a flow key needs it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Quote {
+    /// Source of the quoted packet.
+    pub source: Address,
+    /// Its destination.
+    pub destination: Address,
+    /// Its IP protocol number.
+    pub protocol: u8,
+    /// Its protocol class.
+    pub class: ProtocolClass,
+    /// Its ports, source first; zero without ports.
+    pub ports: [u16; 2],
+    /// It is an echo request, or a reply.
+    pub echo_request: bool,
+    /// Id of the echo.
+    pub echo_id: u16,
+}
+
+/// The packet that `error` quotes; `None` if it is too short to hold the ports, a fragment, or has extension headers.
+#[inline(always)]
+pub fn quote<B: PacketBytes>(bytes: &B, error: &Packet) -> Option<Quote> {
+    let at = error.transport_at + 8;
+    let end = error.transport_at + error.transport_length;
+    let v4 = matches!(error.class, ProtocolClass::Icmp);
+    let (source, destination, protocol, transport_at) = if v4 {
+        let [first, fragment, third, source, destination] = bytes.at::<5>(at)?;
+        let size = u32::from(byte::<0>(first) & 0x0f) * 4;
+        if byte::<0>(first) >> 4 != 4 || size < 20 || half::<1>(fragment) & 0x1fff != 0 {
+            return None;
+        }
+        (
+            Address::v4(source),
+            Address::v4(destination),
+            byte::<1>(third),
+            at + size,
+        )
+    } else {
+        let [first, second, addresses @ ..] = bytes.at::<10>(at)?;
+        if byte::<0>(first) >> 4 != 6 || is_extension(byte::<2>(second)) {
+            return None;
+        }
+        let (source, destination) = split(addresses);
+        (source, destination, byte::<2>(second), at + 40)
+    };
+    let class = ProtocolClass::of(protocol, v4);
+    let mut quote = Quote {
+        source,
+        destination,
+        protocol,
+        class,
+        ports: [0; 2],
+        echo_request: false,
+        echo_id: 0,
+    };
+    if matches!(class, ProtocolClass::Other) {
+        return Some(quote);
+    }
+    // Both ICMPs are obliged to quote at least eight bytes of the transport header.
+    if transport_at + 8 > end {
+        return None;
+    }
+    let [first, second] = bytes.at::<2>(transport_at)?;
+    if matches!(class, ProtocolClass::Icmp | ProtocolClass::Icmpv6) {
+        let kind = byte::<0>(first);
+        quote.echo_request = matches!(icmp_kind(v4, kind), Kind::Opening);
+        if !quote.echo_request && kind != if v4 { icmp::ECHO_REPLY } else { icmp::V6_ECHO_REPLY } {
+            return None;
+        }
+        quote.echo_id = half::<0>(second);
+    } else {
+        quote.ports = [half::<0>(first), half::<1>(first)];
+    }
+    Some(quote)
+}
