@@ -197,6 +197,7 @@ impl FlowWord {
 
     /// The same word with other state bits.
     #[inline(always)]
+    #[must_use]
     pub fn with_state(self, state: u8) -> Self {
         Self(self.0 & !0xff | u64::from(state))
     }

@@ -76,7 +76,7 @@ pub enum Discovery {
 }
 
 /// Neighbour discovery (RFC 4861): solicitations and advertisements with hop limit 255, code 0, at most 64 bytes, to
-/// ff02::/16, fe80::/10, this node or a local workload pass. Larger ones to farther places would be a channel out.
+/// `ff02::/16`, `fe80::/10`, this node or a local workload pass. Larger ones to farther places would be a channel out.
 #[inline(always)]
 pub fn discovery<I: Image>(image: Option<&I>, direction: Direction, packet: &Packet) -> Discovery {
     if !matches!(packet.class, ProtocolClass::Icmpv6) {

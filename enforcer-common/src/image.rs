@@ -31,24 +31,24 @@ impl Line {
 
     #[inline(always)]
     fn u8(&self, at: u32) -> u8 {
-        self.0[(at & 63) as usize]
+        self.0[(at & 0x3f) as usize]
     }
 
     #[inline(always)]
     fn u16(&self, at: u32) -> u16 {
-        let at = (at & 62) as usize;
+        let at = (at & 0x3e) as usize;
         u16::from_ne_bytes([self.0[at], self.0[at + 1]])
     }
 
     #[inline(always)]
     fn u32(&self, at: u32) -> u32 {
-        let at = (at & 60) as usize;
+        let at = (at & 0x3c) as usize;
         u32::from_ne_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
     }
 
     #[inline(always)]
     fn u64(&self, at: u32) -> u64 {
-        let at = at & 56;
+        let at = at & 0x38;
         let [low, high] = if cfg!(target_endian = "little") {
             [at, at + 4]
         } else {
