@@ -6,7 +6,9 @@
 #![allow(clippy::print_stdout, reason = "a build tool talks to the person who started it")]
 
 mod build_ebpf;
+mod kernel;
 mod run;
+mod setup;
 mod toolchain;
 mod workspace;
 
@@ -33,6 +35,8 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Install what this machine lacks to build and test everything; does nothing where nothing is missing.
+    Setup,
 }
 
 fn main() -> ExitCode {
@@ -51,5 +55,6 @@ fn run(command: Command) -> Result<()> {
     let workspace = Workspace::locate()?;
     match command {
         Command::BuildEbpf { release: _ } => build_ebpf::run(&workspace),
+        Command::Setup => setup::run(&workspace),
     }
 }

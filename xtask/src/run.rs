@@ -67,6 +67,14 @@ impl Run {
         self
     }
 
+    /// A cargo that must not build into this workspace's target directory.
+    pub(crate) fn own_target(mut self) -> Self {
+        self.command
+            .env_remove("CARGO_TARGET_DIR")
+            .env_remove("CARGO_BUILD_TARGET_DIR");
+        self
+    }
+
     pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.command.arg(argument);
         self

@@ -15,6 +15,9 @@ use crate::{
 /// LLVM that bpf-linker is built with. It reads the bitcode of compilers up to this one, so a newer one's is of no use.
 pub(crate) const LLVM_MAJOR: u32 = 22;
 
+/// bpf-linker 0.13: what `setup` installs.
+pub(crate) const LINKER_MINOR: u32 = 13;
+
 /// The oldest compiler that takes the bpf crate and its dependencies.
 const MINIMUM_MINOR: u32 = 95;
 
@@ -63,6 +66,34 @@ impl Machine {
             .find(|compiler| self.is_usable(*compiler))
     }
 
+    /// A linker of the version that was tried. One that is there but cannot start, for want of its LLVM, counts as none.
+    pub(crate) fn has_linker(&self) -> bool {
+        let version = self
+            .program("bpf-linker")
+            .and_then(|linker| output(&[linker.into()], &["--version"]));
+        version.is_some_and(|text| number_after(&text, "bpf-linker 0.").is_some_and(|minor| minor == LINKER_MINOR))
+    }
+
+    /// Whether a rustup toolchain, or the one in use, has `rustfmt` or `clippy`. The proxies on PATH are always there.
+    pub(crate) fn has_component(&self, toolchain: Option<&str>, component: &str) -> bool {
+        let words = match toolchain {
+            Some(name) => self.program("rustup").map(|rustup| {
+                [rustup.as_os_str(), "run".as_ref(), name.as_ref(), "rustc".as_ref()]
+                    .map(OsString::from)
+                    .to_vec()
+            }),
+            None => self.program("rustc").map(|rustc| vec![rustc.into()]),
+        };
+        let program = if component == "rustfmt" {
+            "cargo-fmt"
+        } else {
+            "cargo-clippy"
+        };
+        words
+            .and_then(|words| output(&words, &["--print", "sysroot"]))
+            .is_some_and(|sysroot| PathBuf::from(sysroot.trim()).join("bin").join(program).exists())
+    }
+
     fn is_usable(&self, compiler: BpfCompiler) -> bool {
         let Some(rustc) = compiler.rustc(self) else {
             return false;
@@ -79,8 +110,8 @@ impl Machine {
         let cargo = compiler == BpfCompiler::Nightly || self.below_root(DEBIAN_CARGO).exists();
         cargo
             && sources.exists()
-            && version_minor(&version, "release: 1.").is_some_and(|minor| minor >= MINIMUM_MINOR)
-            && version_minor(&version, "LLVM version: ").is_some_and(|major| major <= LLVM_MAJOR)
+            && number_after(&version, "release: 1.").is_some_and(|minor| minor >= MINIMUM_MINOR)
+            && number_after(&version, "LLVM version: ").is_some_and(|major| major <= LLVM_MAJOR)
     }
 }
 
@@ -174,8 +205,8 @@ pub(crate) fn recorded_or_found(workspace: &Workspace, machine: &Machine) -> Opt
 fn output(words: &[OsString], arguments: &[&str]) -> Option<String> {
     let (program, first) = words.split_first()?;
     let mut command = Command::new(program);
-    // Inside `cargo run` this names the toolchain that runs xtask.
-    command.env_remove("RUSTUP_TOOLCHAIN").env_remove("LD_LIBRARY_PATH");
+    // Inside `cargo run` this names the libraries of the toolchain that runs xtask.
+    command.env_remove("LD_LIBRARY_PATH");
     // A probe installs nothing.
     command.env("RUSTUP_AUTO_INSTALL", "0");
     let output = command.args(first).args(arguments).output().ok()?;
@@ -186,7 +217,7 @@ fn output(words: &[OsString], arguments: &[&str]) -> Option<String> {
 }
 
 /// The number after `prefix` at the start of a line.
-fn version_minor(text: &str, prefix: &str) -> Option<u32> {
+fn number_after(text: &str, prefix: &str) -> Option<u32> {
     let rest = text.lines().find_map(|line| line.strip_prefix(prefix))?;
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
