@@ -1,2 +1,60 @@
-//! Command line.
-fn main() {}
+//! `cargo xtask COMMAND`: what a developer and CI run.
+//!
+//! Input: the command line. Output: each command that is run, printed before it runs, and the command's own output. Here
+//! is the dispatch alone; one file a command holds the rest.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "a build tool talks to the person who started it")]
+
+mod build_ebpf;
+mod kernel;
+mod run;
+mod setup;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// Set-up, build, checks and tests of this workspace.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build the bpf programs into TARGET/bpf/object/enforcer.o, which the next build of `enforcer` embeds.
+    BuildEbpf {
+        /// Accepted because cargo has it; the programs are always optimised: others do not pass the verifier.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Install what this machine lacks to build and test everything; does nothing where nothing is missing.
+    Setup,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The chain without a backtrace: nearly every error here is a command that failed and already said why.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let workspace = Workspace::locate()?;
+    match command {
+        Command::BuildEbpf { release: _ } => build_ebpf::run(&workspace),
+        Command::Setup => setup::run(&workspace),
+    }
+}
