@@ -7,6 +7,7 @@ pub mod cli;
 pub mod compile;
 pub mod flow;
 pub mod kernel;
+pub mod lab;
 pub mod policy;
 pub mod resolve;
 pub mod workload;

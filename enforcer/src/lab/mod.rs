@@ -1,0 +1,95 @@
+//! A network in miniature for `demo` and the tests: namespaces as containers on one node, and an outside.
+//!
+//! Input: names and addresses. Output: namespaces in which real sockets are opened. No enforcement code knows of it. All
+//! of it is removed on drop; what a killed process left is removed by the next [`Lab::new`].
+
+mod links;
+mod namespace;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub use links::LabError;
+pub use namespace::Namespace;
+
+/// How the node's veths are connected.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Layout {
+    /// Ports of one bridge, as podman and Docker do.
+    Bridged,
+    /// A host route to each, as CNI's ptp does.
+    Routed,
+}
+
+/// One node with its workloads and an outside behind an uplink.
+pub struct Lab {
+    layout: Layout,
+    prefix: String,
+    workloads: BTreeMap<String, Namespace>,
+    node: Namespace,
+    outside: Namespace,
+}
+
+/// Name of the node's device towards the outside.
+pub const UPLINK: &str = "uplink0";
+
+static LABS: AtomicU32 = AtomicU32::new(0);
+
+impl Lab {
+    /// An empty node with an uplink and a default route of both families.
+    pub fn new(layout: Layout) -> Result<Self, LabError> {
+        namespace::remove_leftovers();
+        let number = LABS.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("{}{}-{number}-", namespace::PREFIX, std::process::id());
+        let node = Namespace::create(&format!("{prefix}node"))?;
+        let outside = Namespace::create(&format!("{prefix}outside"))?;
+        links::prepare(&node)?;
+        links::prepare(&outside)?;
+        if layout == Layout::Bridged {
+            links::bridge(&node)?;
+        }
+        links::uplink(&node, &outside)?;
+        Ok(Self {
+            layout,
+            prefix,
+            workloads: BTreeMap::new(),
+            node,
+            outside,
+        })
+    }
+
+    /// The node's namespace.
+    pub fn node(&self) -> &Namespace {
+        &self.node
+    }
+
+    /// The namespace behind the uplink.
+    pub fn outside(&self) -> &Namespace {
+        &self.outside
+    }
+
+    /// A workload's namespace.
+    pub fn workload(&self, name: &str) -> Option<&Namespace> {
+        self.workloads.get(name)
+    }
+
+    /// Starts a workload: a namespace with one veth, `eth0` inside, and these addresses. `host` is the name of the veth on
+    /// the node.
+    pub fn add_workload(&mut self, name: &str, host: &str, addresses: &[IpAddr]) -> Result<&Namespace, LabError> {
+        let namespace = Namespace::create(&format!("{}{}", self.prefix, name.replace('/', ".")))?;
+        links::prepare(&namespace)?;
+        links::workload(self.layout, &self.node, &namespace, host, addresses)?;
+        Ok(self.workloads.entry(name.to_owned()).or_insert(namespace))
+    }
+
+    /// Stops a workload: its namespace and its veth go.
+    pub fn remove_workload(&mut self, name: &str) {
+        self.workloads.remove(name);
+    }
+
+    /// Adds an address to the outside.
+    pub fn add_outside(&self, address: IpAddr) -> Result<(), LabError> {
+        links::add_address(&self.outside, "eth0", address, if address.is_ipv4() { 32 } else { 128 })
+    }
+}
