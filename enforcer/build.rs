@@ -46,16 +46,9 @@ fn built_object(out: &Path) -> io::Result<Vec<u8>> {
 /// `OUT_DIR` is `TARGET/PROFILE/build/PACKAGE-HASH/out`, with the triple before the profile if `--target` was given.
 fn target_directory(out: &Path) -> io::Result<PathBuf> {
     let triple = env::var("TARGET").map_err(io::Error::other)?;
-    let build = out
-        .ancestors()
-        .find(|path| path.file_name().is_some_and(|name| name == "build"));
+    let build = out.ancestors().find(|path| path.file_name().is_some_and(|name| name == "build"));
     let above = build.and_then(Path::parent).and_then(Path::parent);
     let above = above.ok_or_else(|| io::Error::other(format!("unknown layout: {}", out.display())))?;
     let with_triple = above.file_name().is_some_and(|name| name == triple.as_str());
-    Ok(if with_triple {
-        above.parent().unwrap_or(above)
-    } else {
-        above
-    }
-    .to_path_buf())
+    Ok(if with_triple { above.parent().unwrap_or(above) } else { above }.to_path_buf())
 }

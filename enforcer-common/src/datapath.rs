@@ -120,11 +120,7 @@ fn judge_frame<W: World, B: PacketBytes>(
             Discovery::Pass => {
                 let claims = matches!(direction, Direction::Egress) && packet.source != Address::UNSPECIFIED;
                 // Of an unknown workload no address is known, and it can use none that it claims.
-                return if claims && known.is_some() && owner.is_none() {
-                    Err(Reason::SpoofedSource)
-                } else {
-                    Ok(())
-                };
+                return if claims && known.is_some() && owner.is_none() { Err(Reason::SpoofedSource) } else { Ok(()) };
             }
             Discovery::Deny(reason) => return Err(reason),
             Discovery::Judge => {}
@@ -136,25 +132,11 @@ fn judge_frame<W: World, B: PacketBytes>(
     if word.revision == 0 {
         return Err(Reason::NoPolicy);
     }
-    let case = Case {
-        world,
-        word,
-        meta,
-        endpoint,
-        direction,
-        packet: &packet,
-        local,
-        peer,
-        own: owner.is_some(),
-    };
+    let case = Case { world, word, meta, endpoint, direction, packet: &packet, local, peer, own: owner.is_some() };
     match packet.kind {
         Kind::Opening | Kind::Following => {
             let key = flow_key(owner.unwrap_or(endpoint.id), direction, &packet, peer);
-            if matches!(packet.kind, Kind::Opening) {
-                case.open(&key)
-            } else {
-                case.follow(&key)
-            }
+            if matches!(packet.kind, Kind::Opening) { case.open(&key) } else { case.follow(&key) }
         }
         Kind::IcmpError => case.icmp_error(bytes),
         Kind::IcmpOther => case.judge().map(|_| ()),
@@ -189,11 +171,7 @@ fn service_port(role: Role, class: ProtocolClass, protocol: u8, key: &FlowKey) -
         Role::WorkloadOpened => key.peer_port(),
         Role::PeerOpened | Role::NodeOpened => key.local_port(),
     };
-    let request = if matches!(class, ProtocolClass::Icmp) {
-        icmp::ECHO_REQUEST
-    } else {
-        icmp::V6_ECHO_REQUEST
-    };
+    let request = if matches!(class, ProtocolClass::Icmp) { icmp::ECHO_REQUEST } else { icmp::V6_ECHO_REQUEST };
     packet::port_key(class, protocol, port, request)
 }
 
@@ -247,9 +225,7 @@ impl<W: World> Case<'_, W> {
                 let next = step(current.state(), self.direction, self.packet);
                 if next != current.state() {
                     // A lost race only leaves the idle limit longer or shorter by one packet.
-                    let _ = flow
-                        .word
-                        .compare_exchange(current.0, current.with_state(next).0, Relaxed, Relaxed);
+                    let _ = flow.word.compare_exchange(current.0, current.with_state(next).0, Relaxed, Relaxed);
                 }
                 return Ok(());
             }
@@ -269,11 +245,7 @@ impl<W: World> Case<'_, W> {
         if cleared.from_node {
             // What answers a workload must not open a way back to the node that policy has closed.
             let answers = self.packet.tcp_flags & (tcp::SYN | tcp::RST) != 0 || self.packet.is_echo_reply();
-            return if answers {
-                Ok(())
-            } else {
-                self.insert(key, Role::NodeOpened, self.ingress())
-            };
+            return if answers { Ok(()) } else { self.insert(key, Role::NodeOpened, self.ingress()) };
         }
         let role = Role::of_sender(self.direction);
         match self.policy(&cleared, role.direction(), self.peer, self.packet.port_key()) {
@@ -344,8 +316,7 @@ impl<W: World> Case<'_, W> {
         if cleared.from_node || self.quotes_live_flow(&cleared, bytes) {
             return Ok(());
         }
-        self.policy(&cleared, self.direction, self.peer, self.packet.port_key())
-            .into_result()
+        self.policy(&cleared, self.direction, self.peer, self.packet.port_key()).into_result()
     }
 
     #[inline(always)]
@@ -355,11 +326,8 @@ impl<W: World> Case<'_, W> {
         };
         let from_workload = matches!(self.direction, Direction::Egress);
         // The workload sends an error about what it received, and receives one about what it sent.
-        let (local, peer) = if from_workload {
-            (&quote.destination, &quote.source)
-        } else {
-            (&quote.source, &quote.destination)
-        };
+        let (local, peer) =
+            if from_workload { (&quote.destination, &quote.source) } else { (&quote.source, &quote.destination) };
         if from_workload && self.packet.destination != *peer {
             return false;
         }
@@ -388,11 +356,7 @@ impl<W: World> Case<'_, W> {
         match current.role() {
             Some(role) if current.has_tag(tag) => {
                 let port = service_port(role, quote.class, quote.protocol, &key);
-                let quoted = Cleared {
-                    image: &cleared.image,
-                    peer: cleared.image.address(peer),
-                    from_node: false,
-                };
+                let quoted = Cleared { image: &cleared.image, peer: cleared.image.address(peer), from_node: false };
                 matches!(role, Role::NodeOpened) || self.policy(&quoted, role.direction(), peer, port) == Verdict::Allow
             }
             Some(_) | None => false,
@@ -406,8 +370,7 @@ impl<W: World> Case<'_, W> {
         if cleared.from_node {
             return Ok(Role::NodeOpened);
         }
-        self.policy(&cleared, self.direction, self.peer, self.packet.port_key())
-            .into_result()?;
+        self.policy(&cleared, self.direction, self.peer, self.packet.port_key()).into_result()?;
         Ok(Role::of_sender(self.direction))
     }
 
@@ -431,11 +394,7 @@ impl<W: World> Case<'_, W> {
             from_uplink: ingress && self.world.is_uplink(self.meta.ingress_ifindex),
         };
         hygiene::check(&place, self.packet)?;
-        Ok(Cleared {
-            image,
-            peer,
-            from_node: ingress && self.meta.ingress_ifindex == 0,
-        })
+        Ok(Cleared { image, peer, from_node: ingress && self.meta.ingress_ifindex == 0 })
     }
 
     #[inline(always)]
@@ -444,13 +403,7 @@ impl<W: World> Case<'_, W> {
         if self.endpoint.owner_of(peer).is_some() {
             return Verdict::Allow;
         }
-        decide(
-            &cleared.image,
-            self.endpoint.row(self.word.slot(), direction),
-            peer,
-            cleared.peer,
-            port,
-        )
+        decide(&cleared.image, self.endpoint.row(self.word.slot(), direction), peer, cleared.peer, port)
     }
 
     /// The device of the peer's side, as far as this packet shows it.
@@ -464,15 +417,8 @@ impl<W: World> Case<'_, W> {
 
     #[inline(always)]
     fn insert(&self, key: &FlowKey, role: Role, ingress: u32) -> Result<(), Reason> {
-        let word = FlowWord::new(
-            self.word.epoch,
-            key.tag(),
-            step(role as u8, self.direction, self.packet),
-        );
-        self.world.insert(
-            key,
-            &FlowValue::new(word, self.world.tick(), ingress, self.endpoint.workload),
-        )
+        let word = FlowWord::new(self.word.epoch, key.tag(), step(role as u8, self.direction, self.packet));
+        self.world.insert(key, &FlowValue::new(word, self.world.tick(), ingress, self.endpoint.workload))
     }
 
     /// Renews an entry under the epoch in force. If it was freed and reused meanwhile its tag or word has changed, and it

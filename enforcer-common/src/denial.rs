@@ -233,11 +233,7 @@ pub fn count<E: Events>(set: &mut WaySet, first: &Way, events: &E) -> Class {
     way.local = first.local;
     compiler_fence(Ordering::SeqCst);
     // 0 stands for a free way.
-    way.generation = if generation == u32::MAX {
-        2
-    } else {
-        generation.wrapping_add(1)
-    };
+    way.generation = if generation == u32::MAX { 2 } else { generation.wrapping_add(1) };
     way.total = 1;
     if events.opened(place as u32, way) {
         Class::Logged

@@ -61,13 +61,6 @@ impl DenialEvent {
             key,
             local: address(64),
         };
-        Some(Self {
-            version,
-            kind,
-            cpu: word(4),
-            set: word(8),
-            place: word(12),
-            way,
-        })
+        Some(Self { version, kind, cpu: word(4), set: word(8), place: word(12), way })
     }
 }

@@ -33,11 +33,7 @@ pub fn check(place: &Place<'_>, packet: &Packet) -> Result<(), Reason> {
                 return Ok(());
             }
             let taken = place.source.is_some_and(|entry| entry.is_local() || entry.is_node());
-            if routes && !taken && !packet.source.is_group() {
-                Ok(())
-            } else {
-                Err(Reason::SpoofedSource)
-            }
+            if routes && !taken && !packet.source.is_group() { Ok(()) } else { Err(Reason::SpoofedSource) }
         }
         Direction::Ingress => {
             if !place.own && !packet.destination.is_group() && !routes {
@@ -91,16 +87,9 @@ pub fn discovery<I: Image>(image: Option<&I>, direction: Direction, packet: &Pac
             let to = &packet.destination;
             let bounded = packet.hop_limit == 255 && packet.icmp_code == 0 && packet.transport_length <= 64;
             let near = to.is_v6_link_scope_group() || to.is_v6_link_local();
-            let known = || {
-                image
-                    .and_then(|image| image.address(to))
-                    .is_some_and(|entry| entry.is_local() || entry.is_node())
-            };
-            if bounded && (near || known()) {
-                Discovery::Pass
-            } else {
-                Discovery::Judge
-            }
+            let known =
+                || image.and_then(|image| image.address(to)).is_some_and(|entry| entry.is_local() || entry.is_node());
+            if bounded && (near || known()) { Discovery::Pass } else { Discovery::Judge }
         }
         _ => Discovery::Judge,
     }

@@ -28,12 +28,8 @@ impl Address {
 
     /// The bytes, as in a packet.
     pub const fn octets(&self) -> [u8; 16] {
-        let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = [
-            self.0[0].to_ne_bytes(),
-            self.0[1].to_ne_bytes(),
-            self.0[2].to_ne_bytes(),
-            self.0[3].to_ne_bytes(),
-        ];
+        let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] =
+            [self.0[0].to_ne_bytes(), self.0[1].to_ne_bytes(), self.0[2].to_ne_bytes(), self.0[3].to_ne_bytes()];
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
@@ -179,10 +175,7 @@ impl PolicyWord {
     /// From the stored form.
     #[inline(always)]
     pub const fn from_u64(word: u64) -> Self {
-        Self {
-            revision: (word >> 32) as u32,
-            epoch: word as u32,
-        }
+        Self { revision: (word >> 32) as u32, epoch: word as u32 }
     }
 
     /// The stored form.

@@ -49,11 +49,7 @@ impl Line {
     #[inline(always)]
     fn u64(&self, at: u32) -> u64 {
         let at = at & 0x38;
-        let [low, high] = if cfg!(target_endian = "little") {
-            [at, at + 4]
-        } else {
-            [at + 4, at]
-        };
+        let [low, high] = if cfg!(target_endian = "little") { [at, at + 4] } else { [at + 4, at] };
         u64::from(self.u32(high)) << 32 | u64::from(self.u32(low))
     }
 }
@@ -289,15 +285,7 @@ pub struct RangeTable {
 impl RangeTable {
     /// As a line.
     pub fn to_line(self) -> Line {
-        let Self {
-            base,
-            shift,
-            buckets,
-            count,
-            index_at,
-            starts_at,
-            classes_at,
-        } = self;
+        let Self { base, shift, buckets, count, index_at, starts_at, classes_at } = self;
         let [a, b, c, d, e, f, g, h] = base.to_ne_bytes();
         line_of(&[
             u32::from_ne_bytes([a, b, c, d]),

@@ -255,12 +255,7 @@ fn parse_v4<B: PacketBytes>(bytes: &B, seen: &mut Seen) -> Result<Frame, Reason>
         return Err(Reason::IpMalformed);
     };
     let (source, destination) = (Address::v4(source), Address::v4(destination));
-    *seen = Seen {
-        protocol: byte::<1>(third),
-        source,
-        destination,
-        ..*seen
-    };
+    *seen = Seen { protocol: byte::<1>(third), source, destination, ..*seen };
     if byte::<0>(first) != 0x45 {
         return Err(if byte::<0>(first) > 0x45 && byte::<0>(first) <= 0x4f {
             Reason::IpOptions
@@ -280,17 +275,8 @@ fn parse_v4<B: PacketBytes>(bytes: &B, seen: &mut Seen) -> Result<Frame, Reason>
     if half::<1>(fragment) & 0x3fff != 0 {
         return Err(Reason::Fragment);
     }
-    let place = Place::<true> {
-        at: V4_TRANSPORT,
-        length: total - 20,
-    };
-    let ip = Ip {
-        source,
-        destination,
-        protocol: byte::<1>(third),
-        hop_limit: byte::<0>(third),
-        v4: true,
-    };
+    let place = Place::<true> { at: V4_TRANSPORT, length: total - 20 };
+    let ip = Ip { source, destination, protocol: byte::<1>(third), hop_limit: byte::<0>(third), v4: true };
     transport(bytes, place, ip)
 }
 
@@ -300,12 +286,7 @@ fn parse_v6<B: PacketBytes>(bytes: &B, seen: &mut Seen) -> Result<Frame, Reason>
         return Err(Reason::IpMalformed);
     };
     let (source, destination) = split(addresses);
-    *seen = Seen {
-        protocol: byte::<2>(second),
-        source,
-        destination,
-        ..*seen
-    };
+    *seen = Seen { protocol: byte::<2>(second), source, destination, ..*seen };
     if byte::<0>(first) >> 4 != 6 {
         return Err(Reason::IpMalformed);
     }
@@ -320,25 +301,12 @@ fn parse_v6<B: PacketBytes>(bytes: &B, seen: &mut Seen) -> Result<Frame, Reason>
         return Err(Reason::IpMalformed);
     }
     let next = byte::<2>(second);
-    let ip = Ip {
-        source,
-        destination,
-        protocol: next,
-        hop_limit: byte::<3>(second),
-        v4: false,
-    };
+    let ip = Ip { source, destination, protocol: next, hop_limit: byte::<3>(second), v4: false };
     if is_extension(next) {
         let (protocol, at, length) = walk(bytes, next, length)?;
         transport(bytes, Place::<false> { at, length }, Ip { protocol, ..ip })
     } else {
-        transport(
-            bytes,
-            Place::<true> {
-                at: V6_TRANSPORT,
-                length,
-            },
-            ip,
-        )
+        transport(bytes, Place::<true> { at: V6_TRANSPORT, length }, ip)
     }
 }
 
@@ -349,10 +317,7 @@ fn split([a, b, c, d, e, f, g, h]: [u32; 8]) -> (Address, Address) {
 
 #[inline(always)]
 fn is_extension(next: u8) -> bool {
-    matches!(
-        next,
-        protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS
-    )
+    matches!(next, protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS)
 }
 
 /// Walks the extension headers (RFC 8200 section 4): the transport's protocol, offset and length.
@@ -386,11 +351,7 @@ fn walk<B: PacketBytes>(bytes: &B, first: u8, length: u32) -> Result<(u8, u32, u
         at += size;
         left -= size;
     }
-    if is_extension(next) {
-        Err(Reason::ExtensionHeader)
-    } else {
-        Ok((next, at, left))
-    }
+    if is_extension(next) { Err(Reason::ExtensionHeader) } else { Ok((next, at, left)) }
 }
 
 #[derive(Clone, Copy)]
@@ -412,23 +373,13 @@ struct Place<const FIXED: bool> {
 impl<const FIXED: bool> Place<FIXED> {
     #[inline(always)]
     fn read<const N: usize, B: PacketBytes>(self, bytes: &B) -> Option<[u32; N]> {
-        if FIXED {
-            bytes.fixed::<N>(self.at as usize)
-        } else {
-            bytes.at::<N>(self.at)
-        }
+        if FIXED { bytes.fixed::<N>(self.at as usize) } else { bytes.at::<N>(self.at) }
     }
 }
 
 #[inline(always)]
 fn transport<B: PacketBytes, const FIXED: bool>(bytes: &B, place: Place<FIXED>, ip: Ip) -> Result<Frame, Reason> {
-    let Ip {
-        source,
-        destination,
-        protocol,
-        hop_limit,
-        v4,
-    } = ip;
+    let Ip { source, destination, protocol, hop_limit, v4 } = ip;
     let mut packet = Packet {
         source,
         destination,
@@ -558,12 +509,7 @@ pub fn quote<B: PacketBytes>(bytes: &B, error: &Packet) -> Option<Quote> {
         if byte::<0>(first) >> 4 != 4 || size < 20 || half::<1>(fragment) & 0x1fff != 0 {
             return None;
         }
-        (
-            Address::v4(source),
-            Address::v4(destination),
-            byte::<1>(third),
-            at + size,
-        )
+        (Address::v4(source), Address::v4(destination), byte::<1>(third), at + size)
     } else {
         let [first, second, addresses @ ..] = bytes.at::<10>(at)?;
         if byte::<0>(first) >> 4 != 6 || is_extension(byte::<2>(second)) {
@@ -573,15 +519,7 @@ pub fn quote<B: PacketBytes>(bytes: &B, error: &Packet) -> Option<Quote> {
         (source, destination, byte::<2>(second), at + 40)
     };
     let class = ProtocolClass::of(protocol, v4);
-    let mut quote = Quote {
-        source,
-        destination,
-        protocol,
-        class,
-        ports: [0; 2],
-        echo_request: false,
-        echo_id: 0,
-    };
+    let mut quote = Quote { source, destination, protocol, class, ports: [0; 2], echo_request: false, echo_id: 0 };
     if matches!(class, ProtocolClass::Other) {
         return Some(quote);
     }

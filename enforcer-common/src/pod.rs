@@ -1,8 +1,5 @@
 //! `aya::Pod` for what crosses a map, and nothing else.
-#![allow(
-    unsafe_code,
-    reason = "aya's marker for types that are plain bytes is an unsafe trait"
-)]
+#![allow(unsafe_code, reason = "aya's marker for types that are plain bytes is an unsafe trait")]
 
 use crate::denial::{BusyKey, Counts, Way, WaySet};
 use crate::endpoint::Endpoint;

@@ -75,36 +75,16 @@ pub const REASONS: [(Reason, &str, &str, u16); 19] = [
     (Reason::RuleDeny, "rule-deny", "POLICY_DENY", 181),
     (Reason::UnknownWorkload, "unknown-workload", "DROP_EP_NOT_READY", 203),
     (Reason::SpoofedSource, "spoofed-source", "INVALID_SOURCE_IP", 132),
-    (
-        Reason::SpoofedFromUplink,
-        "spoofed-from-uplink",
-        "INVALID_SOURCE_IP",
-        132,
-    ),
+    (Reason::SpoofedFromUplink, "spoofed-from-uplink", "INVALID_SOURCE_IP", 132),
     (Reason::NotAddressed, "not-addressed", "UNSUPPORTED_L2_PROTOCOL", 166),
-    (
-        Reason::IpMalformed,
-        "ip-malformed",
-        "CT_TRUNCATED_OR_INVALID_HEADER",
-        135,
-    ),
+    (Reason::IpMalformed, "ip-malformed", "CT_TRUNCATED_OR_INVALID_HEADER", 135),
     (Reason::IpOptions, "ip-options", "UNSUPPORTED_L3_PROTOCOL", 139),
     (Reason::Fragment, "fragment", "IP_FRAGMENTATION_NOT_SUPPORTED", 157),
-    (
-        Reason::ExtensionHeader,
-        "extension-header",
-        "INVALID_IPV6_EXTENSION_HEADER",
-        156,
-    ),
+    (Reason::ExtensionHeader, "extension-header", "INVALID_IPV6_EXTENSION_HEADER", 156),
     (Reason::L4Short, "l4-short", "CT_TRUNCATED_OR_INVALID_HEADER", 135),
     (Reason::Vlan, "vlan", "VLAN_FILTERED", 182),
     (Reason::Ethertype, "ethertype", "UNSUPPORTED_L2_PROTOCOL", 166),
-    (
-        Reason::RouterAdvertisement,
-        "router-advertisement",
-        "UNSUPPORTED_L3_PROTOCOL",
-        139,
-    ),
+    (Reason::RouterAdvertisement, "router-advertisement", "UNSUPPORTED_L3_PROTOCOL", 139),
     (Reason::FlowQuota, "flow-quota", "DROP_RATE_LIMITED", 198),
     (Reason::FlowTableFull, "flow-table-full", "CT_MAP_INSERTION_FAILED", 155),
     (Reason::PullFailed, "pull-failed", "INVALID_PACKET_DROPPED", 134),
@@ -142,11 +122,7 @@ mod tests {
     #[test]
     fn codes_are_pinned() {
         for (index, (reason, name, ..)) in REASONS.iter().enumerate() {
-            assert_eq!(
-                *reason as usize,
-                index + 1,
-                "{name}: codes are append-only and without holes"
-            );
+            assert_eq!(*reason as usize, index + 1, "{name}: codes are append-only and without holes");
             assert_eq!(Reason::from_u8(*reason as u8), Some(*reason));
             assert_eq!(reason.name(), *name);
         }

@@ -8,18 +8,14 @@ use std::time::Duration;
 use enforcer::lab::{Lab, Layout, Namespace};
 
 fn addresses(host: u8) -> [IpAddr; 2] {
-    [
-        IpAddr::from([10, 88, 0, host]),
-        format!("fd00:88::{host:x}").parse().unwrap(),
-    ]
+    [IpAddr::from([10, 88, 0, host]), format!("fd00:88::{host:x}").parse().unwrap()]
 }
 
 fn reaches(from: &Namespace, to: &Namespace, address: IpAddr) -> bool {
     let listener = to.enter(|| TcpListener::bind((address, 0)).unwrap()).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let connected = from
-        .enter(|| TcpStream::connect_timeout(&SocketAddr::new(address, port), Duration::from_secs(2)))
-        .unwrap();
+    let connected =
+        from.enter(|| TcpStream::connect_timeout(&SocketAddr::new(address, port), Duration::from_secs(2))).unwrap();
     let Ok(mut client) = connected else { return false };
     drop(listener.accept().unwrap());
     client.read(&mut [0]).is_ok()
@@ -30,8 +26,7 @@ fn every_pair_of_both_layouts_and_families_is_connected() {
     for layout in [Layout::Bridged, Layout::Routed] {
         let mut lab = Lab::new(layout).unwrap();
         for (name, host) in [("a", 10), ("b", 20)] {
-            lab.add_workload(name, &format!("veth-{name}"), &addresses(host))
-                .unwrap();
+            lab.add_workload(name, &format!("veth-{name}"), &addresses(host)).unwrap();
         }
         let world: [IpAddr; 2] = ["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
         for address in world {
@@ -45,10 +40,7 @@ fn every_pair_of_both_layouts_and_families_is_connected() {
         for (from, (source, _)) in &places {
             for (to, (target, addresses)) in &places {
                 for address in addresses {
-                    assert!(
-                        from == to || reaches(source, target, *address),
-                        "{layout:?}: {from} to {to} at {address}"
-                    );
+                    assert!(from == to || reaches(source, target, *address), "{layout:?}: {from} to {to} at {address}");
                 }
             }
         }

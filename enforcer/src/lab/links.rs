@@ -42,6 +42,9 @@ pub enum LabError {
     /// There is no such device.
     #[error("no device {0}")]
     NoDevice(String),
+    /// A device did not come up.
+    #[error("device {0} has no usable address after two seconds")]
+    Unsettled(String),
     /// The runtime for netlink could not be started.
     #[error("netlink: {0}")]
     Runtime(#[from] std::io::Error),
@@ -54,10 +57,8 @@ const BRIDGE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x88, 0, 0, 0, 0, 0, 1);
 const ROUTED_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const ROUTED_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const UPLINK_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 64, 0, 1), Ipv4Addr::new(100, 64, 0, 2)];
-const UPLINK_V6: [Ipv6Addr; 2] = [
-    Ipv6Addr::new(0xfd00, 0x64, 0, 0, 0, 0, 0, 1),
-    Ipv6Addr::new(0xfd00, 0x64, 0, 0, 0, 0, 0, 2),
-];
+const UPLINK_V6: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0xfd00, 0x64, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfd00, 0x64, 0, 0, 0, 0, 0, 2)];
 
 /// Settings that every namespace needs: forwarding, no waiting for duplicate address detection, loopback up.
 pub(super) fn prepare(namespace: &Namespace) -> Result<(), LabError> {
@@ -124,16 +125,8 @@ pub(super) fn workload(
     inside(node, async |net| match layout {
         Layout::Bridged => {
             let (index, bridge) = (net.index(host).await?, net.index(BRIDGE).await?);
-            let port = LinkMessageBuilder::<LinkUnspec>::new()
-                .index(index)
-                .controller(bridge)
-                .build();
-            net.handle
-                .link()
-                .set(port)
-                .execute()
-                .await
-                .map_err(refused("make the veth a port of the bridge"))
+            let port = LinkMessageBuilder::<LinkUnspec>::new().index(index).controller(bridge).build();
+            net.handle.link().set(port).execute().await.map_err(refused("make the veth a port of the bridge"))
         }
         Layout::Routed => {
             net.address(host, ROUTED_V4.into(), 32).await?;
@@ -180,22 +173,41 @@ pub(super) fn add_address(namespace: &Namespace, device: &str, address: IpAddr, 
 fn veth(near: &Namespace, far: &Namespace, name: &str) -> Result<(), LabError> {
     let namespace = fs::File::open(far.path())?;
     inside(near, async |net| {
-        let peer = LinkMessageBuilder::<LinkUnspec>::new()
-            .name("eth0")
-            .setns_by_fd(namespace.as_raw_fd())
-            .build();
-        let pair = LinkVeth::new(name, "eth0")
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-            .up()
-            .build();
-        net.handle
-            .link()
-            .add(pair)
-            .execute()
-            .await
-            .map_err(refused("add a veth"))
+        let peer = LinkMessageBuilder::<LinkUnspec>::new().name("eth0").setns_by_fd(namespace.as_raw_fd()).build();
+        let pair = LinkVeth::new(name, "eth0").set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).up().build();
+        net.handle.link().add(pair).execute().await.map_err(refused("add a veth"))
     })?;
-    inside(far, async |net| net.up("eth0").await)
+    inside(far, async |net| {
+        net.up("eth0").await?;
+        settled("eth0").await
+    })?;
+    inside(near, async |_| settled(name).await)
+}
+
+/// Waits until a device is up: before that, the kernel's worker marks further IPv6 addresses as tentative again.
+async fn settled(device: &str) -> Result<(), LabError> {
+    const LINK_SCOPE: &str = "20";
+    usable(device, |_, scope| scope == LINK_SCOPE).await
+}
+
+/// Waits until an IPv6 address of a device that `wanted` takes (address, scope) is not tentative: nobody can bind to it
+/// before.
+async fn usable(device: &str, wanted: impl Fn(&str, &str) -> bool) -> Result<(), LabError> {
+    const TENTATIVE: u32 = 0x40;
+    let path = "/proc/thread-self/net/if_inet6";
+    for _ in 0..400 {
+        let table = fs::read_to_string(path).map_err(|source| LabError::Setting { path: path.into(), source })?;
+        let ready = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
+            matches!(fields[..], [address, _, _, scope, flags, name] if name == device
+                && wanted(address, scope)
+                && u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & TENTATIVE == 0))
+        });
+        if ready {
+            return Ok(());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    Err(LabError::Unsettled(device.to_owned()))
 }
 
 fn refused(action: &'static str) -> impl Fn(rtnetlink::Error) -> LabError {
@@ -212,7 +224,7 @@ where
     F: Future<Output = Result<(), LabError>>,
 {
     namespace.enter(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection()?;
             tokio::spawn(connection);
@@ -233,22 +245,19 @@ impl Net {
     async fn up(&self, device: &str) -> Result<(), LabError> {
         let index = self.index(device).await?;
         let up = LinkMessageBuilder::<LinkUnspec>::new().index(index).up().build();
-        self.handle
-            .link()
-            .set(up)
-            .execute()
-            .await
-            .map_err(refused("set a device up"))
+        self.handle.link().set(up).execute().await.map_err(refused("set a device up"))
     }
 
     async fn address(&self, device: &str, address: IpAddr, length: u8) -> Result<(), LabError> {
         let index = self.index(device).await?;
-        self.handle
-            .address()
-            .add(index, address, length)
-            .execute()
-            .await
-            .map_err(refused("add an address"))
+        self.handle.address().add(index, address, length).execute().await.map_err(refused("add an address"))?;
+        match address {
+            IpAddr::V4(_) => Ok(()),
+            IpAddr::V6(v6) => {
+                let digits: String = v6.octets().iter().map(|octet| format!("{octet:02x}")).collect();
+                usable(device, |address, _| address == digits).await
+            }
+        }
     }
 
     async fn host_route(&self, device: &str, address: IpAddr) -> Result<(), LabError> {
@@ -262,36 +271,19 @@ impl Net {
                     .scope(RouteScope::Link)
                     .build()
             }
-            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new()
-                .destination_prefix(v6, 128)
-                .output_interface(index)
-                .build(),
+            IpAddr::V6(v6) => {
+                RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).output_interface(index).build()
+            }
         };
-        self.handle
-            .route()
-            .add(route)
-            .execute()
-            .await
-            .map_err(refused("add a host route"))
+        self.handle.route().add(route).execute().await.map_err(refused("add a host route"))
     }
 
     async fn default_route(&self, device: &str, gateway: IpAddr) -> Result<(), LabError> {
         let index = self.index(device).await?;
         let route = match gateway {
-            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new()
-                .gateway(v4)
-                .output_interface(index)
-                .build(),
-            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new()
-                .gateway(v6)
-                .output_interface(index)
-                .build(),
+            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(v4).output_interface(index).build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(v6).output_interface(index).build(),
         };
-        self.handle
-            .route()
-            .add(route)
-            .execute()
-            .await
-            .map_err(refused("add a default route"))
+        self.handle.route().add(route).execute().await.map_err(refused("add a default route"))
     }
 }

@@ -50,13 +50,7 @@ impl Lab {
             links::bridge(&node)?;
         }
         links::uplink(&node, &outside)?;
-        Ok(Self {
-            layout,
-            prefix,
-            workloads: BTreeMap::new(),
-            node,
-            outside,
-        })
+        Ok(Self { layout, prefix, workloads: BTreeMap::new(), node, outside })
     }
 
     /// The node's namespace.

@@ -23,10 +23,7 @@ pub struct Namespace {
 impl Namespace {
     /// Makes a namespace with a name that nobody has.
     pub(super) fn create(name: &str) -> Result<Self, LabError> {
-        let failed = |source| LabError::Namespace {
-            name: name.to_owned(),
-            source,
-        };
+        let failed = |source| LabError::Namespace { name: name.to_owned(), source };
         fs::create_dir_all(DIRECTORY).map_err(failed)?;
         let path = Path::new(DIRECTORY).join(name);
         fs::File::create_new(&path).map_err(failed)?;
@@ -36,13 +33,7 @@ impl Namespace {
             scope
                 .spawn(|| {
                     unshare(CloneFlags::CLONE_NEWNET)?;
-                    mount(
-                        Some("/proc/thread-self/ns/net"),
-                        path,
-                        None::<&str>,
-                        MsFlags::MS_BIND,
-                        None::<&str>,
-                    )
+                    mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 })
                 .join()
         });
@@ -60,10 +51,7 @@ impl Namespace {
 
     /// Runs `work` on a thread inside the namespace. A socket that it opens stays in the namespace.
     pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Result<R, LabError> {
-        let failed = |source| LabError::Namespace {
-            name: self.path.display().to_string(),
-            source,
-        };
+        let failed = |source| LabError::Namespace { name: self.path.display().to_string(), source };
         let file = fs::File::open(&self.path).map_err(failed)?;
         thread::scope(|scope| {
             scope
@@ -94,10 +82,7 @@ pub(super) fn remove_leftovers() {
     let Ok(entries) = fs::read_dir(DIRECTORY) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let owner = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(PREFIX))
-            .and_then(|rest| rest.split('-').next());
+        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|rest| rest.split('-').next());
         if let Some(pid) = owner.and_then(|owner| owner.parse::<u32>().ok())
             && !Path::new("/proc").join(pid.to_string()).exists()
         {
