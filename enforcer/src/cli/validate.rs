@@ -1,0 +1,79 @@
+//! `enforcer validate`: reads policies and says what is wrong with them, without privilege.
+//!
+//! Input: files and directories. Output: every error and warning on stdout, a count on stderr, and the exit code.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the findings are what the command is for"
+)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::policy::Problem;
+use crate::policy::load::{Loaded, load_paths};
+
+/// Check policy files without applying them.
+///
+/// All paths are read as one set, so that a policy declared twice is found across them. In a directory every *.yaml
+/// and *.yml below it is read, except *.cases.yaml, *.inventory.yaml and names that begin with a dot; a file named
+/// by itself is read whatever its name.
+///
+/// Exit codes: 0 no errors (there may be warnings), 1 errors in the policies (or warnings, with --strict),
+/// 2 a path that cannot be read, or wrong usage.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Policy files and directories.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Take warnings for errors.
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// The policies have errors.
+const FINDINGS: u8 = 1;
+/// A path could not be read.
+const UNREADABLE: u8 = 2;
+
+/// Runs the command.
+pub fn run(args: &Args) -> ExitCode {
+    let Args { paths, strict } = args;
+    match load_paths(paths) {
+        Ok(Loaded { set, warnings, sources }) => {
+            for warning in &warnings {
+                println!("{warning}\n");
+            }
+            eprintln!(
+                "{} and {} in {}",
+                count(set.policies.len(), "policy", "policies"),
+                count(warnings.len(), "warning", "warnings"),
+                count(sources.len(), "file", "files"),
+            );
+            ExitCode::from(if *strict && !warnings.is_empty() { FINDINGS } else { 0 })
+        }
+        Err(refused) => {
+            for warning in refused.warnings() {
+                println!("{warning}\n");
+            }
+            for error in refused.errors() {
+                println!("{error}\n");
+            }
+            eprintln!(
+                "{} and {}",
+                count(refused.errors().len(), "error", "errors"),
+                count(refused.warnings().len(), "warning", "warnings"),
+            );
+            let is_unreadable = refused
+                .errors()
+                .iter()
+                .any(|error| matches!(error.what, Problem::Unreadable { .. }));
+            ExitCode::from(if is_unreadable { UNREADABLE } else { FINDINGS })
+        }
+    }
+}
+
+fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}

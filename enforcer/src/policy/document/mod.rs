@@ -1,0 +1,46 @@
+//! The serde shapes of the documents, as they are written and before anything is checked.
+//!
+//! Input: YAML nodes. Output: `*Doc` shapes whose every leaf knows its place. `spec` is closed: an unknown field in it
+//! is an error. `metadata` and `status` are open, since other tools keep their own fields there.
+
+pub(super) mod flow_policy;
+pub(super) mod network_policy;
+pub(super) mod port;
+pub(super) mod selector;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::position::{At, given};
+
+/// What tells the kinds apart; everything else is left for the second reading.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct HeaderDoc {
+    #[serde(default, deserialize_with = "given")]
+    pub(super) api_version: Option<At<String>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(super) kind: Option<At<String>>,
+}
+
+/// A whole document of a known kind.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct PolicyDoc<Spec> {
+    #[serde(rename = "apiVersion")]
+    _api_version: IgnoredAny,
+    #[serde(rename = "kind")]
+    _kind: IgnoredAny,
+    pub(super) metadata: At<MetadataDoc>,
+    pub(super) spec: At<Spec>,
+    #[serde(default, rename = "status")]
+    _status: Option<IgnoredAny>,
+}
+
+/// `metadata`; labels, annotations and what else there is are not ours to judge.
+#[derive(Debug, Deserialize)]
+pub(super) struct MetadataDoc {
+    pub(super) name: At<String>,
+    #[serde(default, deserialize_with = "given")]
+    pub(super) namespace: Option<At<String>>,
+}

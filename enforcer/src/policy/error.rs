@@ -1,0 +1,506 @@
+//! What can be wrong with a policy file, as data.
+//!
+//! Input: facts from the reader, the parser and the loader. Output: one sentence on what is wrong ([`Display`]) and one
+//! on what to do about it (`help`). The place belongs to [`Finding`](super::Finding).
+
+use std::io;
+
+use ipnetwork::IpNetwork;
+
+use super::model::SourceLocation;
+
+/// Something for which a policy file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// The file, or a directory on the way to it, could not be read.
+    #[error("cannot read it: {cause}")]
+    Unreadable {
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// A policy file that is a pipe, a device or a socket.
+    #[error("not a regular file")]
+    NotRegular,
+    /// The path given as the policy directory is something else.
+    #[error("not a directory")]
+    NotADirectory,
+    /// A symbolic link that leads back to a directory that holds it.
+    #[error("a symbolic link leads back to a directory above it")]
+    LinkLoop,
+    /// A file name that no log line can carry.
+    #[error("the file name is not plain text")]
+    FileName,
+    /// A file over the size limit.
+    #[error("the file is larger than {limit} bytes")]
+    FileTooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// Bytes that are not UTF-8.
+    #[error("the file is not UTF-8")]
+    NotUtf8,
+    /// A character that YAML does not take.
+    #[error("the character U+{code:04X} is not allowed in YAML")]
+    Unprintable {
+        /// Its code point.
+        code: u32,
+    },
+
+    /// Text that is not YAML.
+    #[error("not valid YAML: {message}")]
+    Syntax {
+        /// What the YAML reader said.
+        message: String,
+    },
+    /// A file with too many nodes.
+    #[error("the file has more than {limit} YAML nodes")]
+    FileNodes {
+        /// The limit.
+        limit: usize,
+    },
+    /// A document with too many nodes.
+    #[error("the document has more than {limit} YAML nodes")]
+    DocumentNodes {
+        /// The limit.
+        limit: usize,
+    },
+    /// A file with too many label requirements.
+    #[error("the file has more than {limit} labels and expressions in its selectors")]
+    FileRequirements {
+        /// The limit.
+        limit: usize,
+    },
+    /// Nesting beyond the limit.
+    #[error("nested more than {limit} levels deep")]
+    TooDeep {
+        /// The limit.
+        limit: usize,
+    },
+    /// Aliases that grow into more than the limit.
+    #[error("the aliases of this document expand to too much")]
+    AliasBomb,
+    /// A merge key.
+    #[error("merge keys (`<<`) are not supported")]
+    MergeKey,
+    /// A field that the kind does not have.
+    #[error("unknown field `{field}`, expected {}", one_of(.expected))]
+    UnknownField {
+        /// The field.
+        field: String,
+        /// The fields that it has.
+        expected: Vec<&'static str>,
+    },
+    /// A field that must be there.
+    #[error("the field `{field}` is missing")]
+    MissingField {
+        /// The field.
+        field: &'static str,
+    },
+    /// A field twice in one map.
+    #[error("the field `{field}` stands here a second time")]
+    DuplicateField {
+        /// The field.
+        field: String,
+    },
+    /// A value of another type.
+    #[error("wrong type: expected {expected}")]
+    WrongType {
+        /// What is taken here.
+        expected: String,
+    },
+    /// Text that YAML could read as a number or a truth value.
+    #[error("`{value}` is a text here, but unquoted YAML may read it as a number or a truth value")]
+    NeedsQuotes {
+        /// The value.
+        value: String,
+    },
+    /// A field whose value is null.
+    #[error("no value here")]
+    NoValue,
+
+    /// A kind that is not ours.
+    #[error("unknown kind `{kind}`, expected {}", one_of(&KINDS))]
+    UnknownKind {
+        /// The kind.
+        kind: String,
+    },
+    /// A known kind of an unknown version.
+    #[error("{kind} is read as `{expected}`, not as `{found}`")]
+    UnknownVersion {
+        /// The kind.
+        kind: &'static str,
+        /// The version that is there.
+        found: String,
+        /// The version that is read.
+        expected: &'static str,
+    },
+    /// A name that Kubernetes would refuse.
+    #[error("`{name}` is not a legal name")]
+    InvalidName {
+        /// The name.
+        name: String,
+    },
+    /// A namespace that Kubernetes would refuse.
+    #[error("`{name}` is not a legal name of a namespace")]
+    InvalidNamespace {
+        /// The name.
+        name: String,
+    },
+    /// Two policies of one kind, namespace and name.
+    #[error("{kind} `{namespace}/{name}` is already declared at {first}")]
+    Duplicate {
+        /// The kind of both.
+        kind: &'static str,
+        /// The namespace of both.
+        namespace: String,
+        /// The name of both.
+        name: String,
+        /// The place of the first.
+        first: SourceLocation,
+    },
+    /// A label key that Kubernetes would refuse.
+    #[error("`{key}` is not a legal label key")]
+    LabelKey {
+        /// The key.
+        key: String,
+    },
+    /// A label value that Kubernetes would refuse.
+    #[error("`{value}` is not a legal label value")]
+    LabelValue {
+        /// The value.
+        value: String,
+    },
+    /// Plain labels beside the fields of a LabelSelector.
+    #[error("the label `{key}` stands beside `matchLabels` or `matchExpressions`")]
+    MixedSelector {
+        /// The label's key.
+        key: String,
+    },
+    /// A word where only certain words have a meaning.
+    #[error("unknown {what} `{word}`, expected {}", one_of(.expected))]
+    UnknownWord {
+        /// What the word stands for.
+        what: &'static str,
+        /// The word.
+        word: String,
+        /// The words with a meaning.
+        expected: &'static [&'static str],
+    },
+    /// `In` or `NotIn` without values.
+    #[error("the operator `{operator}` needs at least one value")]
+    ValuesMissing {
+        /// The operator.
+        operator: &'static str,
+    },
+    /// `Exists` or `DoesNotExist` with values.
+    #[error("the operator `{operator}` takes no values")]
+    ValuesForbidden {
+        /// The operator.
+        operator: &'static str,
+    },
+    /// A peer without a condition.
+    #[error("this peer names nobody")]
+    EmptyPeer {
+        /// The fields of which it needs one.
+        fields: &'static [&'static str],
+    },
+    /// A peer that is an address range and something else.
+    #[error("`{cidr}` cannot stand with other conditions in one peer")]
+    MixedPeer {
+        /// The field of the address range.
+        cidr: &'static str,
+    },
+    /// `except` of a FlowPolicy without its `cidr`.
+    #[error("`except` needs a `cidr` to take addresses from")]
+    ExceptAlone,
+    /// Text that is not a CIDR.
+    #[error("`{text}` is not a CIDR")]
+    Cidr {
+        /// The text.
+        text: String,
+        /// What was probably meant.
+        meant: Option<String>,
+    },
+    /// A CIDR with host bits, in a FlowPolicy.
+    #[error("`{text}` has bits set behind its prefix")]
+    HostBits {
+        /// The text.
+        text: String,
+        /// The network it lies in.
+        network: IpNetwork,
+    },
+    /// An `except` that is not a smaller part of its CIDR.
+    #[error("`{except}` is not a smaller part of `{cidr}`")]
+    Except {
+        /// The exception.
+        except: IpNetwork,
+        /// What it should be a part of.
+        cidr: IpNetwork,
+    },
+    /// A port number out of range.
+    #[error("{} is out of range", port(*.number))]
+    PortRange {
+        /// The number.
+        number: i64,
+    },
+    /// What a NetworkPolicy takes neither for a port number nor for a port name.
+    #[error("`{text}` is neither a port number nor the name of a port")]
+    PortName {
+        /// The text.
+        text: String,
+        /// What was probably meant.
+        meant: Option<String>,
+    },
+    /// What a FlowPolicy does not take for a port.
+    #[error("`{text}` is not a port")]
+    Port {
+        /// The text.
+        text: String,
+        /// What was probably meant.
+        meant: Option<String>,
+    },
+    /// A range of ports that ends before it begins.
+    #[error("the port range {first}-{last} ends before it begins")]
+    PortOrder {
+        /// First port.
+        first: u16,
+        /// Last port.
+        last: u16,
+    },
+    /// `endPort` without a number in `port`.
+    #[error("`endPort` needs a number in `port`")]
+    EndPortAlone,
+    /// A list that must not be empty.
+    #[error("`{field}` is an empty list")]
+    EmptyList {
+        /// The field.
+        field: &'static str,
+        /// What to do.
+        help: &'static str,
+    },
+    /// More than two `policyTypes`, or one direction twice in `isolate`.
+    #[error("`{field}` names a direction twice")]
+    DirectionTwice {
+        /// The field.
+        field: &'static str,
+    },
+    /// A FlowPolicy that does nothing.
+    #[error("the policy has neither `isolate` nor `allow`")]
+    NoEffect,
+    /// A rule of a FlowPolicy with both or neither of `from` and `to`.
+    #[error("a rule needs exactly one of `from` and `to`")]
+    OneDirection,
+    /// A rule of a FlowPolicy in a direction that the policy leaves open.
+    #[error("`{field}` allows {direction}, but `isolate` does not list `{direction}`")]
+    NotIsolated {
+        /// `from` or `to`.
+        field: &'static str,
+        /// Its direction.
+        direction: &'static str,
+    },
+    /// Findings that are not shown.
+    #[error("the document has {count} more errors")]
+    More {
+        /// How many.
+        count: usize,
+    },
+    /// Documents that were not read.
+    #[error("the rest of the file was not read: too many errors")]
+    Rest,
+}
+
+/// Something that is legal, and may not be what its author meant.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Caution {
+    /// A CIDR with host bits, in a NetworkPolicy (N17).
+    #[error("`{text}` has bits set behind its prefix: read as `{network}`")]
+    HostBits {
+        /// The text.
+        text: String,
+        /// How it is read.
+        network: IpNetwork,
+    },
+    /// An empty list that Kubernetes reads as "everybody" or "every port" (N7).
+    #[error("the empty list `{field}` means {meaning}")]
+    EmptyMeansAll {
+        /// The field.
+        field: &'static str,
+        /// What it means.
+        meaning: &'static str,
+    },
+    /// Rules in a direction that `policyTypes` does not list.
+    #[error("`{field}` has no effect: `policyTypes` does not list `{direction}`")]
+    NoEffect {
+        /// `ingress` or `egress`.
+        field: &'static str,
+        /// What `policyTypes` would have to list.
+        direction: &'static str,
+    },
+    /// `egress: []` without `policyTypes` (N3).
+    #[error("`egress: []` without `policyTypes` does not isolate egress")]
+    EmptyEgress,
+    /// No `podSelector`.
+    #[error("without `podSelector` the policy selects every pod of its namespace")]
+    NoPodSelector,
+    /// Warnings that are not shown.
+    #[error("the document has {count} more warnings")]
+    More {
+        /// How many.
+        count: usize,
+    },
+}
+
+/// The kinds that are read.
+pub(super) const KINDS: [&str; 2] = ["NetworkPolicy", "FlowPolicy"];
+
+impl Problem {
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        let text = match self {
+            Self::UnknownField { field, expected } => return near_name(field, expected.iter().copied()).map(meant),
+            Self::UnknownKind { kind } => return near_name(kind, KINDS).map(meant),
+            Self::UnknownWord { expected: [only], .. } => return Some(meant(only)),
+            Self::UnknownWord { word, expected, .. } => return near_name(word, expected.iter().copied()).map(meant),
+            Self::Cidr { meant: Some(text), .. }
+            | Self::Port { meant: Some(text), .. }
+            | Self::PortName { meant: Some(text), .. } => return Some(meant(text)),
+            Self::MissingField { field } => return Some(format!("add `{field}`")),
+            Self::HostBits { network, .. } => return Some(format!("write `{network}` if all of it is meant")),
+            Self::UnknownVersion { expected, .. } => return Some(format!("write `apiVersion: {expected}`")),
+            Self::NeedsQuotes { value } => return Some(format!("write `\"{value}\"`")),
+            Self::EmptyPeer { fields } => return Some(format!("give it {}", one_of(fields))),
+            Self::EmptyList { help, .. } => help,
+            Self::NotRegular => "move it out of the policy directory, or give it another ending than .yaml and .yml",
+            Self::NotADirectory => "name the directory that holds the policies",
+            Self::LinkLoop => "remove the link, or let its name begin with a dot",
+            Self::FileName => "rename it: printable UTF-8 without control characters",
+            Self::FileTooLarge { .. } | Self::FileNodes { .. } => "split it into several files",
+            Self::DocumentNodes { .. } => "split the policy into several: policies of one workload add up",
+            Self::FileRequirements { .. } => "split the file, or select by fewer labels",
+            Self::NotUtf8 | Self::Unprintable { .. } => "save the file as UTF-8 text",
+            Self::TooDeep { .. } => "no policy needs so many levels: look for a bracket or an indent too many",
+            Self::AliasBomb => "write the values out instead of using anchors and aliases",
+            Self::MergeKey => "write the fields out",
+            Self::DuplicateField { .. } => "remove one of the two",
+            Self::NoValue => "give it a value, or remove the field: an empty one is never read as \"everything\"",
+            Self::InvalidName { .. } => {
+                "a name has lower case letters, digits, `-` and `.`, begins and ends with a letter or digit, \
+                 and has at most 253 characters"
+            }
+            Self::InvalidNamespace { .. } => {
+                "a namespace has lower case letters, digits and `-`, begins and ends with a letter or digit, \
+                 and has at most 63 characters"
+            }
+            Self::Duplicate { .. } => "rename one of the two, or remove it",
+            Self::LabelKey { .. } => {
+                "a key is `NAME` or `DNS-PREFIX/NAME`; a name has letters, digits, `-`, `_` and `.`, begins and ends \
+                 with a letter or digit, and has at most 63 characters"
+            }
+            Self::LabelValue { .. } => {
+                "a value has letters, digits, `-`, `_` and `.`, begins and ends with a letter or digit, \
+                 and has at most 63 characters"
+            }
+            Self::MixedSelector { .. } => "write it under `matchLabels`",
+            Self::ValuesMissing { .. } => "list them under `values`",
+            Self::ValuesForbidden { .. } => "remove `values`",
+            Self::MixedPeer { .. } => "make two items of it: a peer that any item matches is matched",
+            Self::ExceptAlone => "add `cidr`",
+            Self::Cidr { meant: None, .. } => "write an address and a prefix length, such as 10.0.0.0/8 or fd00::/8",
+            Self::Except { .. } => "take out of `except` what lies outside; to take away all of it, remove the peer",
+            Self::PortRange { .. } => "ports go from 1 to 65535",
+            Self::Port { meant: None, .. } => {
+                "write `5432/tcp`, `8000-8010/udp`, `any/sctp`, `icmp`, or the name of a port such as `http` \
+                 (lower case letters, digits and `-`, at least one letter, at most 15 characters)"
+            }
+            Self::PortName { meant: None, .. } => {
+                "write a number from 1 to 65535, or a name such as `http` (lower case letters, digits and `-`, \
+                 at least one letter, at most 15 characters)"
+            }
+            Self::PortOrder { .. } => "write the lower port first",
+            Self::EndPortAlone => "write the first port of the range as a number in `port`",
+            Self::DirectionTwice { .. } => "name each direction once",
+            Self::NoEffect => "add `isolate: [ingress]` to deny all that comes in, or a rule under `allow`",
+            Self::OneDirection => "`from` says who may connect to the workloads, `to` whom they may connect to",
+            Self::NotIsolated { .. } => "add the direction to `isolate`, or remove the rule: it would change nothing",
+            Self::Rest => "correct the errors above first",
+            Self::Unreadable { .. } | Self::Syntax { .. } | Self::WrongType { .. } | Self::More { .. } => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+impl Caution {
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        let text = match self {
+            Self::HostBits { network, .. } => return Some(format!("write `{network}`")),
+            Self::NoEffect { direction, .. } => {
+                return Some(format!("add `{direction}` to `policyTypes`, or remove the rules"));
+            }
+            Self::EmptyMeansAll { .. } => "remove the field if that is meant",
+            Self::EmptyEgress => "add `policyTypes: [Ingress, Egress]` to deny egress",
+            Self::NoPodSelector => "write `podSelector: {}` if that is meant",
+            Self::More { .. } => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+/// `port 70000`; a number that was too big to be kept is not shown.
+fn port(number: i64) -> String {
+    if number == i64::MAX {
+        "the port".to_owned()
+    } else {
+        format!("port {number}")
+    }
+}
+
+fn meant(name: impl AsRef<str>) -> String {
+    format!("did you mean `{}`?", name.as_ref())
+}
+
+/// The one of `known` that `name` is most likely a misspelling of.
+pub(super) fn near_name(name: &str, known: impl IntoIterator<Item = &'static str>) -> Option<&'static str> {
+    const NEAR: f64 = 0.7;
+    // Longer texts are no misspelt names, and the comparison is quadratic.
+    if name.len() > 64 {
+        return None;
+    }
+    let likeness = |known: &str| strsim::normalized_damerau_levenshtein(&name.to_lowercase(), &known.to_lowercase());
+    known
+        .into_iter()
+        .map(|known| (known, likeness(known)))
+        .filter(|(_, likeness)| *likeness >= NEAR)
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+        .map(|(known, _)| known)
+}
+
+/// `a`, or `a` and `b` joined by "or".
+fn one_of(names: &[&str]) -> String {
+    match names {
+        [] => "nothing".to_owned(),
+        [name] => format!("`{name}`"),
+        [names @ .., last] => {
+            let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+            format!("{} or `{last}`", names.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misspelt_names_are_found_and_strange_ones_are_not() {
+        assert_eq!(near_name("prots", ["from", "ports"]), Some("ports"));
+        assert_eq!(
+            near_name("podselector", ["podSelector", "namespaceSelector"]),
+            Some("podSelector")
+        );
+        assert_eq!(near_name("networkpolicy", KINDS), Some("NetworkPolicy"));
+        assert_eq!(near_name("Deployment", KINDS), None);
+        assert_eq!(near_name(&"ports".repeat(1_000_000), ["ports"]), None);
+    }
+}

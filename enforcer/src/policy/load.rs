@@ -1,0 +1,156 @@
+//! A directory of policies, as a whole or not at all.
+//!
+//! Input: a directory, single files, or the texts of an earlier reading. Output: the policy set with its warnings and
+//! the texts it came from, or every error found. There is no set with a part missing: it would isolate less.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::error::Problem;
+pub use super::files::SourceFile;
+use super::files::Tree;
+use super::finding::{Finding, Place};
+use super::model::{Policy, PolicyKind, PolicySet, SourceLocation};
+use super::parse::{Parsed, parse};
+use super::position::Position;
+use super::{PolicyError, PolicyWarning};
+
+/// A policy set and what it was made of.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// All policies.
+    pub set: PolicySet,
+    /// What may not be what its author meant.
+    pub warnings: Vec<PolicyWarning>,
+    /// The files that were read, in order: enough to make the same set again with [`from_sources`].
+    pub sources: Vec<SourceFile>,
+}
+
+/// Why there is no policy set. Never empty.
+#[derive(Debug)]
+pub struct PolicyErrors {
+    errors: Vec<PolicyError>,
+    warnings: Vec<PolicyWarning>,
+}
+
+impl PolicyErrors {
+    /// All errors, in the order of files and lines.
+    pub fn errors(&self) -> &[PolicyError] {
+        &self.errors
+    }
+
+    /// The warnings beside them.
+    pub fn warnings(&self) -> &[PolicyWarning] {
+        &self.warnings
+    }
+}
+
+impl fmt::Display for PolicyErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.errors.iter().enumerate() {
+            let gap = if index == 0 { "" } else { "\n\n" };
+            write!(f, "{gap}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for PolicyErrors {}
+
+/// Reads every policy below `directory`.
+pub fn load(directory: &Path) -> Result<Loaded, PolicyErrors> {
+    let Tree { files, errors } = Tree::read(directory);
+    assemble(files, errors)
+}
+
+/// Reads files and directories as one set. A file is read whatever its ending, and shown by the path given for it.
+pub fn load_paths(paths: &[PathBuf]) -> Result<Loaded, PolicyErrors> {
+    let mut all = Tree::default();
+    for path in paths {
+        if path.is_dir() {
+            let Tree { files, errors } = Tree::read(path);
+            let full = |inner: &str| path.join(inner).to_string_lossy().into();
+            all.files.extend(files.into_iter().map(|file| SourceFile {
+                path: full(&file.path),
+                ..file
+            }));
+            all.errors.extend(errors.into_iter().map(|error| Finding {
+                file: full(&error.file),
+                ..error
+            }));
+        } else {
+            all.file(path, &path.to_string_lossy());
+        }
+    }
+    assemble(all.files, all.errors)
+}
+
+/// Makes the set again from the texts of an earlier reading.
+pub fn from_sources(sources: Vec<SourceFile>) -> Result<Loaded, PolicyErrors> {
+    assemble(sources, Vec::new())
+}
+
+fn assemble(sources: Vec<SourceFile>, mut errors: Vec<PolicyError>) -> Result<Loaded, PolicyErrors> {
+    let mut loaded = Loaded::default();
+    let mut seen = Seen::default();
+    for source in &sources {
+        let Parsed {
+            policies,
+            warnings,
+            errors: refused,
+            columns,
+        } = parse(&source.path, &source.text);
+        errors.extend(refused);
+        loaded.warnings.extend(warnings);
+        for (policy, column) in policies.into_iter().zip(columns) {
+            errors.extend(seen.note(&policy, column, &source.text));
+            loaded.set.policies.push(policy);
+        }
+    }
+    if errors.is_empty() {
+        loaded.sources = sources;
+        return Ok(loaded);
+    }
+    let line = |error: &PolicyError| error.place.as_ref().map_or(u32::MAX, |place| place.line);
+    errors.sort_by(|a, b| a.file.cmp(&b.file).then(line(a).cmp(&line(b))));
+    Err(PolicyErrors {
+        errors,
+        warnings: loaded.warnings,
+    })
+}
+
+/// The policies so far, by what must be unique.
+#[derive(Default)]
+struct Seen(BTreeMap<(PolicyKind, String, String), SourceLocation>);
+
+impl Seen {
+    /// Notes a policy, or says that there is one of its name.
+    fn note(&mut self, policy: &Policy, column: u32, text: &str) -> Option<PolicyError> {
+        let key = (policy.kind, policy.namespace.clone(), policy.name.clone());
+        let Some(first) = self.0.get(&key) else {
+            self.0.insert(key, policy.at.clone());
+            return None;
+        };
+        let (kind, first) = (policy.kind.as_str(), first.clone());
+        let (_, namespace, name) = key;
+        let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
+        let position = Position {
+            line: policy.at.line,
+            column,
+            length,
+        };
+        let place = Place::new(text.strip_prefix('\u{feff}').unwrap_or(text), position, 0);
+        Some(Finding {
+            file: policy.at.file.clone(),
+            place,
+            what: Problem::Duplicate {
+                kind,
+                namespace,
+                name,
+                first,
+            },
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! What the readers of one document share: its place in the file, and the findings so far.
+//!
+//! Input: problems and cautions by position. Output: findings with file, line, column and source line, in bounded
+//! number, since a hostile document could have one at each of its nodes.
+
+use std::sync::Arc;
+
+use super::super::error::{Caution, Problem};
+use super::super::finding::{Finding, Place};
+use super::super::model::SourceLocation;
+use super::super::position::Position;
+use super::super::yaml::Document;
+use super::super::{PolicyError, PolicyWarning};
+use super::FILE_REQUIREMENTS;
+
+/// Findings of one document that are shown.
+const SHOWN: usize = 20;
+
+pub(super) struct Context<'a> {
+    file: &'a Arc<str>,
+    document: Document<'a>,
+    requirements_left: &'a mut usize,
+    errors: Vec<PolicyError>,
+    warnings: Vec<PolicyWarning>,
+    more_errors: usize,
+    more_warnings: usize,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(file: &'a Arc<str>, document: Document<'a>, requirements_left: &'a mut usize) -> Self {
+        let (errors, warnings) = (Vec::new(), Vec::new());
+        Self {
+            file,
+            document,
+            requirements_left,
+            errors,
+            warnings,
+            more_errors: 0,
+            more_warnings: 0,
+        }
+    }
+
+    pub(super) fn location(&self, position: Position) -> SourceLocation {
+        SourceLocation {
+            file: Arc::clone(self.file),
+            line: self.document.lines_before + position.line,
+        }
+    }
+
+    pub(super) fn error(&mut self, position: Position, problem: Problem) {
+        if self.errors.len() < SHOWN {
+            self.errors.push(self.finding(Some(position), problem));
+        } else {
+            self.more_errors += 1;
+        }
+    }
+
+    /// `error`, where there is nothing left to return.
+    pub(super) fn refuse<T>(&mut self, position: Position, problem: Problem) -> Option<T> {
+        self.error(position, problem);
+        None
+    }
+
+    pub(super) fn warn(&mut self, position: Position, caution: Caution) {
+        if self.warnings.len() < SHOWN {
+            self.warnings.push(self.finding(Some(position), caution));
+        } else {
+            self.more_warnings += 1;
+        }
+    }
+
+    /// The value of a reading, or its error noted.
+    pub(super) fn take<T>(&mut self, reading: Result<T, (Problem, Option<Position>)>) -> Option<T> {
+        match reading {
+            Ok(value) => Some(value),
+            Err((problem, position)) => {
+                let error = self.finding(position, problem);
+                self.errors.push(error);
+                None
+            }
+        }
+    }
+
+    /// Accounts for one label requirement.
+    pub(super) fn requirement(&mut self, position: Position) -> Option<()> {
+        if let Some(left) = self.requirements_left.checked_sub(1) {
+            *self.requirements_left = left;
+            return Some(());
+        }
+        self.refuse(
+            position,
+            Problem::FileRequirements {
+                limit: FILE_REQUIREMENTS,
+            },
+        )
+    }
+
+    pub(super) fn finish(mut self) -> (Vec<PolicyError>, Vec<PolicyWarning>) {
+        if self.more_errors > 0 {
+            self.errors.push(self.finding(
+                None,
+                Problem::More {
+                    count: self.more_errors,
+                },
+            ));
+        }
+        if self.more_warnings > 0 {
+            self.warnings.push(self.finding(
+                None,
+                Caution::More {
+                    count: self.more_warnings,
+                },
+            ));
+        }
+        (self.errors, self.warnings)
+    }
+
+    fn finding<What>(&self, position: Option<Position>, what: What) -> Finding<What> {
+        let place = position.and_then(|at| Place::new(self.document.text, at, self.document.lines_before));
+        Finding {
+            file: Arc::clone(self.file),
+            place,
+            what,
+        }
+    }
+}

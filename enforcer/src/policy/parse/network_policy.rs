@@ -1,0 +1,305 @@
+//! `networking.k8s.io/v1` NetworkPolicy (N2, N3, N6-N14, N17).
+
+use super::super::document::network_policy::{EgressRuleDoc, IngressRuleDoc, IpBlockDoc, PeerDoc, PortDoc, SpecDoc};
+use super::super::document::port::PortValueDoc;
+use super::super::error::{Caution, Problem};
+use super::super::model::{LabelSelector, NamespaceScope, Peer, Peers, PolicyKind, PortSpec, Ports, Rule, Transport};
+use super::super::names::is_port_name;
+use super::super::position::{At, Position};
+use super::super::yaml::shown;
+use super::context::Context;
+use super::peer::{cidr, port_number};
+use super::selector::label_selector;
+use super::{Spec, each};
+
+const POLICY_TYPES: &[&str] = &["Ingress", "Egress"];
+const PROTOCOLS: &[&str] = &["TCP", "UDP", "SCTP"];
+const PEER_FIELDS: &[&str] = &["podSelector", "namespaceSelector", "ipBlock"];
+
+pub(super) fn read(context: &mut Context<'_>, spec: At<SpecDoc>) -> Option<Spec> {
+    let At {
+        value:
+            SpecDoc {
+                pod_selector,
+                policy_types,
+                ingress,
+                egress,
+            },
+        at,
+    } = spec;
+    let subject = match pod_selector {
+        Some(selector) => label_selector(context, selector.value),
+        None => {
+            context.warn(at, Caution::NoPodSelector);
+            Some(LabelSelector::default())
+        }
+    };
+    let types = directions(context, policy_types, egress.as_ref());
+    let (ingress_at, ingress) = ingress.map_or((at, Vec::new()), |rules| (rules.at, rules.value));
+    let (egress_at, egress) = egress.map_or((at, Vec::new()), |rules| (rules.at, rules.value));
+    let ingress = each(ingress, |doc| {
+        let At {
+            value: IngressRuleDoc { from, ports },
+            at,
+        } = doc;
+        rule(context, at, "from", from, ports)
+    });
+    let egress = each(egress, |doc| {
+        let At {
+            value: EgressRuleDoc { to, ports },
+            at,
+        } = doc;
+        rule(context, at, "to", to, ports)
+    });
+    let (isolates_ingress, isolates_egress) = types?;
+    let (mut ingress, mut egress) = (ingress?, egress?);
+    if !isolates_ingress && !ingress.is_empty() {
+        context.warn(
+            ingress_at,
+            Caution::NoEffect {
+                field: "ingress",
+                direction: "Ingress",
+            },
+        );
+        ingress.clear();
+    }
+    if !isolates_egress && !egress.is_empty() {
+        context.warn(
+            egress_at,
+            Caution::NoEffect {
+                field: "egress",
+                direction: "Egress",
+            },
+        );
+        egress.clear();
+    }
+    Some(Spec {
+        subject: subject?,
+        isolates_ingress,
+        isolates_egress,
+        ingress,
+        egress,
+    })
+}
+
+/// Whether the policy isolates ingress and egress (N3).
+fn directions(
+    context: &mut Context<'_>,
+    types: Option<At<Vec<At<String>>>>,
+    egress: Option<&At<Vec<At<EgressRuleDoc>>>>,
+) -> Option<(bool, bool)> {
+    let Some(types) = types.filter(|types| !types.value.is_empty()) else {
+        if let Some(egress) = egress
+            && egress.value.is_empty()
+        {
+            context.warn(egress.at, Caution::EmptyEgress);
+        }
+        return Some((true, egress.is_some_and(|rules| !rules.value.is_empty())));
+    };
+    if types.value.len() > 2 {
+        return context.refuse(types.at, Problem::DirectionTwice { field: "policyTypes" });
+    }
+    let mut directions = (false, false);
+    let mut legal = Some(());
+    for At { value, at } in types.value {
+        match value.as_str() {
+            "Ingress" => directions.0 = true,
+            "Egress" => directions.1 = true,
+            word => {
+                let (what, word) = ("policy type", shown(word));
+                legal = context.refuse(
+                    at,
+                    Problem::UnknownWord {
+                        what,
+                        word,
+                        expected: POLICY_TYPES,
+                    },
+                );
+            }
+        }
+    }
+    legal.map(|()| directions)
+}
+
+fn rule(
+    context: &mut Context<'_>,
+    at: Position,
+    field: &'static str,
+    peers: Option<At<Vec<At<PeerDoc>>>>,
+    ports: Option<At<Vec<At<PortDoc>>>>,
+) -> Option<Rule> {
+    let peers = match peers {
+        None => Some(Peers::Any),
+        Some(list) if list.value.is_empty() => {
+            context.warn(
+                list.at,
+                Caution::EmptyMeansAll {
+                    field,
+                    meaning: "everybody, the outside included",
+                },
+            );
+            Some(Peers::Any)
+        }
+        Some(list) => each(list.value, |doc| peer(context, doc)).map(Peers::Only),
+    };
+    let ports = match ports {
+        None => Some(Ports::Any),
+        Some(list) if list.value.is_empty() => {
+            context.warn(
+                list.at,
+                Caution::EmptyMeansAll {
+                    field: "ports",
+                    meaning: "every protocol and port",
+                },
+            );
+            Some(Ports::Any)
+        }
+        Some(list) => each(list.value, |doc| port(context, doc)).map(Ports::Only),
+    };
+    Some(Rule {
+        at: context.location(at),
+        peers: peers?,
+        ports: ports?,
+    })
+}
+
+fn peer(context: &mut Context<'_>, doc: At<PeerDoc>) -> Option<Peer> {
+    let At {
+        value: PeerDoc {
+            pod_selector,
+            namespace_selector,
+            ip_block,
+        },
+        at,
+    } = doc;
+    match (pod_selector, namespace_selector, ip_block) {
+        (None, None, None) => context.refuse(at, Problem::EmptyPeer { fields: PEER_FIELDS }),
+        (None, None, Some(block)) => {
+            let IpBlockDoc { cidr: range, except } = block.value;
+            cidr(context, PolicyKind::NetworkPolicy, &range, except)
+        }
+        (_, _, Some(block)) => context.refuse(block.at, Problem::MixedPeer { cidr: "ipBlock" }),
+        (pods, namespaces, None) => {
+            let workloads = pods.map_or_else(
+                || Some(LabelSelector::default()),
+                |pods| label_selector(context, pods.value),
+            );
+            let namespaces = match namespaces {
+                None => Some(NamespaceScope::Own),
+                Some(selector) => label_selector(context, selector.value).map(NamespaceScope::Matching),
+            };
+            Some(Peer::Workloads {
+                namespaces: namespaces?,
+                workloads: workloads?,
+            })
+        }
+    }
+}
+
+/// A port item (N8-N10).
+fn port(context: &mut Context<'_>, doc: At<PortDoc>) -> Option<PortSpec> {
+    let At {
+        value: PortDoc {
+            protocol,
+            port,
+            end_port,
+        },
+        at: _,
+    } = doc;
+    let transport = match &protocol {
+        None => Transport::Tcp,
+        Some(At { value, at }) => match value.as_str() {
+            "TCP" => Transport::Tcp,
+            "UDP" => Transport::Udp,
+            "SCTP" => Transport::Sctp,
+            word => {
+                let (what, word) = ("protocol", shown(word));
+                return context.refuse(
+                    *at,
+                    Problem::UnknownWord {
+                        what,
+                        word,
+                        expected: PROTOCOLS,
+                    },
+                );
+            }
+        },
+    };
+    match (port, end_port) {
+        (None, None) => Some(PortSpec::Every(transport)),
+        (
+            None
+            | Some(At {
+                value: PortValueDoc::Text(_),
+                ..
+            }),
+            Some(end),
+        ) => context.refuse(end.at, Problem::EndPortAlone),
+        (
+            Some(At {
+                value: PortValueDoc::Text(name),
+                at,
+            }),
+            None,
+        ) => {
+            if is_port_name(&name) {
+                return Some(PortSpec::Named {
+                    name,
+                    transport: Some(transport),
+                });
+            }
+            let meant = name
+                .parse::<u16>()
+                .ok()
+                .filter(|&port| port > 0)
+                .map(|port| port.to_string());
+            context.refuse(
+                at,
+                Problem::PortName {
+                    text: shown(&name),
+                    meant,
+                },
+            )
+        }
+        (
+            Some(At {
+                value: PortValueDoc::Number(number),
+                at,
+            }),
+            end,
+        ) => {
+            let first = port_number(context, at, number);
+            let last = match end {
+                None => first,
+                Some(At {
+                    value: PortValueDoc::Number(number),
+                    at,
+                }) => {
+                    let last = port_number(context, at, number);
+                    if let (Some(first), Some(last)) = (first, last)
+                        && last < first
+                    {
+                        return context.refuse(at, Problem::PortOrder { first, last });
+                    }
+                    last
+                }
+                Some(At {
+                    value: PortValueDoc::Text(_),
+                    at,
+                }) => {
+                    return context.refuse(
+                        at,
+                        Problem::WrongType {
+                            expected: "a number".to_owned(),
+                        },
+                    );
+                }
+            };
+            Some(PortSpec::Range {
+                transport,
+                first: first?,
+                last: last?,
+            })
+        }
+    }
+}

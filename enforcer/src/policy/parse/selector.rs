@@ -1,0 +1,144 @@
+//! Label selectors.
+
+use std::collections::BTreeSet;
+
+use super::super::document::selector::{
+    ExpressionDoc, LabelDoc, LabelMapDoc, LabelSelectorDoc, LabelsDoc, SELECTOR_FIELDS,
+};
+use super::super::error::Problem;
+use super::super::model::{LabelSelector, Requirement};
+use super::super::names::{is_label_key, is_label_value};
+use super::super::position::At;
+use super::super::yaml::shown;
+use super::context::Context;
+
+const OPERATORS: &[&str] = &["In", "NotIn", "Exists", "DoesNotExist"];
+
+/// Labels, or a LabelSelector.
+pub(super) fn labels(context: &mut Context<'_>, doc: LabelsDoc) -> Option<LabelSelector> {
+    let LabelsDoc {
+        labels,
+        selector,
+        misspelt,
+    } = doc;
+    if let Some(key) = misspelt {
+        let expected = SELECTOR_FIELDS.to_vec();
+        return context.refuse(
+            key.at,
+            Problem::UnknownField {
+                field: shown(&key.value),
+                expected,
+            },
+        );
+    }
+    let is_selector = selector.match_labels.is_some() || selector.match_expressions.is_some();
+    if !is_selector {
+        let mut requirements = Vec::with_capacity(labels.len());
+        all_labels(context, labels, &mut requirements)?;
+        return Some(LabelSelector { requirements });
+    }
+    if let Some((key, _)) = labels.into_iter().next() {
+        return context.refuse(key.at, Problem::MixedSelector { key: shown(&key.value) });
+    }
+    label_selector(context, selector)
+}
+
+/// A LabelSelector.
+pub(super) fn label_selector(context: &mut Context<'_>, doc: LabelSelectorDoc) -> Option<LabelSelector> {
+    let LabelSelectorDoc {
+        match_labels,
+        match_expressions,
+    } = doc;
+    let labels = match_labels.map_or_else(
+        Vec::new,
+        |At {
+             value: LabelMapDoc(labels),
+             ..
+         }| labels,
+    );
+    let expressions = match_expressions.map_or_else(Vec::new, |expressions| expressions.value);
+    let mut requirements = Vec::with_capacity(labels.len() + expressions.len());
+    let mut legal = all_labels(context, labels, &mut requirements).is_some();
+    for expression in expressions {
+        match requirement(context, expression) {
+            Some(requirement) => requirements.push(requirement),
+            None => legal = false,
+        }
+    }
+    legal.then_some(LabelSelector { requirements })
+}
+
+fn all_labels(context: &mut Context<'_>, labels: Vec<LabelDoc>, requirements: &mut Vec<Requirement>) -> Option<()> {
+    let mut legal = Some(());
+    for (key, value) in labels {
+        context.requirement(key.at)?;
+        match (label_key(context, key), label_value(context, value)) {
+            (Some(key), Some(value)) => requirements.push(Requirement::In(key, BTreeSet::from([value]))),
+            _ => legal = None,
+        }
+    }
+    legal
+}
+
+fn requirement(context: &mut Context<'_>, doc: At<ExpressionDoc>) -> Option<Requirement> {
+    let At {
+        value: ExpressionDoc { key, operator, values },
+        at,
+    } = doc;
+    context.requirement(at)?;
+    let key = label_key(context, key);
+    let values_at = values.as_ref().map(|values| values.at);
+    let values = values.map_or_else(Vec::new, |values| values.value);
+    let has_values = !values.is_empty();
+    let mut set = BTreeSet::new();
+    let mut legal = true;
+    for value in values {
+        // Only legal values are kept, so that none is lost without an error.
+        legal &= label_value(context, value).map(|value| set.insert(value)).is_some();
+    }
+    let requirement = match operator.value.as_str() {
+        name @ ("In" | "NotIn") if !has_values => {
+            let operator = if name == "In" { "In" } else { "NotIn" };
+            return context.refuse(values_at.unwrap_or(at), Problem::ValuesMissing { operator });
+        }
+        name @ ("Exists" | "DoesNotExist") if has_values => {
+            let operator = if name == "Exists" { "Exists" } else { "DoesNotExist" };
+            return context.refuse(values_at.unwrap_or(at), Problem::ValuesForbidden { operator });
+        }
+        "In" => Requirement::In(key?, set),
+        "NotIn" => Requirement::NotIn(key?, set),
+        "Exists" => Requirement::Exists(key?),
+        "DoesNotExist" => Requirement::DoesNotExist(key?),
+        word => {
+            let word = shown(word);
+            return context.refuse(
+                operator.at,
+                Problem::UnknownWord {
+                    what: "operator",
+                    word,
+                    expected: OPERATORS,
+                },
+            );
+        }
+    };
+    legal.then_some(requirement)
+}
+
+fn label_key(context: &mut Context<'_>, key: At<String>) -> Option<String> {
+    if is_label_key(&key.value) {
+        return Some(key.value);
+    }
+    context.refuse(key.at, Problem::LabelKey { key: shown(&key.value) })
+}
+
+fn label_value(context: &mut Context<'_>, value: At<String>) -> Option<String> {
+    if is_label_value(&value.value) {
+        return Some(value.value);
+    }
+    context.refuse(
+        value.at,
+        Problem::LabelValue {
+            value: shown(&value.value),
+        },
+    )
+}

@@ -1,0 +1,3 @@
+//! Tests of the whole way from YAML to the model.
+
+mod golden;

@@ -1,0 +1,163 @@
+//! When to read files again.
+//!
+//! Input: paths of files and directories, there or not. Output: a tick whenever one of them may have changed. A tick
+//! says no more than that: events can be lost, merged and misread, so the reader reads everything and compares.
+
+mod interest;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use self::interest::Interest;
+
+/// How long nothing must happen before a tick, so that a copy of many files is read once.
+const QUIET: Duration = Duration::from_millis(100);
+/// How long events that never stop can put off a tick.
+const LONGEST: Duration = Duration::from_secs(1);
+/// How often there is a tick without an event, for what inotify does not see: network file systems, renamed parents.
+const RESCAN: Duration = Duration::from_secs(10);
+
+/// Why nothing can be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// No inotify instance.
+    #[error("cannot watch files for changes; `fs.inotify.max_user_instances` may be too small")]
+    Inotify(#[source] notify::Error),
+}
+
+/// Ticks for a set of paths.
+#[derive(Debug)]
+pub struct ChangeStream {
+    paths: Vec<PathBuf>,
+    watcher: RecommendedWatcher,
+    shared: Arc<Shared>,
+    /// The directories with a watch, and which directory each name meant then.
+    watched: BTreeMap<PathBuf, Identity>,
+    /// Events since the last tick: the first and the last of them.
+    burst: Option<(Instant, Instant)>,
+    rescan: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    wake: Notify,
+    interest: Mutex<Interest>,
+}
+
+/// Device, inode and birth: a name that means another directory has another one of these, even if the inode is reused.
+type Identity = (u64, u64, Option<SystemTime>);
+
+/// Watches `paths`; ticks begin with what changes from now on.
+pub fn watch(paths: Vec<PathBuf>) -> Result<ChangeStream, WatchError> {
+    let shared = Arc::new(Shared::default());
+    let in_thread = Arc::clone(&shared);
+    let watcher = notify::recommended_watcher(move |event| {
+        if in_thread.concerns(&event) {
+            in_thread.wake.notify_one();
+        }
+    })
+    .map_err(WatchError::Inotify)?;
+    let rescan = Instant::now() + RESCAN;
+    let mut stream = ChangeStream {
+        paths,
+        watcher,
+        shared,
+        watched: BTreeMap::new(),
+        burst: None,
+        rescan,
+    };
+    stream.arm();
+    Ok(stream)
+}
+
+impl ChangeStream {
+    /// Waits until something may have changed. Dropping the future loses nothing: what it had seen is seen by the next.
+    pub async fn changed(&mut self) {
+        loop {
+            let due = self.burst.map_or(self.rescan, |(first, last)| {
+                (last + QUIET).min(first + LONGEST).min(self.rescan)
+            });
+            tokio::select! {
+                // First, so that events without end cannot put it off.
+                biased;
+                () = sleep_until(due) => {
+                    self.burst = None;
+                    self.rescan = Instant::now() + RESCAN;
+                    // Before the reader reads: what changes behind its back from here on makes an event.
+                    self.arm();
+                    return;
+                }
+                () = self.shared.wake.notified() => {
+                    let now = Instant::now();
+                    self.burst = Some((self.burst.map_or(now, |(first, _)| first), now));
+                }
+            }
+        }
+    }
+
+    /// Puts watches where the paths lead now.
+    fn arm(&mut self) {
+        let interest = Interest::of(&self.paths);
+        let wanted: BTreeMap<PathBuf, Identity> = interest
+            .watches()
+            .filter_map(|path| Some((path.to_owned(), identity(path).ok()?)))
+            .collect();
+        *self.shared.interest.lock().unwrap_or_else(PoisonError::into_inner) = interest;
+        for (path, identity) in std::mem::take(&mut self.watched) {
+            if wanted.get(&path) == Some(&identity) {
+                self.watched.insert(path, identity);
+            } else {
+                // It may be gone already, with its watch.
+                let _ = self.watcher.unwatch(&path);
+            }
+        }
+        for (path, identity) in wanted {
+            if self.watched.contains_key(&path) {
+                continue;
+            }
+            match self.watcher.watch(&path, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.watched.insert(path, identity);
+                }
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "no watch: changes are seen at the next re-scan");
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn concerns(&self, event: &notify::Result<notify::Event>) -> bool {
+        let Ok(event) = event else { return true };
+        let is_change = match event.kind {
+            EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+            EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => {
+                true
+            }
+        };
+        if event.need_rescan() {
+            return true;
+        }
+        let interest = self.interest.lock().unwrap_or_else(PoisonError::into_inner);
+        is_change && event.paths.iter().any(|path| interest.concerns(path))
+    }
+}
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = fs::metadata(path)?;
+    Ok((metadata.dev(), metadata.ino(), metadata.created().ok()))
+}
+
+#[cfg(test)]
+mod tests;

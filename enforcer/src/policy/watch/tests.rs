@@ -1,0 +1,187 @@
+//! Real files, real events.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::*;
+
+/// Longer than a tick takes, and far shorter than the re-scan, so that only an event can make it.
+const SOON: Duration = Duration::from_secs(3);
+
+fn directory() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("policies")).unwrap();
+    fs::write(directory.path().join("policies/a.yaml"), "a").unwrap();
+    directory
+}
+
+async fn ticks(stream: &mut ChangeStream, what: &str) {
+    assert!(timeout(SOON, stream.changed()).await.is_ok(), "no tick: {what}");
+}
+
+async fn is_quiet(stream: &mut ChangeStream, what: &str) {
+    assert!(
+        timeout(Duration::from_millis(400), stream.changed()).await.is_err(),
+        "a tick: {what}"
+    );
+}
+
+/// Reads everything, as the reader of a tick does.
+fn read(path: &Path) {
+    for entry in fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read(&path)
+        } else {
+            drop(fs::read(path))
+        }
+    }
+}
+
+#[tokio::test]
+async fn changes_in_a_directory_tick_once_and_reading_does_not() {
+    let directory = directory();
+    let policies = directory.path().join("policies");
+    let mut stream = watch(vec![policies.clone()]).unwrap();
+    is_quiet(&mut stream, "nothing happened").await;
+
+    fs::write(policies.join("a.yaml"), "b").unwrap();
+    ticks(&mut stream, "edit in place").await;
+    read(&policies);
+    is_quiet(&mut stream, "only read").await;
+
+    fs::write(directory.path().join("new"), "c").unwrap();
+    is_quiet(&mut stream, "a neighbour of the directory").await;
+    fs::rename(directory.path().join("new"), policies.join("a.yaml")).unwrap();
+    ticks(&mut stream, "rename over").await;
+
+    fs::create_dir(policies.join("sub")).unwrap();
+    ticks(&mut stream, "new directory").await;
+    fs::write(policies.join("sub/b.yaml"), "b").unwrap();
+    ticks(&mut stream, "a file in the new directory").await;
+    fs::remove_file(policies.join("sub/b.yaml")).unwrap();
+    ticks(&mut stream, "delete").await;
+    is_quiet(&mut stream, "everything told").await;
+}
+
+#[tokio::test]
+async fn a_directory_made_again_under_its_name_is_watched() {
+    let directory = directory();
+    let policies = directory.path().join("policies");
+    let mut stream = watch(vec![policies.clone()]).unwrap();
+    fs::remove_dir_all(&policies).unwrap();
+    ticks(&mut stream, "the directory is gone").await;
+    fs::create_dir(&policies).unwrap();
+    ticks(&mut stream, "the directory is back").await;
+    fs::write(policies.join("a.yaml"), "a").unwrap();
+    ticks(&mut stream, "a file in it").await;
+}
+
+#[tokio::test]
+async fn a_swapped_link_to_the_directory_ticks() {
+    let directory = directory();
+    let root = directory.path();
+    fs::create_dir(root.join("second")).unwrap();
+    symlink("policies", root.join("current")).unwrap();
+    // A link to a link: both names count.
+    symlink(root.join("current"), root.join("link")).unwrap();
+    let mut stream = watch(vec![root.join("link")]).unwrap();
+    symlink("second", root.join("next")).unwrap();
+    is_quiet(&mut stream, "a new link beside").await;
+    fs::rename(root.join("next"), root.join("current")).unwrap();
+    ticks(&mut stream, "the inner link swapped").await;
+    fs::write(root.join("second/b.yaml"), "b").unwrap();
+    ticks(&mut stream, "a file where it leads now").await;
+    fs::write(root.join("policies/a.yaml"), "c").unwrap();
+    is_quiet(&mut stream, "a file where it led before").await;
+}
+
+#[tokio::test]
+async fn a_swapped_config_map_ticks() {
+    let directory = directory();
+    let policies = directory.path().join("policies");
+    let version = |name: &str| {
+        fs::create_dir(policies.join(name)).unwrap();
+        fs::write(policies.join(name).join("shop.yaml"), name).unwrap();
+    };
+    version("..1");
+    symlink("..1", policies.join("..data")).unwrap();
+    symlink("..data/shop.yaml", policies.join("shop.yaml")).unwrap();
+    let mut stream = watch(vec![policies.clone()]).unwrap();
+    version("..2");
+    symlink("..2", policies.join("..data_tmp")).unwrap();
+    fs::rename(policies.join("..data_tmp"), policies.join("..data")).unwrap();
+    fs::remove_dir_all(policies.join("..1")).unwrap();
+    ticks(&mut stream, "the link `..data` swapped").await;
+    is_quiet(&mut stream, "one swap, one tick").await;
+    fs::write(policies.join("..2/shop.yaml"), "edited").unwrap();
+    ticks(&mut stream, "the file that it leads to").await;
+}
+
+#[tokio::test]
+async fn a_single_file_is_watched_and_may_appear_later() {
+    let directory = directory();
+    let file = directory.path().join("inventory.yaml");
+    let mut stream = watch(vec![file.clone()]).unwrap();
+    fs::write(directory.path().join("other.yaml"), "a").unwrap();
+    is_quiet(&mut stream, "another file").await;
+    fs::write(&file, "a").unwrap();
+    ticks(&mut stream, "the file appears").await;
+    fs::write(&file, "b").unwrap();
+    ticks(&mut stream, "edit in place").await;
+    fs::remove_file(&file).unwrap();
+    ticks(&mut stream, "delete").await;
+}
+
+#[tokio::test]
+async fn a_link_to_a_file_elsewhere_ticks_when_that_is_edited() {
+    let directory = directory();
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::write(elsewhere.path().join("real.yaml"), "a").unwrap();
+    symlink(
+        elsewhere.path().join("real.yaml"),
+        directory.path().join("policies/linked.yaml"),
+    )
+    .unwrap();
+    let mut stream = watch(vec![directory.path().join("policies")]).unwrap();
+    fs::write(elsewhere.path().join("real.yaml"), "b").unwrap();
+    ticks(&mut stream, "the file behind the link").await;
+}
+
+#[tokio::test]
+async fn events_without_end_do_not_put_off_a_tick_and_dropped_futures_lose_none() {
+    let directory = directory();
+    let file = directory.path().join("policies/a.yaml");
+    let mut stream = watch(vec![directory.path().join("policies")]).unwrap();
+    let start = Instant::now();
+    let mut ticked = None;
+    // Each write is within the quiet time of the one before, and each future is dropped before the quiet time ends.
+    while ticked.is_none() && start.elapsed() < SOON {
+        fs::write(&file, "x").unwrap();
+        if timeout(Duration::from_millis(20), stream.changed()).await.is_ok() {
+            ticked = Some(start.elapsed());
+        }
+    }
+    let ticked = ticked.expect("a tick although the writes go on");
+    assert!(
+        ticked >= Duration::from_millis(900),
+        "a burst is one tick, not after {ticked:?}"
+    );
+    fs::write(&file, "y").unwrap();
+    assert!(timeout(Duration::from_millis(30), stream.changed()).await.is_err());
+    ticks(&mut stream, "the event that the dropped future saw").await;
+}
+
+#[tokio::test]
+async fn without_events_the_rescan_ticks() {
+    let directory = directory();
+    let mut stream = watch(vec![directory.path().join("policies")]).unwrap();
+    assert!(stream.rescan > Instant::now() + RESCAN - SOON);
+    stream.rescan = Instant::now() + Duration::from_millis(50);
+    ticks(&mut stream, "the re-scan is due").await;
+    assert!(stream.rescan > Instant::now() + RESCAN - SOON, "the next one is set");
+}

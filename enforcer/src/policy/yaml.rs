@@ -1,0 +1,212 @@
+//! YAML text to serde shapes: the only module that calls the YAML reader.
+//!
+//! Input: the text of a file. Output: its documents, each deserialized on request, or a [`Problem`] and its place.
+//! The limits here bound what a hostile file can cost in memory and time.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use serde::de::DeserializeOwned;
+use serde_yaml::budget::BudgetBreach;
+use serde_yaml::{MergeKeyPolicy, Options};
+
+use super::error::Problem;
+use super::position::{NO_VALUE, Position};
+
+/// Nodes of one file, all its documents together.
+pub(super) const FILE_NODES: usize = 500_000;
+/// Nodes of one document: what its shapes take while the model is made of them.
+pub(super) const DOCUMENT_NODES: usize = 100_000;
+/// Levels of nesting; a NetworkPolicy has 11.
+pub(super) const DEPTH: usize = 32;
+/// What the aliases of a document may grow to; policies hardly ever have any.
+const ALIAS_EVENTS: usize = 20_000;
+/// Characters of a value that a message shows.
+const SHOWN: usize = 80;
+
+/// One document of a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Document<'a> {
+    /// Its text; the marker line is a part of it.
+    pub(super) text: &'a str,
+    /// Lines of the file before it.
+    pub(super) lines_before: u32,
+}
+
+/// Splits a file at its `---` lines.
+///
+/// YAML gives such a line this meaning everywhere, in block scalars too, so this needs no parser; and a document with
+/// a syntax error does not hide the next one. What stands before the first marker without being content (comments,
+/// directives) belongs to the document behind it.
+pub(super) fn documents(text: &str) -> Vec<Document<'_>> {
+    let mut documents = Vec::new();
+    let (mut start, mut lines_before) = (0, 0);
+    let (mut offset, mut has_content) = (0, false);
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        let is_marker = line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        if is_marker && has_content {
+            documents.push(Document {
+                text: &text[start..offset],
+                lines_before,
+            });
+            (start, lines_before) = (offset, u32::try_from(index).unwrap_or(u32::MAX));
+        }
+        let content = line.trim();
+        has_content =
+            is_marker || has_content || !(content.is_empty() || content.starts_with('#') || line.starts_with('%'));
+        offset += line.len();
+    }
+    documents.push(Document {
+        text: &text[start..],
+        lines_before,
+    });
+    documents
+}
+
+/// The first character that YAML does not take, and its place.
+pub(super) fn unprintable(text: &str) -> Option<(Problem, Position)> {
+    let bad = |character: char| match character {
+        '\t' | '\n' | '\r' | '\u{85}' => false,
+        // What reorders or hides the rest of a line on a terminal is as bad as a control character.
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => true,
+        character => character.is_control(),
+    };
+    let (offset, character) = text.char_indices().find(|&(_, character)| bad(character))?;
+    let before = &text[..offset];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let position = Position {
+        line: u32::try_from(before.bytes().filter(|&byte| byte == b'\n').count() + 1).unwrap_or(u32::MAX),
+        column: u32::try_from(before[line_start..].chars().count() + 1).unwrap_or(u32::MAX),
+        length: 1,
+    };
+    Some((Problem::Unprintable { code: character.into() }, position))
+}
+
+/// A document as `T`, and how many nodes it has; `None` if it is empty.
+pub(super) fn read<T: DeserializeOwned>(
+    document: Document<'_>,
+    nodes_left: usize,
+) -> (Result<Option<T>, (Problem, Option<Position>)>, usize) {
+    let nodes = Rc::new(Cell::new(0));
+    let counted = Rc::clone(&nodes);
+    let options = options(nodes_left.min(DOCUMENT_NODES)).with_budget_report(move |report| counted.set(report.nodes));
+    let result = serde_yaml::from_str_with_options(document.text, options).map_err(|error| {
+        let position = error.location().map(Position::from);
+        (problem(&error, nodes_left), position)
+    });
+    (result, nodes.get())
+}
+
+fn options(max_nodes: usize) -> Options {
+    serde_yaml::options! {
+        budget: serde_yaml::budget! {
+            max_nodes: max_nodes,
+            max_events: 4 * DOCUMENT_NODES,
+            max_depth: DEPTH,
+            max_documents: 2,
+            max_aliases: ALIAS_EVENTS,
+            max_anchors: 1_000,
+            max_recorded_anchor_events: ALIAS_EVENTS,
+            max_recorded_anchor_bytes: 1 << 20,
+            max_inclusion_depth: 0,
+        },
+        alias_limits: serde_yaml::alias_limits! {
+            max_total_replayed_events: ALIAS_EVENTS,
+            max_replay_stack_depth: 8,
+        },
+        merge_keys: MergeKeyPolicy::Error,
+        emit_comments: false,
+        with_snippet: false,
+        // A text that another reader takes for a number (0x50, 1_000, 080, on) is refused or kept as it stands.
+        no_schema: true,
+        leading_zero_numbers_as_strings: true,
+        underscored_numbers_as_strings: true,
+        reject_unsupported_tags: true,
+        reject_tagged_field_names: true,
+    }
+}
+
+/// The reader's error in our words.
+fn problem(error: &serde_yaml::Error, nodes_left: usize) -> Problem {
+    use serde_yaml::Error;
+    match error {
+        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => problem(error, nodes_left),
+        Error::SerdeUnknownField { field, expected, .. } => Problem::UnknownField {
+            field: shown(field),
+            expected: expected.clone(),
+        },
+        Error::SerdeMissingField { field, .. } => Problem::MissingField { field },
+        Error::DuplicateMappingKey { key, .. } => Problem::DuplicateField {
+            field: key.as_deref().map_or_else(|| "?".to_owned(), shown),
+        },
+        Error::MergeKeyNotAllowed { .. } => Problem::MergeKey,
+        Error::QuotingRequired { value, .. } => Problem::NeedsQuotes { value: shown(value) },
+        Error::Message { msg, .. } if msg == NO_VALUE => Problem::NoValue,
+        Error::NullIntoString { .. } => Problem::NoValue,
+        Error::Unexpected { expected, .. } => Problem::WrongType {
+            expected: plain(expected),
+        },
+        Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => Problem::WrongType {
+            expected: expected.clone(),
+        },
+        Error::Budget { breach, .. } => match breach {
+            BudgetBreach::Nodes { .. } | BudgetBreach::Events { .. } if nodes_left < DOCUMENT_NODES => {
+                Problem::FileNodes { limit: FILE_NODES }
+            }
+            BudgetBreach::Nodes { .. } | BudgetBreach::Events { .. } => {
+                Problem::DocumentNodes { limit: DOCUMENT_NODES }
+            }
+            BudgetBreach::Depth { .. } => Problem::TooDeep { limit: DEPTH },
+            BudgetBreach::Aliases { .. }
+            | BudgetBreach::Anchors { .. }
+            | BudgetBreach::AliasAnchorRatio { .. }
+            | BudgetBreach::RecordedAnchorEvents { .. }
+            | BudgetBreach::RecordedAnchorBytes { .. } => Problem::AliasBomb,
+            other => Problem::Syntax {
+                message: shown(&format!("{other:?}")),
+            },
+        },
+        Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayCounterOverflow { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => Problem::AliasBomb,
+        Error::MultipleDocuments { .. } => Problem::Syntax {
+            message: "text behind the end of the document; begin the next one with `---`".to_owned(),
+        },
+        other => {
+            let text = other.to_string();
+            // The reader appends the place, which a finding shows by itself.
+            let message = text
+                .rsplit_once(" at line ")
+                .map_or(text.as_str(), |(message, _)| message);
+            Problem::Syntax {
+                message: shown(message),
+            }
+        }
+    }
+}
+
+/// The reader's names of node types in plain words.
+fn plain(expected: &str) -> String {
+    match expected {
+        "sequence start" => "a list".to_owned(),
+        "mapping start" => "a map".to_owned(),
+        "string scalar" => "a text".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// A value as a message shows it: one line, not too long.
+pub(super) fn shown(text: &str) -> String {
+    let mut shown: String = text
+        .chars()
+        .take(SHOWN)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push_str("..");
+    }
+    shown
+}
