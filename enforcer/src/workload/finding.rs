@@ -1,0 +1,216 @@
+//! What discovery noticed and did not act on: refused claims, sources that disagree, guesses.
+//!
+//! Output for `status` and the log. Typed, so that a test can name what it expects.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+use super::model::WorkloadName;
+
+/// A workload as a finding names it: what is certain about it, even if it is unknown.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Subject {
+    /// Its name, if it has one.
+    pub name: Option<WorkloadName>,
+    /// Ifindex of its first veth's host side.
+    pub ifindex: u32,
+    /// Name of that veth.
+    pub interface: String,
+    /// The kernel's id for its network namespace.
+    pub nsid: Option<i32>,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name} ({}, ifindex {})", self.interface, self.ifindex),
+            None => write!(f, "unknown workload behind {} (ifindex {})", self.interface, self.ifindex),
+        }
+    }
+}
+
+/// Something that a person should know about.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[non_exhaustive]
+pub enum Finding {
+    /// `ADDRESS_CONFLICT`: a workload shows an address that is not its own.
+    AddressRefused {
+        /// Who shows it.
+        claimant: Subject,
+        /// The address.
+        address: IpAddr,
+        /// Why it is not believed.
+        because: Refusal,
+    },
+    /// `ADDRESS_CONFLICT` at the first look, when nobody can tell who was first: it matches ipBlock only.
+    AddressDisputed {
+        /// The address.
+        address: IpAddr,
+        /// Who show it.
+        between: BTreeSet<Subject>,
+    },
+    /// The workload stays unknown because what names it contradicts itself.
+    SourcesDisagree {
+        /// Which workload.
+        workload: Subject,
+        /// The contradiction.
+        disagreement: Disagreement,
+    },
+    /// A default route leads over a bridge or bond with several veths that nobody names; none is taken for an uplink.
+    UplinkUnclear {
+        /// The device of the default route.
+        device: String,
+        /// The veths.
+        candidates: BTreeSet<String>,
+    },
+    /// A device named by `--uplink` does not exist.
+    UplinkMissing {
+        /// The name.
+        name: String,
+    },
+    /// A label that asks for something it cannot have is ignored.
+    LabelIgnored {
+        /// Container.
+        container: String,
+        /// Label.
+        label: String,
+        /// Its value.
+        value: String,
+    },
+    /// The addresses in a namespace cannot be read, because it belongs to another user namespace.
+    CannotLookInside {
+        /// Which workload.
+        workload: Subject,
+    },
+    /// A source could not be read just now; what it said last stays in force.
+    SourceDown {
+        /// Name of the source.
+        source: String,
+        /// Its error.
+        error: String,
+    },
+}
+
+/// Why an address inside a container is not the container's own.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Refusal {
+    /// It is the node's.
+    Node,
+    /// It is a next hop of the node's routes.
+    Gateway,
+    /// The inventory gives it to another workload.
+    Inventory {
+        /// To which.
+        name: WorkloadName,
+    },
+    /// Another workload has it.
+    Owned {
+        /// Which.
+        owner: Subject,
+    },
+    /// The host routes it neither to this veth nor to its bridge.
+    OffSubnet,
+    /// No workload can have it: multicast, broadcast, loopback, IPv4 link-local.
+    Reserved,
+}
+
+/// How sources contradict each other.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Disagreement {
+    /// Two namespaces.
+    Namespace {
+        /// First source and what it says.
+        first: (String, String),
+        /// Second source and what it says.
+        second: (String, String),
+    },
+    /// Two names.
+    Name {
+        /// First source and what it says.
+        first: (String, String),
+        /// Second source and what it says.
+        second: (String, String),
+    },
+    /// One label with two values.
+    Label {
+        /// The label.
+        key: String,
+        /// First source and its value.
+        first: (String, String),
+        /// Second source and its value.
+        second: (String, String),
+    },
+    /// A namespace or workload name that cannot be one.
+    InvalidName {
+        /// Who has it.
+        by: String,
+        /// The text.
+        name: String,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node => f.write_str("it is an address of this node"),
+            Self::Gateway => f.write_str("it is a gateway of this node"),
+            Self::Inventory { name } => write!(f, "the inventory gives it to {name}"),
+            Self::Owned { owner } => write!(f, "it belongs to {owner}"),
+            Self::OffSubnet => f.write_str("the node routes it neither to this veth nor to its bridge"),
+            Self::Reserved => f.write_str("no workload can have it"),
+        }
+    }
+}
+
+impl fmt::Display for Disagreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace { first, second } => {
+                write!(f, "{} puts it in namespace `{}`, {} in `{}`", first.0, first.1, second.0, second.1)
+            }
+            Self::Name { first, second } => {
+                write!(f, "{} calls it `{}`, {} `{}`", first.0, first.1, second.0, second.1)
+            }
+            Self::Label { key, first, second } => {
+                write!(f, "label `{key}` is `{}` by {} and `{}` by {}", first.1, first.0, second.1, second.0)
+            }
+            Self::InvalidName { by, name } => write!(f, "{by} names it `{name}`, which cannot be a name"),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddressRefused { claimant, address, because } => {
+                write!(f, "ADDRESS_CONFLICT: {claimant} shows {address}, which is refused: {because}")
+            }
+            Self::AddressDisputed { address, between } => {
+                write!(f, "ADDRESS_CONFLICT: {address} is shown by ")?;
+                for (i, subject) in between.iter().enumerate() {
+                    write!(f, "{}{subject}", if i == 0 { "" } else { " and " })?;
+                }
+                f.write_str("; it matches ipBlock only until one of them gives it up")
+            }
+            Self::SourcesDisagree { workload, disagreement } => {
+                write!(f, "{workload} stays unknown: {disagreement}")
+            }
+            Self::UplinkUnclear { device, candidates } => {
+                let candidates: Vec<&str> = candidates.iter().map(String::as_str).collect();
+                write!(f, "the default route leads over {device}, and which of {} leads outside is not clear; ", candidates.join(", "))?;
+                f.write_str("all are treated as unknown workloads, name the right one with --uplink")
+            }
+            Self::UplinkMissing { name } => write!(f, "--uplink {name}: there is no such device"),
+            Self::LabelIgnored { container, label, value } => {
+                write!(f, "label `{label}: {value}` of container {container} is ignored: write a port as `8080/tcp`")
+            }
+            Self::CannotLookInside { workload } => {
+                write!(f, "{workload}: its addresses cannot be read, it belongs to another user namespace")
+            }
+            Self::SourceDown { source, error } => write!(f, "{source} cannot be read, its last state stays: {error}"),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What can be wrong with an inventory file, as data.
+
+#![forbid(unsafe_code)]
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::workload::model::WorkloadName;
+
+/// Why an inventory file was refused as a whole.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidInventory {
+    /// The file could not be read.
+    #[error("cannot read inventory {path}", path = .path.display())]
+    Unreadable {
+        /// File.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is larger than any inventory.
+    #[error("inventory {path} has {size} bytes, more than the {limit} that are read", path = .path.display())]
+    TooLarge {
+        /// File.
+        path: PathBuf,
+        /// Its size.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// Not YAML, or not of the documented shape.
+    #[error("{path}: {rendered}", path = .path.display())]
+    Syntax {
+        /// File.
+        path: PathBuf,
+        /// Line, from 1; 0 if the parser knows none.
+        line: u64,
+        /// Column, from 1.
+        column: u64,
+        /// The parser's message with the source line and a caret.
+        rendered: String,
+    },
+    /// Well formed, but it cannot be meant so.
+    #[error("{path}:{line}:{column}: {mistake}\n{snippet}", path = .path.display())]
+    Meaning {
+        /// File.
+        path: PathBuf,
+        /// Line, from 1.
+        line: u64,
+        /// Column, from 1.
+        column: u64,
+        /// What is wrong.
+        mistake: Mistake,
+        /// The source line with a caret.
+        snippet: String,
+    },
+}
+
+/// A value that the format allows and the meaning does not.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Mistake {
+    /// A name with characters that a name cannot have.
+    #[error("`{name}` is not a name: letters, digits, `-`, `_` and `.` only, 1 to 253 of them")]
+    Name {
+        /// As written.
+        name: String,
+    },
+    /// A port that is not `number/protocol`.
+    #[error("`{port}` is not a port: write it as `8080/tcp`, with a number from 1 to 65535 and tcp, udp or sctp")]
+    Port {
+        /// As written.
+        port: String,
+    },
+    /// Not an address.
+    #[error("`{address}` is not an IP address")]
+    Address {
+        /// As written.
+        address: String,
+    },
+    /// An address that no single workload can have.
+    #[error("{address} cannot be the address of one workload")]
+    NoUnicast {
+        /// The address.
+        address: IpAddr,
+    },
+    /// `match` with no key or several.
+    #[error("`match` needs exactly one of `netns`, `interface` and `address`, this one has {given}")]
+    MatchKeys {
+        /// How many it has.
+        given: usize,
+    },
+    /// An empty string or list where a value is needed.
+    #[error("`{field}` is empty")]
+    Empty {
+        /// Name of the field.
+        field: &'static str,
+    },
+    /// Two entries with one name.
+    #[error("`{name}` is already the name of the workload in line {line}")]
+    NameTwice {
+        /// The name.
+        name: WorkloadName,
+        /// Line of the first.
+        line: u64,
+    },
+    /// Two entries with one address.
+    #[error("{address} already belongs to the workload in line {line}")]
+    AddressTwice {
+        /// The address.
+        address: IpAddr,
+        /// Line of the first.
+        line: u64,
+    },
+    /// Two entries that match the same namespace path or interface.
+    #[error("`{value}` is already what the workload in line {line} is matched by")]
+    MatchTwice {
+        /// The path or the interface.
+        value: String,
+        /// Line of the first.
+        line: u64,
+    },
+    /// The label that carries a namespace's name, with another value.
+    #[error("`{label}` always has the namespace's name as its value, here `{namespace}`; leave it out")]
+    NamespaceNameLabel {
+        /// The label.
+        label: &'static str,
+        /// The namespace.
+        namespace: String,
+    },
+}
+
+/// The source line with a caret below the column.
+pub(super) fn snippet(text: &str, line: u64, column: u64) -> String {
+    let source = text.lines().nth(usize::try_from(line).unwrap_or(1).saturating_sub(1)).unwrap_or_default();
+    // A line without end must not fill a terminal.
+    let source: String = source.chars().take(160).collect();
+    let margin = line.to_string().len();
+    let mut rendered = String::new();
+    let indent = usize::try_from(column).unwrap_or(1).saturating_sub(1).min(source.chars().count());
+    _ = write!(rendered, "{line} | {source}\n{:margin$} | {:indent$}^", "", "");
+    rendered
+}

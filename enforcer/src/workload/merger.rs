@@ -1,0 +1,201 @@
+//! The task between the sources and the agent: asks for what only the kernel knows (which nsid a path stands for),
+//! feeds the store, publishes what comes out.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::discovery::{Command, Config};
+use super::finding::Finding;
+use super::inventory::{Inventory, Match};
+use super::model::Snapshot;
+use super::netlink::{Change, Requests};
+use super::runtime::RuntimeState;
+use super::store::{Inputs, Store};
+use super::view::NetworkView;
+
+/// A path can come to stand for a namespace without any event of the network: `ip netns` mounts it when it likes.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the agent gets to see.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Published {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) findings: BTreeSet<Finding>,
+    pub(super) refused: u64,
+}
+
+/// State of the merging task.
+#[derive(Debug)]
+pub(super) struct Merger {
+    store: Store,
+    inventory: Arc<Inventory>,
+    uplinks: Vec<String>,
+    requests: Requests,
+    views: mpsc::Receiver<Change>,
+    containers: Option<watch::Receiver<RuntimeState>>,
+    view: Option<Arc<NetworkView>>,
+    gone: BTreeSet<i32>,
+    netns: BTreeMap<PathBuf, i32>,
+}
+
+impl Merger {
+    pub(super) fn new(
+        config: &Config,
+        inventory: Inventory,
+        requests: Requests,
+        views: mpsc::Receiver<Change>,
+        containers: Option<watch::Receiver<RuntimeState>>,
+    ) -> Self {
+        let mut store = Store::new();
+        store.restore(config.owners.clone(), config.endpoints.clone());
+        Self {
+            store,
+            inventory: Arc::new(inventory),
+            uplinks: config.uplinks.clone(),
+            requests,
+            views,
+            containers,
+            view: None,
+            gone: BTreeSet::new(),
+            netns: BTreeMap::new(),
+        }
+    }
+
+    /// Runs until nobody listens or netlink is gone.
+    pub(super) async fn run(
+        mut self,
+        publish: watch::Sender<Option<Arc<Published>>>,
+        mut commands: mpsc::Receiver<Command>,
+    ) {
+        let mut again = Instant::now() + LOOK_AGAIN;
+        loop {
+            let mut done = None;
+            let mut resolve = true;
+            tokio::select! {
+                change = self.views.recv() => {
+                    let Some(change) = change else { return };
+                    // A path's meaning can only change with the namespaces that our veths lead to.
+                    resolve = self.take(change);
+                }
+                () = changed(self.containers.as_mut()) => {}
+                command = commands.recv() => {
+                    let Some(Command::Inventory(inventory, sender)) = command else { return };
+                    self.inventory = inventory;
+                    done = Some(sender);
+                }
+                () = sleep_until(again) => {
+                    again = Instant::now() + LOOK_AGAIN;
+                    let before = self.netns.clone();
+                    self.resolve().await;
+                    if before == self.netns {
+                        continue;
+                    }
+                    resolve = false;
+                }
+                () = publish.closed() => return,
+            }
+            if resolve {
+                self.resolve().await;
+            }
+            self.publish(&publish);
+            if let Some(done) = done {
+                _ = done.send(());
+            }
+        }
+    }
+
+    /// Takes a change and all that wait behind it; tells whether veths lead elsewhere than before.
+    fn take(&mut self, change: Change) -> bool {
+        let before = self.view.take();
+        let mut next = Some(change);
+        while let Some(Change { view, gone }) = next {
+            self.gone.extend(gone);
+            self.view = Some(view);
+            next = self.views.try_recv().ok();
+        }
+        let leads = |view: &Option<Arc<NetworkView>>| {
+            view.iter()
+                .flat_map(|view| view.veths().map(|(index, _, peer)| (index, peer.nsid)).collect::<Vec<_>>())
+                .collect::<BTreeSet<_>>()
+        };
+        !self.gone.is_empty() || leads(&before) != leads(&self.view)
+    }
+
+    /// Asks the kernel what each path stands for.
+    async fn resolve(&mut self) {
+        let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
+        for entry in &self.inventory.entries {
+            if let Match::Netns(path) = &entry.matches {
+                paths.insert(path.clone());
+            }
+        }
+        if let Some(containers) = &self.containers {
+            let state = containers.borrow();
+            paths.extend(state.list.iter().flat_map(|list| list.iter()).filter_map(|one| one.sandbox.clone()));
+        }
+        let mut netns = BTreeMap::new();
+        for path in paths {
+            match self.requests.nsid_of(&path).await {
+                Ok(Some(nsid)) => _ = netns.insert(path, nsid),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), error = &error as &dyn std::error::Error, "nsid not known");
+                }
+            }
+        }
+        self.netns = netns;
+    }
+
+    fn publish(&mut self, to: &watch::Sender<Option<Arc<Published>>>) {
+        let Some(view) = self.view.clone() else { return };
+        let state = self.containers.as_ref().map(|containers| containers.borrow().clone()).unwrap_or_default();
+        // Before every source has spoken nobody can tell an unknown workload from one whose name is still to come.
+        if self.containers.is_some() && state.list.is_none() {
+            return;
+        }
+        let containers = state.list.unwrap_or_default();
+        let outcome = self.store.update(&Inputs {
+            view: &view,
+            gone: &std::mem::take(&mut self.gone),
+            inventory: &self.inventory,
+            containers: &containers,
+            netns: &self.netns,
+            uplinks: &self.uplinks,
+        });
+        let mut findings = outcome.findings;
+        if let Some(error) = state.error {
+            findings.insert(Finding::SourceDown { source: state.name, error });
+        }
+        let refused = self.store.refused();
+        to.send_if_modified(|published| {
+            let before = published.as_deref();
+            for finding in findings.iter().filter(|finding| before.is_none_or(|old| !old.findings.contains(finding))) {
+                tracing::warn!(%finding, "workload discovery");
+            }
+            let same = before.is_some_and(|old| *old.snapshot == outcome.snapshot);
+            let snapshot = match published {
+                Some(old) if same => Arc::clone(&old.snapshot),
+                _ => Arc::new(outcome.snapshot),
+            };
+            *published = Some(Arc::new(Published { snapshot, findings, refused }));
+            !same
+        });
+    }
+}
+
+/// Waits for news of the runtime; for ever if there is none.
+async fn changed(containers: Option<&mut watch::Receiver<RuntimeState>>) {
+    if let Some(containers) = containers
+        && containers.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}

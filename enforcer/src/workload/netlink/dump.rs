@@ -1,0 +1,258 @@
+//! Requests to the kernel: complete lists of links, addresses and routes, and the nsid of a namespace's path.
+//!
+//! Output: the parts of a `NetworkView`. A list that changed while it was read is read again.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use futures_util::StreamExt;
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage};
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::NetlinkError;
+use super::routes::{Routes, collect_routes};
+use crate::workload::view::{Kind, Link, VethPeer};
+
+/// A dump that keeps changing under us is taken as it is after this many tries: the change itself is an event, which
+/// makes another dump.
+const DUMP_TRIES: usize = 4;
+
+/// What is inside one container's namespace.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Inside {
+    /// Addresses on any device but the loopback's own.
+    pub(super) addresses: BTreeSet<IpAddr>,
+    /// MAC addresses by ifindex.
+    pub(super) macs: BTreeMap<u32, [u8; 6]>,
+    /// We may not look.
+    pub(super) refused: bool,
+}
+
+/// Handle for requests. Opened in the namespace of the calling thread.
+#[derive(Clone, Debug)]
+pub(in crate::workload) struct Requests {
+    handle: rtnetlink::Handle,
+}
+
+impl Requests {
+    /// Opens the socket and spawns its task.
+    pub(in crate::workload) fn open() -> Result<Self, NetlinkError> {
+        // Without strict checking the kernel ignores the target nsid and answers with our own addresses.
+        let (connection, handle, _) =
+            rtnetlink::new_connection_with_strict_check().map_err(|source| NetlinkError::Open { source })?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// All devices of this namespace.
+    pub(super) async fn links(&self) -> Result<BTreeMap<u32, Link>, NetlinkError> {
+        let mut links = BTreeMap::new();
+        for message in self.dump(RouteNetlinkMessage::GetLink(link_request(None))).await? {
+            if let RouteNetlinkMessage::NewLink(link) = message {
+                links.insert(link.header.index, link_of(&link));
+            }
+        }
+        Ok(links)
+    }
+
+    /// Addresses of the node.
+    pub(super) async fn node_addresses(&self) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+        self.addresses(None).await
+    }
+
+    /// Routes of the node.
+    pub(super) async fn routes(&self) -> Result<Routes, NetlinkError> {
+        let mut routes = Routes::default();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            for message in self.dump(RouteNetlinkMessage::GetRoute(request)).await? {
+                if let RouteNetlinkMessage::NewRoute(route) = message {
+                    collect_routes(&route, &mut routes);
+                }
+            }
+        }
+        routes.routes.sort();
+        routes.routes.dedup();
+        Ok(routes)
+    }
+
+    /// Addresses and MACs inside the namespace with this nsid; nothing if it is gone.
+    pub(super) async fn inside(&self, nsid: i32) -> Result<Inside, NetlinkError> {
+        let addresses = match self.addresses(Some(nsid)).await {
+            Ok(addresses) => addresses,
+            Err(NetlinkError::Refused { source }) => {
+                let refused = source.kind() == io::ErrorKind::PermissionDenied;
+                return Ok(Inside { refused, ..Inside::default() });
+            }
+            Err(error) => return Err(error),
+        };
+        let mut macs = BTreeMap::new();
+        match self.dump(RouteNetlinkMessage::GetLink(link_request(Some(nsid)))).await {
+            Ok(messages) => {
+                for message in messages {
+                    if let RouteNetlinkMessage::NewLink(link) = message
+                        && let Some(mac) = mac_of(&link)
+                    {
+                        macs.insert(link.header.index, mac);
+                    }
+                }
+            }
+            Err(NetlinkError::Refused { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Inside { addresses, macs, refused: false })
+    }
+
+    /// The nsid of the namespace that a path stands for; `None` if there is none, or no device of ours leads there.
+    pub(in crate::workload) async fn nsid_of(&self, path: &Path) -> Result<Option<i32>, NetlinkError> {
+        let Ok(file) = File::open(path) else { return Ok(None) };
+        let mut request = NsidMessage::default();
+        request.attributes.push(NsidAttribute::Fd(u32::try_from(file.as_raw_fd()).unwrap_or(u32::MAX)));
+        match self.ask(RouteNetlinkMessage::GetNsId(request), NLM_F_REQUEST).await {
+            Ok((messages, _)) => Ok(messages.into_iter().find_map(|message| match message {
+                RouteNetlinkMessage::NewNsId(answer) => answer.attributes.iter().find_map(|attribute| match attribute {
+                    NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+                    _ => None,
+                }),
+                _ => None,
+            })),
+            // A path that is no network namespace.
+            Err(NetlinkError::Refused { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn addresses(&self, nsid: Option<i32>) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+        let mut request = AddressMessage::default();
+        request.attributes.extend(nsid.map(AddressAttribute::TargetNetNsId));
+        let mut addresses = BTreeSet::new();
+        for message in self.dump(RouteNetlinkMessage::GetAddress(request)).await? {
+            if let RouteNetlinkMessage::NewAddress(address) = message
+                && let Some(address) = address_of(&address)
+            {
+                addresses.insert(address);
+            }
+        }
+        Ok(addresses)
+    }
+
+    async fn dump(&self, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        let mut tries = 1;
+        loop {
+            let (messages, interrupted) = self.ask(request.clone(), NLM_F_REQUEST | NLM_F_DUMP).await?;
+            if !interrupted || tries == DUMP_TRIES {
+                return Ok(messages);
+            }
+            tries += 1;
+        }
+    }
+
+    async fn ask(
+        &self,
+        request: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(Vec<RouteNetlinkMessage>, bool), NetlinkError> {
+        let mut message = NetlinkMessage::from(request);
+        message.header.flags = flags;
+        let mut handle = self.handle.clone();
+        let mut answers = handle.request(message).map_err(|_| NetlinkError::Closed)?;
+        let (mut messages, mut interrupted) = (Vec::new(), false);
+        while let Some(answer) = answers.next().await {
+            interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+            match answer.payload {
+                NetlinkPayload::InnerMessage(inner) => messages.push(inner),
+                NetlinkPayload::Error(error) if error.code.is_some() => {
+                    return Err(NetlinkError::Refused { source: error.to_io() });
+                }
+                NetlinkPayload::Done(done) if done.code < 0 => {
+                    return Err(NetlinkError::Refused { source: io::Error::from_raw_os_error(-done.code) });
+                }
+                NetlinkPayload::Overrun(_) => interrupted = true,
+                _ => {}
+            }
+        }
+        Ok((messages, interrupted))
+    }
+}
+
+fn link_request(nsid: Option<i32>) -> LinkMessage {
+    let mut request = LinkMessage::default();
+    request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    request.attributes.extend(nsid.map(LinkAttribute::IfNetnsId));
+    request
+}
+
+fn link_of(message: &LinkMessage) -> Link {
+    let (mut name, mut kind, mut veth) = (String::new(), Kind::Plain, false);
+    let (mut master, mut below, mut nsid) = (None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(value) => name.clone_from(value),
+            LinkAttribute::Controller(index) => master = Some(*index),
+            LinkAttribute::Link(index) => below = Some(*index),
+            LinkAttribute::LinkNetNsId(id) => nsid = Some(*id),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Kind(value) = info {
+                        veth = *value == InfoKind::Veth;
+                        kind = kind_of(value);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    // A negative nsid: the far namespace is on its way out and has lost its id.
+    let peer = nsid.filter(|_| veth).map(|id| VethPeer {
+        nsid: (id >= 0).then_some(id),
+        index: below.unwrap_or_default(),
+        mac: None,
+    });
+    if nsid.is_some() {
+        below = None;
+    }
+    Link { name, kind, master, below, peer }
+}
+
+fn kind_of(kind: &InfoKind) -> Kind {
+    match kind {
+        InfoKind::Bridge | InfoKind::Bond => Kind::Master,
+        InfoKind::Vlan | InfoKind::MacVlan | InfoKind::IpVlan => Kind::Stacked,
+        InfoKind::Other(name) if name == "team" => Kind::Master,
+        _ => Kind::Plain,
+    }
+}
+
+fn mac_of(message: &LinkMessage) -> Option<[u8; 6]> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(bytes) => bytes.as_slice().try_into().ok(),
+        _ => None,
+    })
+}
+
+/// Local before Address: on a point-to-point link Address is the far end.
+fn address_of(message: &AddressMessage) -> Option<IpAddr> {
+    let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
+    find(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    })
+    .or_else(|| {
+        find(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })
+    .filter(|address| !address.is_loopback())
+}

@@ -1,0 +1,238 @@
+//! Discovery by netlink: one task that keeps a `NetworkView` up to date.
+//!
+//! Any relevant event marks what it concerns; a few milliseconds later that part is read again and a new view goes out.
+//! Reading a complete list is the only way in, so that a lost or reordered event costs time and never truth.
+//! Input: the namespace of the thread that opens the sockets. Output: `Change`s on a channel.
+
+mod dump;
+mod heard;
+mod listen;
+mod routes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+pub(in crate::workload) use self::dump::Requests;
+use self::dump::Inside;
+use self::heard::Stale;
+use self::listen::{Heard, Listener};
+use self::routes::Routes;
+use super::view::{Link, NetworkView};
+
+/// Events of one cause (a veth that comes up makes about ten) end up in one view.
+const COALESCE: Duration = Duration::from_millis(2);
+/// A storm of events may not cost more than a third of a core: the pause after a dump is this many times its length.
+const PAUSE_FACTOR: u32 = 2;
+/// Longest such pause, so that a new veth is never late by more.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// Without events from inside the containers: reads after a link event.
+const ECHOES: [Duration; 4] =
+    [Duration::from_millis(10), Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1)];
+/// Without events from inside the containers: a read at least so often.
+const POLL: Duration = Duration::from_secs(1);
+/// With events: a complete read so often, against what no event told.
+const RESYNC: Duration = Duration::from_secs(30);
+/// After a read that failed.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Why the kernel could not be asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetlinkError {
+    /// A socket could not be opened.
+    #[error("cannot open a netlink socket")]
+    Open {
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused a request.
+    #[error("the kernel refused a netlink request")]
+    Refused {
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Events can no longer be read.
+    #[error("cannot read netlink events")]
+    Receive {
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The request socket is gone.
+    #[error("the netlink connection was closed")]
+    Closed,
+}
+
+/// How changes inside containers come to be known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// By events, at once.
+    Events,
+    /// By reading again after link events and every second: `CAP_NET_BROADCAST` is missing.
+    Polling,
+}
+
+/// One step of discovery.
+#[derive(Clone, Debug)]
+pub(in crate::workload) struct Change {
+    pub(in crate::workload) view: Arc<NetworkView>,
+    /// Ids whose namespace went away since the last step; the kernel reuses them at once.
+    pub(in crate::workload) gone: BTreeSet<i32>,
+}
+
+/// Keeps the view; runs until its receiver is dropped.
+#[derive(Debug)]
+pub(in crate::workload) struct Watcher {
+    requests: Requests,
+    listener: Listener,
+    links: BTreeMap<u32, Link>,
+    inside: BTreeMap<i32, Inside>,
+    routes: Routes,
+    node: BTreeSet<IpAddr>,
+    stale: Stale,
+    last: Option<Arc<NetworkView>>,
+}
+
+impl Watcher {
+    /// Subscribes in the namespace of the calling thread. Subscribing comes before the first read: no gap.
+    pub(in crate::workload) fn open() -> Result<Self, NetlinkError> {
+        let listener = Listener::open().map_err(|source| NetlinkError::Open { source })?;
+        Ok(Self {
+            requests: Requests::open()?,
+            listener,
+            links: BTreeMap::new(),
+            inside: BTreeMap::new(),
+            routes: Routes::default(),
+            node: BTreeSet::new(),
+            stale: Stale::everything(),
+            last: None,
+        })
+    }
+
+    pub(in crate::workload) fn mode(&self) -> Mode {
+        if self.listener.hears_all { Mode::Events } else { Mode::Polling }
+    }
+
+    pub(in crate::workload) fn requests(&self) -> Requests {
+        self.requests.clone()
+    }
+
+    /// Sends the first view and then one for every change.
+    pub(in crate::workload) async fn run(mut self, to: mpsc::Sender<Change>) -> Result<(), NetlinkError> {
+        let polling = self.mode() == Mode::Polling;
+        let period = if polling { POLL } else { RESYNC };
+        let mut periodic = Instant::now();
+        let mut reads = BTreeSet::new();
+        let mut earliest = Instant::now();
+        loop {
+            let next = reads.first().copied().unwrap_or(periodic).min(periodic).max(earliest);
+            tokio::select! {
+                heard = self.listener.next() => {
+                    let links_before = self.stale.links;
+                    self.stale.mark(heard.map_err(|source| NetlinkError::Receive { source })?);
+                    let now = Instant::now();
+                    if self.stale.any() && reads.first().is_none_or(|first| *first > now + COALESCE) {
+                        reads.insert(now + COALESCE);
+                    }
+                    if polling && self.stale.links && !links_before {
+                        // The echoes of the latest event cover those of the one before.
+                        reads.retain(|at| *at <= now + COALESCE);
+                        reads.extend(ECHOES.map(|echo| now + echo));
+                    }
+                }
+                () = sleep_until(next) => {
+                    let now = Instant::now();
+                    reads = reads.split_off(&(now + COALESCE / 2));
+                    if polling || now >= periodic {
+                        self.stale.add_everything();
+                        periodic = now + period;
+                    }
+                    match self.read().await {
+                        Ok(Some(change)) => if to.send(change).await.is_err() {
+                            return Ok(());
+                        },
+                        Ok(None) => {}
+                        Err(error @ NetlinkError::Refused { .. }) => {
+                            tracing::warn!(error = &error as &dyn std::error::Error, "netlink read failed, trying again");
+                            self.stale.add_everything();
+                            reads.insert(Instant::now() + RETRY);
+                        }
+                        Err(error) => return Err(error),
+                    }
+                    earliest = Instant::now() + (now.elapsed() * PAUSE_FACTOR).min(LONGEST_PAUSE);
+                }
+                () = to.closed() => return Ok(()),
+            }
+        }
+    }
+
+    /// Reads what is stale; `None` if nothing came of it.
+    async fn read(&mut self) -> Result<Option<Change>, NetlinkError> {
+        // Events that are already queued are older than what is read now, so they need no read of their own.
+        while let Some(heard) = self.listener.pending().map_err(|source| NetlinkError::Receive { source })? {
+            let overrun = matches!(heard, Heard::Overrun);
+            self.stale.mark(heard);
+            if overrun {
+                tracing::warn!("netlink events were lost, reading everything again");
+                break;
+            }
+        }
+        let stale = std::mem::take(&mut self.stale);
+        let result = self.read_stale(&stale).await;
+        if let Err(error) = result {
+            self.stale.gone = stale.gone;
+            return Err(error);
+        }
+        let view = Arc::new(self.view());
+        if self.last.as_ref() == Some(&view) && stale.gone.is_empty() {
+            return Ok(None);
+        }
+        self.last = Some(Arc::clone(&view));
+        Ok(Some(Change { view, gone: stale.gone }))
+    }
+
+    async fn read_stale(&mut self, stale: &Stale) -> Result<(), NetlinkError> {
+        if stale.links {
+            self.links = self.requests.links().await?;
+        }
+        if stale.routes {
+            self.routes = self.requests.routes().await?;
+        }
+        if stale.node {
+            self.node = self.requests.node_addresses().await?;
+        }
+        let wanted: BTreeSet<i32> =
+            self.links.values().filter_map(|link| link.peer.as_ref().and_then(|peer| peer.nsid)).collect();
+        self.inside.retain(|nsid, _| wanted.contains(nsid) && !stale.gone.contains(nsid));
+        for nsid in wanted {
+            if stale.inside_of(nsid) || !self.inside.contains_key(&nsid) {
+                let inside = self.requests.inside(nsid).await?;
+                self.inside.insert(nsid, inside);
+            }
+        }
+        Ok(())
+    }
+
+    fn view(&self) -> NetworkView {
+        let mut links = self.links.clone();
+        for peer in links.values_mut().filter_map(|link| link.peer.as_mut()) {
+            peer.mac = peer.nsid.and_then(|nsid| self.inside.get(&nsid)?.macs.get(&peer.index).copied());
+        }
+        NetworkView {
+            links,
+            inside: self.inside.iter().map(|(nsid, inside)| (*nsid, inside.addresses.clone())).collect(),
+            unreadable: self.inside.iter().filter(|(_, inside)| inside.refused).map(|(nsid, _)| *nsid).collect(),
+            routes: self.routes.routes.clone(),
+            gateways: self.routes.gateways.clone(),
+            node: self.node.clone(),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Which address is whose. The rules, strongest first:
+//!
+//! 1. An address of the node is nobody else's.
+//! 2. An address that a source or a host route gives to a workload is that workload's.
+//! 3. An address that is merely shown inside a container is its own only if it could be (`implausible`), the inventory
+//!    gives it to nobody else, and no other workload has it.
+//!
+//! Among equals the earlier owner keeps it; with no order known it is disputed and belongs to nobody.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+
+use super::{Inputs, Said, Space};
+use crate::workload::finding::{Finding, Refusal, Subject};
+use crate::workload::model::{WorkloadKey, WorkloadName};
+use crate::workload::view::NetworkView;
+
+/// What the rules are applied to.
+pub(super) struct Claims<'a> {
+    pub(super) inputs: &'a Inputs<'a>,
+    pub(super) known: &'a BTreeMap<WorkloadKey, Space>,
+    pub(super) said: &'a Said,
+}
+
+/// What came out.
+#[derive(Debug, Default)]
+pub(super) struct Verdicts {
+    pub(super) owners: BTreeMap<IpAddr, WorkloadKey>,
+    disputed: BTreeMap<IpAddr, BTreeSet<WorkloadKey>>,
+    refused: BTreeSet<(WorkloadKey, IpAddr, Refused)>,
+}
+
+/// A refusal that names its owner by key; findings put the name in.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Refused {
+    Plainly(Refusal),
+    Owned(WorkloadKey),
+}
+
+impl Claims<'_> {
+    /// Decides every address. `before`: owners until now. `restored`: owners of an earlier run.
+    pub(super) fn decide(
+        &self,
+        before: &BTreeMap<IpAddr, WorkloadKey>,
+        restored: &BTreeMap<IpAddr, WorkloadKey>,
+    ) -> Verdicts {
+        let mut verdicts = Verdicts::default();
+        let mut given: BTreeMap<IpAddr, BTreeSet<WorkloadKey>> = BTreeMap::new();
+        let mut shown_by: BTreeMap<IpAddr, BTreeSet<WorkloadKey>> = BTreeMap::new();
+        for (key, space) in self.known {
+            for address in self.said.given.get(key).into_iter().flatten() {
+                match refused_to_all(self.inputs.view, *address) {
+                    Some(refusal) => _ = verdicts.refused.insert((*key, *address, Refused::Plainly(refusal))),
+                    None => _ = given.entry(*address).or_default().insert(*key),
+                }
+            }
+            for address in shown(self.inputs.view, space) {
+                if self.said.given_to(*key, address) {
+                    continue;
+                }
+                match self.refusal(*key, space, address) {
+                    Some(refusal) => _ = verdicts.refused.insert((*key, address, Refused::Plainly(refusal))),
+                    None => _ = shown_by.entry(address).or_default().insert(*key),
+                }
+            }
+        }
+        let addresses: BTreeSet<IpAddr> = given.keys().chain(shown_by.keys()).copied().collect();
+        let nobody = BTreeSet::new();
+        for address in addresses {
+            let strong = given.get(&address).unwrap_or(&nobody);
+            let weak = shown_by.get(&address).unwrap_or(&nobody);
+            let contenders = if strong.is_empty() { weak } else { strong };
+            let earlier = before.get(&address).or_else(|| restored.get(&address)).filter(|key| contenders.contains(key));
+            let owner = earlier.or(if contenders.len() == 1 { contenders.first() } else { None });
+            match owner {
+                Some(owner) => {
+                    verdicts.owners.insert(address, *owner);
+                    let losers = strong.union(weak).filter(|key| *key != owner);
+                    verdicts.refused.extend(losers.map(|key| (*key, address, Refused::Owned(*owner))));
+                }
+                None => _ = verdicts.disputed.insert(address, strong.union(weak).copied().collect()),
+            }
+        }
+        verdicts
+    }
+
+    /// Why an address that is only shown cannot be this workload's.
+    fn refusal(&self, key: WorkloadKey, space: &Space, address: IpAddr) -> Option<Refusal> {
+        implausible(self.inputs.view, space, address)
+            .or_else(|| self.entry_of_another(key, address).map(|name| Refusal::Inventory { name }))
+    }
+
+    fn entry_of_another(&self, key: WorkloadKey, address: IpAddr) -> Option<WorkloadName> {
+        let entries = self.inputs.inventory.entries.iter().enumerate();
+        let mut others = entries.filter(|(index, entry)| {
+            entry.addresses.contains(&address) && self.said.entries.get(index) != Some(&key)
+        });
+        let (index, entry) = others.next()?;
+        // Claimed by several namespaces and bound to none: nobody knows whose it is, so it is disputed, not refused.
+        let contested = !self.said.entries.contains_key(&index)
+            && self.known.iter().filter(|(key, space)| self.contests(**key, space, address)).count() > 1;
+        (!contested || self.said.statements.contains_key(&key)).then(|| entry.name.clone())
+    }
+
+    fn contests(&self, key: WorkloadKey, space: &Space, address: IpAddr) -> bool {
+        !self.said.statements.contains_key(&key)
+            && shown(self.inputs.view, space).contains(&address)
+            && implausible(self.inputs.view, space, address).is_none()
+    }
+}
+
+impl Verdicts {
+    /// Some local workload has or claims it with reason.
+    pub(super) fn is_local(&self, address: IpAddr) -> bool {
+        self.owners.contains_key(&address) || self.disputed.contains_key(&address)
+    }
+
+    pub(super) fn owned_by(&self, key: WorkloadKey) -> BTreeSet<IpAddr> {
+        self.owners.iter().filter(|(_, owner)| **owner == key).map(|(address, _)| *address).collect()
+    }
+
+    pub(super) fn disputed_by(&self, key: WorkloadKey) -> BTreeSet<IpAddr> {
+        self.disputed.iter().filter(|(_, keys)| keys.contains(&key)).map(|(address, _)| *address).collect()
+    }
+
+    pub(super) fn findings(&self, subject_of: &impl Fn(WorkloadKey) -> Subject) -> BTreeSet<Finding> {
+        let refused = self.refused.iter().map(|(key, address, refused)| Finding::AddressRefused {
+            claimant: subject_of(*key),
+            address: *address,
+            because: match refused {
+                Refused::Plainly(refusal) => refusal.clone(),
+                Refused::Owned(owner) => Refusal::Owned { owner: subject_of(*owner) },
+            },
+        });
+        let disputed = self.disputed.iter().map(|(address, keys)| Finding::AddressDisputed {
+            address: *address,
+            between: keys.iter().map(|key| subject_of(*key)).collect(),
+        });
+        refused.chain(disputed).collect()
+    }
+}
+
+/// Addresses inside a namespace.
+pub(super) fn shown(view: &NetworkView, space: &Space) -> BTreeSet<IpAddr> {
+    space.nsid.and_then(|nsid| view.inside.get(&nsid)).cloned().unwrap_or_default()
+}
+
+/// Why an address that is only shown could not be this namespace's own, whoever else has it.
+pub(super) fn implausible(view: &NetworkView, space: &Space, address: IpAddr) -> Option<Refusal> {
+    if let Some(refusal) = refused_to_all(view, address) {
+        return Some(refusal);
+    }
+    if view.gateways.contains(&address) {
+        return Some(Refusal::Gateway);
+    }
+    match address {
+        // Metadata and DNS services live here; a container must not stand in for them.
+        IpAddr::V4(v4) if v4.is_link_local() => return Some(Refusal::Reserved),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => return None,
+        _ => {}
+    }
+    let containing = |to: &IpNetwork| to.prefix() > 0 && to.contains(address);
+    let longest = view.routes.iter().filter(|route| containing(&route.to)).map(|route| route.to.prefix()).max();
+    let Some(longest) = longest else { return Some(Refusal::OffSubnet) };
+    let best = || view.routes.iter().filter(|route| containing(&route.to) && route.to.prefix() == longest);
+    let masters: BTreeSet<u32> =
+        space.veths.iter().filter_map(|veth| view.links.get(veth).and_then(|link| link.master)).collect();
+    // A subnet behind a next hop is that next hop's, and on a bridge anyone could be it.
+    let leads_here = best().any(|route| space.veths.contains(&route.device) || masters.contains(&route.device) && !route.via);
+    if !leads_here {
+        return Some(Refusal::OffSubnet);
+    }
+    best().any(|route| is_edge(&route.to, address)).then_some(Refusal::Reserved)
+}
+
+fn refused_to_all(view: &NetworkView, address: IpAddr) -> Option<Refusal> {
+    if view.node.contains(&address) {
+        return Some(Refusal::Node);
+    }
+    let reserved = match address {
+        IpAddr::V4(v4) => v4.is_broadcast() || v4.octets()[0] == 0,
+        IpAddr::V6(v6) => is_mapped_or_compatible(v6),
+    };
+    (reserved || address.is_multicast() || address.is_loopback() || address.is_unspecified())
+        .then_some(Refusal::Reserved)
+}
+
+fn is_mapped_or_compatible(address: Ipv6Addr) -> bool {
+    address.segments()[..5] == [0; 5]
+}
+
+/// The first and the last address of an IPv4 subnet stand for the subnet itself.
+fn is_edge(subnet: &IpNetwork, address: IpAddr) -> bool {
+    subnet.is_ipv4() && subnet.prefix() < 31 && (address == subnet.network() || address == subnet.broadcast())
+}

@@ -1,0 +1,113 @@
+//! Which devices lead outside. A veth that is taken for one is not enforced, so the doubt goes against it.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Inputs;
+use crate::workload::finding::Finding;
+use crate::workload::view::Link;
+
+/// What each veth with a far end elsewhere was taken for. A workload's stays one for its life.
+#[derive(Debug, Default)]
+pub(super) struct Uplinks {
+    judged: BTreeMap<u32, Judged>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Judged {
+    Uplink,
+    Workload,
+}
+
+impl Uplinks {
+    pub(super) fn restore(&mut self, endpoints: BTreeSet<u32>) {
+        self.judged = endpoints.into_iter().map(|veth| (veth, Judged::Workload)).collect();
+    }
+
+    /// All uplinks of this moment. `named`: veths of workloads that a source names. `first`: nothing was judged yet.
+    ///
+    /// Only at the first look can a route make a veth an uplink by itself: the node's own came before us, and a veth
+    /// that comes later may be a container's whose name is still on the way.
+    pub(super) fn judge(
+        &mut self,
+        inputs: &Inputs<'_>,
+        named: &BTreeSet<u32>,
+        first: bool,
+        findings: &mut BTreeSet<Finding>,
+    ) -> BTreeMap<u32, String> {
+        let links = &inputs.view.links;
+        let mut asked = BTreeSet::new();
+        for name in inputs.uplinks {
+            match links.iter().find(|(_, link)| link.name == *name) {
+                Some((index, _)) => _ = asked.insert(*index),
+                None => _ = findings.insert(Finding::UplinkMissing { name: name.clone() }),
+            }
+        }
+        let routed = inputs.view.routes.iter().filter(|route| route.is_default()).map(|route| route.device);
+        let mut open: Vec<u32> = routed.chain(asked.iter().copied()).collect();
+        let mut uplinks = BTreeMap::new();
+        while let Some(index) = open.pop() {
+            let Some(link) = links.get(&index) else { continue };
+            let fresh = first && !self.judged.contains_key(&index) && !named.contains(&index);
+            if is_foreign(link) && !asked.contains(&index) && !fresh {
+                continue;
+            }
+            if uplinks.insert(index, link.name.clone()).is_none() {
+                open.extend(self.below(inputs, index, named, &asked, first, findings));
+            }
+        }
+        // The node's own default route may come and go; its veth must not be cut off for that.
+        for (veth, judged) in &self.judged {
+            if *judged == Judged::Uplink && !named.contains(veth) && let Some(link) = links.get(veth) {
+                uplinks.insert(*veth, link.name.clone());
+            }
+        }
+        let judgement = |veth| if uplinks.contains_key(&veth) { Judged::Uplink } else { Judged::Workload };
+        // What `--uplink` asks for is no judgement of ours: without the option it is a workload's again.
+        self.judged = inputs
+            .view
+            .veths()
+            .map(|(veth, _, _)| (veth, if asked.contains(&veth) { Judged::Workload } else { judgement(veth) }))
+            .collect();
+        uplinks
+    }
+
+    /// Devices below an uplink that lead outside too.
+    fn below(
+        &self,
+        inputs: &Inputs<'_>,
+        index: u32,
+        named: &BTreeSet<u32>,
+        asked: &BTreeSet<u32>,
+        first: bool,
+        findings: &mut BTreeSet<Finding>,
+    ) -> Vec<u32> {
+        let links = &inputs.view.links;
+        let (veths, mut others): (Vec<u32>, Vec<u32>) =
+            inputs.view.lower(index).into_iter().partition(|lower| links.get(lower).is_some_and(is_foreign));
+        // Unnamed containers and the node's own way out look alike here. With another device in the bridge that one
+        // is the way out; with a single unnamed veth it is that veth; else a person has to say.
+        let candidates: Vec<u32> = veths.into_iter().filter(|veth| !named.contains(veth)).collect();
+        let known = |veth: &u32| asked.contains(veth) || self.judged.get(veth) == Some(&Judged::Uplink);
+        if !others.is_empty() || candidates.iter().any(known) {
+            return others;
+        }
+        match candidates.as_slice() {
+            [] => {}
+            [only] if first && !self.judged.contains_key(only) => others.push(*only),
+            _ => {
+                let name = |veth: &u32| links.get(veth).map(|link| link.name.clone());
+                findings.insert(Finding::UplinkUnclear {
+                    device: name(&index).unwrap_or_default(),
+                    candidates: candidates.iter().filter_map(name).collect(),
+                });
+            }
+        }
+        others
+    }
+}
+
+fn is_foreign(link: &Link) -> bool {
+    link.peer.is_some()
+}

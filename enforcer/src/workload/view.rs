@@ -1,0 +1,106 @@
+//! What netlink shows of this node at one moment, as plain data.
+//!
+//! Input: filled by `netlink`. Output: read by `store`, which decides what of it to believe.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+/// Everything that discovery reads from the kernel, complete and immutable.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct NetworkView {
+    /// All devices of the node's own namespace, by ifindex.
+    pub links: BTreeMap<u32, Link>,
+    /// Addresses inside other namespaces, by nsid. Loopback addresses are left out.
+    pub inside: BTreeMap<i32, BTreeSet<IpAddr>>,
+    /// Namespaces that we may not look into (they belong to another user namespace).
+    pub unreadable: BTreeSet<i32>,
+    /// Unicast routes of the node. Without those that a neighbour can plant: learnt from an RA or a redirect.
+    pub routes: Vec<Route>,
+    /// Next hops of all routes of the node, learnt ones included.
+    pub gateways: BTreeSet<IpAddr>,
+    /// Addresses of the node itself, on any device.
+    pub node: BTreeSet<IpAddr>,
+}
+
+impl NetworkView {
+    /// Veths whose peer is in another namespace.
+    pub fn veths(&self) -> impl Iterator<Item = (u32, &Link, &VethPeer)> {
+        self.links.iter().filter_map(|(index, link)| Some((*index, link, link.peer.as_ref()?)))
+    }
+
+    /// Devices directly below this one, if it is a bridge, a bond or a VLAN.
+    pub fn lower(&self, index: u32) -> BTreeSet<u32> {
+        let Some(link) = self.links.get(&index) else { return BTreeSet::new() };
+        match link.kind {
+            Kind::Master => {
+                self.links.iter().filter(|(_, port)| port.master == Some(index)).map(|(port, _)| *port).collect()
+            }
+            Kind::Stacked => link.below.into_iter().collect(),
+            Kind::Plain => BTreeSet::new(),
+        }
+    }
+}
+
+/// A device of the node's own namespace.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Link {
+    /// Name at the moment.
+    pub name: String,
+    /// What may lie below it.
+    pub kind: Kind,
+    /// Bridge or bond that it is a port of.
+    pub master: Option<u32>,
+    /// Device of this namespace that it lies on.
+    pub below: Option<u32>,
+    /// Set if it is a veth whose peer is in another namespace.
+    pub peer: Option<VethPeer>,
+}
+
+/// How a device relates to others.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// Bridge, bond or team: its ports name it as their master.
+    Master,
+    /// VLAN, macvlan or ipvlan: it names the device below.
+    Stacked,
+    /// Anything else.
+    Plain,
+}
+
+/// The far end of a veth.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct VethPeer {
+    /// The kernel's id for the far namespace; `None` while that namespace is being torn down.
+    pub nsid: Option<i32>,
+    /// Ifindex in the far namespace.
+    pub index: u32,
+    /// MAC address of the far end.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// A unicast route of the node: one entry for each next hop.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Route {
+    /// Destination; prefix length 0 is a default route.
+    pub to: IpNetwork,
+    /// Device that it leaves by.
+    pub device: u32,
+    /// It has a next hop; without one the destination is on the link.
+    pub via: bool,
+}
+
+impl Route {
+    /// A default route.
+    pub fn is_default(&self) -> bool {
+        self.to.prefix() == 0
+    }
+
+    /// A route to one address.
+    pub fn is_host(&self) -> bool {
+        self.to.prefix() == if self.to.is_ipv4() { 32 } else { 128 }
+    }
+}
