@@ -2,11 +2,7 @@
 //!
 //! Input: files and directories. Output: every error and warning on stdout, a count on stderr, and the exit code.
 
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the findings are what the command is for"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the findings are what the command is for")]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,10 +61,7 @@ pub fn run(args: &Args) -> ExitCode {
                 count(refused.errors().len(), "error", "errors"),
                 count(refused.warnings().len(), "warning", "warnings"),
             );
-            let is_unreadable = refused
-                .errors()
-                .iter()
-                .any(|error| matches!(error.what, Problem::Unreadable { .. }));
+            let is_unreadable = refused.errors().iter().any(|error| matches!(error.what, Problem::Unreadable { .. }));
             ExitCode::from(if is_unreadable { UNREADABLE } else { FINDINGS })
         }
     }

@@ -200,7 +200,11 @@ impl fmt::Display for Finding {
             }
             Self::UplinkUnclear { device, candidates } => {
                 let candidates: Vec<&str> = candidates.iter().map(String::as_str).collect();
-                write!(f, "the default route leads over {device}, and which of {} leads outside is not clear; ", candidates.join(", "))?;
+                write!(
+                    f,
+                    "the default route leads over {device}, and which of {} leads outside is not clear; ",
+                    candidates.join(", ")
+                )?;
                 f.write_str("all are treated as unknown workloads, name the right one with --uplink")
             }
             Self::UplinkMissing { name } => write!(f, "--uplink {name}: there is no such device"),

@@ -121,10 +121,12 @@ impl Requests {
         request.attributes.push(NsidAttribute::Fd(u32::try_from(file.as_raw_fd()).unwrap_or(u32::MAX)));
         match self.ask(RouteNetlinkMessage::GetNsId(request), NLM_F_REQUEST).await {
             Ok((messages, _)) => Ok(messages.into_iter().find_map(|message| match message {
-                RouteNetlinkMessage::NewNsId(answer) => answer.attributes.iter().find_map(|attribute| match attribute {
-                    NsidAttribute::Id(id) if *id >= 0 => Some(*id),
-                    _ => None,
-                }),
+                RouteNetlinkMessage::NewNsId(answer) => {
+                    answer.attributes.iter().find_map(|attribute| match attribute {
+                        NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+                        _ => None,
+                    })
+                }
                 _ => None,
             })),
             // A path that is no network namespace.

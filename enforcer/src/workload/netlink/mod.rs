@@ -18,8 +18,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-pub(in crate::workload) use self::dump::Requests;
 use self::dump::Inside;
+pub(in crate::workload) use self::dump::Requests;
 use self::heard::Stale;
 use self::listen::{Heard, Listener};
 use self::routes::Routes;

@@ -13,12 +13,7 @@ use super::{Inputs, Said, Store};
 use crate::workload::inventory::{Entry, Match};
 use crate::workload::model::WorkloadKey;
 
-pub(super) fn bind(
-    store: &mut Store,
-    inputs: &Inputs<'_>,
-    restored: &BTreeMap<IpAddr, WorkloadKey>,
-    said: &mut Said,
-) {
+pub(super) fn bind(store: &mut Store, inputs: &Inputs<'_>, restored: &BTreeMap<IpAddr, WorkloadKey>, said: &mut Said) {
     let mut bound = BTreeMap::new();
     let entries = || inputs.inventory.entries.iter().enumerate().filter(|(_, entry)| entry.matches == Match::Address);
     // Old bindings first: a namespace that is one entry cannot become another by showing that one's address too.

@@ -74,7 +74,8 @@ impl Claims<'_> {
             let strong = given.get(&address).unwrap_or(&nobody);
             let weak = shown_by.get(&address).unwrap_or(&nobody);
             let contenders = if strong.is_empty() { weak } else { strong };
-            let earlier = before.get(&address).or_else(|| restored.get(&address)).filter(|key| contenders.contains(key));
+            let earlier =
+                before.get(&address).or_else(|| restored.get(&address)).filter(|key| contenders.contains(key));
             let owner = earlier.or(if contenders.len() == 1 { contenders.first() } else { None });
             match owner {
                 Some(owner) => {
@@ -96,9 +97,8 @@ impl Claims<'_> {
 
     fn entry_of_another(&self, key: WorkloadKey, address: IpAddr) -> Option<WorkloadName> {
         let entries = self.inputs.inventory.entries.iter().enumerate();
-        let mut others = entries.filter(|(index, entry)| {
-            entry.addresses.contains(&address) && self.said.entries.get(index) != Some(&key)
-        });
+        let mut others = entries
+            .filter(|(index, entry)| entry.addresses.contains(&address) && self.said.entries.get(index) != Some(&key));
         let (index, entry) = others.next()?;
         // Claimed by several namespaces and bound to none: nobody knows whose it is, so it is disputed, not refused.
         let contested = !self.said.entries.contains_key(&index)
@@ -170,7 +170,8 @@ pub(super) fn implausible(view: &NetworkView, space: &Space, address: IpAddr) ->
     let masters: BTreeSet<u32> =
         space.veths.iter().filter_map(|veth| view.links.get(veth).and_then(|link| link.master)).collect();
     // A subnet behind a next hop is that next hop's, and on a bridge anyone could be it.
-    let leads_here = best().any(|route| space.veths.contains(&route.device) || masters.contains(&route.device) && !route.via);
+    let leads_here =
+        best().any(|route| space.veths.contains(&route.device) || masters.contains(&route.device) && !route.via);
     if !leads_here {
         return Some(Refusal::OffSubnet);
     }

@@ -7,9 +7,9 @@
 
 mod binding;
 mod claims;
-mod uplinks;
 #[cfg(test)]
 mod tests;
+mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -269,7 +269,11 @@ impl Store {
                     identity: identity_of(key),
                     addresses: verdicts.owned_by(*key),
                     disputed: verdicts.disputed_by(*key),
-                    endpoints: space.veths.iter().filter_map(|veth| Some((*veth, self.interface(inputs, *veth)?))).collect(),
+                    endpoints: space
+                        .veths
+                        .iter()
+                        .filter_map(|veth| Some((*veth, self.interface(inputs, *veth)?)))
+                        .collect(),
                     routes: said.statements.get(key).is_some_and(|all| all.iter().any(|one| one.routes)),
                 };
                 (*key, workload)
@@ -310,11 +314,7 @@ fn remote(inputs: &Inputs<'_>, said: &Said, verdicts: &Verdicts) -> Vec<RemoteWo
         .enumerate()
         .filter(|(index, _)| !said.entries.contains_key(index))
         .map(|(_, entry)| RemoteWorkload {
-            identity: Identity {
-                name: entry.name.clone(),
-                labels: entry.labels.clone(),
-                ports: entry.ports.clone(),
-            },
+            identity: Identity { name: entry.name.clone(), labels: entry.labels.clone(), ports: entry.ports.clone() },
             addresses: entry
                 .addresses
                 .iter()

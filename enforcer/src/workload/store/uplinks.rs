@@ -59,7 +59,10 @@ impl Uplinks {
         }
         // The node's own default route may come and go; its veth must not be cut off for that.
         for (veth, judged) in &self.judged {
-            if *judged == Judged::Uplink && !named.contains(veth) && let Some(link) = links.get(veth) {
+            if *judged == Judged::Uplink
+                && !named.contains(veth)
+                && let Some(link) = links.get(veth)
+            {
                 uplinks.insert(*veth, link.name.clone());
             }
         }
