@@ -12,7 +12,7 @@ use crate::decide::decide;
 use crate::endpoint::Endpoint;
 use crate::flow_state::{FlowKey, FlowValue, FlowWord, Role, state, step};
 use crate::hygiene::{self, Discovery};
-use crate::id::{Address, Direction, OwnerId, PolicyWord};
+use crate::id::{Address, Direction, OwnerId, PolicyWord, Row};
 use crate::image::{AddressEntry, Image, PortKey};
 use crate::packet::{self, Frame, Kind, Packet, PacketBytes, ProtocolClass, Seen, icmp, tcp};
 use crate::verdict::{Reason, Verdict};
@@ -101,6 +101,8 @@ fn judge_frame<W: World, B: PacketBytes>(
         return Err(Reason::Vlan);
     }
     let packet = match packet::parse(bytes, &mut subject.seen)? {
+        // Longer ones would carry something else.
+        Frame::Arp if bytes.length() > 64 => return Err(Reason::Ethertype),
         Frame::Arp => return Ok(()),
         Frame::Ip(packet) => packet,
     };
@@ -115,24 +117,21 @@ fn judge_frame<W: World, B: PacketBytes>(
         Direction::Ingress => (&packet.destination, &packet.source),
     };
     let owner = known.and_then(|endpoint| endpoint.owner_of(local));
-    if matches!(packet.class, ProtocolClass::Icmpv6) {
-        match hygiene::discovery(world.image(slot).as_ref(), direction, &packet) {
-            Discovery::Pass => {
-                let claims = matches!(direction, Direction::Egress) && packet.source != Address::UNSPECIFIED;
-                // Of an unknown workload no address is known, and it can use none that it claims.
-                return if claims && known.is_some() && owner.is_none() { Err(Reason::SpoofedSource) } else { Ok(()) };
-            }
-            Discovery::Deny(reason) => return Err(reason),
-            Discovery::Judge => {}
-        }
-    }
-    let Some(endpoint) = known else {
-        return Err(Reason::UnknownWorkload);
+    let discovery = hygiene::discovery(world.image(slot).as_ref(), direction, &packet);
+    let endpoint = match (known, discovery) {
+        (_, Discovery::Deny(reason)) => return Err(reason),
+        // Of an unknown workload no address is known, and it can use none that it claims.
+        (None, Discovery::Pass) => return Ok(()),
+        (None, Discovery::Judge) => return Err(Reason::UnknownWorkload),
+        (Some(endpoint), Discovery::Pass | Discovery::Judge) => endpoint,
     };
     if word.revision == 0 {
         return Err(Reason::NoPolicy);
     }
     let case = Case { world, word, meta, endpoint, direction, packet: &packet, local, peer, own: owner.is_some() };
+    if matches!(discovery, Discovery::Pass) {
+        return case.clear().map(|_| ());
+    }
     match packet.kind {
         Kind::Opening | Kind::Following => {
             let key = flow_key(owner.unwrap_or(endpoint.id), direction, &packet, peer);
@@ -202,17 +201,20 @@ impl<W: World> Case<'_, W> {
     fn open(&self, key: &FlowKey) -> Result<(), Reason> {
         let role = self.judge()?;
         match self.world.flow(key) {
-            Some(flow) => {
-                self.take_over(flow, key, role as u8);
-                Ok(())
-            }
-            None => self.insert(key, role, self.ingress()),
+            // Once more if another CPU changed the state bits in between. If the element is another flow's by now, the
+            // entry is gone.
+            Some(flow) if self.take_over(flow, key, role as u8) || self.take_over(flow, key, role as u8) => Ok(()),
+            Some(_) | None => self.insert(key, role, self.ingress()),
         }
     }
 
     /// A packet that may belong to a live flow.
     #[inline(always)]
     fn follow(&self, key: &FlowKey) -> Result<(), Reason> {
+        if !self.own {
+            // Addresses without an id share one: an entry of theirs does not vouch for this one.
+            self.clear()?;
+        }
         let tag = key.tag();
         if let Some(flow) = self.world.flow(key) {
             let current = FlowWord(flow.word.load(Relaxed));
@@ -232,7 +234,7 @@ impl<W: World> Case<'_, W> {
             if current.has_tag(tag)
                 && let Some(role) = current.role()
             {
-                return self.judge_again(flow, key, role, current.state());
+                return self.judge_again(flow, key, role, current);
             }
         }
         self.judge_first(key)
@@ -249,21 +251,45 @@ impl<W: World> Case<'_, W> {
         }
         let role = Role::of_sender(self.direction);
         match self.policy(&cleared, role.direction(), self.peer, self.packet.port_key()) {
-            Verdict::Allow => self.insert(key, role, self.ingress()),
-            Verdict::Deny(reason) => match self.older_connection(&cleared, key) {
+            Verdict::Allow => self.insert(key, self.kept_role(role, &cleared, key), self.ingress()),
+            Verdict::Deny(reason) if reason.is_policy() => match self.older_connection(&cleared, key) {
                 Some(role) => self.insert(key, role, FlowValue::UNKNOWN),
                 None => Err(reason),
             },
+            Verdict::Deny(reason) => Err(reason),
         }
+    }
+
+    /// The role under which a connection without state is kept, once its own direction allows it. Where the other
+    /// direction is isolated and allows it too, the connection may be the other side's: kept so, a later change of that
+    /// policy cuts it. Else a server would turn its clients' connections into its own by outliving their state.
+    #[inline(always)]
+    fn kept_role(&self, role: Role, cleared: &Cleared<W::Image>, key: &FlowKey) -> Role {
+        let other = match role {
+            Role::WorkloadOpened => Role::PeerOpened,
+            Role::PeerOpened | Role::NodeOpened => Role::WorkloadOpened,
+        };
+        let isolated = self.endpoint.row(self.word.slot(), other.direction()) != Row::NOT_ISOLATED;
+        if !self.is_midstream() || !isolated {
+            return role;
+        }
+        let port = service_port(other, self.packet.class, self.packet.protocol, key);
+        match self.policy(cleared, other.direction(), self.peer, port) {
+            Verdict::Allow => other,
+            Verdict::Deny(_) => role,
+        }
+    }
+
+    /// A TCP segment with ACK and without SYN.
+    #[inline(always)]
+    fn is_midstream(&self) -> bool {
+        matches!(self.packet.class, ProtocolClass::Tcp) && self.packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::ACK
     }
 
     /// D10's window: a segment of a connection that is older than the first attach passes as the reply that it is.
     #[inline(always)]
     fn older_connection(&self, cleared: &Cleared<W::Image>, key: &FlowKey) -> Option<Role> {
-        let candidate = matches!(self.packet.class, ProtocolClass::Tcp)
-            && self.packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::ACK
-            && self.endpoint.window_end != 0;
-        if !candidate || self.world.boot_time() >= self.endpoint.window_end {
+        if !self.is_midstream() || self.endpoint.window_end == 0 || self.world.boot_time() >= self.endpoint.window_end {
             return None;
         }
         let role = match self.direction {
@@ -280,11 +306,14 @@ impl<W: World> Case<'_, W> {
 
     /// A packet of a live flow that was judged under another epoch, or that came in by another device.
     #[inline(always)]
-    fn judge_again(&self, flow: &FlowValue, key: &FlowKey, role: Role, flow_state: u8) -> Result<(), Reason> {
+    fn judge_again(&self, flow: &FlowValue, key: &FlowKey, role: Role, current: FlowWord) -> Result<(), Reason> {
         let cleared = self.clear()?;
+        let resets = self.packet.tcp_flags & (tcp::SYN | tcp::RST) != 0;
         let judged_as = match (role, self.direction) {
-            // Whatever the peer's side did before, now it is the node.
-            (Role::PeerOpened | Role::NodeOpened, Direction::Ingress) if cleared.from_node => Role::NodeOpened,
+            (Role::NodeOpened, Direction::Ingress) if cleared.from_node => Role::NodeOpened,
+            // Whatever the peer's side did before, now it is the node; unless it only answers for a peer, as a firewall
+            // does that rejects.
+            (Role::PeerOpened, Direction::Ingress) if cleared.from_node && !resets => Role::NodeOpened,
             (Role::NodeOpened, Direction::Ingress) => Role::PeerOpened,
             (role, _) => role,
         };
@@ -296,16 +325,28 @@ impl<W: World> Case<'_, W> {
         };
         match verdict {
             Verdict::Allow => {
-                self.take_over(
-                    flow,
-                    key,
-                    step(flow_state & !state::ROLE | judged_as as u8, self.direction, self.packet),
-                );
+                let roleless = current.state() & !state::ROLE;
+                self.take_over(flow, key, step(roleless | judged_as as u8, self.direction, self.packet));
                 Ok(())
             }
-            // The node may always send (D3), but it does not renew what the workload opened and policy has closed since.
-            Verdict::Deny(_) if cleared.from_node => Ok(()),
-            Verdict::Deny(reason) => Err(reason),
+            Verdict::Deny(reason) => {
+                self.keep_closed(flow, role, current);
+                // The node may always send (D3), but it does not renew what the workload opened and policy has closed.
+                if cleared.from_node { Ok(()) } else { Err(reason) }
+            }
+        }
+    }
+
+    /// Keeps the entry of a connection that policy has closed for as long as the answering side goes on: freed, the next
+    /// segment would come back as a new flow of that side.
+    #[inline(always)]
+    fn keep_closed(&self, flow: &FlowValue, role: Role, current: FlowWord) {
+        let connection = matches!(self.packet.class, ProtocolClass::Tcp | ProtocolClass::Sctp);
+        if connection && role.direction() as u8 != self.direction as u8 {
+            let kept = current.with_state(role as u8 | state::REPLIED);
+            if flow.word.compare_exchange(current.0, kept.0, Relaxed, Relaxed).is_ok() {
+                flow.touch(self.world.tick());
+            }
         }
     }
 
@@ -331,9 +372,8 @@ impl<W: World> Case<'_, W> {
         if from_workload && self.packet.destination != *peer {
             return false;
         }
-        let Some(owner) = self.endpoint.owner_of(local) else {
-            return false;
-        };
+        let routes = self.endpoint.flags[self.word.slot()] & Endpoint::ROUTES != 0;
+        let Some(owner) = self.endpoint.owner_of(local).or(routes.then_some(self.endpoint.id)) else { return false };
         let [source_port, destination_port] = quote.ports;
         let (local_port, peer_port) = match quote.class {
             ProtocolClass::Icmp | ProtocolClass::Icmpv6 => {
@@ -384,6 +424,10 @@ impl<W: World> Case<'_, W> {
             Direction::Egress if self.own => None,
             Direction::Egress => image.address(self.local),
         };
+        let destination = match self.direction {
+            Direction::Ingress if !self.own => image.address(self.local),
+            Direction::Ingress | Direction::Egress => None,
+        };
         let ingress = matches!(self.direction, Direction::Ingress);
         let place = hygiene::Place {
             endpoint: self.endpoint,
@@ -391,6 +435,7 @@ impl<W: World> Case<'_, W> {
             direction: self.direction,
             own: self.own,
             source,
+            destination,
             from_uplink: ingress && self.world.is_uplink(self.meta.ingress_ifindex),
         };
         hygiene::check(&place, self.packet)?;
@@ -418,21 +463,28 @@ impl<W: World> Case<'_, W> {
     #[inline(always)]
     fn insert(&self, key: &FlowKey, role: Role, ingress: u32) -> Result<(), Reason> {
         let word = FlowWord::new(self.word.epoch, key.tag(), step(role as u8, self.direction, self.packet));
-        self.world.insert(key, &FlowValue::new(word, self.world.tick(), ingress, self.endpoint.workload))
+        let value = FlowValue::new(word, self.world.tick(), ingress, self.endpoint.workload);
+        match (self.world.insert(key, &value), role) {
+            // The node's own packets are always let in (D3), with state or without.
+            (Err(_), Role::NodeOpened) => Ok(()),
+            (result, _) => result,
+        }
     }
 
     /// Renews an entry under the epoch in force. If it was freed and reused meanwhile its tag or word has changed, and it
     /// is left alone: the next packet is judged.
     #[inline(always)]
-    fn take_over(&self, flow: &FlowValue, key: &FlowKey, flow_state: u8) {
+    fn take_over(&self, flow: &FlowValue, key: &FlowKey, flow_state: u8) -> bool {
         let current = flow.word.load(Relaxed);
         let next = FlowWord::new(self.word.epoch, key.tag(), flow_state);
-        if FlowWord(current).has_tag(key.tag()) && flow.word.compare_exchange(current, next.0, Relaxed, Relaxed).is_ok()
-        {
+        let renewed = FlowWord(current).has_tag(key.tag())
+            && flow.word.compare_exchange(current, next.0, Relaxed, Relaxed).is_ok();
+        if renewed {
             if matches!(self.direction, Direction::Ingress) {
                 flow.ingress.store(self.meta.ingress_ifindex, Relaxed);
             }
             flow.touch(self.world.tick());
         }
+        renewed
     }
 }

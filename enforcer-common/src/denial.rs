@@ -231,14 +231,12 @@ pub fn count<E: Events>(set: &mut WaySet, first: &Way, events: &E) -> Class {
     way.tcp_flags = first.tcp_flags;
     way.key = first.key;
     way.local = first.local;
-    compiler_fence(Ordering::SeqCst);
-    // 0 stands for a free way.
-    way.generation = if generation == u32::MAX { 2 } else { generation.wrapping_add(1) };
     way.total = 1;
-    if events.opened(place as u32, way) {
-        Class::Logged
-    } else {
-        way.total = 0;
-        Class::Lost
-    }
+    // 0 stands for a free way. The way is shown only when its total is true, so the event gets a copy.
+    let next = if generation == u32::MAX { 2 } else { generation.wrapping_add(1) };
+    let logged = events.opened(place as u32, &Way { generation: next, ..*way });
+    way.total = u32::from(logged);
+    compiler_fence(Ordering::SeqCst);
+    way.generation = next;
+    if logged { Class::Logged } else { Class::Lost }
 }

@@ -19,6 +19,8 @@ pub struct Place<'a> {
     pub own: bool,
     /// What the image knows of the source.
     pub source: Option<AddressEntry>,
+    /// What the image knows of the destination; asked for only where `own` does not say it all.
+    pub destination: Option<AddressEntry>,
     /// The packet came in by a device towards the outside.
     pub from_uplink: bool,
 }
@@ -27,24 +29,33 @@ pub struct Place<'a> {
 #[inline(always)]
 pub fn check(place: &Place<'_>, packet: &Packet) -> Result<(), Reason> {
     let routes = place.endpoint.flags[place.slot & 1] & Endpoint::ROUTES != 0;
+    let taken = |entry: Option<AddressEntry>| entry.is_some_and(|entry| entry.is_local() || entry.is_node());
     match place.direction {
         Direction::Egress => {
             if place.own || is_addressless(packet) {
                 return Ok(());
             }
-            let taken = place.source.is_some_and(|entry| entry.is_local() || entry.is_node());
-            if routes && !taken && !packet.source.is_group() { Ok(()) } else { Err(Reason::SpoofedSource) }
+            let foreign = !taken(place.source) && !packet.source.is_group() && !is_martian(&packet.source);
+            if routes && foreign { Ok(()) } else { Err(Reason::SpoofedSource) }
         }
         Direction::Ingress => {
-            if !place.own && !packet.destination.is_group() && !routes {
+            let routed = routes && !taken(place.destination);
+            if !place.own && !packet.destination.is_group() && !routed {
                 return Err(Reason::NotAddressed);
             }
-            if place.from_uplink && place.source.is_some_and(AddressEntry::is_local) {
-                return Err(Reason::SpoofedFromUplink);
-            }
-            Ok(())
+            // The workload's own address may be younger than the image.
+            let local =
+                place.source.is_some_and(AddressEntry::is_local) || place.endpoint.owner_of(&packet.source).is_some();
+            if place.from_uplink && local { Err(Reason::SpoofedFromUplink) } else { Ok(()) }
         }
     }
+}
+
+/// Addresses that nobody sends from: "this network", loopback (RFC 1122 3.2.1.3, RFC 4291 2.5.2 and 2.5.3).
+#[inline(always)]
+fn is_martian(address: &Address) -> bool {
+    let [high, low] = address.halves();
+    if address.is_v4() { matches!((low as u32) >> 24, 0 | 127) } else { high == 0 && low <= 1 }
 }
 
 /// A sender that has no address yet: duplicate address detection (RFC 4862 5.4), DHCP (RFC 2131 4.1), MLD (RFC 3590).
@@ -52,8 +63,7 @@ pub fn check(place: &Place<'_>, packet: &Packet) -> Result<(), Reason> {
 fn is_addressless(packet: &Packet) -> bool {
     match packet.class {
         ProtocolClass::Icmpv6 => {
-            packet.source == Address::UNSPECIFIED
-                && matches!(packet.icmp_type, icmp::V6_NEIGHBOUR_SOLICITATION | 131 | 132 | 143)
+            packet.source == Address::UNSPECIFIED && (is_bounded(packet) || matches!(packet.icmp_type, 131 | 132 | 143))
         }
         ProtocolClass::Udp => packet.source == Address::v4(0) && packet.destination_port == 67,
         ProtocolClass::Tcp | ProtocolClass::Sctp | ProtocolClass::Icmp | ProtocolClass::Other => false,
@@ -71,8 +81,22 @@ pub enum Discovery {
     Judge,
 }
 
-/// Neighbour discovery (RFC 4861): solicitations and advertisements with hop limit 255, code 0, at most 64 bytes, to
-/// `ff02::/16`, `fe80::/10`, this node or a local workload pass. Larger ones to farther places would be a channel out.
+/// Neighbour discovery within its bounds (RFC 4861 7.1): hop limit 255, code 0, at most 64 bytes behind the IPv6 header
+/// itself. The unspecified address asks for its own sake only, and all of the link (RFC 4862 5.4.2).
+#[inline(always)]
+fn is_bounded(packet: &Packet) -> bool {
+    let solicits = packet.icmp_type == icmp::V6_NEIGHBOUR_SOLICITATION;
+    let from_somebody = packet.source != Address::UNSPECIFIED;
+    (solicits || packet.icmp_type == icmp::V6_NEIGHBOUR_ADVERTISEMENT)
+        && packet.hop_limit == 255
+        && packet.icmp_code == 0
+        && packet.transport_length <= 64
+        && packet.transport_at == 14 + 40
+        && (from_somebody || solicits && packet.destination.is_v6_link_scope_group())
+}
+
+/// Neighbour discovery: within its bounds it passes to `ff02::/16`, `fe80::/10`, this node or a local workload. Larger
+/// ones to farther places would be a channel out.
 #[inline(always)]
 pub fn discovery<I: Image>(image: Option<&I>, direction: Direction, packet: &Packet) -> Discovery {
     if !matches!(packet.class, ProtocolClass::Icmpv6) {
@@ -85,11 +109,10 @@ pub fn discovery<I: Image>(image: Option<&I>, direction: Direction, packet: &Pac
         },
         icmp::V6_NEIGHBOUR_SOLICITATION | icmp::V6_NEIGHBOUR_ADVERTISEMENT => {
             let to = &packet.destination;
-            let bounded = packet.hop_limit == 255 && packet.icmp_code == 0 && packet.transport_length <= 64;
             let near = to.is_v6_link_scope_group() || to.is_v6_link_local();
             let known =
                 || image.and_then(|image| image.address(to)).is_some_and(|entry| entry.is_local() || entry.is_node());
-            if bounded && (near || known()) { Discovery::Pass } else { Discovery::Judge }
+            if is_bounded(packet) && (near || known()) { Discovery::Pass } else { Discovery::Judge }
         }
         _ => Discovery::Judge,
     }

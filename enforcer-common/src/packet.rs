@@ -518,6 +518,10 @@ pub fn quote<B: PacketBytes>(bytes: &B, error: &Packet) -> Option<Quote> {
         let (source, destination) = split(addresses);
         (source, destination, byte::<2>(second), at + 40)
     };
+    // A mapped address would hit a flow of the other family; what lies beyond the packet is padding.
+    if !v4 && (source.is_v4() || destination.is_v4()) || transport_at > end {
+        return None;
+    }
     let class = ProtocolClass::of(protocol, v4);
     let mut quote = Quote { source, destination, protocol, class, ports: [0; 2], echo_request: false, echo_id: 0 };
     if matches!(class, ProtocolClass::Other) {
