@@ -3,8 +3,10 @@
 //! Data runs one way: `policy` (YAML) and `workload` (who is where) -> `resolve` -> `compile` -> `kernel` (maps), and
 //! back out through `flow` (denied flows with names). `agent` ties them together and is the only module that knows all.
 
+pub mod agent;
 pub mod cli;
 pub mod compile;
+pub mod config;
 pub mod flow;
 pub mod kernel;
 pub mod lab;

@@ -1,0 +1,146 @@
+//! Settings of the daemon that seldom change, from the file that `--config` names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use enforcer_common::limits;
+use serde::Deserialize;
+
+/// The settings. Every field may be left out.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Flows of the node. The table is allocated as a whole: 112 bytes a flow. Takes effect when the maps are made; a
+    /// running setup keeps its table.
+    pub flows: u32,
+    /// Flows of one workload: what it has beyond is denied with `flow-quota`.
+    pub flow_quota: u32,
+    /// For how long after the first attach a segment of an older connection is accepted as one (D10), in seconds; 0 turns
+    /// it off.
+    pub older_connections_seconds: u64,
+    /// Where the sources of the policy in force and the state for `status` are kept. Below it each pin directory has a
+    /// directory of its own. On a tmpfs: it is of no use after a reboot.
+    pub state_dir: PathBuf,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            flows: limits::FLOWS,
+            flow_quota: limits::FLOW_QUOTA,
+            older_connections_seconds: 60,
+            state_dir: PathBuf::from("/run/enforcer"),
+        }
+    }
+}
+
+/// Why the settings are refused.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidSettings {
+    /// The file cannot be read.
+    #[error("cannot read the settings {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file says something that is not a setting.
+    #[error("{path}: {message}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and what is wrong, with the line itself.
+        message: String,
+    },
+    /// A number is out of range.
+    #[error("{path}: {setting} is {value}; it must be from {low} to {high}")]
+    OutOfRange {
+        /// The file.
+        path: PathBuf,
+        /// Which.
+        setting: &'static str,
+        /// What it says.
+        value: u64,
+        /// Least.
+        low: u64,
+        /// Most.
+        high: u64,
+    },
+}
+
+impl Settings {
+    /// Reads a file.
+    pub fn load(path: &Path) -> Result<Self, InvalidSettings> {
+        let text =
+            fs::read_to_string(path).map_err(|source| InvalidSettings::Unreadable { path: path.to_owned(), source })?;
+        let settings: Self = if text.trim().is_empty() {
+            Self::default()
+        } else {
+            serde_yaml::from_str(&text)
+                .map_err(|error| InvalidSettings::Malformed { path: path.to_owned(), message: error.to_string() })?
+        };
+        let Self { flows, flow_quota, older_connections_seconds, state_dir: _ } = &settings;
+        for (setting, value, low, high) in [
+            ("flows", u64::from(*flows), 1024, 16 << 20),
+            ("flow_quota", u64::from(*flow_quota), 64, u64::from(*flows)),
+            ("older_connections_seconds", *older_connections_seconds, 0, 3600),
+        ] {
+            if !(low..=high).contains(&value) {
+                return Err(InvalidSettings::OutOfRange { path: path.to_owned(), setting, value, low, high });
+            }
+        }
+        Ok(settings)
+    }
+
+    /// How long D10's window is; `None`: it is off.
+    pub fn window(&self) -> Option<Duration> {
+        (self.older_connections_seconds > 0).then(|| Duration::from_secs(self.older_connections_seconds))
+    }
+
+    /// The state directory of one pin directory.
+    pub fn state_of(&self, pin_dir: &Path) -> PathBuf {
+        let name = pin_dir.to_string_lossy().trim_matches('/').replace('/', "-");
+        self.state_dir.join(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Settings, InvalidSettings> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.yaml");
+        fs::write(&path, text).unwrap();
+        Settings::load(&path)
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        assert_eq!(load("").unwrap(), Settings::default());
+        let some = load("flows: 2048\nflow_quota: 100\n").unwrap();
+        assert_eq!(some, Settings { flows: 2048, flow_quota: 100, ..Settings::default() });
+    }
+
+    #[test]
+    fn what_is_no_setting_is_refused_with_its_place() {
+        let error = load("flows: 2048\nflow_qouta: 100\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("flow_qouta"), "{error}");
+        let error = load("flow_quota: 10\n").unwrap_err().to_string();
+        assert!(error.ends_with("flow_quota is 10; it must be from 64 to 524288"), "{error}");
+        let error = load("older_connections_seconds: 86400").unwrap_err().to_string();
+        assert!(error.contains("from 0 to 3600"), "{error}");
+    }
+
+    #[test]
+    fn pin_directories_do_not_share_state() {
+        let settings = Settings::default();
+        assert_eq!(
+            settings.state_of(Path::new("/sys/fs/bpf/enforcer")),
+            Path::new("/run/enforcer/sys-fs-bpf-enforcer")
+        );
+        assert_ne!(settings.state_of(Path::new("/a")), settings.state_of(Path::new("/b")));
+    }
+}
