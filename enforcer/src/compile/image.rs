@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use enforcer_common::id::{Address, Direction, Row};
 use enforcer_common::image::{self, AddressEntry, Header, Line};
 
+use super::budget::Sizes;
 use crate::workload::model::WorkloadKey;
 
 /// The tables of one policy set: what the kernel gets, and readable by the same decision in user space.
@@ -17,6 +18,8 @@ pub struct Image {
     /// Rows of each named local workload, by [`Direction`]. A workload without a name has none: what becomes of it is no
     /// matter of policy.
     pub rows: BTreeMap<WorkloadKey, [Row; 2]>,
+    /// What the lines hold.
+    pub sizes: Sizes,
 }
 
 impl Image {

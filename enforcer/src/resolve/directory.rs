@@ -28,21 +28,23 @@ pub enum Holder {
 
 /// What is known of one address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Entry {
-    pub(super) address: Address,
-    pub(super) holder: Holder,
+pub struct KnownAddress {
+    /// The address.
+    pub address: Address,
+    /// Who has it.
+    pub holder: Holder,
     /// The group by which selectors see it; `None`: CIDRs only.
-    pub(super) group: Option<GroupId>,
+    pub group: Option<GroupId>,
     /// A workload on this node shows it.
-    pub(super) local: bool,
+    pub local: bool,
     /// This node has it.
-    pub(super) node: bool,
+    pub node: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Directory {
     /// Sorted by address.
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<KnownAddress>,
     /// Addresses of each group's workloads, sorted.
     pub(super) members: Vec<Vec<Address>>,
 }
@@ -86,7 +88,7 @@ fn likeness(identity: &Identity) -> Likeness<'_> {
 
 impl Directory {
     pub(super) fn of(snapshot: &Snapshot, groups: &Groups<'_>) -> Self {
-        let mut entries: BTreeMap<Address, Entry> = BTreeMap::new();
+        let mut entries: BTreeMap<Address, KnownAddress> = BTreeMap::new();
         for (key, workload) in &snapshot.local {
             let group = workload
                 .identity
@@ -107,7 +109,7 @@ impl Directory {
         }
         for address in &snapshot.node {
             let address = Address::from(*address);
-            let entry = entries.entry(address).or_insert(Entry {
+            let entry = entries.entry(address).or_insert(KnownAddress {
                 address,
                 holder: Holder::Node,
                 group: None,
@@ -121,7 +123,7 @@ impl Directory {
                 entry.holder = Holder::Node;
             }
         }
-        let entries: Vec<Entry> = entries.into_values().collect();
+        let entries: Vec<KnownAddress> = entries.into_values().collect();
         let mut members = vec![Vec::new(); groups.identities.len()];
         for entry in &entries {
             if let Some(GroupId(group)) = entry.group {
@@ -131,7 +133,7 @@ impl Directory {
         Self { entries, members }
     }
 
-    pub(super) fn at(&self, address: Address) -> Option<&Entry> {
+    pub(super) fn at(&self, address: Address) -> Option<&KnownAddress> {
         let place = self
             .entries
             .binary_search_by_key(&address, |entry| entry.address)
@@ -140,7 +142,7 @@ impl Directory {
     }
 }
 
-fn add_local(entries: &mut BTreeMap<Address, Entry>, address: Address, holder: Holder, group: Option<GroupId>) {
+fn add_local(entries: &mut BTreeMap<Address, KnownAddress>, address: Address, holder: Holder, group: Option<GroupId>) {
     entries
         .entry(address)
         .and_modify(|entry| {
@@ -149,7 +151,7 @@ fn add_local(entries: &mut BTreeMap<Address, Entry>, address: Address, holder: H
                 entry.group = None;
             }
         })
-        .or_insert(Entry {
+        .or_insert(KnownAddress {
             address,
             holder,
             group,
@@ -158,7 +160,7 @@ fn add_local(entries: &mut BTreeMap<Address, Entry>, address: Address, holder: H
         });
 }
 
-fn add_remote(entries: &mut BTreeMap<Address, Entry>, address: Address, place: usize, group: Option<GroupId>) {
+fn add_remote(entries: &mut BTreeMap<Address, KnownAddress>, address: Address, place: usize, group: Option<GroupId>) {
     entries
         .entry(address)
         .and_modify(|entry| {
@@ -168,7 +170,7 @@ fn add_remote(entries: &mut BTreeMap<Address, Entry>, address: Address, place: u
                 entry.group = None;
             }
         })
-        .or_insert(Entry {
+        .or_insert(KnownAddress {
             address,
             holder: Holder::Remote(place),
             group,

@@ -12,7 +12,7 @@ mod resolver;
 mod selector;
 
 pub use decision::{DecidedBy, Decision, Service};
-pub use directory::{GroupId, Holder};
+pub use directory::{GroupId, Holder, KnownAddress};
 pub use peers::{Block, PeerSet, PeerSetId};
 pub use ports::{PortSet, PortSetId};
 pub use resolver::{Grant, Isolation, ResolvedPolicy, resolve};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use enforcer_common::id::{Address, Direction};
 
-use super::directory::{Directory, GroupId, Groups, Holder};
+use super::directory::{Directory, GroupId, Groups, Holder, KnownAddress};
 use super::peers::{Block, PeerSet, PeerSetId};
 use super::ports::{PortNames, PortSet, PortSetId};
 use super::selector::Index;
@@ -318,8 +318,7 @@ impl ResolvedPolicy {
 
     /// Why and how far a workload is isolated. `None`: it is not, or nobody has named it.
     pub fn isolation(&self, workload: WorkloadKey, direction: Direction) -> Option<&Isolation> {
-        let place = self.subjects.get(&workload)?[direction as usize]?;
-        self.isolations.get(place)
+        self.isolation_of(workload, direction).map(|(_, isolation)| isolation)
     }
 
     /// Who has an address.
@@ -353,7 +352,29 @@ impl ResolvedPolicy {
         &self.port_sets[id.0 as usize]
     }
 
-    pub(crate) fn group_at(&self, address: Address) -> Option<GroupId> {
+    /// The named workloads on this node.
+    pub fn subjects(&self) -> impl Iterator<Item = WorkloadKey> {
+        self.subjects.keys().copied()
+    }
+
+    /// As [`Self::isolation`], with a number that workloads with the same isolation share.
+    pub fn isolation_of(&self, workload: WorkloadKey, direction: Direction) -> Option<(usize, &Isolation)> {
+        let place = self.subjects.get(&workload)?[direction as usize]?;
+        Some((place, self.isolations.get(place)?))
+    }
+
+    /// Every known address, sorted.
+    pub fn known_addresses(&self) -> impl Iterator<Item = &KnownAddress> {
+        self.directory.entries.iter()
+    }
+
+    /// Number of groups.
+    pub fn group_count(&self) -> usize {
+        self.directory.members.len()
+    }
+
+    /// The group by which selectors see an address.
+    pub fn group_at(&self, address: Address) -> Option<GroupId> {
         self.directory.at(address)?.group
     }
 }
