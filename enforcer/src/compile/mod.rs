@@ -1,1 +1,33 @@
-//! Placeholder while the workspace is laid out.
+//! Resolved policy -> the tables that the datapath reads (design: section 5).
+//!
+//! Input: a [`ResolvedPolicy`]. Output: an [`Image`], whole or not at all. Pure; equal inputs give equal images.
+#![forbid(unsafe_code)]
+
+mod budget;
+mod dump;
+mod image;
+mod peers;
+mod ports;
+mod ranges;
+mod rows;
+mod states;
+mod walk;
+mod write;
+
+pub use budget::{CompileError, Sizes};
+pub use dump::dump;
+pub use image::Image;
+
+use crate::resolve::ResolvedPolicy;
+
+/// Compiles policy into tables.
+///
+/// What it takes rises with the policies, not with policies times workloads: rows, classes and vectors are found by
+/// interning, and a state that occurs again is not worked out again.
+pub fn compile(resolved: &ResolvedPolicy) -> Result<Image, CompileError> {
+    let rows = rows::rows(resolved);
+    let ports = ports::classes(&rows, resolved)?;
+    let deltas = peers::deltas(&rows, resolved);
+    let found = walk::walk(resolved, &deltas, states::States::new(&rows, &ports))?;
+    write::write(&rows, &ports, found)
+}

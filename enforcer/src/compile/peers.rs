@@ -1,0 +1,141 @@
+//! What membership of a group, a block or everybody adds to what an address is granted.
+//!
+//! Input: rows. Output: deltas, lists of (row, ports) to add or to take away; equal ones are stored once.
+
+use std::collections::{BTreeMap, HashMap};
+
+use enforcer_common::id::Address;
+use ipnetwork::IpNetwork;
+
+use super::rows::Rows;
+use crate::resolve::{GroupId, PeerSetId, PortSetId, ResolvedPolicy};
+
+/// Index of a delta.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct DeltaId(pub(super) u32);
+
+impl DeltaId {
+    /// The delta that changes nothing.
+    pub(super) const NONE: Self = Self(0);
+}
+
+/// Changes of the number of grants by (row, ports). Sorted, none zero.
+pub(super) type Delta = Vec<(u32, PortSetId, i32)>;
+
+pub(super) struct Deltas {
+    pub(super) deltas: Vec<Delta>,
+    /// What everybody is granted.
+    pub(super) everybody: DeltaId,
+    /// By group.
+    groups: Vec<DeltaId>,
+    /// Of addresses that are granted something beside what their group is: group and all.
+    addresses: BTreeMap<Address, DeltaId>,
+    /// Of the prefixes of IPv4 and of IPv6.
+    pub(super) prefixes: BTreeMap<IpNetwork, DeltaId>,
+}
+
+impl Deltas {
+    /// What a known address is granted beside what its prefixes are.
+    pub(super) fn of(&self, address: Address, group: Option<GroupId>) -> DeltaId {
+        match self.addresses.get(&address) {
+            Some(delta) => *delta,
+            None => group.map_or(DeltaId::NONE, |group| self.groups[group.0 as usize]),
+        }
+    }
+}
+
+pub(super) fn deltas(rows: &Rows, resolved: &ResolvedPolicy) -> Deltas {
+    let mut used: BTreeMap<PeerSetId, Vec<(u32, PortSetId)>> = BTreeMap::new();
+    for (row, grants) in rows.grants.iter().enumerate() {
+        for (peers, ports) in grants {
+            used.entry(*peers).or_default().push((row as u32, *ports));
+        }
+    }
+    // Sets that grant the same to their members are one: a bundle.
+    let mut bundles: Vec<Vec<(u32, PortSetId)>> = Vec::new();
+    let mut known: HashMap<Vec<(u32, PortSetId)>, u32> = HashMap::new();
+    let mut everybody = Vec::new();
+    let mut groups: Vec<Vec<(u32, i32)>> = vec![Vec::new(); resolved.group_count()];
+    let mut addresses: BTreeMap<Address, Vec<(u32, i32)>> = BTreeMap::new();
+    let mut prefixes: BTreeMap<IpNetwork, Vec<(u32, i32)>> = BTreeMap::new();
+    for (peers, grants) in used {
+        let bundle = *known.entry(grants).or_insert_with_key(|grants| {
+            bundles.push(grants.clone());
+            bundles.len() as u32 - 1
+        });
+        let set = resolved.peer_set(peers);
+        if set.any {
+            everybody.push((bundle, 1));
+        }
+        for group in &set.groups {
+            groups[group.0 as usize].push((bundle, 1));
+        }
+        for address in &set.addresses {
+            addresses.entry(*address).or_default().push((bundle, 1));
+        }
+        for block in &set.blocks {
+            prefixes.entry(block.cidr).or_default().push((bundle, 1));
+            for part in &block.except {
+                prefixes.entry(*part).or_default().push((bundle, -1));
+            }
+        }
+    }
+    for (address, list) in &mut addresses {
+        if let Some(group) = resolved.group_at(*address) {
+            list.extend_from_slice(&groups[group.0 as usize]);
+        }
+    }
+    let mut store = Store::new(&bundles);
+    Deltas {
+        everybody: store.intern(everybody),
+        groups: groups.into_iter().map(|list| store.intern(list)).collect(),
+        addresses: addresses
+            .into_iter()
+            .map(|(at, list)| (at, store.intern(list)))
+            .collect(),
+        prefixes: prefixes
+            .into_iter()
+            .map(|(at, list)| (at, store.intern(list)))
+            .collect(),
+        deltas: store.deltas,
+    }
+}
+
+/// Deltas by the bundles that they add and take away.
+struct Store<'a> {
+    bundles: &'a [Vec<(u32, PortSetId)>],
+    known: HashMap<Vec<(u32, i32)>, DeltaId>,
+    deltas: Vec<Delta>,
+}
+
+impl<'a> Store<'a> {
+    fn new(bundles: &'a [Vec<(u32, PortSetId)>]) -> Self {
+        Self {
+            bundles,
+            known: HashMap::from([(Vec::new(), DeltaId::NONE)]),
+            deltas: vec![Vec::new()],
+        }
+    }
+
+    fn intern(&mut self, mut list: Vec<(u32, i32)>) -> DeltaId {
+        list.sort_unstable();
+        if let Some(known) = self.known.get(&list) {
+            return *known;
+        }
+        let mut sums: BTreeMap<(u32, PortSetId), i32> = BTreeMap::new();
+        for (bundle, change) in &list {
+            for grant in &self.bundles[*bundle as usize] {
+                *sums.entry(*grant).or_default() += change;
+            }
+        }
+        let delta = sums
+            .into_iter()
+            .filter(|(_, change)| *change != 0)
+            .map(|((row, ports), change)| (row, ports, change))
+            .collect();
+        let id = DeltaId(self.deltas.len() as u32);
+        self.deltas.push(delta);
+        self.known.insert(list, id);
+        id
+    }
+}

@@ -1,0 +1,113 @@
+//! Port classes: ports that every set of ports treats alike.
+//!
+//! Input: the sets of ports that rows use. Output: the class of every port key, and each set as runs of classes.
+
+use std::collections::{BTreeSet, HashMap};
+
+use enforcer_common::image::PortKey;
+
+use super::budget::CompileError;
+use super::rows::Rows;
+use crate::resolve::{PortSet, PortSetId, ResolvedPolicy};
+
+/// Classes that a u16 can number.
+const LIMIT: usize = 1 << 16;
+
+#[derive(Debug)]
+pub(super) struct PortClasses {
+    /// Number of classes.
+    pub(super) count: usize,
+    /// First key and class of each elementary interval, in order.
+    pub(super) intervals: Vec<(u32, u16)>,
+    /// Each used set as runs `first..end` of classes, in order.
+    runs: HashMap<PortSetId, Vec<(u32, u32)>>,
+}
+
+pub(super) fn classes(rows: &Rows, resolved: &ResolvedPolicy) -> Result<PortClasses, CompileError> {
+    let used: BTreeSet<PortSetId> = rows.grants.iter().flatten().map(|(_, ports)| *ports).collect();
+    let sets: Vec<(PortSetId, &PortSet)> = used.into_iter().map(|id| (id, resolved.port_set(id))).collect();
+    split(&sets)
+}
+
+fn split(sets: &[(PortSetId, &PortSet)]) -> Result<PortClasses, CompileError> {
+    let mut starts: Vec<u32> = vec![0];
+    for (_, set) in sets {
+        starts.extend(set.intervals().iter().flat_map(|(first, end)| [*first, *end]));
+    }
+    starts.retain(|start| *start < PortKey::COUNT);
+    starts.sort_unstable();
+    starts.dedup();
+    let place_of = |key: u32| starts.partition_point(|start| *start < key);
+
+    // Refinement: each set parts the classes that it cuts through.
+    let mut class_of = vec![0_usize; starts.len()];
+    let mut sizes = vec![starts.len()];
+    let mut inside: HashMap<usize, Vec<usize>> = HashMap::new();
+    for (_, set) in sets {
+        inside.clear();
+        for (first, end) in set.intervals() {
+            for (place, class) in class_of.iter().enumerate().take(place_of(*end)).skip(place_of(*first)) {
+                inside.entry(*class).or_default().push(place);
+            }
+        }
+        for (class, places) in &inside {
+            if places.len() < sizes[*class] {
+                sizes[*class] -= places.len();
+                for place in places {
+                    class_of[*place] = sizes.len();
+                }
+                sizes.push(places.len());
+            }
+        }
+    }
+
+    // Numbered as they occur, so that equal inputs give equal numbers and neighbours lie together.
+    let count = sizes.len();
+    if count > LIMIT {
+        return Err(CompileError::PortClasses { count, limit: LIMIT });
+    }
+    let mut number_of: Vec<Option<u16>> = vec![None; count];
+    let mut next = 0;
+    let intervals: Vec<(u32, u16)> = starts
+        .iter()
+        .zip(&class_of)
+        .map(|(start, class)| {
+            let number = *number_of[*class].get_or_insert_with(|| {
+                next += 1;
+                (next - 1) as u16
+            });
+            (*start, number)
+        })
+        .collect();
+    let runs = sets
+        .iter()
+        .map(|(id, set)| {
+            let classes: BTreeSet<u32> = set
+                .intervals()
+                .iter()
+                .flat_map(|(first, end)| &intervals[place_of(*first)..place_of(*end)])
+                .map(|(_, class)| u32::from(*class))
+                .collect();
+            (*id, runs_of(classes))
+        })
+        .collect();
+    Ok(PortClasses { count, intervals, runs })
+}
+
+fn runs_of(classes: BTreeSet<u32>) -> Vec<(u32, u32)> {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for class in classes {
+        match runs.last_mut() {
+            Some((_, end)) if *end == class => *end += 1,
+            _ => runs.push((class, class + 1)),
+        }
+    }
+    runs
+}
+
+impl PortClasses {
+    /// The classes of a used set, as runs `first..end`.
+    pub(super) fn runs(&self, id: PortSetId) -> &[(u32, u32)] {
+        self.runs.get(&id).map_or(&[], Vec::as_slice)
+    }
+}

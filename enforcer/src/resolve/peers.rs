@@ -1,0 +1,83 @@
+//! The peers that a rule grants to.
+//!
+//! Input: what `resolver` found for a rule's peer items. Output: [`PeerSet`], with addresses still as groups and CIDRs.
+
+use std::net::IpAddr;
+
+use enforcer_common::id::Address;
+use ipnetwork::IpNetwork;
+
+use super::directory::GroupId;
+
+/// Index of a set in [`ResolvedPolicy::peer_sets`](super::ResolvedPolicy::peer_sets).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PeerSetId(pub u32);
+
+/// Peers of a rule: an address is in the set if any part holds it.
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PeerSet {
+    /// Every address (N7).
+    pub any: bool,
+    /// All addresses of these groups of workloads. Sorted.
+    pub groups: Vec<GroupId>,
+    /// Single addresses of known workloads. Sorted.
+    pub addresses: Vec<Address>,
+    /// Address blocks, whoever has the address (N15). Sorted.
+    pub blocks: Vec<Block>,
+}
+
+/// An `ipBlock` or `cidr` item (N14).
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Block {
+    /// The block; its host bits are zero.
+    pub cidr: IpNetwork,
+    /// What is left out of this item, and of no other. Inside `cidr`, apart from each other, sorted.
+    pub except: Vec<IpNetwork>,
+}
+
+impl Block {
+    /// A block without the parts of `except` that others hold already.
+    pub(super) fn new(cidr: IpNetwork, except: &[IpNetwork]) -> Self {
+        let mut sorted: Vec<IpNetwork> = except
+            .iter()
+            .copied()
+            .filter(|part| part.is_ipv4() == cidr.is_ipv4())
+            .collect();
+        sorted.sort_unstable_by_key(|part| (part.network(), part.prefix()));
+        let mut apart: Vec<IpNetwork> = Vec::with_capacity(sorted.len());
+        for part in sorted {
+            if !apart.last().is_some_and(|last| last.contains(part.network())) {
+                apart.push(part);
+            }
+        }
+        Self { cidr, except: apart }
+    }
+
+    /// Whether it holds an address. An IPv4 block says nothing of IPv6, and the other way round (N29).
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.cidr.contains(address) && !self.except.iter().any(|part| part.contains(address))
+    }
+}
+
+impl PeerSet {
+    /// Every address.
+    pub(super) fn everybody() -> Self {
+        Self {
+            any: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether nobody is in it.
+    pub fn is_empty(&self) -> bool {
+        !self.any && self.groups.is_empty() && self.addresses.is_empty() && self.blocks.is_empty()
+    }
+
+    /// Whether it holds an address, of a workload of this group.
+    pub fn contains(&self, address: Address, group: Option<GroupId>) -> bool {
+        self.any
+            || group.is_some_and(|group| self.groups.binary_search(&group).is_ok())
+            || self.addresses.binary_search(&address).is_ok()
+            || self.blocks.iter().any(|block| block.contains(address.into()))
+    }
+}

@@ -1,0 +1,380 @@
+//! Policies x snapshot -> [`ResolvedPolicy`].
+//!
+//! Only policies that isolate a workload on this node are looked into: the others cost nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use enforcer_common::id::{Address, Direction};
+
+use super::directory::{Directory, GroupId, Groups, Holder, KnownAddress};
+use super::peers::{Block, PeerSet, PeerSetId};
+use super::ports::{PortNames, PortSet, PortSetId};
+use super::selector::Index;
+use crate::policy::model::{Peer, Peers, Policy, PolicySet, PortSpec, Ports, Rule};
+use crate::workload::model::{Identity, Snapshot, WorkloadKey, WorkloadName};
+
+/// The policies in force joined with the workloads of one moment.
+#[derive(Clone, Debug)]
+pub struct ResolvedPolicy {
+    policies: Arc<PolicySet>,
+    snapshot: Arc<Snapshot>,
+    directory: Directory,
+    peer_sets: Vec<PeerSet>,
+    port_sets: Vec<PortSet>,
+    isolations: Vec<Isolation>,
+    /// Per named local workload and direction; `None`: not isolated.
+    subjects: BTreeMap<WorkloadKey, [Option<usize>; 2]>,
+}
+
+/// Why and how far a workload is isolated in one direction (N2).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Isolation {
+    /// Places of the policies that isolate it, sorted by namespace and name.
+    pub policies: Vec<usize>,
+    /// What their rules grant, in the same order.
+    pub grants: Vec<Grant>,
+}
+
+/// A rule, or the part of it whose ports are the same for all peers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Grant {
+    /// Place of the policy.
+    pub policy: usize,
+    /// Place of the rule in the direction's list.
+    pub rule: usize,
+    /// The other side.
+    pub peers: PeerSetId,
+    /// Ports of the destination.
+    pub ports: PortSetId,
+}
+
+/// Joins policies with workloads.
+pub fn resolve(policies: Arc<PolicySet>, snapshot: Arc<Snapshot>) -> ResolvedPolicy {
+    let groups = Groups::of(&snapshot);
+    let directory = Directory::of(&snapshot, &groups);
+    let mut resolver = Resolver {
+        policies: &policies.policies,
+        by_namespace: by_namespace(&policies.policies),
+        index: Index::of(&snapshot, &groups.identities),
+        identities: &groups.identities,
+        directory: &directory,
+        peer_sets: Interned::default(),
+        port_sets: Interned::default(),
+        rules: HashMap::new(),
+        isolations: Vec::new(),
+        known: HashMap::new(),
+    };
+    let mut subjects = BTreeMap::new();
+    for (key, workload) in &snapshot.local {
+        if let Some(identity) = &workload.identity {
+            let of = |direction| resolver.isolation(identity, direction);
+            subjects.insert(*key, [Direction::Ingress, Direction::Egress].map(of));
+        }
+    }
+    let Resolver {
+        peer_sets,
+        port_sets,
+        isolations,
+        ..
+    } = resolver;
+    let (peer_sets, port_sets) = (peer_sets.values, port_sets.values);
+    ResolvedPolicy {
+        policies,
+        snapshot,
+        directory,
+        peer_sets,
+        port_sets,
+        isolations,
+        subjects,
+    }
+}
+
+struct Resolver<'a> {
+    policies: &'a [Policy],
+    by_namespace: HashMap<&'a str, Vec<usize>>,
+    index: Index<'a>,
+    identities: &'a [&'a Identity],
+    directory: &'a Directory,
+    peer_sets: Interned<PeerSet>,
+    port_sets: Interned<PortSet>,
+    /// Peers by policy, direction and rule: resolved once, whoever is selected.
+    rules: HashMap<(usize, Direction, usize), PeerSetId>,
+    isolations: Vec<Isolation>,
+    known: HashMap<(Direction, Vec<usize>, Option<&'a PortNames>), usize>,
+}
+
+impl<'a> Resolver<'a> {
+    fn isolation(&mut self, identity: &'a Identity, direction: Direction) -> Option<usize> {
+        let policies: Vec<usize> = self
+            .by_namespace
+            .get(identity.name.namespace.as_str())?
+            .iter()
+            .copied()
+            .filter(|place| {
+                let policy = &self.policies[*place];
+                isolates(policy, direction) && policy.subject.matches(&identity.labels)
+            })
+            .collect();
+        if policies.is_empty() {
+            return None;
+        }
+        let named = direction == Direction::Ingress
+            && policies.iter().any(|place| {
+                rules_of(&self.policies[*place], direction)
+                    .iter()
+                    .any(|rule| has_names(&rule.ports))
+            });
+        let key = (direction, policies, named.then_some(&identity.ports));
+        if let Some(known) = self.known.get(&key) {
+            return Some(*known);
+        }
+        let mut grants = Vec::new();
+        for policy in &key.1 {
+            for (rule, _) in rules_of(&self.policies[*policy], direction).iter().enumerate() {
+                self.grant(*policy, direction, rule, &identity.ports, &mut grants);
+            }
+        }
+        let place = self.isolations.len();
+        self.isolations.push(Isolation {
+            policies: key.1.clone(),
+            grants,
+        });
+        self.known.insert(key, place);
+        Some(place)
+    }
+
+    fn grant(&mut self, policy: usize, direction: Direction, rule: usize, own: &PortNames, grants: &mut Vec<Grant>) {
+        let declared = &rules_of(&self.policies[policy], direction)[rule];
+        let peers = self.peers(policy, direction, rule, declared);
+        let specs = match &declared.ports {
+            Ports::Any => {
+                let ports = self.port_sets.intern(PortSet::every());
+                return self.push(grants, policy, rule, peers, PortSetId(ports));
+            }
+            Ports::Only(specs) => specs,
+        };
+        let numbers = PortSet::of_numbers(specs);
+        match direction {
+            Direction::Ingress => {
+                // The destination is the workload itself: its names are numbers.
+                let ports = self.port_sets.intern(numbers.union(&PortSet::of_names(specs, own)));
+                self.push(grants, policy, rule, peers, PortSetId(ports));
+            }
+            Direction::Egress => {
+                let ports = self.port_sets.intern(numbers);
+                self.push(grants, policy, rule, peers, PortSetId(ports));
+                if has_names(&declared.ports) {
+                    for (ports, set) in self.named_destinations(peers, specs) {
+                        let (set, ports) = (self.peer_sets.intern(set), self.port_sets.intern(ports));
+                        self.push(grants, policy, rule, PeerSetId(set), PortSetId(ports));
+                    }
+                }
+            }
+        }
+    }
+
+    fn push(&self, grants: &mut Vec<Grant>, policy: usize, rule: usize, peers: PeerSetId, ports: PortSetId) {
+        // A rule whose selectors match nobody, or whose names nobody has, grants nothing.
+        if !self.peer_sets.values[peers.0 as usize].is_empty() && !self.port_sets.values[ports.0 as usize].is_empty() {
+            grants.push(Grant {
+                policy,
+                rule,
+                peers,
+                ports,
+            });
+        }
+    }
+
+    fn peers(&mut self, policy: usize, direction: Direction, rule: usize, declared: &Rule) -> PeerSetId {
+        if let Some(known) = self.rules.get(&(policy, direction, rule)) {
+            return *known;
+        }
+        let set = match &declared.peers {
+            Peers::Any => PeerSet::everybody(),
+            Peers::Only(items) => self.union(&self.policies[policy].namespace, items),
+        };
+        let id = PeerSetId(self.peer_sets.intern(set));
+        self.rules.insert((policy, direction, rule), id);
+        id
+    }
+
+    fn union(&self, own: &str, items: &[Peer]) -> PeerSet {
+        let mut set = PeerSet::default();
+        for item in items {
+            match item {
+                Peer::Workloads { namespaces, workloads } => {
+                    set.groups.extend(self.index.select(own, namespaces, workloads));
+                }
+                Peer::Cidr { cidr, except } => set.blocks.push(Block::new(*cidr, except)),
+            }
+        }
+        set.groups.sort_unstable();
+        set.groups.dedup();
+        set.blocks.sort_unstable();
+        set.blocks.dedup();
+        set
+    }
+
+    /// The peers that have some of the named ports, by what the names stand for there (N10). A destination that is no
+    /// known workload has no names.
+    fn named_destinations(&self, peers: PeerSetId, specs: &[PortSpec]) -> BTreeMap<PortSet, PeerSet> {
+        let peers = &self.peer_sets.values[peers.0 as usize];
+        let mut found: BTreeMap<PortSet, PeerSet> = BTreeMap::new();
+        for (place, identity) in self.identities.iter().enumerate() {
+            let ports = PortSet::of_names(specs, &identity.ports);
+            if ports.is_empty() {
+                continue;
+            }
+            let group = GroupId(place as u32);
+            if peers.any || peers.groups.binary_search(&group).is_ok() {
+                found.entry(ports).or_default().groups.push(group);
+                continue;
+            }
+            let covered = |address: &Address| peers.blocks.iter().any(|block| block.contains((*address).into()));
+            let members = self.directory.members[place].iter().copied();
+            let covered: Vec<Address> = members.filter(covered).collect();
+            if !covered.is_empty() {
+                found.entry(ports).or_default().addresses.extend(covered);
+            }
+        }
+        for set in found.values_mut() {
+            set.addresses.sort_unstable();
+        }
+        found
+    }
+}
+
+fn by_namespace(policies: &[Policy]) -> HashMap<&str, Vec<usize>> {
+    let mut by_namespace: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (place, policy) in policies.iter().enumerate() {
+        by_namespace.entry(&policy.namespace).or_default().push(place);
+    }
+    for places in by_namespace.values_mut() {
+        places.sort_by_key(|place| (&policies[*place].name, policies[*place].kind, *place));
+    }
+    by_namespace
+}
+
+fn isolates(policy: &Policy, direction: Direction) -> bool {
+    match direction {
+        Direction::Ingress => policy.isolates_ingress,
+        Direction::Egress => policy.isolates_egress,
+    }
+}
+
+fn rules_of(policy: &Policy, direction: Direction) -> &[Rule] {
+    match direction {
+        Direction::Ingress => &policy.ingress,
+        Direction::Egress => &policy.egress,
+    }
+}
+
+fn has_names(ports: &Ports) -> bool {
+    match ports {
+        Ports::Any => false,
+        Ports::Only(specs) => specs.iter().any(|spec| matches!(spec, PortSpec::Named { .. })),
+    }
+}
+
+/// Equal values stored once.
+struct Interned<T> {
+    values: Vec<T>,
+    places: HashMap<T, u32>,
+}
+
+impl<T> Default for Interned<T> {
+    fn default() -> Self {
+        Self {
+            values: Vec::new(),
+            places: HashMap::new(),
+        }
+    }
+}
+
+impl<T: Clone + Eq + std::hash::Hash> Interned<T> {
+    fn intern(&mut self, value: T) -> u32 {
+        if let Some(place) = self.places.get(&value) {
+            return *place;
+        }
+        let place = self.values.len() as u32;
+        self.values.push(value.clone());
+        self.places.insert(value, place);
+        place
+    }
+}
+
+impl ResolvedPolicy {
+    /// The policies that were resolved.
+    pub fn policies(&self) -> &Arc<PolicySet> {
+        &self.policies
+    }
+
+    /// The workloads that they were joined with.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Why and how far a workload is isolated. `None`: it is not, or nobody has named it.
+    pub fn isolation(&self, workload: WorkloadKey, direction: Direction) -> Option<&Isolation> {
+        self.isolation_of(workload, direction).map(|(_, isolation)| isolation)
+    }
+
+    /// Who has an address.
+    pub fn holder(&self, address: IpAddr) -> Option<Holder> {
+        self.directory.at(address.into()).map(|entry| entry.holder)
+    }
+
+    /// Name, labels and ports of the workload that has an address; `None` where no selector may see one.
+    pub fn identity_at(&self, address: IpAddr) -> Option<&Identity> {
+        let entry = self.directory.at(address.into())?;
+        entry.group?;
+        match entry.holder {
+            Holder::Local(key) => self.snapshot.local.get(&key)?.identity.as_ref(),
+            Holder::Remote(place) => self.snapshot.remote.get(place).map(|workload| &workload.identity),
+            Holder::Node | Holder::Disputed => None,
+        }
+    }
+
+    /// Name of the workload that has an address.
+    pub fn name_at(&self, address: IpAddr) -> Option<&WorkloadName> {
+        self.identity_at(address).map(|identity| &identity.name)
+    }
+
+    /// A set of peers.
+    pub fn peer_set(&self, id: PeerSetId) -> &PeerSet {
+        &self.peer_sets[id.0 as usize]
+    }
+
+    /// A set of ports.
+    pub fn port_set(&self, id: PortSetId) -> &PortSet {
+        &self.port_sets[id.0 as usize]
+    }
+
+    /// The named workloads on this node.
+    pub fn subjects(&self) -> impl Iterator<Item = WorkloadKey> {
+        self.subjects.keys().copied()
+    }
+
+    /// As [`Self::isolation`], with a number that workloads with the same isolation share.
+    pub fn isolation_of(&self, workload: WorkloadKey, direction: Direction) -> Option<(usize, &Isolation)> {
+        let place = self.subjects.get(&workload)?[direction as usize]?;
+        Some((place, self.isolations.get(place)?))
+    }
+
+    /// Every known address, sorted.
+    pub fn known_addresses(&self) -> impl Iterator<Item = &KnownAddress> {
+        self.directory.entries.iter()
+    }
+
+    /// Number of groups.
+    pub fn group_count(&self) -> usize {
+        self.directory.members.len()
+    }
+
+    /// The group by which selectors see an address.
+    pub fn group_at(&self, address: Address) -> Option<GroupId> {
+        self.directory.at(address)?.group
+    }
+}

@@ -1,0 +1,119 @@
+//! Selectors over groups of workloads, without asking each group.
+//!
+//! Input: groups, labels of the namespaces. Output: the groups that a peer item selects (N11, N12, N13).
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::directory::GroupId;
+use crate::policy::model::{LabelSelector, NamespaceScope, Requirement};
+use crate::workload::model::{Identity, Labels, Snapshot};
+
+/// The label by which a namespace is known (N13).
+const METADATA_NAME: &str = "kubernetes.io/metadata.name";
+
+pub(super) struct Index<'a> {
+    identities: &'a [&'a Identity],
+    namespaces: BTreeMap<&'a str, Namespace<'a>>,
+    by_label: HashMap<&'a str, HashMap<&'a str, Vec<GroupId>>>,
+}
+
+struct Namespace<'a> {
+    labels: std::borrow::Cow<'a, Labels>,
+    groups: Vec<GroupId>,
+}
+
+impl<'a> Index<'a> {
+    pub(super) fn of(snapshot: &'a Snapshot, identities: &'a [&'a Identity]) -> Self {
+        let mut namespaces: BTreeMap<&str, Namespace<'_>> = BTreeMap::new();
+        let mut by_label: HashMap<&str, HashMap<&str, Vec<GroupId>>> = HashMap::new();
+        for (place, identity) in identities.iter().enumerate() {
+            let group = GroupId(place as u32);
+            let name = identity.name.namespace.as_str();
+            namespaces
+                .entry(name)
+                .or_insert_with(|| Namespace::of(snapshot, name))
+                .groups
+                .push(group);
+            for (key, value) in &identity.labels {
+                by_label.entry(key).or_default().entry(value).or_default().push(group);
+            }
+        }
+        Self {
+            identities,
+            namespaces,
+            by_label,
+        }
+    }
+
+    /// The groups that match, sorted.
+    pub(super) fn select(&self, own: &str, scope: &NamespaceScope, workloads: &LabelSelector) -> Vec<GroupId> {
+        let in_scope: Vec<(&str, &Namespace<'_>)> = match scope {
+            NamespaceScope::Own => self
+                .namespaces
+                .get_key_value(own)
+                .map(|(name, it)| (*name, it))
+                .into_iter()
+                .collect(),
+            NamespaceScope::Matching(selector) => self
+                .namespaces
+                .iter()
+                .filter(|(_, namespace)| selector.matches(&namespace.labels))
+                .map(|(name, it)| (*name, it))
+                .collect(),
+        };
+        let in_namespaces: usize = in_scope.iter().map(|(_, namespace)| namespace.groups.len()).sum();
+        let by_label = self.rarest_label(workloads);
+        let matches = |group: &GroupId| workloads.matches(&self.identities[group.0 as usize].labels);
+        let mut selected: Vec<GroupId> = match by_label {
+            Some((count, lists)) if count < in_namespaces => {
+                let names: std::collections::HashSet<&str> = in_scope.iter().map(|(name, _)| *name).collect();
+                lists
+                    .into_iter()
+                    .flatten()
+                    .copied()
+                    .filter(|group| {
+                        names.contains(self.identities[group.0 as usize].name.namespace.as_str()) && matches(group)
+                    })
+                    .collect()
+            }
+            _ => in_scope
+                .iter()
+                .flat_map(|(_, namespace)| namespace.groups.iter().copied())
+                .filter(matches)
+                .collect(),
+        };
+        selected.sort_unstable();
+        selected
+    }
+
+    /// The groups that the most selective `In` requirement leaves, as lists that share no group.
+    fn rarest_label(&self, selector: &LabelSelector) -> Option<(usize, Vec<&[GroupId]>)> {
+        let lists = selector
+            .requirements
+            .iter()
+            .filter_map(|requirement| match requirement {
+                Requirement::In(key, values) => {
+                    let lists: Vec<&[GroupId]> = values
+                        .iter()
+                        .filter_map(|value| self.by_label.get(key.as_str())?.get(value.as_str()).map(Vec::as_slice))
+                        .collect();
+                    Some((lists.iter().map(|list| list.len()).sum(), lists))
+                }
+                Requirement::NotIn(..) | Requirement::Exists(_) | Requirement::DoesNotExist(_) => None,
+            });
+        lists.min_by_key(|(count, _)| *count)
+    }
+}
+
+impl<'a> Namespace<'a> {
+    fn of(snapshot: &'a Snapshot, name: &str) -> Self {
+        let labels = match snapshot.namespaces.get(name) {
+            Some(labels) => std::borrow::Cow::Borrowed(labels),
+            None => std::borrow::Cow::Owned(Labels::from([(METADATA_NAME.to_owned(), name.to_owned())])),
+        };
+        Self {
+            labels,
+            groups: Vec::new(),
+        }
+    }
+}
