@@ -256,8 +256,8 @@ fn a_stolen_address_gains_nothing_and_costs_its_owner_nothing() {
 #[test]
 fn a_node_that_is_a_container_has_its_own_veth_for_an_uplink() {
     in_node(async |lab| {
-        lab.add_container("world", "up");
-        sh("ip addr add 192.0.2.1/24 dev up");
+        lab.add_container("world", "wan");
+        sh("ip addr add 192.0.2.1/24 dev wan");
         lab.inside("world", "addr add 192.0.2.2/24 dev eth0");
         sh("ip route add default via 192.0.2.2");
         lab.add_bridge();
@@ -265,9 +265,9 @@ fn a_node_that_is_a_container_has_its_own_veth_for_an_uplink() {
         let mut watch = Watch::start(Config::default()).await;
         assert_eq!(
             watch.last.uplinks.values().map(String::as_str).collect::<Vec<_>>(),
-            ["up"]
+            ["wan"]
         );
-        assert!(behind(&watch.last, "up").is_none());
+        assert!(behind(&watch.last, "wan").is_none());
         assert!(behind(&watch.last, "va").is_some());
         // A default route over a workload's veth does not open it.
         sh("ip route replace default via 10.88.0.2");
@@ -284,7 +284,7 @@ fn a_node_that_is_a_container_has_its_own_veth_for_an_uplink() {
             .await;
         assert_eq!(
             snapshot.uplinks.values().map(String::as_str).collect::<Vec<_>>(),
-            ["up"]
+            ["wan"]
         );
     });
 }

@@ -15,7 +15,7 @@ use enforcer::workload::Config;
 use enforcer::workload::finding::{Disagreement, Finding};
 use enforcer::workload::model::{LocalWorkload, Snapshot};
 use enforcer::workload::runtime::RuntimeKind;
-use workload_common::{Watch, addresses, in_node, name_of, own};
+use workload_common::{Lab, Watch, addresses, in_node, name_of, own};
 
 const IMAGE: &str = "enf-busybox";
 const SLEEP: [&str; 3] = ["/bin/busybox", "sleep", "600"];
@@ -23,12 +23,14 @@ const SLEEP: [&str; 3] = ["/bin/busybox", "sleep", "600"];
 /// A podman of the test's own; everything of it goes with the directory.
 struct Podman {
     directory: tempfile::TempDir,
+    /// podman hands out addresses from one file for the whole machine, so the networks' names have to be unique.
+    prefix: String,
     service: Option<Child>,
 }
 
 impl Podman {
-    /// With an image, and a network `net` of 10.88.0.0/24 and fd88::/64.
-    fn new() -> Self {
+    /// With an image, and a network `net` of 10.231.0.0/24 and fd31::/64.
+    fn new(lab: &Lab) -> Self {
         let directory = tempfile::Builder::new().prefix("enf-podman-").tempdir().unwrap();
         let podman = Self {
             directory,
@@ -53,7 +55,7 @@ impl Podman {
             .status();
         assert!(status.unwrap().success());
         podman.run(&["import", tar.to_str().unwrap(), IMAGE]);
-        podman.add_network("net", "10.88.0.0/24", "fd88::/64");
+        podman.add_network("net", "10.231.0.0/24", "fd31::/64");
         podman
     }
 
@@ -98,6 +100,15 @@ impl Podman {
         ]);
     }
 
+    fn network(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
+    /// The option that puts a container on a network with these addresses.
+    fn on(&self, name: &str, v4: &str, v6: &str) -> String {
+        format!("--network={}:ip={v4},ip6={v6}", self.network(name))
+    }
+
     /// `podman run -d --name NAME OPTIONS IMAGE sleep`.
     fn container(&self, name: &str, options: &[&str]) {
         self.run(&[&["run", "-d", "--name", name], options, &[IMAGE], &SLEEP[..]].concat());
@@ -140,14 +151,19 @@ impl Podman {
 impl Drop for Podman {
     fn drop(&mut self) {
         self.stop_serving();
-        for arguments in [
-            &["pod", "rm", "-fa", "-t", "0"][..],
-            &["rm", "-fa", "-t", "0"],
-            &["network", "rm", "-f", "net", "two"],
-        ] {
+        for arguments in [&["pod", "rm", "-fa", "-t", "0"][..], &["rm", "-fa", "-t", "0"]] {
             _ = self
                 .command()
                 .args(arguments)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+        }
+        for name in ["net", "two"] {
+            let network = self.network(name);
+            _ = self
+                .command()
+                .args(["network", "rm", "-f", &network])
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .status();
@@ -178,9 +194,9 @@ fn has(snapshot: &Snapshot, name: &str, own_addresses: &[&str]) -> bool {
 
 #[test]
 fn containers_are_named_before_and_after_the_start_and_again_with_another_address() {
-    in_node(async |_| {
-        let mut podman = Podman::new();
-        let options = ["--network", "net:ip=10.88.0.7,ip6=fd88::7", "--label", "app=web"];
+    in_node(async |lab| {
+        let mut podman = Podman::new(lab);
+        let options = [&podman.on("net", "10.231.0.7", "fd31::7"), "--label", "app=web"];
         podman.container(
             "web",
             &[&options[..], &["--label", "enforcer.dev/namespace=shop"]].concat(),
@@ -188,7 +204,7 @@ fn containers_are_named_before_and_after_the_start_and_again_with_another_addres
         podman.serve();
         let mut watch = Watch::start(podman.config()).await;
         let web = named(&watch.last, "shop/web").expect("named in the first snapshot");
-        assert_eq!(own(web), addresses(&["10.88.0.7", "fd88::7"]));
+        assert_eq!(own(web), addresses(&["10.231.0.7", "fd31::7"]));
         let labels = &web.identity.as_ref().unwrap().labels;
         assert_eq!(
             (labels["app"].as_str(), labels["enforcer.dev/container"].as_str()),
@@ -199,19 +215,18 @@ fn containers_are_named_before_and_after_the_start_and_again_with_another_addres
         podman.container(
             "db",
             &[
-                "--network",
-                "net:ip=10.88.0.8,ip6=fd88::8",
+                &podman.on("net", "10.231.0.8", "fd31::8"),
                 "--label",
                 "com.docker.compose.project=p",
             ],
         );
-        watch.until("db", |s| has(s, "p/db", &["10.88.0.8", "fd88::8"])).await;
+        watch.until("db", |s| has(s, "p/db", &["10.231.0.8", "fd31::8"])).await;
 
         podman.run(&["rm", "-f", "-t", "0", "web"]);
         watch.until("web's end", |s| s.local.len() == 1).await;
-        podman.container("web", &["--network", "net:ip=10.88.0.9,ip6=fd88::9"]);
+        podman.container("web", &[&podman.on("net", "10.231.0.9", "fd31::9")]);
         let again = watch
-            .until("web again", |s| has(s, "default/web", &["10.88.0.9", "fd88::9"]))
+            .until("web again", |s| has(s, "default/web", &["10.231.0.9", "fd31::9"]))
             .await;
         assert!(!again.local.contains_key(&first), "another incarnation");
     });
@@ -219,9 +234,9 @@ fn containers_are_named_before_and_after_the_start_and_again_with_another_addres
 
 #[test]
 fn a_pod_and_a_shared_namespace_are_one_workload_each_and_two_networks_are_two_veths() {
-    in_node(async |_| {
-        let mut podman = Podman::new();
-        podman.add_network("two", "10.89.0.0/24", "fd89::/64");
+    in_node(async |lab| {
+        let mut podman = Podman::new(lab);
+        podman.add_network("two", "10.232.0.0/24", "fd32::/64");
         podman.serve();
         let mut watch = Watch::start(podman.config()).await;
         podman.run(&[
@@ -229,8 +244,7 @@ fn a_pod_and_a_shared_namespace_are_one_workload_each_and_two_networks_are_two_v
             "create",
             "--name",
             "pod",
-            "--network",
-            "net:ip=10.88.0.4,ip6=fd88::4",
+            &podman.on("net", "10.231.0.4", "fd31::4"),
             "--infra-name",
             "pod-infra",
             "--infra-image",
@@ -259,25 +273,23 @@ fn a_pod_and_a_shared_namespace_are_one_workload_each_and_two_networks_are_two_v
             })
             .await;
         assert_eq!(snapshot.local.len(), 1);
-        assert!(has(&snapshot, "shop/pod-infra", &["10.88.0.4", "fd88::4"]));
+        assert!(has(&snapshot, "shop/pod-infra", &["10.231.0.4", "fd31::4"]));
 
         podman.container(
             "both",
             &[
-                "--network",
-                "net:ip=10.88.0.5,ip6=fd88::5",
-                "--network",
-                "two:ip=10.89.0.5,ip6=fd89::5",
+                &podman.on("net", "10.231.0.5", "fd31::5"),
+                &podman.on("two", "10.232.0.5", "fd32::5"),
             ],
         );
-        let all = ["10.88.0.5", "10.89.0.5", "fd88::5", "fd89::5"];
+        let all = ["10.231.0.5", "10.232.0.5", "fd31::5", "fd32::5"];
         let snapshot = watch.until("both networks", |s| has(s, "default/both", &all)).await;
         assert_eq!(named(&snapshot, "default/both").unwrap().endpoints.len(), 2);
 
         // A second value for a label makes it unknown, and says because of whom.
         podman.container(
             "owner",
-            &["--network", "net:ip=10.88.0.6,ip6=fd88::6", "--label", "app=one"],
+            &[&podman.on("net", "10.231.0.6", "fd31::6"), "--label", "app=one"],
         );
         watch.until("the owner", |s| named(s, "default/owner").is_some()).await;
         podman.container("rival", &["--network", "container:owner", "--label", "app=two"]);
@@ -305,14 +317,14 @@ fn a_pod_and_a_shared_namespace_are_one_workload_each_and_two_networks_are_two_v
 
 #[test]
 fn a_dead_socket_changes_nothing_and_a_new_one_brings_the_news() {
-    in_node(async |_| {
-        let mut podman = Podman::new();
-        podman.container("web", &["--network", "net:ip=10.88.0.7,ip6=fd88::7"]);
+    in_node(async |lab| {
+        let mut podman = Podman::new(lab);
+        podman.container("web", &[&podman.on("net", "10.231.0.7", "fd31::7")]);
         podman.serve();
         let mut watch = Watch::start(podman.config()).await;
         assert!(named(&watch.last, "default/web").is_some());
         podman.stop_serving();
-        podman.container("late", &["--network", "net:ip=10.88.0.8,ip6=fd88::8"]);
+        podman.container("late", &[&podman.on("net", "10.231.0.8", "fd31::8")]);
         let snapshot = watch.until("a veth without a name", |s| s.local.len() == 2).await;
         assert!(named(&snapshot, "default/web").is_some() && named(&snapshot, "default/late").is_none());
         let since = Instant::now();

@@ -11,7 +11,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_yaml::{Location, Spanned};
 
-use super::error::snippet;
+use super::error::{plain_message, snippet};
 use super::{Entry, InvalidInventory, Inventory, Match, Mistake, NAMESPACE_NAME_LABEL, is_name, parse_port};
 use crate::workload::model::{Labels, NamedPort, WorkloadName};
 
@@ -123,12 +123,14 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Inventory, InvalidInvento
         return Ok(Inventory::default());
     }
     let document: InventoryDoc = serde_yaml::from_str(text).map_err(|error| {
-        let location = error.location();
+        let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
+        let (message, snippet) = (plain_message(&error), snippet(text, line, column));
         InvalidInventory::Syntax {
             path: path.to_owned(),
-            line: location.map_or(0, |at| at.line()),
-            column: location.map_or(0, |at| at.column()),
-            rendered: error.render(),
+            line,
+            column,
+            message,
+            snippet,
         }
     })?;
     build(document).map_err(|Fault(location, mistake)| InvalidInventory::Meaning {
