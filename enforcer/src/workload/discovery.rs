@@ -10,6 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -89,6 +90,7 @@ pub struct Discovery {
     commands: mpsc::Sender<Command>,
     mode: Mode,
     has_inventory: bool,
+    overruns: Arc<AtomicU64>,
     failure: Arc<std::sync::OnceLock<NetlinkError>>,
 }
 
@@ -102,6 +104,7 @@ pub async fn start(config: Config) -> Result<Discovery, WorkloadError> {
     let watcher = Watcher::open()?;
     let mode = watcher.mode();
     let requests = watcher.requests();
+    let overruns = watcher.overruns();
     let failure = Arc::new(std::sync::OnceLock::new());
     let (changes, views) = mpsc::channel(16);
     let report = Arc::clone(&failure);
@@ -122,7 +125,10 @@ pub async fn start(config: Config) -> Result<Discovery, WorkloadError> {
         Ok(Err(_)) => return Err(WorkloadError::Stopped),
         Err(_) => {
             let state = containers.as_ref().map(|containers| containers.borrow().clone());
-            let silent = config.runtime.as_ref().filter(|_| state.as_ref().is_some_and(|state| state.list.is_none()));
+            let silent = config
+                .runtime
+                .as_ref()
+                .filter(|_| state.as_ref().is_some_and(|state| state.list.is_none()));
             return Err(WorkloadError::SourceSilent {
                 source_name: silent.map_or_else(|| "netlink".to_owned(), ToString::to_string),
                 within: FIRST_LIST,
@@ -131,7 +137,14 @@ pub async fn start(config: Config) -> Result<Discovery, WorkloadError> {
         }
     }
     published.mark_changed();
-    Ok(Discovery { published, commands, mode, has_inventory: config.inventory.is_some(), failure })
+    Ok(Discovery {
+        published,
+        commands,
+        mode,
+        has_inventory: config.inventory.is_some(),
+        overruns,
+        failure,
+    })
 }
 
 impl Discovery {
@@ -140,17 +153,23 @@ impl Discovery {
         if self.published.changed().await.is_err() {
             return Err(WorkloadError::Stopped);
         }
-        self.latest().map(|published| Arc::clone(&published.snapshot)).ok_or(WorkloadError::Stopped)
+        self.latest()
+            .map(|published| Arc::clone(&published.snapshot))
+            .ok_or(WorkloadError::Stopped)
     }
 
     /// The present snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.latest().map(|published| Arc::clone(&published.snapshot)).unwrap_or_default()
+        self.latest()
+            .map(|published| Arc::clone(&published.snapshot))
+            .unwrap_or_default()
     }
 
     /// What a person should know about the present snapshot.
     pub fn findings(&self) -> BTreeSet<Finding> {
-        self.latest().map(|published| published.findings.clone()).unwrap_or_default()
+        self.latest()
+            .map(|published| published.findings.clone())
+            .unwrap_or_default()
     }
 
     /// How many address claims have been refused so far.
@@ -161,6 +180,11 @@ impl Discovery {
     /// How changes inside containers come to be known.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// How often the kernel dropped events and everything was read again.
+    pub fn overruns(&self) -> u64 {
+        self.overruns.load(Ordering::Relaxed)
     }
 
     /// Why discovery by netlink stopped, if it did. `changed` then gives the last state no more updates.
@@ -175,7 +199,10 @@ impl Discovery {
         }
         let inventory = Arc::new(Inventory::load(path)?);
         let (done, wait) = oneshot::channel();
-        self.commands.send(Command::Inventory(inventory, done)).await.map_err(|_| WorkloadError::Stopped)?;
+        self.commands
+            .send(Command::Inventory(inventory, done))
+            .await
+            .map_err(|_| WorkloadError::Stopped)?;
         wait.await.map_err(|_| WorkloadError::Stopped)
     }
 

@@ -29,16 +29,23 @@ pub struct NetworkView {
 impl NetworkView {
     /// Veths whose peer is in another namespace.
     pub fn veths(&self) -> impl Iterator<Item = (u32, &Link, &VethPeer)> {
-        self.links.iter().filter_map(|(index, link)| Some((*index, link, link.peer.as_ref()?)))
+        self.links
+            .iter()
+            .filter_map(|(index, link)| Some((*index, link, link.peer.as_ref()?)))
     }
 
     /// Devices directly below this one, if it is a bridge, a bond or a VLAN.
     pub fn lower(&self, index: u32) -> BTreeSet<u32> {
-        let Some(link) = self.links.get(&index) else { return BTreeSet::new() };
+        let Some(link) = self.links.get(&index) else {
+            return BTreeSet::new();
+        };
         match link.kind {
-            Kind::Master => {
-                self.links.iter().filter(|(_, port)| port.master == Some(index)).map(|(port, _)| *port).collect()
-            }
+            Kind::Master => self
+                .links
+                .iter()
+                .filter(|(_, port)| port.master == Some(index))
+                .map(|(port, _)| *port)
+                .collect(),
             Kind::Stacked => link.below.into_iter().collect(),
             Kind::Plain => BTreeSet::new(),
         }

@@ -33,16 +33,18 @@ pub enum InvalidInventory {
         limit: u64,
     },
     /// Not YAML, or not of the documented shape.
-    #[error("{path}: {rendered}", path = .path.display())]
+    #[error("{path}:{line}:{column}: {message}\n{snippet}", path = .path.display())]
     Syntax {
         /// File.
         path: PathBuf,
-        /// Line, from 1; 0 if the parser knows none.
+        /// Line, from 1.
         line: u64,
         /// Column, from 1.
         column: u64,
-        /// The parser's message with the source line and a caret.
-        rendered: String,
+        /// The parser's message.
+        message: String,
+        /// The source line with a caret.
+        snippet: String,
     },
     /// Well formed, but it cannot be meant so.
     #[error("{path}:{line}:{column}: {mistake}\n{snippet}", path = .path.display())]
@@ -136,12 +138,46 @@ pub enum Mistake {
 
 /// The source line with a caret below the column.
 pub(super) fn snippet(text: &str, line: u64, column: u64) -> String {
-    let source = text.lines().nth(usize::try_from(line).unwrap_or(1).saturating_sub(1)).unwrap_or_default();
+    let source = text
+        .lines()
+        .nth(usize::try_from(line).unwrap_or(1).saturating_sub(1))
+        .unwrap_or_default();
     // A line without end must not fill a terminal.
     let source: String = source.chars().take(160).collect();
     let margin = line.to_string().len();
     let mut rendered = String::new();
-    let indent = usize::try_from(column).unwrap_or(1).saturating_sub(1).min(source.chars().count());
+    let indent = usize::try_from(column)
+        .unwrap_or(1)
+        .saturating_sub(1)
+        .min(source.chars().count());
     _ = write!(rendered, "{line} | {source}\n{:margin$} | {:indent$}^", "", "");
     rendered
+}
+
+/// The parser's message in the words of a person who writes inventories.
+pub(super) fn plain_message(error: &serde_yaml::Error) -> String {
+    let rendered = error.render();
+    let first = rendered.lines().next().unwrap_or_default();
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    // The place stands before the message already.
+    let message = match first.split_once(": ") {
+        Some((place, message)) if place.starts_with("line ") => message,
+        _ => first,
+    };
+    let message = message.split(", set DuplicateKeyPolicy").next().unwrap_or(message);
+    match near_name(message) {
+        Some(name) => format!("{message}; did you mean `{name}`?"),
+        None => message.to_owned(),
+    }
+}
+
+/// The known field that an unknown one was probably meant to be.
+fn near_name(message: &str) -> Option<&str> {
+    let (unknown, expected) = message
+        .strip_prefix("unknown field `")?
+        .split_once("`, expected one of ")?;
+    let names = expected
+        .split(", ")
+        .map(|name| (strsim::damerau_levenshtein(unknown, name), name));
+    names.min().filter(|(distance, _)| *distance <= 2).map(|(_, name)| name)
 }

@@ -30,7 +30,13 @@ pub(super) struct Stale {
 
 impl Stale {
     pub(super) fn everything() -> Self {
-        Self { links: true, routes: true, node: true, all_inside: true, ..Self::default() }
+        Self {
+            links: true,
+            routes: true,
+            node: true,
+            all_inside: true,
+            ..Self::default()
+        }
     }
 
     pub(super) fn any(&self) -> bool {
@@ -62,7 +68,10 @@ impl Stale {
 
     pub(super) fn add_everything(&mut self) {
         let gone = std::mem::take(&mut self.gone);
-        *self = Self { gone, ..Self::everything() };
+        *self = Self {
+            gone,
+            ..Self::everything()
+        };
     }
 
     fn mark_message(&mut self, nsid: Option<i32>, kind: u16, bytes: &[u8]) {
@@ -101,7 +110,9 @@ impl Stale {
 
 fn nsid_in(bytes: &[u8]) -> Option<i32> {
     let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).ok()?;
-    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNsId(message)) = message.payload else { return None };
+    let NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNsId(message)) = message.payload else {
+        return None;
+    };
     message.attributes.iter().find_map(|attribute| match attribute {
         NsidAttribute::Id(id) => Some(*id),
         _ => None,
@@ -146,9 +157,18 @@ mod tests {
     #[test]
     fn a_lying_length_and_an_overrun_make_everything_stale_and_forget_no_namespace() {
         for heard in [Heard::Datagram(None, message(libc::RTM_NEWROUTE, 4096)), Heard::Overrun] {
-            let mut stale = Stale { gone: BTreeSet::from([3]), ..Stale::default() };
+            let mut stale = Stale {
+                gone: BTreeSet::from([3]),
+                ..Stale::default()
+            };
             stale.mark(heard);
-            assert_eq!(stale, Stale { gone: BTreeSet::from([3]), ..Stale::everything() });
+            assert_eq!(
+                stale,
+                Stale {
+                    gone: BTreeSet::from([3]),
+                    ..Stale::everything()
+                }
+            );
         }
     }
 }

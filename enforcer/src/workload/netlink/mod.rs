@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -32,8 +33,12 @@ const PAUSE_FACTOR: u32 = 2;
 /// Longest such pause, so that a new veth is never late by more.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// Without events from inside the containers: reads after a link event.
-const ECHOES: [Duration; 4] =
-    [Duration::from_millis(10), Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1)];
+const ECHOES: [Duration; 4] = [
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+];
 /// Without events from inside the containers: a read at least so often.
 const POLL: Duration = Duration::from_secs(1);
 /// With events: a complete read so often, against what no event told.
@@ -99,6 +104,7 @@ pub(in crate::workload) struct Watcher {
     node: BTreeSet<IpAddr>,
     stale: Stale,
     last: Option<Arc<NetworkView>>,
+    overruns: Arc<AtomicU64>,
 }
 
 impl Watcher {
@@ -114,11 +120,21 @@ impl Watcher {
             node: BTreeSet::new(),
             stale: Stale::everything(),
             last: None,
+            overruns: Arc::default(),
         })
     }
 
     pub(in crate::workload) fn mode(&self) -> Mode {
-        if self.listener.hears_all { Mode::Events } else { Mode::Polling }
+        if self.listener.hears_all {
+            Mode::Events
+        } else {
+            Mode::Polling
+        }
+    }
+
+    /// Counts how often the kernel dropped events.
+    pub(in crate::workload) fn overruns(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.overruns)
     }
 
     pub(in crate::workload) fn requests(&self) -> Requests {
@@ -137,7 +153,7 @@ impl Watcher {
             tokio::select! {
                 heard = self.listener.next() => {
                     let links_before = self.stale.links;
-                    self.stale.mark(heard.map_err(|source| NetlinkError::Receive { source })?);
+                    self.mark(heard.map_err(|source| NetlinkError::Receive { source })?);
                     let now = Instant::now();
                     if self.stale.any() && reads.first().is_none_or(|first| *first > now + COALESCE) {
                         reads.insert(now + COALESCE);
@@ -174,16 +190,23 @@ impl Watcher {
         }
     }
 
+    fn mark(&mut self, heard: Heard) {
+        if matches!(heard, Heard::Overrun) {
+            self.overruns.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!("netlink events were lost, reading everything again");
+        }
+        self.stale.mark(heard);
+    }
+
     /// Reads what is stale; `None` if nothing came of it.
     async fn read(&mut self) -> Result<Option<Change>, NetlinkError> {
         // Events that are already queued are older than what is read now, so they need no read of their own.
-        while let Some(heard) = self.listener.pending().map_err(|source| NetlinkError::Receive { source })? {
-            let overrun = matches!(heard, Heard::Overrun);
-            self.stale.mark(heard);
-            if overrun {
-                tracing::warn!("netlink events were lost, reading everything again");
-                break;
-            }
+        while let Some(heard) = self
+            .listener
+            .pending()
+            .map_err(|source| NetlinkError::Receive { source })?
+        {
+            self.mark(heard);
         }
         let stale = std::mem::take(&mut self.stale);
         let result = self.read_stale(&stale).await;
@@ -209,9 +232,13 @@ impl Watcher {
         if stale.node {
             self.node = self.requests.node_addresses().await?;
         }
-        let wanted: BTreeSet<i32> =
-            self.links.values().filter_map(|link| link.peer.as_ref().and_then(|peer| peer.nsid)).collect();
-        self.inside.retain(|nsid, _| wanted.contains(nsid) && !stale.gone.contains(nsid));
+        let wanted: BTreeSet<i32> = self
+            .links
+            .values()
+            .filter_map(|link| link.peer.as_ref().and_then(|peer| peer.nsid))
+            .collect();
+        self.inside
+            .retain(|nsid, _| wanted.contains(nsid) && !stale.gone.contains(nsid));
         for nsid in wanted {
             if stale.inside_of(nsid) || !self.inside.contains_key(&nsid) {
                 let inside = self.requests.inside(nsid).await?;
@@ -224,12 +251,23 @@ impl Watcher {
     fn view(&self) -> NetworkView {
         let mut links = self.links.clone();
         for peer in links.values_mut().filter_map(|link| link.peer.as_mut()) {
-            peer.mac = peer.nsid.and_then(|nsid| self.inside.get(&nsid)?.macs.get(&peer.index).copied());
+            peer.mac = peer
+                .nsid
+                .and_then(|nsid| self.inside.get(&nsid)?.macs.get(&peer.index).copied());
         }
         NetworkView {
             links,
-            inside: self.inside.iter().map(|(nsid, inside)| (*nsid, inside.addresses.clone())).collect(),
-            unreadable: self.inside.iter().filter(|(_, inside)| inside.refused).map(|(nsid, _)| *nsid).collect(),
+            inside: self
+                .inside
+                .iter()
+                .map(|(nsid, inside)| (*nsid, inside.addresses.clone()))
+                .collect(),
+            unreadable: self
+                .inside
+                .iter()
+                .filter(|(_, inside)| inside.refused)
+                .map(|(nsid, _)| *nsid)
+                .collect(),
             routes: self.routes.routes.clone(),
             gateways: self.routes.gateways.clone(),
             node: self.node.clone(),

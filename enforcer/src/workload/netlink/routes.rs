@@ -36,7 +36,11 @@ pub(super) fn collect_routes(message: &RouteMessage, into: &mut Routes) {
         return;
     }
     let Some(to) = destination_of(message) else { return };
-    into.routes.extend(hops.iter().map(|hop| Route { to, device: hop.device, via: hop.gateway.is_some() }));
+    into.routes.extend(hops.iter().map(|hop| Route {
+        to,
+        device: hop.device,
+        via: hop.gateway.is_some(),
+    }));
 }
 
 struct Hop {
@@ -51,7 +55,10 @@ fn hops_of(message: &RouteMessage) -> Vec<Hop> {
         _ => None,
     });
     if let Some(device) = device {
-        hops.push(Hop { device, gateway: gateway_of(&message.attributes) });
+        hops.push(Hop {
+            device,
+            gateway: gateway_of(&message.attributes),
+        });
     }
     for attribute in &message.attributes {
         if let RouteAttribute::MultiPath(next_hops) = attribute {

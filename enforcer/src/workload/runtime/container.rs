@@ -51,7 +51,10 @@ impl Container {
         if owner {
             labels.insert(CONTAINER_LABEL.to_owned(), self.name.clone());
         }
-        let namespace = labels.get(NAMESPACE_LABEL).or_else(|| labels.get(COMPOSE_PROJECT_LABEL)).cloned();
+        let namespace = labels
+            .get(NAMESPACE_LABEL)
+            .or_else(|| labels.get(COMPOSE_PROJECT_LABEL))
+            .cloned();
         Statement {
             by: self.title(),
             namespace,
@@ -65,7 +68,9 @@ impl Container {
     fn ports(&self, findings: &mut BTreeSet<Finding>) -> BTreeMap<String, BTreeSet<NamedPort>> {
         let mut ports = BTreeMap::new();
         for (label, value) in &self.labels {
-            let Some(name) = label.strip_prefix(PORT_LABEL_PREFIX) else { continue };
+            let Some(name) = label.strip_prefix(PORT_LABEL_PREFIX) else {
+                continue;
+            };
             let numbers: Option<BTreeSet<NamedPort>> = value.split(',').map(|port| parse_port(port.trim())).collect();
             match numbers {
                 Some(numbers) => _ = ports.insert(name.to_owned(), numbers),
@@ -89,7 +94,13 @@ pub(in crate::workload) fn by_owner(containers: &[Container]) -> BTreeMap<usize,
         let mut owner = start;
         // Bounded: two containers that name each other must not hang us.
         for _ in 0..containers.len() {
-            let Some(next) = containers[owner].network_of.as_deref().and_then(|id| find(containers, id)) else { break };
+            let Some(next) = containers[owner]
+                .network_of
+                .as_deref()
+                .and_then(|id| find(containers, id))
+            else {
+                break;
+            };
             owner = next;
         }
         groups.entry(owner).or_default().push(start);
@@ -105,6 +116,8 @@ fn find(containers: &[Container], reference: &str) -> Option<usize> {
         .or_else(|| {
             // The API takes unique prefixes of ids, and so do compose files.
             let mut matching = (0..containers.len()).filter(|i| containers[*i].id.starts_with(reference));
-            matching.next().filter(|_| reference.len() >= 12 && matching.next().is_none())
+            matching
+                .next()
+                .filter(|_| reference.len() >= 12 && matching.next().is_none())
         })
 }

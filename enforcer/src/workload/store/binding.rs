@@ -15,7 +15,14 @@ use crate::workload::model::WorkloadKey;
 
 pub(super) fn bind(store: &mut Store, inputs: &Inputs<'_>, restored: &BTreeMap<IpAddr, WorkloadKey>, said: &mut Said) {
     let mut bound = BTreeMap::new();
-    let entries = || inputs.inventory.entries.iter().enumerate().filter(|(_, entry)| entry.matches == Match::Address);
+    let entries = || {
+        inputs
+            .inventory
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.matches == Match::Address)
+    };
     // Old bindings first: a namespace that is one entry cannot become another by showing that one's address too.
     for (index, entry) in entries() {
         if let Some(key) = store.bound.get(&entry.name).copied()
@@ -69,5 +76,9 @@ fn candidate(
         let had = |address: &IpAddr| restored.get(address).or_else(|| store.owners.get(address)) == Some(*key);
         entry.addresses.iter().any(had)
     };
-    claimants.iter().find(earlier).or(if claimants.len() == 1 { claimants.first() } else { None }).copied()
+    claimants
+        .iter()
+        .find(earlier)
+        .or(if claimants.len() == 1 { claimants.first() } else { None })
+        .copied()
 }

@@ -74,14 +74,28 @@ impl Claims<'_> {
             let strong = given.get(&address).unwrap_or(&nobody);
             let weak = shown_by.get(&address).unwrap_or(&nobody);
             let contenders = if strong.is_empty() { weak } else { strong };
+<<<<<<< HEAD
             let earlier =
                 before.get(&address).or_else(|| restored.get(&address)).filter(|key| contenders.contains(key));
             let owner = earlier.or(if contenders.len() == 1 { contenders.first() } else { None });
+=======
+            let earlier = before
+                .get(&address)
+                .or_else(|| restored.get(&address))
+                .filter(|key| contenders.contains(key));
+            let owner = earlier.or(if contenders.len() == 1 {
+                contenders.first()
+            } else {
+                None
+            });
+>>>>>>> workload
             match owner {
                 Some(owner) => {
                     verdicts.owners.insert(address, *owner);
                     let losers = strong.union(weak).filter(|key| *key != owner);
-                    verdicts.refused.extend(losers.map(|key| (*key, address, Refused::Owned(*owner))));
+                    verdicts
+                        .refused
+                        .extend(losers.map(|key| (*key, address, Refused::Owned(*owner))));
                 }
                 None => _ = verdicts.disputed.insert(address, strong.union(weak).copied().collect()),
             }
@@ -91,8 +105,10 @@ impl Claims<'_> {
 
     /// Why an address that is only shown cannot be this workload's.
     fn refusal(&self, key: WorkloadKey, space: &Space, address: IpAddr) -> Option<Refusal> {
-        implausible(self.inputs.view, space, address)
-            .or_else(|| self.entry_of_another(key, address).map(|name| Refusal::Inventory { name }))
+        implausible(self.inputs.view, space, address).or_else(|| {
+            self.entry_of_another(key, address)
+                .map(|name| Refusal::Inventory { name })
+        })
     }
 
     fn entry_of_another(&self, key: WorkloadKey, address: IpAddr) -> Option<WorkloadName> {
@@ -102,7 +118,12 @@ impl Claims<'_> {
         let (index, entry) = others.next()?;
         // Claimed by several namespaces and bound to none: nobody knows whose it is, so it is disputed, not refused.
         let contested = !self.said.entries.contains_key(&index)
-            && self.known.iter().filter(|(key, space)| self.contests(**key, space, address)).count() > 1;
+            && self
+                .known
+                .iter()
+                .filter(|(key, space)| self.contests(**key, space, address))
+                .count()
+                > 1;
         (!contested || self.said.statements.contains_key(&key)).then(|| entry.name.clone())
     }
 
@@ -120,22 +141,35 @@ impl Verdicts {
     }
 
     pub(super) fn owned_by(&self, key: WorkloadKey) -> BTreeSet<IpAddr> {
-        self.owners.iter().filter(|(_, owner)| **owner == key).map(|(address, _)| *address).collect()
+        self.owners
+            .iter()
+            .filter(|(_, owner)| **owner == key)
+            .map(|(address, _)| *address)
+            .collect()
     }
 
     pub(super) fn disputed_by(&self, key: WorkloadKey) -> BTreeSet<IpAddr> {
-        self.disputed.iter().filter(|(_, keys)| keys.contains(&key)).map(|(address, _)| *address).collect()
+        self.disputed
+            .iter()
+            .filter(|(_, keys)| keys.contains(&key))
+            .map(|(address, _)| *address)
+            .collect()
     }
 
     pub(super) fn findings(&self, subject_of: &impl Fn(WorkloadKey) -> Subject) -> BTreeSet<Finding> {
-        let refused = self.refused.iter().map(|(key, address, refused)| Finding::AddressRefused {
-            claimant: subject_of(*key),
-            address: *address,
-            because: match refused {
-                Refused::Plainly(refusal) => refusal.clone(),
-                Refused::Owned(owner) => Refusal::Owned { owner: subject_of(*owner) },
-            },
-        });
+        let refused = self
+            .refused
+            .iter()
+            .map(|(key, address, refused)| Finding::AddressRefused {
+                claimant: subject_of(*key),
+                address: *address,
+                because: match refused {
+                    Refused::Plainly(refusal) => refusal.clone(),
+                    Refused::Owned(owner) => Refusal::Owned {
+                        owner: subject_of(*owner),
+                    },
+                },
+            });
         let disputed = self.disputed.iter().map(|(address, keys)| Finding::AddressDisputed {
             address: *address,
             between: keys.iter().map(|key| subject_of(*key)).collect(),
@@ -146,7 +180,11 @@ impl Verdicts {
 
 /// Addresses inside a namespace.
 pub(super) fn shown(view: &NetworkView, space: &Space) -> BTreeSet<IpAddr> {
-    space.nsid.and_then(|nsid| view.inside.get(&nsid)).cloned().unwrap_or_default()
+    space
+        .nsid
+        .and_then(|nsid| view.inside.get(&nsid))
+        .cloned()
+        .unwrap_or_default()
 }
 
 /// Why an address that is only shown could not be this namespace's own, whoever else has it.
@@ -164,18 +202,34 @@ pub(super) fn implausible(view: &NetworkView, space: &Space, address: IpAddr) ->
         _ => {}
     }
     let containing = |to: &IpNetwork| to.prefix() > 0 && to.contains(address);
-    let longest = view.routes.iter().filter(|route| containing(&route.to)).map(|route| route.to.prefix()).max();
-    let Some(longest) = longest else { return Some(Refusal::OffSubnet) };
-    let best = || view.routes.iter().filter(|route| containing(&route.to) && route.to.prefix() == longest);
-    let masters: BTreeSet<u32> =
-        space.veths.iter().filter_map(|veth| view.links.get(veth).and_then(|link| link.master)).collect();
+    let longest = view
+        .routes
+        .iter()
+        .filter(|route| containing(&route.to))
+        .map(|route| route.to.prefix())
+        .max();
+    let Some(longest) = longest else {
+        return Some(Refusal::OffSubnet);
+    };
+    let best = || {
+        view.routes
+            .iter()
+            .filter(|route| containing(&route.to) && route.to.prefix() == longest)
+    };
+    let masters: BTreeSet<u32> = space
+        .veths
+        .iter()
+        .filter_map(|veth| view.links.get(veth).and_then(|link| link.master))
+        .collect();
     // A subnet behind a next hop is that next hop's, and on a bridge anyone could be it.
     let leads_here =
         best().any(|route| space.veths.contains(&route.device) || masters.contains(&route.device) && !route.via);
     if !leads_here {
         return Some(Refusal::OffSubnet);
     }
-    best().any(|route| is_edge(&route.to, address)).then_some(Refusal::Reserved)
+    best()
+        .any(|route| is_edge(&route.to, address))
+        .then_some(Refusal::Reserved)
 }
 
 fn refused_to_all(view: &NetworkView, address: IpAddr) -> Option<Refusal> {

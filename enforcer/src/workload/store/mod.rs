@@ -84,7 +84,9 @@ struct Said {
 
 impl Said {
     fn given_to(&self, key: WorkloadKey, address: IpAddr) -> bool {
-        self.given.get(&key).is_some_and(|addresses| addresses.contains(&address))
+        self.given
+            .get(&key)
+            .is_some_and(|addresses| addresses.contains(&address))
     }
 
     fn enter(&mut self, index: usize, entry: &Entry, key: WorkloadKey) {
@@ -125,12 +127,20 @@ impl Store {
         self.known.retain(|_, space| !space.veths.is_empty());
         let restored = self.restored_owners();
         binding::bind(self, inputs, &restored, &mut said);
-        let verdicts = Claims { inputs, known: &self.known, said: &said }.decide(&self.owners, &restored);
+        let verdicts = Claims {
+            inputs,
+            known: &self.known,
+            said: &said,
+        }
+        .decide(&self.owners, &restored);
         self.owners.clone_from(&verdicts.owners);
         self.restored.clear();
         self.updated = true;
         let snapshot = self.snapshot(inputs, &said, &verdicts, uplinks, &mut findings);
-        self.refused += findings.iter().filter(|f| is_refusal(f) && !self.last_findings.contains(f)).count() as u64;
+        self.refused += findings
+            .iter()
+            .filter(|f| is_refusal(f) && !self.last_findings.contains(f))
+            .count() as u64;
         self.last_findings.clone_from(&findings);
         Outcome { snapshot, findings }
     }
@@ -146,12 +156,22 @@ impl Store {
                 Some(nsid) => _ = spaces.entry(nsid).or_default().insert(index),
                 // Its namespace is being torn down and has lost its id: it stays whose it was.
                 None => {
-                    let was = self.known.iter().find(|(_, space)| space.veths.contains(&index)).map(|(key, _)| *key);
+                    let was = self
+                        .known
+                        .iter()
+                        .find(|(_, space)| space.veths.contains(&index))
+                        .map(|(key, _)| *key);
                     let (key, nsid) = match was {
                         Some(key) => (key, self.known[&key].nsid),
                         None => (self.new_key(), None),
                     };
-                    next.entry(key).or_insert_with(|| Space { nsid, ..Space::default() }).veths.insert(index);
+                    next.entry(key)
+                        .or_insert_with(|| Space {
+                            nsid,
+                            ..Space::default()
+                        })
+                        .veths
+                        .insert(index);
                 }
             }
         }
@@ -183,8 +203,11 @@ impl Store {
     /// What sources say about namespaces, by namespace alone; entries that go by address come later.
     fn gather(&self, inputs: &Inputs<'_>, findings: &mut BTreeSet<Finding>) -> Said {
         let mut said = Said::default();
-        let by_nsid: BTreeMap<i32, WorkloadKey> =
-            self.known.iter().filter_map(|(key, space)| Some((space.nsid?, *key))).collect();
+        let by_nsid: BTreeMap<i32, WorkloadKey> = self
+            .known
+            .iter()
+            .filter_map(|(key, space)| Some((space.nsid?, *key)))
+            .collect();
         let at = |path: &PathBuf| inputs.netns.get(path).and_then(|nsid| by_nsid.get(nsid)).copied();
         for (owner, members) in by_owner(inputs.containers) {
             let key = inputs.containers[owner].sandbox.as_ref().and_then(at);
@@ -194,7 +217,10 @@ impl Store {
             };
             for member in members {
                 let container = &inputs.containers[member];
-                said.statements.entry(key).or_default().push(container.statement(member == owner, findings));
+                said.statements
+                    .entry(key)
+                    .or_default()
+                    .push(container.statement(member == owner, findings));
                 said.given.entry(key).or_default().extend(&container.addresses);
             }
         }
@@ -221,15 +247,23 @@ impl Store {
     }
 
     fn key_of(&self, veth: u32) -> Option<WorkloadKey> {
-        self.known.iter().find(|(_, space)| space.veths.contains(&veth)).map(|(key, _)| *key)
+        self.known
+            .iter()
+            .find(|(_, space)| space.veths.contains(&veth))
+            .map(|(key, _)| *key)
     }
 
     fn veths_of<'a>(&self, keys: impl Iterator<Item = &'a WorkloadKey>) -> BTreeSet<u32> {
-        keys.filter_map(|key| self.known.get(key)).flat_map(|space| space.veths.iter().copied()).collect()
+        keys.filter_map(|key| self.known.get(key))
+            .flat_map(|space| space.veths.iter().copied())
+            .collect()
     }
 
     fn restored_owners(&self) -> BTreeMap<IpAddr, WorkloadKey> {
-        self.restored.iter().filter_map(|(address, veth)| Some((*address, self.key_of(*veth)?))).collect()
+        self.restored
+            .iter()
+            .filter_map(|(address, veth)| Some((*address, self.key_of(*veth)?)))
+            .collect()
     }
 
     fn snapshot(
@@ -258,7 +292,9 @@ impl Store {
         findings.extend(verdicts.findings(&subject_of));
         for (key, space) in &self.known {
             if space.nsid.is_some_and(|nsid| inputs.view.unreadable.contains(&nsid)) {
-                findings.insert(Finding::CannotLookInside { workload: subject_of(*key) });
+                findings.insert(Finding::CannotLookInside {
+                    workload: subject_of(*key),
+                });
             }
         }
         let local: BTreeMap<WorkloadKey, LocalWorkload> = self
@@ -274,7 +310,10 @@ impl Store {
                         .iter()
                         .filter_map(|veth| Some((*veth, self.interface(inputs, *veth)?)))
                         .collect(),
-                    routes: said.statements.get(key).is_some_and(|all| all.iter().any(|one| one.routes)),
+                    routes: said
+                        .statements
+                        .get(key)
+                        .is_some_and(|all| all.iter().any(|one| one.routes)),
                 };
                 (*key, workload)
             })
@@ -282,7 +321,13 @@ impl Store {
         let remote = remote(inputs, said, verdicts);
         let named = local.values().filter_map(|workload| workload.identity.as_ref());
         let namespaces = namespaces(inputs.inventory, named);
-        Snapshot { namespaces, local, remote, node: inputs.view.node.clone(), uplinks }
+        Snapshot {
+            namespaces,
+            local,
+            remote,
+            node: inputs.view.node.clone(),
+            uplinks,
+        }
     }
 
     fn interface(&self, inputs: &Inputs<'_>, veth: u32) -> Option<Interface> {
@@ -296,13 +341,26 @@ impl Store {
 }
 
 fn is_refusal(finding: &Finding) -> bool {
-    matches!(finding, Finding::AddressRefused { .. } | Finding::AddressDisputed { .. })
+    matches!(
+        finding,
+        Finding::AddressRefused { .. } | Finding::AddressDisputed { .. }
+    )
 }
 
 fn subject(inputs: &Inputs<'_>, space: &Space, name: Option<WorkloadName>) -> Subject {
     let ifindex = space.veths.first().copied().unwrap_or_default();
-    let interface = inputs.view.links.get(&ifindex).map(|link| link.name.clone()).unwrap_or_default();
-    Subject { name, ifindex, interface, nsid: space.nsid }
+    let interface = inputs
+        .view
+        .links
+        .get(&ifindex)
+        .map(|link| link.name.clone())
+        .unwrap_or_default();
+    Subject {
+        name,
+        ifindex,
+        interface,
+        nsid: space.nsid,
+    }
 }
 
 /// Entries that no local namespace is. An address that is local or the node's is not theirs.
@@ -314,7 +372,11 @@ fn remote(inputs: &Inputs<'_>, said: &Said, verdicts: &Verdicts) -> Vec<RemoteWo
         .enumerate()
         .filter(|(index, _)| !said.entries.contains_key(index))
         .map(|(_, entry)| RemoteWorkload {
-            identity: Identity { name: entry.name.clone(), labels: entry.labels.clone(), ports: entry.ports.clone() },
+            identity: Identity {
+                name: entry.name.clone(),
+                labels: entry.labels.clone(),
+                ports: entry.ports.clone(),
+            },
             addresses: entry
                 .addresses
                 .iter()

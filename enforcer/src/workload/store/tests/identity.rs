@@ -1,0 +1,256 @@
+//! Who a workload is.
+
+use super::super::Store;
+use super::world::{World, behind, ip, ips, name_behind};
+use crate::workload::finding::{Disagreement, Finding};
+
+fn disagreement(world: &World) -> Option<Disagreement> {
+    let outcome = world.update(&mut Store::new());
+    let found = outcome.findings.into_iter().find_map(|finding| match finding {
+        Finding::SourcesDisagree { disagreement, .. } => Some(disagreement),
+        _ => None,
+    });
+    assert_eq!(found.is_some(), behind(&outcome.snapshot, 10).identity.is_none());
+    found
+}
+
+fn one_veth() -> World {
+    let mut world = World::bridged();
+    world.veth(10, 1);
+    world.show(1, &["10.88.0.2"]);
+    world
+}
+
+#[test]
+fn an_entry_finds_its_workload_by_path_interface_or_address() {
+    for matches in [
+        "netns: /ns/1",
+        "interface: veth10",
+        "address: 10.88.0.2",
+        "address: [fd88::9, 10.88.0.2]",
+    ] {
+        let mut world = one_veth();
+        world.inventory(&format!(
+            "namespaces: {{shop: {{labels: {{team: a}}}}}}\n\
+             workloads: [{{name: web, namespace: shop, labels: {{app: web}}, ports: {{http: 80/tcp}}, routes: true, match: {{{matches}}}}}]"
+        ));
+        let snapshot = world.update(&mut Store::new()).snapshot;
+        let workload = behind(&snapshot, 10);
+        let identity = workload.identity.as_ref().expect(matches);
+        assert_eq!(
+            (identity.name.to_string().as_str(), identity.labels["app"].as_str()),
+            ("shop/web", "web")
+        );
+        assert_eq!(identity.ports["http"].len(), 1);
+        assert!(workload.routes && snapshot.remote.is_empty());
+        assert_eq!(snapshot.namespaces["shop"].len(), 2);
+        assert_eq!(snapshot.namespaces["shop"]["kubernetes.io/metadata.name"], "shop");
+    }
+}
+
+#[test]
+fn an_entry_with_both_families_owns_both_once_one_is_seen() {
+    let mut world = one_veth();
+    world.inventory("workloads: [{name: web, match: {address: [fd88::9, 10.88.0.2]}}]");
+    let snapshot = world.update(&mut Store::new()).snapshot;
+    assert_eq!(behind(&snapshot, 10).addresses, ips(&["10.88.0.2", "fd88::9"]));
+}
+
+#[test]
+fn an_entry_nobody_here_is_becomes_a_remote_peer() {
+    let mut world = one_veth();
+    world.inventory(
+        "workloads: [{name: db, namespace: shop, match: {address: 203.0.113.5}},\n\
+         {name: gone, match: {netns: nowhere}}, {name: own, match: {address: 10.88.0.1}}]",
+    );
+    let snapshot = world.update(&mut Store::new()).snapshot;
+    let remote: Vec<String> = snapshot
+        .remote
+        .iter()
+        .map(|remote| remote.identity.name.to_string())
+        .collect();
+    assert_eq!(
+        remote,
+        ["shop/db"],
+        "without an address, or with the node's, there is no peer"
+    );
+    assert!(snapshot.namespaces.contains_key("shop"));
+}
+
+#[test]
+fn an_address_binds_to_the_first_namespace_until_that_is_gone() {
+    let mut world = one_veth();
+    let mut store = Store::new();
+    world.inventory("workloads: [{name: web, match: {address: 10.88.0.2}}]");
+    assert_eq!(name_behind(&world.update(&mut store).snapshot, 10), "default/web");
+    world.veth(11, 2);
+    world.show(2, &["10.88.0.2"]);
+    world.show(1, &[]);
+    let snapshot = world.update(&mut store).snapshot;
+    assert_eq!(
+        (name_behind(&snapshot, 10).as_str(), name_behind(&snapshot, 11).as_str()),
+        ("default/web", "")
+    );
+    assert!(
+        behind(&snapshot, 10).addresses.contains(&ip("10.88.0.2")),
+        "the inventory names it for that namespace"
+    );
+    world.remove_veth(10);
+    assert_eq!(name_behind(&world.update(&mut store).snapshot, 11), "default/web");
+}
+
+#[test]
+fn a_workload_with_a_name_cannot_become_a_peer_by_showing_its_address() {
+    let mut world = one_veth();
+    let mut store = Store::new();
+    world.inventory("workloads: [{name: a, match: {netns: /ns/1}}, {name: peer, match: {address: 10.88.7.7}}]");
+    let before = world.update(&mut store).snapshot;
+    world.show(1, &["10.88.0.2", "10.88.7.7"]);
+    assert_eq!(world.update(&mut store).snapshot, before);
+    assert_eq!(before.remote.len(), 1);
+    // Nor can one that is an entry by address become a second one.
+    let mut world = one_veth();
+    let mut store = Store::new();
+    world.inventory("workloads: [{name: a, match: {address: 10.88.0.2}}, {name: b, match: {address: 10.88.0.3}}]");
+    let before = world.update(&mut store).snapshot;
+    world.show(1, &["10.88.0.2", "10.88.0.3"]);
+    assert_eq!(world.update(&mut store).snapshot, before);
+}
+
+#[test]
+fn an_entry_that_two_namespaces_show_at_the_first_look_is_neither() {
+    let mut world = one_veth();
+    world.veth(11, 2);
+    world.show(2, &["10.88.0.2"]);
+    world.inventory("workloads: [{name: web, match: {address: 10.88.0.2}}]");
+    let snapshot = world.update(&mut Store::new()).snapshot;
+    for veth in [10, 11] {
+        assert_eq!(name_behind(&snapshot, veth), "");
+        assert_eq!(behind(&snapshot, veth).disputed, ips(&["10.88.0.2"]));
+    }
+    assert!(snapshot.remote.is_empty(), "it matches ipBlock only");
+}
+
+#[test]
+fn a_container_is_named_by_its_labels_and_cannot_forge_its_name() {
+    for (labels, namespace) in [
+        (
+            &[
+                ("app", "web"),
+                ("enforcer.dev/namespace", "shop"),
+                ("com.docker.compose.project", "proj"),
+            ][..],
+            "shop",
+        ),
+        (&[("app", "web"), ("com.docker.compose.project", "proj")][..], "proj"),
+        (&[("app", "web"), ("enforcer.dev/container", "db")][..], "default"),
+    ] {
+        let mut world = one_veth();
+        world.container("web-1", 1, labels, &["10.88.0.2"]);
+        let snapshot = world.update(&mut Store::new()).snapshot;
+        let identity = behind(&snapshot, 10).identity.clone().unwrap();
+        assert_eq!(identity.name.to_string(), format!("{namespace}/web-1"));
+        assert_eq!(identity.labels["enforcer.dev/container"], "web-1");
+        assert_eq!(identity.labels["app"], "web");
+        assert_eq!(
+            snapshot.namespaces[namespace].len(),
+            1,
+            "a container gives its namespace no labels"
+        );
+    }
+}
+
+#[test]
+fn a_port_label_names_a_port_and_a_bad_one_is_reported() {
+    let mut world = one_veth();
+    let labels = [
+        ("enforcer.dev/port.http", "8080/tcp"),
+        ("enforcer.dev/port.dns", "53/udp, 53/tcp"),
+        ("enforcer.dev/port.x", "0/tcp"),
+    ];
+    world.container("web", 1, &labels, &[]);
+    let outcome = world.update(&mut Store::new());
+    let ports = behind(&outcome.snapshot, 10).identity.clone().unwrap().ports;
+    assert_eq!(
+        ports
+            .iter()
+            .map(|(name, ports)| (name.as_str(), ports.len()))
+            .collect::<Vec<_>>(),
+        [("dns", 2), ("http", 1)]
+    );
+    assert!(
+        outcome
+            .findings
+            .iter()
+            .any(|f| matches!(f, Finding::LabelIgnored { label, .. } if label == "enforcer.dev/port.x"))
+    );
+}
+
+#[test]
+fn containers_of_one_namespace_are_one_workload_named_by_its_owner() {
+    let mut world = one_veth();
+    world.container("infra", 1, &[], &["10.88.0.2"]);
+    world.member(
+        "web",
+        "infra",
+        &[
+            ("app", "web"),
+            ("enforcer.dev/namespace", "shop"),
+            ("enforcer.dev/container", "x"),
+        ],
+    );
+    world.member("log", "infra", &[("side", "log")]);
+    let snapshot = world.update(&mut Store::new()).snapshot;
+    let identity = behind(&snapshot, 10).identity.clone().unwrap();
+    assert_eq!(identity.name.to_string(), "shop/infra");
+    let labels: Vec<&str> = identity.labels.iter().map(|(_, value)| value.as_str()).collect();
+    assert_eq!(labels, ["web", "infra", "shop", "log"]);
+}
+
+#[test]
+fn what_contradicts_itself_is_unknown_and_both_sides_are_named() {
+    let shop = ("enforcer.dev/namespace", "shop");
+    let bank = ("enforcer.dev/namespace", "bank");
+    for (labels, other, expected) in [
+        (&[("app", "web")][..], &[("app", "db")][..], "label"),
+        (&[shop][..], &[bank][..], "namespace"),
+        (&[shop][..], &[("com.docker.compose.project", "proj")][..], "namespace"),
+    ] {
+        let mut world = one_veth();
+        world.container("one", 1, labels, &[]);
+        world.member("two", "one", other);
+        let text = disagreement(&world).map(|found| found.to_string()).unwrap_or_default();
+        assert!(
+            text.contains(expected) && text.contains("container one") && text.contains("container two"),
+            "{text}"
+        );
+    }
+    // Two containers that were both put into the namespace from outside.
+    let mut world = one_veth();
+    world.container("one", 1, &[], &[]);
+    world.container("two", 1, &[], &[]);
+    assert!(matches!(disagreement(&world), Some(Disagreement::Name { .. })));
+    // Inventory and runtime.
+    let mut world = one_veth();
+    world.container("web", 1, &[("app", "web")], &[]);
+    world.inventory("workloads: [{name: web, labels: {app: web}, match: {netns: /ns/1}}]");
+    assert_eq!(disagreement(&world), None, "they agree");
+    world.inventory("workloads: [{name: web, labels: {app: db}, match: {netns: /ns/1}}]");
+    assert!(matches!(disagreement(&world), Some(Disagreement::Label { .. })));
+    // Two entries.
+    let mut world = one_veth();
+    world.inventory("workloads: [{name: a, match: {netns: /ns/1}}, {name: b, match: {interface: veth10}}]");
+    assert!(disagreement(&world).is_some_and(|found| found.to_string().contains("inventory line 1")));
+    // A namespace that would be two words in a log line.
+    let mut world = one_veth();
+    world.container("web", 1, &[("enforcer.dev/namespace", "shop/web")], &[]);
+    assert!(matches!(disagreement(&world), Some(Disagreement::InvalidName { .. })));
+}
+
+#[test]
+fn containers_that_name_each_other_end() {
+    let mut world = one_veth();
+    world.member("a", "b", &[]);
+    world.member("b", "a", &[]);
+    assert_eq!(name_behind(&world.update(&mut Store::new()).snapshot, 10), "");
+}

@@ -1,0 +1,7 @@
+//! The store's rules, as tables and as a property.
+
+mod addresses;
+mod identity;
+mod theft;
+mod uplinks;
+mod world;

@@ -1,0 +1,125 @@
+//! Which devices lead outside.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::Store;
+use super::world::{World, behind};
+use crate::workload::finding::Finding;
+use crate::workload::model::Snapshot;
+use crate::workload::view::Kind;
+
+fn uplinks(snapshot: &Snapshot) -> Vec<u32> {
+    snapshot.uplinks.keys().copied().collect()
+}
+
+/// A node without a device of its own: the default route leads over what the test says.
+fn container_node(default_over: u32) -> World {
+    let mut world = World::default();
+    world.device(1, "br0", Kind::Master, None);
+    world.route("0.0.0.0/0", default_over, true);
+    world
+}
+
+#[test]
+fn the_device_of_a_default_route_and_all_below_it() {
+    let mut world = World::default();
+    world.device(1, "br0", Kind::Master, None);
+    world.device(2, "bond0", Kind::Master, Some(1));
+    world.device(3, "eth0", Kind::Plain, Some(2));
+    world.device(4, "eth1", Kind::Plain, None);
+    world.device(5, "br0.7", Kind::Stacked, None);
+    world.view.links.get_mut(&5).unwrap().below = Some(1);
+    world.route("::/0", 5, true);
+    world.veth(10, 1);
+    let snapshot = world.update(&mut Store::new()).snapshot;
+    assert_eq!(uplinks(&snapshot), [1, 2, 3, 5]);
+    assert_eq!(behind(&snapshot, 10).identity, None);
+}
+
+#[test]
+fn a_nodes_own_veth_is_one_and_stays_one_when_the_route_flaps() {
+    let mut world = container_node(10);
+    let mut store = Store::new();
+    world.veth_on(10, 1, None);
+    assert_eq!(uplinks(&world.update(&mut store).snapshot), [10]);
+    let routes = std::mem::take(&mut world.view.routes);
+    assert_eq!(uplinks(&world.update(&mut store).snapshot), [10]);
+    world.view.routes = routes;
+    assert_eq!(uplinks(&world.update(&mut store).snapshot), [10]);
+    world.inventory("workloads: [{name: vpn, match: {netns: /ns/1}}]");
+    let snapshot = world.update(&mut store).snapshot;
+    assert!(uplinks(&snapshot).is_empty(), "a source names it");
+    world.inventory("");
+    assert!(
+        uplinks(&world.update(&mut store).snapshot).is_empty(),
+        "and a workload it stays"
+    );
+}
+
+#[test]
+fn an_address_entry_does_not_make_the_way_out_a_workload() {
+    let mut world = container_node(10);
+    world.veth_on(10, 1, None);
+    world.route("192.0.2.0/24", 10, false);
+    world.show(1, &["192.0.2.2"]);
+    world.inventory("workloads: [{name: world, match: {address: 192.0.2.2}}]");
+    let snapshot = world.update(&mut Store::new()).snapshot;
+    assert_eq!((uplinks(&snapshot), snapshot.remote.len()), (vec![10], 1));
+}
+
+#[test]
+fn a_veth_that_came_later_or_was_a_workload_becomes_none_without_being_asked_for() {
+    let mut world = World::bridged();
+    let mut store = Store::new();
+    world.veth(10, 1);
+    world.update(&mut store);
+    world.route("0.0.0.0/0", 10, false);
+    world.veth(11, 2);
+    world.route("::/0", 11, false);
+    assert_eq!(uplinks(&world.update(&mut store).snapshot), [2]);
+    world.uplinks = vec!["veth10".to_owned(), "eth7".to_owned()];
+    let outcome = world.update(&mut store);
+    assert_eq!(uplinks(&outcome.snapshot), [2, 10]);
+    assert!(outcome.findings.contains(&Finding::UplinkMissing {
+        name: "eth7".to_owned()
+    }));
+    // Over a restart too.
+    world.uplinks.clear();
+    let mut store = Store::new();
+    store.restore(BTreeMap::new(), BTreeSet::from([10, 11]));
+    assert_eq!(uplinks(&world.update(&mut store).snapshot), [2]);
+}
+
+#[test]
+fn below_a_bridge_the_doubt_goes_against_a_veth() {
+    // (veths, another device in the bridge, named ones, uplinks, unclear)
+    for (veths, nic, named, expected, unclear) in [
+        (&[10][..], false, "", &[1, 10][..], false),
+        (&[10, 11][..], false, "", &[1][..], true),
+        (&[10, 11][..], false, "/ns/11", &[1, 10][..], false),
+        (&[10][..], true, "", &[1, 2][..], false),
+        (&[10][..], false, "/ns/10", &[1][..], false),
+    ] {
+        let mut world = container_node(1);
+        for veth in veths {
+            world.veth(*veth, i32::try_from(*veth).unwrap());
+        }
+        if nic {
+            world.device(2, "eth0", Kind::Plain, Some(1));
+        }
+        if !named.is_empty() {
+            world.inventory(&format!("workloads: [{{name: a, match: {{netns: {named}}}}}]"));
+        }
+        let mut store = Store::new();
+        for look in ["first", "second"] {
+            let outcome = world.update(&mut store);
+            let case = format!("{veths:?} nic {nic} named {named} {look}");
+            assert_eq!(uplinks(&outcome.snapshot), expected, "{case}");
+            let found = outcome
+                .findings
+                .iter()
+                .any(|finding| matches!(finding, Finding::UplinkUnclear { .. }));
+            assert_eq!(found, unclear, "{case}");
+        }
+    }
+}

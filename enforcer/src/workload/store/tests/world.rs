@@ -1,0 +1,169 @@
+//! A small node to test with: namespaces, devices and sources in a few words.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use super::super::{Inputs, Outcome, Store};
+use crate::workload::inventory::Inventory;
+use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
+use crate::workload::runtime::Container;
+use crate::workload::view::{Kind, Link, NetworkView, Route, VethPeer};
+
+/// Ifindex of the bridge with 10.88.0.1/16 and fd88::1/64.
+pub(super) const BRIDGE: u32 = 1;
+
+#[derive(Clone, Default)]
+pub(super) struct World {
+    pub(super) view: NetworkView,
+    pub(super) gone: BTreeSet<i32>,
+    pub(super) inventory: Inventory,
+    pub(super) containers: Vec<Container>,
+    pub(super) netns: BTreeMap<PathBuf, i32>,
+    pub(super) uplinks: Vec<String>,
+}
+
+impl World {
+    /// A node with a bridge, a device to the outside and a default route over it.
+    pub(super) fn bridged() -> Self {
+        let mut world = Self::default();
+        world.device(BRIDGE, "br0", Kind::Master, None);
+        world.device(2, "lan", Kind::Plain, None);
+        for (to, device, via) in [
+            ("10.88.0.0/16", BRIDGE, false),
+            ("fd88::/64", BRIDGE, false),
+            ("192.0.2.0/24", 2, false),
+            ("0.0.0.0/0", 2, true),
+        ] {
+            world.route(to, device, via);
+        }
+        world.view.gateways.insert(ip("192.0.2.254"));
+        world.view.node = ips(&["10.88.0.1", "fd88::1", "192.0.2.1"]);
+        world
+    }
+
+    pub(super) fn device(&mut self, index: u32, name: &str, kind: Kind, master: Option<u32>) {
+        let link = Link {
+            name: name.to_owned(),
+            kind,
+            master,
+            below: None,
+            peer: None,
+        };
+        self.view.links.insert(index, link);
+    }
+
+    pub(super) fn route(&mut self, to: &str, device: u32, via: bool) {
+        self.view.routes.push(Route {
+            to: to.parse().unwrap(),
+            device,
+            via,
+        });
+    }
+
+    /// A veth to a namespace, on the bridge; its path is `/ns/NSID`.
+    pub(super) fn veth(&mut self, index: u32, nsid: i32) {
+        self.veth_on(index, nsid, Some(BRIDGE));
+    }
+
+    pub(super) fn veth_on(&mut self, index: u32, nsid: i32, master: Option<u32>) {
+        let peer = Some(VethPeer {
+            nsid: Some(nsid),
+            index: 2,
+            mac: Some([2, 0, 0, 0, 0, index as u8]),
+        });
+        let link = Link {
+            name: format!("veth{index}"),
+            kind: Kind::Plain,
+            master,
+            below: None,
+            peer,
+        };
+        self.view.links.insert(index, link);
+        self.view.inside.entry(nsid).or_default();
+        self.netns.insert(path(nsid), nsid);
+    }
+
+    pub(super) fn remove_veth(&mut self, index: u32) {
+        let peer = self.view.links.remove(&index).and_then(|link| link.peer);
+        if let Some(nsid) = peer.and_then(|peer| peer.nsid) {
+            self.view.inside.remove(&nsid);
+            self.netns.remove(&path(nsid));
+        }
+    }
+
+    pub(super) fn show(&mut self, nsid: i32, addresses: &[&str]) {
+        self.view.inside.insert(nsid, ips(addresses));
+    }
+
+    pub(super) fn inventory(&mut self, yaml: &str) {
+        self.inventory = Inventory::parse(Path::new("test.inventory.yaml"), yaml).unwrap();
+    }
+
+    pub(super) fn container(&mut self, name: &str, nsid: i32, labels: &[(&str, &str)], addresses: &[&str]) {
+        self.containers.push(Container {
+            id: format!("{name}-0123456789ab"),
+            name: name.to_owned(),
+            labels: labels
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+            sandbox: Some(path(nsid)),
+            network_of: None,
+            addresses: ips(addresses),
+        });
+    }
+
+    /// A container in the namespace of another.
+    pub(super) fn member(&mut self, name: &str, owner: &str, labels: &[(&str, &str)]) {
+        self.container(name, -1, labels, &[]);
+        let container = self.containers.last_mut().unwrap();
+        container.sandbox = None;
+        container.network_of = Some(format!("{owner}-0123456789ab"));
+    }
+
+    pub(super) fn update(&self, store: &mut Store) -> Outcome {
+        store.update(&Inputs {
+            view: &self.view,
+            gone: &self.gone,
+            inventory: &self.inventory,
+            containers: &self.containers,
+            netns: &self.netns,
+            uplinks: &self.uplinks,
+        })
+    }
+}
+
+pub(super) fn path(nsid: i32) -> PathBuf {
+    PathBuf::from(format!("/ns/{nsid}"))
+}
+
+pub(super) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub(super) fn ips(texts: &[&str]) -> BTreeSet<IpAddr> {
+    texts.iter().map(|text| ip(text)).collect()
+}
+
+/// The workload behind a veth.
+pub(super) fn behind(snapshot: &Snapshot, veth: u32) -> &LocalWorkload {
+    &snapshot.local[&key_behind(snapshot, veth)]
+}
+
+pub(super) fn key_behind(snapshot: &Snapshot, veth: u32) -> WorkloadKey {
+    *snapshot
+        .local
+        .iter()
+        .find(|(_, workload)| workload.endpoints.contains_key(&veth))
+        .expect("a workload")
+        .0
+}
+
+pub(super) fn name_behind(snapshot: &Snapshot, veth: u32) -> String {
+    behind(snapshot, veth)
+        .identity
+        .as_ref()
+        .map(|identity| identity.name.to_string())
+        .unwrap_or_default()
+}

@@ -1,0 +1,343 @@
+//! Discovery against real namespaces: routed and bridged, changes inside containers, uplinks, polling. Needs root.
+
+#![allow(missing_docs, reason = "a test binary")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot prepare has to stop")]
+
+mod workload_common;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use enforcer::workload::finding::{Finding, Refusal};
+use enforcer::workload::{Config, Mode, WorkloadError};
+use workload_common::{Watch, addresses, behind, in_node, name_of, own, sh};
+
+fn inventory(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+fn with_inventory(file: &tempfile::NamedTempFile) -> Config {
+    Config { inventory: Some(file.path().to_owned()), ..Config::default() }
+}
+
+#[test]
+fn a_bridged_and_a_routed_container_that_were_there_before_have_both_families() {
+    in_node(async |lab| {
+        lab.add_bridge();
+        lab.add_bridged("bridged", "vb", &["10.88.0.2/16", "fd88::2/64"]);
+        lab.add_container("routed", "vr");
+        lab.inside("routed", "addr add 10.1.0.2/32 dev eth0");
+        lab.inside("routed", "addr add fd01::2/128 dev eth0 nodad");
+        sh("ip route add 10.1.0.2/32 dev vr");
+        sh("ip route add fd01::2/128 dev vr");
+        let file = inventory(&format!(
+            "workloads:\n- {{name: web, namespace: shop, labels: {{app: web}}, match: {{netns: {}}}}}\n",
+            lab.name("bridged")
+        ));
+        let watch = Watch::start(with_inventory(&file)).await;
+        assert_eq!(watch.discovery.mode(), Mode::Events);
+        let bridged = behind(&watch.last, "vb").unwrap();
+        assert_eq!(name_of(bridged), "shop/web");
+        assert_eq!(own(bridged), addresses(&["10.88.0.2", "fd88::2"]));
+        let veth = bridged.endpoints.values().next().unwrap();
+        assert!(veth.existed_at_start && veth.peer_mac.is_some());
+        let routed = behind(&watch.last, "vr").unwrap();
+        assert_eq!(routed.identity, None);
+        assert_eq!(own(routed), addresses(&["10.1.0.2", "fd01::2"]));
+        assert!(watch.last.node.is_superset(&addresses(&["10.88.0.1", "fd88::1"])));
+        assert!(watch.last.uplinks.is_empty());
+        assert_eq!(watch.last.namespaces["shop"]["kubernetes.io/metadata.name"], "shop");
+    });
+}
+
+#[test]
+fn a_new_veth_is_seen_within_milliseconds_and_without_a_name() {
+    in_node(async |lab| {
+        lab.add_bridge();
+        let mut watch = Watch::start(Config::default()).await;
+        lab.add_space("late");
+        sh(&format!("ip link add vl type veth peer name eth0 netns {}", lab.name("late")));
+        let since = Instant::now();
+        let snapshot = watch.until("the new veth", |s| behind(s, "vl").is_some()).await;
+        let took = since.elapsed();
+        assert!(took < Duration::from_millis(200), "{took:?}");
+        println!("new veth in a snapshot after {took:?}");
+        let late = behind(&snapshot, "vl").unwrap();
+        assert_eq!(late.identity, None);
+        assert!(!late.endpoints.values().next().unwrap().existed_at_start);
+    });
+}
+
+#[test]
+fn addresses_that_come_and_go_inside_are_followed_and_so_is_a_rename() {
+    in_node(async |lab| {
+        lab.add_bridge();
+        lab.add_bridged("a", "va", &[]);
+        let mut watch = Watch::start(Config::default()).await;
+        let key = *watch.last.local.keys().next().unwrap();
+        lab.inside("a", "addr add 10.88.0.2/16 dev eth0");
+        lab.inside("a", "addr add 10.88.0.3/16 dev eth0");
+        lab.inside("a", "addr add fd88::2/64 dev eth0 nodad");
+        let all = addresses(&["10.88.0.2", "10.88.0.3", "fd88::2"]);
+        let since = Instant::now();
+        watch.until("three addresses", |s| behind(s, "va").is_some_and(|w| own(w) == all)).await;
+        assert!(since.elapsed() < Duration::from_millis(500), "no event came from inside: {:?}", since.elapsed());
+        lab.inside("a", "addr del 10.88.0.2/16 dev eth0");
+        let rest = addresses(&["10.88.0.3", "fd88::2"]);
+        watch.until("one address less", |s| behind(s, "va").is_some_and(|w| own(w).is_subset(&rest))).await;
+        sh("ip link set va name vz");
+        watch.until("the new name", |s| behind(s, "vz").is_some()).await;
+        lab.inside("a", "link set eth0 address 02:00:00:00:00:07");
+        let mac = Some([2, 0, 0, 0, 0, 7]);
+        watch
+            .until("the new MAC", |s| {
+                behind(s, "vz").is_some_and(|w| w.endpoints.values().all(|veth| veth.peer_mac == mac))
+            })
+            .await;
+        assert_eq!(*watch.last.local.keys().next().unwrap(), key, "the same namespace keeps its key");
+    });
+}
+
+#[test]
+fn a_namespace_made_again_is_another_workload_with_the_same_name() {
+    in_node(async |lab| {
+        lab.add_bridge();
+        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
+        let file =
+            inventory(&format!("workloads:\n- {{name: a, namespace: shop, match: {{netns: {}}}}}\n", lab.name("a")));
+        let mut watch = Watch::start(with_inventory(&file)).await;
+        let first = *watch.last.local.keys().next().unwrap();
+        lab.delete_space("a");
+        watch.until("nobody", |s| s.local.is_empty()).await;
+        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
+        let snapshot = watch
+            .until("it again", |s| behind(s, "va").is_some_and(|w| name_of(w) == "shop/a" && own(w).len() == 1))
+            .await;
+        assert_ne!(*snapshot.local.keys().next().unwrap(), first);
+    });
+}
+
+#[test]
+fn two_veths_of_one_namespace_are_one_workload() {
+    in_node(async |lab| {
+        lab.add_bridge();
+        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
+        lab.add_veth("a", "vb", "eth1");
+        lab.inside("a", "addr add 10.2.0.2/24 dev eth1");
+        sh("ip addr add 10.2.0.1/24 dev vb");
+        let watch = Watch::start(Config::default()).await;
+        assert_eq!(watch.last.local.len(), 1);
+        let workload = watch.last.local.values().next().unwrap();
+        assert_eq!(workload.endpoints.len(), 2);
+        assert_eq!(own(workload), addresses(&["10.88.0.2", "10.2.0.2"]));
+    });
+}
+
+#[test]
+fn a_far_end_that_moves_on_takes_the_name_from_its_veth() {
+    in_node(async |lab| {
+        lab.add_bridge();
+        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
+        lab.add_space("nested");
+        let file =
+            inventory(&format!("workloads:\n- {{name: a, namespace: shop, match: {{netns: {}}}}}\n", lab.name("a")));
+        let mut watch = Watch::start(with_inventory(&file)).await;
+        let first = *watch.last.local.keys().next().unwrap();
+        lab.inside("a", &format!("link set eth0 netns {}", lab.name("nested")));
+        let snapshot = watch.until("an unknown", |s| behind(s, "va").is_some_and(|w| w.identity.is_none())).await;
+        assert_ne!(*snapshot.local.keys().next().unwrap(), first);
+    });
+}
+
+#[test]
+fn a_stolen_address_gains_nothing_and_costs_its_owner_nothing() {
+    in_node(async |lab| {
+        lab.add_bridge();
+        lab.add_bridged("victim", "vv", &["10.88.0.2/16", "fd88::2/64"]);
+        lab.add_bridged("thief", "vt", &["10.88.0.3/16", "fd88::3/64"]);
+        let file = inventory(&format!(
+            "workloads:\n- {{name: victim, match: {{netns: {}}}}}\n- {{name: thief, match: {{netns: {}}}}}\n\
+             - {{name: peer, match: {{address: 10.88.7.7}}}}\n",
+            lab.name("victim"),
+            lab.name("thief")
+        ));
+        let mut watch = Watch::start(with_inventory(&file)).await;
+        let before = watch.last.clone();
+        for address in ["10.88.0.2/16", "fd88::2/64", "10.88.0.1/16", "10.88.7.7/16", "192.0.2.9/32"] {
+            lab.inside("thief", &format!("addr add {address} dev eth0{}", workload_common::nodad(address)));
+        }
+        // A last address that is allowed tells that all the others have been looked at.
+        lab.inside("thief", "addr add 10.88.0.4/16 dev eth0");
+        let own_and_new = addresses(&["10.88.0.3", "10.88.0.4", "fd88::3"]);
+        let after = watch.until("the thief's", |s| behind(s, "vt").is_some_and(|w| own(w) == own_and_new)).await;
+        assert_eq!(behind(&after, "vv"), behind(&before, "vv"));
+        assert_eq!(after.remote, before.remote);
+        assert_eq!(after.remote.len(), 1);
+        let refused: BTreeSet<(String, &'static str)> = watch
+            .discovery
+            .findings()
+            .into_iter()
+            .filter_map(|finding| match finding {
+                Finding::AddressRefused { claimant, address, because } if claimant.interface == "vt" => Some((
+                    address.to_string(),
+                    match because {
+                        Refusal::Node => "node",
+                        Refusal::Gateway => "gateway",
+                        Refusal::Inventory { .. } => "inventory",
+                        Refusal::Owned { .. } => "owned",
+                        Refusal::OffSubnet => "off subnet",
+                        Refusal::Reserved => "reserved",
+                    },
+                )),
+                _ => None,
+            })
+            .collect();
+        let expected = [
+            ("10.88.0.1", "node"),
+            ("10.88.0.2", "owned"),
+            ("10.88.7.7", "inventory"),
+            ("192.0.2.9", "off subnet"),
+            ("fd88::2", "owned"),
+        ];
+        assert_eq!(refused, expected.map(|(address, why)| (address.to_owned(), why)).into());
+        assert_eq!(watch.discovery.refused(), 5);
+    });
+}
+
+#[test]
+fn a_node_that_is_a_container_has_its_own_veth_for_an_uplink() {
+    in_node(async |lab| {
+        lab.add_container("world", "wan");
+        sh("ip addr add 192.0.2.1/24 dev wan");
+        lab.inside("world", "addr add 192.0.2.2/24 dev eth0");
+        sh("ip route add default via 192.0.2.2");
+        lab.add_bridge();
+        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
+        let mut watch = Watch::start(Config::default()).await;
+        assert_eq!(watch.last.uplinks.values().map(String::as_str).collect::<Vec<_>>(), ["wan"]);
+        assert!(behind(&watch.last, "wan").is_none());
+        assert!(behind(&watch.last, "va").is_some());
+        // A default route over a workload's veth does not open it.
+        sh("ip route replace default via 10.88.0.2");
+        sh("ip link set va nomaster");
+        sh("ip route replace default dev va");
+        // Nor does a route that a container can plant by an RA.
+        sh("ip -6 route add default dev va proto ra");
+        lab.inside("a", "addr add 10.88.0.9/16 dev eth0");
+        sh("ip link set va master br0");
+        let snapshot = watch
+            .until("the end of the changes", |s| {
+                behind(s, "va").is_some_and(|w| own(w).contains(&"10.88.0.9".parse().unwrap()))
+            })
+            .await;
+        assert_eq!(snapshot.uplinks.values().map(String::as_str).collect::<Vec<_>>(), ["wan"]);
+    });
+}
+
+#[test]
+fn a_route_learnt_from_an_ra_makes_no_uplink_even_at_first() {
+    in_node(async |lab| {
+        lab.add_container("a", "va");
+        sh("ip -6 route add default dev va proto ra");
+        let watch = Watch::start(Config::default()).await;
+        assert!(watch.last.uplinks.is_empty());
+        assert!(behind(&watch.last, "va").is_some());
+        let asked = Watch::start(Config { uplinks: vec!["va".to_owned()], ..Config::default() }).await;
+        assert!(behind(&asked.last, "va").is_none());
+        assert_eq!(asked.last.uplinks.len(), 1);
+    });
+}
+
+#[test]
+fn without_the_capability_it_polls_and_says_so() {
+    in_node(async |lab| {
+        const CAP_NET_BROADCAST: u32 = 11;
+        lab.add_bridge();
+        lab.add_bridged("a", "va", &[]);
+        drop_effective(CAP_NET_BROADCAST);
+        let mut watch = Watch::start(Config::default()).await;
+        assert_eq!(watch.discovery.mode(), Mode::Polling);
+        lab.inside("a", "addr add 10.88.0.2/16 dev eth0");
+        let wanted = addresses(&["10.88.0.2"]);
+        watch.until("the address", |s| behind(s, "va").is_some_and(|w| own(w) == wanted)).await;
+        lab.add_space("b");
+        sh(&format!("ip link add vb type veth peer name eth0 netns {}", lab.name("b")));
+        let since = Instant::now();
+        watch.until("the veth", |s| behind(s, "vb").is_some()).await;
+        assert!(since.elapsed() < Duration::from_millis(200), "link events still come at once: {:?}", since.elapsed());
+    });
+}
+
+#[test]
+fn a_storm_that_overruns_the_socket_ends_in_the_truth() {
+    in_node(async |lab| {
+        lab.add_bridge();
+        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
+        let mut watch = Watch::start(Config::default()).await;
+        // This thread also runs discovery, so nothing is read while the batch goes through: more than 8 MiB of events.
+        let mut batch = String::new();
+        for i in 0..8_000 {
+            writeln!(batch, "link set va alias {i}").unwrap();
+        }
+        batch.push_str("addr add 10.99.0.1/16 dev br0\n");
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(batch.as_bytes()).unwrap();
+        sh(&format!("ip -batch {}", file.path().display()));
+        lab.inside("a", "addr add 10.99.0.2/16 dev eth0");
+        let wanted = addresses(&["10.88.0.2", "10.99.0.2"]);
+        watch.until("the last change", |s| behind(s, "va").is_some_and(|w| own(w) == wanted)).await;
+        assert!(watch.discovery.overruns() > 0, "the storm was too small to test anything");
+    });
+}
+
+#[test]
+fn a_bad_inventory_at_reload_keeps_the_good_one() {
+    in_node(async |lab| {
+        lab.add_bridge();
+        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
+        let file = inventory("workloads:\n- {name: a, match: {interface: va}}\n");
+        let mut watch = Watch::start(with_inventory(&file)).await;
+        std::fs::write(file.path(), "workloads:\n- {name: b, matsch: {interface: va}}\n").unwrap();
+        let error = watch.discovery.reload_inventory(file.path()).await.unwrap_err();
+        assert!(matches!(error, WorkloadError::Inventory(_)), "{error}");
+        assert_eq!(name_of(behind(&watch.discovery.snapshot(), "va").unwrap()), "default/a");
+        std::fs::write(file.path(), "workloads:\n- {name: b, match: {interface: va}}\n").unwrap();
+        watch.discovery.reload_inventory(file.path()).await.unwrap();
+        watch.until("the new name", |s| behind(s, "va").is_some_and(|w| name_of(w) == "default/b")).await;
+    });
+}
+
+#[test]
+fn a_runtime_that_does_not_answer_is_an_error_that_names_it() {
+    in_node(async |_| {
+        let socket = std::path::PathBuf::from("/nonexistent/podman.sock");
+        let config = Config {
+            runtime: Some(enforcer::workload::runtime::RuntimeKind::Podman(Some(socket))),
+            ..Config::default()
+        };
+        let error = enforcer::workload::start(config).await.unwrap_err().to_string();
+        assert!(error.contains("podman at /nonexistent/podman.sock") && error.contains("10 s"), "{error}");
+    });
+}
+
+/// Takes one capability from the effective set of this thread.
+fn drop_effective(capability: u32) {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    let mut header = Header { version: 0x2008_0522, pid: 0 };
+    let mut data = [[0_u32; 3]; 2];
+    // SAFETY: both pointers are to live values of the layout that version 3 of the call reads and writes.
+    let got = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
+    assert_eq!(got, 0);
+    data[0][0] &= !(1 << capability);
+    // SAFETY: as above.
+    let set = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) };
+    assert_eq!(set, 0);
+}
