@@ -6,9 +6,11 @@
 #![allow(clippy::print_stdout, reason = "a build tool talks to the person who started it")]
 
 mod build_ebpf;
+mod check;
 mod kernel;
 mod run;
 mod setup;
+mod source;
 mod toolchain;
 mod workspace;
 
@@ -37,6 +39,8 @@ enum Command {
     },
     /// Install what this machine lacks to build and test everything; does nothing where nothing is missing.
     Setup,
+    /// rustfmt, clippy for user space and for the bpf target, rustdoc, and the laws of the layout; any warning fails.
+    Check,
 }
 
 fn main() -> ExitCode {
@@ -55,6 +59,7 @@ fn run(command: Command) -> Result<()> {
     let workspace = Workspace::locate()?;
     match command {
         Command::BuildEbpf { release: _ } => build_ebpf::run(&workspace),
+        Command::Check => check::run(&workspace),
         Command::Setup => setup::run(&workspace),
     }
 }

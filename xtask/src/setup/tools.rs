@@ -40,15 +40,9 @@ const fn tool(need: Need, package: &'static str, sign: Sign, reason: &'static st
     }
 }
 
-/// Packages that every machine needs, whichever bpf compiler it has.
+/// Packages that every machine needs, whichever bpf compiler it has. A C compiler is not among them: without one cargo
+/// could not have built this program.
 pub(crate) const TOOLS: &[Tool] = &[
-    tool(Need::Build, "gcc", Sign::Program("cc"), "rustc links with it"),
-    tool(
-        Need::Build,
-        "libc6-dev",
-        Sign::File("/usr/include/stdio.h"),
-        "rustc links against it",
-    ),
     tool(
         Need::Build,
         "llvm-22-dev",
