@@ -110,6 +110,14 @@ impl Run {
             .join(" ")
     }
 
+    /// Prints the line and becomes the program: an interrupt then reaches it alone, and it can clean up at leisure.
+    pub(crate) fn become_it(mut self) -> Result<()> {
+        use std::os::unix::process::CommandExt;
+        let line = self.line();
+        println!("$ {line}");
+        Err(self.command.exec()).with_context(|| format!("cannot run: {line}"))
+    }
+
     /// Prints the line, runs it, and fails when it fails.
     pub(crate) fn status(mut self) -> Result<()> {
         let line = self.line();
@@ -134,7 +142,7 @@ pub(crate) fn find_program(path: &OsStr, name: &str) -> Option<PathBuf> {
 }
 
 fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%^".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }

@@ -48,7 +48,7 @@ impl Workspace {
     }
 
     #[cfg(test)]
-    pub(crate) fn at(root: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
+    pub(crate) fn at(root: &str, target: &str) -> Self {
         Self {
             root: root.into(),
             target: target.into(),

@@ -40,8 +40,8 @@ pub(crate) fn check(source: &Source) -> Vec<Violation> {
     for (at, import) in imports(&code, inside) {
         let admitted = |path: &&str| import == **path || import.starts_with(&format!("{path}::"));
         let own = import == stage || import.starts_with(&format!("{stage}::"));
-        if !own && is_module(&import) && !allowed.iter().any(|path| admitted(&path)) {
-            let line = code[..at].lines().count().max(1);
+        if !own && is_module(&import) && !allowed.iter().any(admitted) {
+            let line = code[..at].matches('\n').count() + 1;
             let allowed = if allowed.is_empty() {
                 "no sibling".to_owned()
             } else {
@@ -68,18 +68,29 @@ fn is_module(import: &str) -> bool {
 fn imports(code: &str, inside: &Path) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for root in roots(inside) {
+        // A chain of `super` reaches the crate's root or, out of an inner module, only the stage's: a stage's name tells.
+        let relative = root.starts_with("super");
         for (at, _) in code.match_indices(root.as_str()) {
             let before = code[..at].chars().next_back();
-            if !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
-                expand(&code[at + root.len()..], "", &mut |path| found.push((at, path)));
+            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+                continue;
             }
+            expand(&code[at + root.len()..], "", &mut |path| {
+                if !relative || is_stage(&path) {
+                    found.push((at, path));
+                }
+            });
         }
     }
     found
 }
 
-/// How this file can write the crate's root. One `super` more than it is deep is where a test module would be; those are
-/// cut, so what is longer belongs to another inner module and reaches the root as well.
+fn is_stage(path: &str) -> bool {
+    let first = path.split("::").next().unwrap_or_default();
+    LAW.iter().any(|(name, _)| *name == first) || FREE.contains(&first)
+}
+
+/// How this file can write the crate's root; the longer chains of `super` stand in inner modules.
 fn roots(inside: &Path) -> Vec<String> {
     let is_module_file = inside.file_name().is_some_and(|name| name == "mod.rs");
     let depth = inside.components().count() - usize::from(is_module_file);
@@ -220,6 +231,15 @@ mod tests {
                 "//! Job.\n\nuse std::fmt;\nuse crate::workload;\n"
             ),
             ["enforcer/src/policy/parse.rs:4: policy imports workload; it may import no sibling"]
+        );
+    }
+
+    #[test]
+    fn the_line_is_named_where_the_path_begins_it() {
+        let messages = messages("enforcer/src/policy/parse.rs", "\n\ncrate::workload::f!();\n");
+        assert!(
+            messages[0].starts_with("enforcer/src/policy/parse.rs:3:"),
+            "{messages:?}"
         );
     }
 
