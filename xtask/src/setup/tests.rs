@@ -1,6 +1,11 @@
 //! The plan over made-up machines: a temporary directory as root, shell scripts as programs.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use tempfile::TempDir;
 
@@ -11,8 +16,13 @@ use super::{
 };
 use crate::toolchain::{BpfCompiler, LLVM_MAJOR, Machine};
 
+/// One machine at a time: a program that a second thread starts holds, until it is running, the scripts that are being
+/// written, and the kernel does not run a file that is open for writing.
+static MACHINE: Mutex<()> = Mutex::new(());
+
 struct Fake {
     root: TempDir,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Fake {
@@ -20,6 +30,7 @@ impl Fake {
     fn fresh() -> Self {
         let fake = Self {
             root: tempfile::tempdir().unwrap(),
+            _alone: MACHINE.lock().unwrap_or_else(PoisonError::into_inner),
         };
         fake.rustc("rustc", "stable", "1.95.0", "22.1", &["cargo-fmt", "cargo-clippy"]);
         fake.file("/proc/mounts", "sysfs /sys sysfs rw 0 0\n");
