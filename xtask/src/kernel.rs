@@ -20,7 +20,7 @@ impl Kernel {
         Self::parse(&release).with_context(|| format!("unknown kernel version {release:?}"))
     }
 
-    fn parse(release: &str) -> Option<Self> {
+    pub(crate) fn parse(release: &str) -> Option<Self> {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
         Some(Self { version: (numbers.next()?.ok()?, numbers.next()?.ok()?) })
     }

@@ -5,14 +5,19 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a build tool talks to the person who started it")]
 
+mod bench;
 mod build_ebpf;
+mod check;
+mod demo;
 mod kernel;
 mod run;
 mod setup;
+mod source;
+mod test;
 mod toolchain;
 mod workspace;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -37,6 +42,21 @@ enum Command {
     },
     /// Install what this machine lacks to build and test everything; does nothing where nothing is missing.
     Setup,
+    /// rustfmt, clippy for user space and for the bpf target, rustdoc, and the laws of the layout; any warning fails.
+    Check,
+    /// Run the tests, all tiers or one; what is missing for them is installed first.
+    Test {
+        /// 0: no privilege. 1: the loaded programs. 2: real traffic and containers.
+        #[arg(long, value_parser = test::parse_tier)]
+        tier: Option<u8>,
+    },
+    /// Build everything and run the benchmark; arguments go to it.
+    Bench {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Build everything and show the product at work in its own network namespaces.
+    Demo,
 }
 
 fn main() -> ExitCode {
@@ -55,6 +75,10 @@ fn run(command: Command) -> Result<()> {
     let workspace = Workspace::locate()?;
     match command {
         Command::BuildEbpf { release: _ } => build_ebpf::run(&workspace),
+        Command::Bench { arguments } => bench::run(&workspace, &arguments),
+        Command::Demo => demo::run(&workspace),
+        Command::Test { tier } => test::run(&workspace, tier),
+        Command::Check => check::run(&workspace),
         Command::Setup => setup::run(&workspace),
     }
 }

@@ -98,6 +98,14 @@ impl Run {
         variables.chain(words.map(|word| quoted(&word.to_string_lossy()))).collect::<Vec<_>>().join(" ")
     }
 
+    /// Prints the line and becomes the program: an interrupt then reaches it alone, and it can clean up at leisure.
+    pub(crate) fn become_it(mut self) -> Result<()> {
+        use std::os::unix::process::CommandExt;
+        let line = self.line();
+        println!("$ {line}");
+        Err(self.command.exec()).with_context(|| format!("cannot run: {line}"))
+    }
+
     /// Prints the line, runs it, and fails when it fails.
     pub(crate) fn status(mut self) -> Result<()> {
         let line = self.line();
@@ -119,7 +127,7 @@ pub(crate) fn find_program(path: &OsStr, name: &str) -> Option<PathBuf> {
 }
 
 fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%^".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }

@@ -32,8 +32,11 @@ impl Workspace {
     }
 
     #[cfg(test)]
-    pub(crate) fn at(root: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), target: target.into() }
+    pub(crate) fn at(root: &str, target: &str) -> Self {
+        Self {
+            root: root.into(),
+            target: target.into(),
+        }
     }
 
     pub(crate) fn root(&self) -> &Path {

@@ -79,7 +79,7 @@ fn linker() -> Step {
         .own_target()
         // Its build script searches elsewhere than where Debian puts LLVM.
         .env("LLVM_PREFIX", Path::new("/usr/lib").join(format!("llvm-{LLVM_MAJOR}")))
-        .args(["install", "bpf-linker", "--version", "0.13", "--locked", "--force", "--no-default-features", "--features"])
+        .args(["install", "bpf-linker", "--version", "^0.13", "--locked", "--force", "--no-default-features", "--features"])
         .arg(format!("llvm-{LLVM_MAJOR}"));
     Step { reason: "bpf-linker: links the bpf programs and writes their BTF".into(), run, as_root: false }
 }

@@ -35,14 +35,33 @@ const fn tool(need: Need, package: &'static str, sign: Sign, reason: &'static st
     Tool { package, sign, need, reason }
 }
 
-/// Packages that every machine needs, whichever bpf compiler it has.
+/// Packages that every machine needs, whichever bpf compiler it has. A C compiler is not among them: without one cargo
+/// could not have built this program.
 pub(crate) const TOOLS: &[Tool] = &[
-    tool(Need::Build, "gcc", Sign::Program("cc"), "rustc links with it"),
-    tool(Need::Build, "libc6-dev", Sign::File("/usr/include/stdio.h"), "rustc links against it"),
-    tool(Need::Build, "llvm-22-dev", Sign::File("/usr/lib/llvm-22/bin/llvm-config"), "bpf-linker is built against it"),
-    tool(Need::Test, "aardvark-dns", Sign::File("/usr/lib/podman/aardvark-dns"), "names in podman's networks"),
-    tool(Need::Test, "busybox-static", Sign::Program("busybox"), "the programs inside the test containers"),
-    tool(Need::Test, "iproute2", Sign::Program("ip"), "network namespaces and veths of the tests"),
+    tool(
+        Need::Build,
+        "llvm-22-dev",
+        Sign::File("/usr/lib/llvm-22/bin/llvm-config"),
+        "bpf-linker is built against it",
+    ),
+    tool(
+        Need::Test,
+        "aardvark-dns",
+        Sign::File("/usr/lib/podman/aardvark-dns"),
+        "names in podman's networks",
+    ),
+    tool(
+        Need::Test,
+        "busybox-static",
+        Sign::Program("busybox"),
+        "the programs inside the test containers",
+    ),
+    tool(
+        Need::Test,
+        "iproute2",
+        Sign::Program("ip"),
+        "network namespaces and veths of the tests",
+    ),
     tool(Need::Test, "iptables", Sign::Program("iptables"), "netavark's rules"),
     tool(
         Need::Test,

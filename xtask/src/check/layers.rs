@@ -1,0 +1,260 @@
+//! The import law: data flows one way through `enforcer`. Input: its sources. Output: each import against the flow.
+//!
+//! Unit tests are free: they may make their input with any stage.
+
+use std::path::{Component, Path};
+
+use crate::{check::Violation, source::Source};
+
+/// A stage and what it may import of its siblings; a path admits everything below it.
+const LAW: &[(&str, &[&str])] = &[
+    ("policy", &[]),
+    ("workload", &[]),
+    ("resolve", &["policy", "workload"]),
+    ("compile", &["resolve", "policy::model", "workload::model"]),
+    ("kernel", &["compile::image"]),
+    ("flow", &["workload", "resolve", "policy::model"]),
+    // Settings hold plain values; the agent hands them on.
+    ("config", &[]),
+];
+
+/// These know all others.
+const FREE: &[&str] = &["admin", "agent", "cli", "lib", "main"];
+
+pub(crate) fn check(source: &Source) -> Vec<Violation> {
+    let Ok(inside) = source.path.strip_prefix("enforcer/src") else {
+        return Vec::new();
+    };
+    let stage = stage(inside);
+    if FREE.contains(&stage.as_str()) {
+        return Vec::new();
+    }
+    let Some((_, allowed)) = LAW.iter().find(|(name, _)| *name == stage) else {
+        return vec![source.violation(
+            1,
+            format!("no import law for the module {stage}: add it to xtask/src/check/layers.rs"),
+        )];
+    };
+    let code = source.code_without_tests();
+    let mut violations = Vec::new();
+    for (at, import) in imports(&code, inside) {
+        let admitted = |path: &&str| import == **path || import.starts_with(&format!("{path}::"));
+        let own = import == stage || import.starts_with(&format!("{stage}::"));
+        if !own && is_module(&import) && !allowed.iter().any(admitted) {
+            let line = code[..at].matches('\n').count() + 1;
+            let allowed = if allowed.is_empty() {
+                "no sibling".to_owned()
+            } else {
+                allowed.join(", ")
+            };
+            violations.push(source.violation(line, format!("{stage} imports {import}; it may import {allowed}")));
+        }
+    }
+    violations
+}
+
+/// The first part of the path below `src`, without the extension.
+fn stage(inside: &Path) -> String {
+    let first = inside.components().next().map(Component::as_os_str).unwrap_or_default();
+    first.to_string_lossy().trim_end_matches(".rs").to_owned()
+}
+
+/// Types and macros of the crate's root are not stages.
+fn is_module(import: &str) -> bool {
+    import.starts_with(|c: char| c.is_ascii_lowercase())
+}
+
+/// Each path from the crate's root with the place where it stands; groups in braces are taken apart.
+fn imports(code: &str, inside: &Path) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for root in roots(inside) {
+        // A chain of `super` reaches the crate's root or, out of an inner module, only the stage's: a stage's name tells.
+        let relative = root.starts_with("super");
+        for (at, _) in code.match_indices(root.as_str()) {
+            let before = code[..at].chars().next_back();
+            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+                continue;
+            }
+            expand(&code[at + root.len()..], "", &mut |path| {
+                if !relative || is_stage(&path) {
+                    found.push((at, path));
+                }
+            });
+        }
+    }
+    found
+}
+
+fn is_stage(path: &str) -> bool {
+    let first = path.split("::").next().unwrap_or_default();
+    LAW.iter().any(|(name, _)| *name == first) || FREE.contains(&first)
+}
+
+/// How this file can write the crate's root; the longer chains of `super` stand in inner modules.
+fn roots(inside: &Path) -> Vec<String> {
+    let is_module_file = inside.file_name().is_some_and(|name| name == "mod.rs");
+    let depth = inside.components().count() - usize::from(is_module_file);
+    let supers = (depth..depth + 3).map(|count| "super::".repeat(count));
+    ["crate::", "enforcer::"]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(supers)
+        .collect()
+}
+
+/// Reads `a::b`, `{a::b, c::{d, e}}` after `prefix` and calls `found` with each whole path. Returns what was read.
+fn expand(text: &str, prefix: &str, found: &mut dyn FnMut(String)) -> usize {
+    let mut path = prefix.to_owned();
+    let mut at = 0;
+    loop {
+        let rest = &text[at..];
+        at += rest.len() - rest.trim_start().len();
+        let rest = &text[at..];
+        if rest.starts_with('{') {
+            at += 1;
+            while let Some(c) = text[at..].chars().next() {
+                at += match c {
+                    '}' => return at + 1,
+                    ',' => 1,
+                    c if c.is_whitespace() => c.len_utf8(),
+                    _ => expand(&text[at..], &path, found).max(c.len_utf8()),
+                };
+            }
+            return at;
+        }
+        let word: String = rest
+            .chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_' || *c == '#')
+            .collect();
+        at += word.len();
+        path.push_str(&word);
+        if word.is_empty() || !text[at..].starts_with("::") {
+            if !word.is_empty() || !prefix.is_empty() {
+                found(path.trim_end_matches("::").to_owned());
+            }
+            return at;
+        }
+        path.push_str("::");
+        at += 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(path: &str, text: &str) -> Vec<String> {
+        let source = Source {
+            path: path.into(),
+            text: text.into(),
+        };
+        check(&source).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn each_stage_is_held_to_its_own_row() {
+        let crossing = [
+            ("enforcer/src/policy/parse.rs", "use crate::workload::model::Labels;"),
+            ("enforcer/src/workload/store.rs", "use crate::policy::model::Policy;"),
+            ("enforcer/src/resolve/peers.rs", "use crate::compile::image;"),
+            ("enforcer/src/compile/classes.rs", "use crate::kernel::tables;"),
+            ("enforcer/src/compile/classes.rs", "use crate::policy::parse;"),
+            ("enforcer/src/kernel/tables.rs", "use crate::compile::classes::Classes;"),
+            ("enforcer/src/kernel/tables.rs", "use crate::resolve::Resolved;"),
+            ("enforcer/src/flow/enrich.rs", "use crate::kernel::events::Event;"),
+            ("enforcer/src/config.rs", "use crate::policy::model::Policy;"),
+            ("enforcer/src/flow/enrich.rs", "use crate::agent::Agent;"),
+        ];
+        for (path, text) in crossing {
+            let messages = messages(path, text);
+            assert_eq!(messages.len(), 1, "{path}: {text}: {messages:?}");
+        }
+    }
+
+    #[test]
+    fn imports_along_the_flow_pass() {
+        let along = [
+            (
+                "enforcer/src/policy/parse.rs",
+                "use crate::policy::{error::InvalidPolicy, model::Policy};",
+            ),
+            (
+                "enforcer/src/policy/parse.rs",
+                "use super::model::Policy; use enforcer_common::id::WorkloadId;",
+            ),
+            (
+                "enforcer/src/resolve/peers.rs",
+                "use crate::{policy::model::Policy, workload::store::Snapshot};",
+            ),
+            (
+                "enforcer/src/compile/image.rs",
+                "use crate::{policy::model::Port, resolve::ResolvedPolicy};",
+            ),
+            ("enforcer/src/kernel/tables.rs", "use crate::compile::image::Image;"),
+            ("enforcer/src/flow/enrich.rs", "use crate::policy::model::Source;"),
+            ("enforcer/src/agent.rs", "use crate::{policy, kernel, flow, compile};"),
+            ("enforcer/src/cli/explain.rs", "use crate::{policy, kernel};"),
+            ("enforcer-ebpf/src/main.rs", "use crate::policy;"),
+        ];
+        for (path, text) in along {
+            assert_eq!(messages(path, text), Vec::<String>::new(), "{path}: {text}");
+        }
+    }
+
+    #[test]
+    fn every_way_to_write_a_path_is_seen() {
+        let ways = [
+            "use crate::{\n    policy::model,\n    workload::{self, model::Labels},\n};",
+            "use crate::{workload};",
+            "fn f(labels: &crate::workload::model::Labels) {}",
+            "use super::super::workload::model;",
+            "mod inner { use super::super::super::workload::model; }",
+            "pub(crate) use crate :: workload; use crate::workload as w;",
+            "use enforcer::workload::store;",
+        ];
+        for text in ways {
+            let messages = messages("enforcer/src/policy/parse.rs", text);
+            assert!(
+                messages
+                    .iter()
+                    .any(|message| message.contains("policy imports workload")),
+                "{text}: {messages:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_line_is_named() {
+        assert_eq!(
+            messages(
+                "enforcer/src/policy/parse.rs",
+                "//! Job.\n\nuse std::fmt;\nuse crate::workload;\n"
+            ),
+            ["enforcer/src/policy/parse.rs:4: policy imports workload; it may import no sibling"]
+        );
+    }
+
+    #[test]
+    fn the_line_is_named_where_the_path_begins_it() {
+        let messages = messages("enforcer/src/policy/parse.rs", "\n\ncrate::workload::f!();\n");
+        assert!(
+            messages[0].starts_with("enforcer/src/policy/parse.rs:3:"),
+            "{messages:?}"
+        );
+    }
+
+    #[test]
+    fn comments_and_unit_tests_are_free() {
+        let text = "// crate::workload\n#[cfg(test)]\nmod tests { use crate::workload::model::Labels; }\n";
+        assert_eq!(messages("enforcer/src/policy/parse.rs", text), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_module_without_a_row_is_a_violation() {
+        let messages = messages("enforcer/src/shortcut/mod.rs", "");
+        assert!(
+            messages[0].contains("no import law for the module shortcut"),
+            "{messages:?}"
+        );
+    }
+}

@@ -1,0 +1,196 @@
+//! `cargo xtask test`. Input: the tiers asked for. Output: cargo's own test output. A tier that cannot run here fails;
+//! only `ENFORCER_SKIP_PRIV=1` skips the privileged ones, and says so.
+
+mod tiers;
+
+use std::{collections::BTreeMap, ffi::OsStr};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    build_ebpf, kernel,
+    kernel::Kernel,
+    run::Run,
+    setup::{self, tools::Need},
+    test::tiers::{Suites, Tier, suites, unit_test_packages},
+    workspace::Workspace,
+};
+
+/// Set to 1 by a person without root; never by CI.
+const SKIP: &str = "ENFORCER_SKIP_PRIV";
+
+/// Runs one tier, or all in order.
+pub(crate) fn run(workspace: &Workspace, tier: Option<u8>) -> Result<()> {
+    let asked: Vec<Tier> = Tier::ALL
+        .into_iter()
+        .filter(|each| tier.is_none_or(|tier| tier == each.number()))
+        .collect();
+    // Table and files are compared for a skipped tier too.
+    let mut suites = suites(workspace.root(), &asked)?;
+    if skips(std::env::var_os(SKIP).as_deref()) {
+        suites.retain(|tier, _| !tier.is_privileged());
+        for tier in asked.iter().filter(|tier| tier.is_privileged()) {
+            println!("SKIPPED tier {}: {SKIP}=1", tier.number());
+        }
+    }
+    if suites.keys().any(|tier| tier.is_privileged()) {
+        prepare(workspace)?;
+    }
+    all(workspace, &suites)
+}
+
+fn skips(value: Option<&OsStr>) -> bool {
+    value == Some(OsStr::new("1"))
+}
+
+/// What the privileged tiers need. It comes before tier 0, since a new object means that `enforcer` is built anew.
+fn prepare(workspace: &Workspace) -> Result<()> {
+    require(kernel::is_root(), Kernel::running()?)?;
+    setup::ensure_needs(workspace, &[Need::Build, Need::Load, Need::Test])?;
+    build_ebpf::run(workspace)?;
+    // The tests start the daemon, and cargo builds no binary of another package for them.
+    Run::new("cargo")
+        .args(["build", "--locked", "--package", "enforcer"])
+        .directory(workspace.root())
+        .status()
+}
+
+fn require(root: bool, kernel: Kernel) -> Result<()> {
+    if !root {
+        bail!(
+            "tiers 1 and 2 need root: run `cargo xtask test` as root, `cargo xtask test --tier 0` for tier 0 alone, \
+             or set {SKIP}=1 to skip them"
+        );
+    }
+    if !kernel.can_enforce() {
+        bail!("{kernel}; `cargo xtask test --tier 0` runs here");
+    }
+    Ok(())
+}
+
+/// Runs every tier even after one failed, so that one run shows everything.
+fn all(workspace: &Workspace, suites: &BTreeMap<Tier, Suites>) -> Result<()> {
+    let mut failed = Vec::new();
+    for (tier, suites) in suites {
+        println!("tier {}", tier.number());
+        for command in commands(workspace, *tier, suites) {
+            if let Err(error) = command.status() {
+                failed.push(format!("tier {}: {error:#}", tier.number()));
+            }
+        }
+    }
+    if !failed.is_empty() {
+        bail!("tests failed:\n  {}", failed.join("\n  "));
+    }
+    Ok(())
+}
+
+fn commands(workspace: &Workspace, tier: Tier, suites: &Suites) -> Vec<Run> {
+    let cargo = || {
+        Run::new("cargo")
+            .args(["test", "--locked", "--no-fail-fast"])
+            .directory(workspace.root())
+    };
+    let tests = suites.tests.iter().flat_map(|(_, test)| ["--test", test.as_str()]);
+    let of = |packages: Vec<&str>| {
+        packages
+            .into_iter()
+            .flat_map(|name| ["--package".to_owned(), name.to_owned()])
+            .collect::<Vec<_>>()
+    };
+    match tier {
+        Tier::Zero => vec![
+            cargo().args(of(vec!["enforcer", "enforcer-common"])).arg("--doc"),
+            cargo()
+                .args(of(unit_test_packages().collect()))
+                .args(["--lib", "--bins"])
+                .args(tests),
+        ],
+        Tier::One => vec![cargo().args(of(suites.packages())).args(tests)],
+        // One at a time: they share the kernel, podman and two or three processors, and some measure time.
+        Tier::Two => vec![
+            cargo()
+                .args(of(suites.packages()))
+                .args(tests)
+                .args(["--", "--test-threads=1"]),
+        ],
+    }
+}
+
+/// The tier of `--tier`.
+pub(crate) fn parse_tier(text: &str) -> Result<u8> {
+    let known = Tier::ALL.iter().map(|tier| tier.number());
+    known
+        .into_iter()
+        .find(|number| number.to_string() == text)
+        .context("the tiers are 0, 1 and 2")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel(release: &str) -> Kernel {
+        Kernel::parse(release).unwrap()
+    }
+
+    #[test]
+    fn a_privileged_tier_that_cannot_run_fails_and_says_why() {
+        assert!(
+            require(false, kernel("6.18.0"))
+                .unwrap_err()
+                .to_string()
+                .contains("need root")
+        );
+        assert!(
+            require(true, kernel("6.1.0"))
+                .unwrap_err()
+                .to_string()
+                .contains("need 6.6")
+        );
+        require(true, kernel("6.6.0")).unwrap();
+    }
+
+    #[test]
+    fn only_the_value_1_skips() {
+        for (value, skipped) in [
+            (None, false),
+            (Some(""), false),
+            (Some("0"), false),
+            (Some("true"), false),
+            (Some("1"), true),
+        ] {
+            assert_eq!(skips(value.map(OsStr::new)), skipped, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn each_tier_is_one_cargo_call_that_names_its_tests() {
+        let workspace = Workspace::at("/w", "/w/target");
+        let suites = Suites {
+            tests: vec![("enforcer".into(), "a".into()), ("enforcer-tests".into(), "b".into())],
+        };
+        let lines = |tier| {
+            commands(&workspace, tier, &suites)
+                .iter()
+                .map(Run::line)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            lines(Tier::One),
+            ["cargo test --locked --no-fail-fast --package enforcer --package enforcer-tests --test a --test b"]
+        );
+        assert!(lines(Tier::Two)[0].ends_with("--test a --test b -- --test-threads=1"));
+        let zero = lines(Tier::Zero);
+        assert!(
+            zero[0].ends_with("--doc") && zero[1].ends_with("--package xtask --lib --bins --test a --test b"),
+            "{zero:#?}"
+        );
+    }
+
+    #[test]
+    fn an_unknown_tier_is_refused() {
+        assert_eq!(parse_tier("2").unwrap(), 2);
+        assert!(parse_tier("3").is_err());
+    }
+}
