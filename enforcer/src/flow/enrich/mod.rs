@@ -1,0 +1,221 @@
+//! Denials get their names. Pure: the same denial under the same names gives the same record.
+//!
+//! Input: a denial as the kernel counted it, and the names of its revision. Output: a [`FlowRecord`].
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use enforcer_common::denial::{BusyKey, Way};
+use enforcer_common::id::{Address, Direction};
+use enforcer_common::verdict::Reason;
+use jiff::Timestamp;
+
+use super::names::{Names, Owned, Ruling, Service};
+use super::record::{Decision, FlowRecord, PacketSeen, Party, Ports, TransportSeen};
+
+mod protocol {
+    pub(super) const ICMP: u8 = 1;
+    pub(super) const TCP: u8 = 6;
+    pub(super) const UDP: u8 = 17;
+    pub(super) const ICMPV6: u8 = 58;
+    pub(super) const SCTP: u8 = 132;
+}
+
+/// Denied packets as the kernel counted them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Denial {
+    /// Of one flow.
+    Flow {
+        /// Key and first packet.
+        way: Way,
+        /// Packets that were not reported before.
+        count: u64,
+    },
+    /// Of one workload, while no way was free.
+    Busy {
+        /// Workload, direction and reason.
+        key: BusyKey,
+        /// Packets that were not reported before.
+        count: u64,
+    },
+}
+
+/// A number in a denial that stands for nothing: the record is of another build.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum InvalidDenial {
+    /// No such reason.
+    #[error("denial with unknown reason {0}")]
+    Reason(u8),
+    /// No such direction.
+    #[error("denial with unknown direction {0}")]
+    Direction(u8),
+}
+
+/// Makes records, and counts where policies and kernel disagree.
+pub struct Enricher {
+    node: Arc<str>,
+    disagreements: u64,
+}
+
+impl Enricher {
+    /// For records of a node.
+    pub fn new(node: &str) -> Self {
+        Self {
+            node: node.into(),
+            disagreements: 0,
+        }
+    }
+
+    /// Packets that the kernel denied and that the policies of the same revision allow: an error of ours.
+    pub fn disagreements(&self) -> u64 {
+        self.disagreements
+    }
+
+    /// The record of a denial.
+    pub fn enrich(
+        &mut self,
+        names: &dyn Names,
+        time: Timestamp,
+        denial: &Denial,
+    ) -> Result<FlowRecord, InvalidDenial> {
+        let record = match denial {
+            Denial::Flow { way, count } => self.flow(names, time, way, *count)?,
+            Denial::Busy { key, count } => self.busy(names, time, key, *count)?,
+        };
+        if matches!(record.decision, Decision::Disagreement { .. }) {
+            self.disagreements += record.count;
+        }
+        Ok(record)
+    }
+
+    fn flow(&self, names: &dyn Names, time: Timestamp, way: &Way, count: u64) -> Result<FlowRecord, InvalidDenial> {
+        let (reason, direction) = parse(way.key.reason, way.key.direction)?;
+        let revision = way.key.revision;
+        let owner = names.owner(Some(revision), way.key.workload);
+        let packet = packet(direction, way);
+        let peer = packet.addresses.map(|_| {
+            if reason == Reason::SpoofedFromUplink {
+                // The address is a local workload's, the packet is not.
+                Party::World
+            } else {
+                names.address(revision, way.key.peer.into())
+            }
+        });
+        let decision = if reason.is_policy() {
+            decision(names, direction, way, owner)
+        } else {
+            Decision::NotPolicy
+        };
+        let (source, destination) = sides(direction, local(owner), peer);
+        Ok(FlowRecord {
+            time,
+            reason,
+            direction,
+            count,
+            packet: Some(packet),
+            source,
+            destination,
+            workload: way.key.workload,
+            interface: owner.and_then(|owned| owned.interface.clone()),
+            decision,
+            node: Arc::clone(&self.node),
+        })
+    }
+
+    fn busy(&self, names: &dyn Names, time: Timestamp, key: &BusyKey, count: u64) -> Result<FlowRecord, InvalidDenial> {
+        let (reason, direction) = parse(key.reason, key.direction)?;
+        let owner = names.owner(None, key.workload);
+        let (source, destination) = sides(direction, local(owner), None);
+        Ok(FlowRecord {
+            time,
+            reason,
+            direction,
+            count,
+            packet: None,
+            source,
+            destination,
+            workload: key.workload,
+            interface: owner.and_then(|owned| owned.interface.clone()),
+            decision: Decision::NotPolicy,
+            node: Arc::clone(&self.node),
+        })
+    }
+}
+
+fn parse(reason: u8, direction: u8) -> Result<(Reason, Direction), InvalidDenial> {
+    Ok((
+        Reason::from_u8(reason).ok_or(InvalidDenial::Reason(reason))?,
+        Direction::from_u8(direction).ok_or(InvalidDenial::Direction(direction))?,
+    ))
+}
+
+/// The judged workload's side: its name, whatever address the packet shows there.
+fn local(owner: Option<&Owned>) -> Party {
+    owner.map_or(Party::Unknown, |owned| owned.party.clone())
+}
+
+fn sides(direction: Direction, local: Party, peer: Option<Party>) -> (Option<Party>, Option<Party>) {
+    match direction {
+        Direction::Egress => (Some(local), peer),
+        Direction::Ingress => (peer, Some(local)),
+    }
+}
+
+fn packet(direction: Direction, way: &Way) -> PacketSeen {
+    let read = way.local != Address::UNSPECIFIED || way.key.peer != Address::UNSPECIFIED;
+    let (local, peer): (IpAddr, IpAddr) = (way.local.into(), way.key.peer.into());
+    PacketSeen {
+        ethertype: way.key.ethertype,
+        addresses: read.then_some(match direction {
+            Direction::Egress => (local, peer),
+            Direction::Ingress => (peer, local),
+        }),
+        transport: transport(way),
+    }
+}
+
+fn transport(way: &Way) -> TransportSeen {
+    let ports = Ports {
+        source: way.source_port,
+        destination: way.key.destination_port,
+    };
+    // A type is a byte; the kernel puts nothing else there.
+    let kind = way.key.destination_port as u8;
+    match way.key.protocol {
+        protocol::TCP => TransportSeen::Tcp {
+            ports,
+            flags: way.tcp_flags,
+        },
+        protocol::UDP => TransportSeen::Udp(ports),
+        protocol::SCTP => TransportSeen::Sctp(ports),
+        protocol::ICMP => TransportSeen::Icmpv4 { kind },
+        protocol::ICMPV6 => TransportSeen::Icmpv6 { kind },
+        other => TransportSeen::Other(other),
+    }
+}
+
+fn decision(names: &dyn Names, direction: Direction, way: &Way, owner: Option<&Owned>) -> Decision {
+    let revision = way.key.revision;
+    let Some(policies) = names.policies(revision) else {
+        return Decision::EarlierRevision { revision };
+    };
+    let service = Service {
+        protocol: way.key.protocol,
+        port: way.key.destination_port,
+    };
+    let ruling = owner.and_then(|owned| policies.rule_on(owned.key, direction, way.key.peer.into(), service));
+    match ruling {
+        None => Decision::LaterWorkload { revision },
+        Some(Ruling::Denied(mut policies)) => {
+            policies.sort();
+            Decision::Policies { revision, policies }
+        }
+        Some(Ruling::Allowed(mut policies)) => {
+            policies.sort();
+            Decision::Disagreement { revision, policies }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+use super::*;
+use crate::flow::fixture::{self, DB, REVISION, UNNAMED, WEB, policy, way};
+use crate::flow::names::NameTable;
+use enforcer_common::id::OwnerId;
+
+fn enrich(names: &NameTable, denial: Denial) -> (FlowRecord, u64) {
+    let mut enricher = Enricher::new("n1");
+    let record = enricher.enrich(names, Timestamp::UNIX_EPOCH, &denial).unwrap();
+    (record, enricher.disagreements())
+}
+
+fn flow(names: &NameTable, way: Way) -> (FlowRecord, u64) {
+    enrich(names, Denial::Flow { way, count: 7 })
+}
+
+fn name(party: Option<&Party>) -> String {
+    match party {
+        Some(Party::Workload(workload)) => workload.name.to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_denial_names_both_sides_and_every_policy_sorted() {
+    let names = fixture::names(Some(Ruling::Denied(vec![policy("db", 12), policy("a", 30)])));
+    let egress = way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3");
+    let (record, disagreements) = flow(&names, egress);
+    assert_eq!(name(record.source.as_ref()), "shop/web");
+    assert_eq!(name(record.destination.as_ref()), "shop/db");
+    let addresses = (fixture::ip("10.88.0.2"), fixture::ip("10.88.0.3"));
+    assert_eq!(record.packet.unwrap().addresses, Some(addresses));
+    let policies = vec![policy("a", 30), policy("db", 12)];
+    assert_eq!(
+        record.decision,
+        Decision::Policies {
+            revision: REVISION,
+            policies
+        }
+    );
+    assert_eq!((record.count, disagreements), (7, 0));
+    assert_eq!(record.interface.unwrap().name, "veth5");
+
+    let ingress = way(Reason::NoRule, Direction::Ingress, DB, "10.88.0.3", "10.88.0.2");
+    let (record, _) = flow(&names, ingress);
+    assert_eq!(name(record.source.as_ref()), "shop/web");
+    assert_eq!(record.packet.unwrap().addresses, Some(addresses), "as in the packet");
+    assert_eq!(record.interface, None, "shop/db has two veths");
+}
+
+#[test]
+fn policies_that_allow_what_the_kernel_denied_are_an_error_that_is_counted() {
+    let names = fixture::names(Some(Ruling::Allowed(vec![policy("db", 14)])));
+    let denied = way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3");
+    let (record, disagreements) = flow(&names, denied);
+    assert!(matches!(record.decision, Decision::Disagreement { .. }), "{record:?}");
+    assert_eq!(disagreements, 7);
+}
+
+#[test]
+fn a_revision_that_is_not_kept_gives_names_and_no_policy() {
+    let names = fixture::names(Some(Ruling::Denied(vec![policy("db", 12)])));
+    let mut denied = way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3");
+    denied.key.revision = 2;
+    let (record, disagreements) = flow(&names, denied);
+    assert_eq!(record.decision, Decision::EarlierRevision { revision: 2 });
+    assert_eq!(name(record.destination.as_ref()), "shop/db");
+    assert_eq!(disagreements, 0);
+}
+
+#[test]
+fn a_workload_that_the_policies_do_not_know_is_no_disagreement() {
+    let (record, disagreements) = flow(
+        &fixture::names(None),
+        way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3"),
+    );
+    assert_eq!(record.decision, Decision::LaterWorkload { revision: REVISION });
+    assert_eq!(disagreements, 0);
+}
+
+#[test]
+fn only_policy_reasons_ask_the_policies() {
+    let names = fixture::names(Some(Ruling::Allowed(Vec::new())));
+    for (reason, ..) in enforcer_common::verdict::REASONS {
+        let (record, disagreements) = flow(&names, way(reason, Direction::Egress, WEB, "10.88.0.2", "192.0.2.1"));
+        let asked = record.decision != Decision::NotPolicy;
+        assert_eq!(asked, matches!(reason, Reason::NoRule | Reason::RuleDeny), "{reason:?}");
+        assert_eq!(disagreements != 0, asked);
+    }
+}
+
+#[test]
+fn the_sender_of_a_spoofed_packet_is_who_sent_it() {
+    let names = fixture::names(None);
+    // T29: web claims db's address.
+    let spoofed = way(
+        Reason::SpoofedSource,
+        Direction::Egress,
+        WEB,
+        "10.88.0.3",
+        "192.0.2.1",
+    );
+    let (record, _) = flow(&names, spoofed);
+    assert_eq!(name(record.source.as_ref()), "shop/web");
+    assert_eq!(record.packet.unwrap().addresses.unwrap().0, fixture::ip("10.88.0.3"));
+    // T8: web's address from outside.
+    let outside = way(
+        Reason::SpoofedFromUplink,
+        Direction::Ingress,
+        DB,
+        "10.88.0.3",
+        "10.88.0.2",
+    );
+    assert_eq!(flow(&names, outside).0.source, Some(Party::World));
+}
+
+#[test]
+fn unknown_workloads_and_unread_packets_have_no_invented_names() {
+    let names = fixture::names(None);
+    let unnamed = way(
+        Reason::UnknownWorkload,
+        Direction::Egress,
+        UNNAMED,
+        "10.88.0.9",
+        "10.88.0.3",
+    );
+    assert_eq!(flow(&names, unnamed).0.source, Some(Party::Unknown));
+    let mut nobody = unnamed;
+    nobody.key.workload = OwnerId::NONE;
+    assert_eq!(flow(&names, nobody).0.source, Some(Party::Unknown));
+
+    let mut unread = way(Reason::Ethertype, Direction::Ingress, DB, "::", "::");
+    unread.key.ethertype = 0x88cc;
+    let (record, _) = flow(&names, unread);
+    assert_eq!((record.source, record.packet.unwrap().addresses), (None, None));
+    assert_eq!(name(record.destination.as_ref()), "shop/db");
+}
+
+#[test]
+fn packets_of_several_flows_are_named_by_their_workload() {
+    let key = BusyKey {
+        workload: DB,
+        direction: Direction::Ingress as u8,
+        reason: Reason::NoRule as u8,
+        pad: 0,
+    };
+    let names = fixture::names(Some(Ruling::Allowed(Vec::new())));
+    let (record, disagreements) = enrich(&names, Denial::Busy { key, count: 1000 });
+    assert_eq!((record.packet, record.source), (None, None));
+    assert_eq!(name(record.destination.as_ref()), "shop/db");
+    assert_eq!((record.count, record.decision, disagreements), (1000, Decision::NotPolicy, 0));
+}
+
+#[test]
+fn numbers_of_another_build_are_refused() {
+    let mut enricher = Enricher::new("n1");
+    let names = NameTable::default();
+    let mut denied = way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3");
+    denied.key.reason = 200;
+    let denial = Denial::Flow { way: denied, count: 1 };
+    assert_eq!(
+        enricher.enrich(&names, Timestamp::UNIX_EPOCH, &denial),
+        Err(InvalidDenial::Reason(200))
+    );
+    denied.key.reason = Reason::NoRule as u8;
+    denied.key.direction = 2;
+    let denial = Denial::Flow { way: denied, count: 1 };
+    assert_eq!(
+        enricher.enrich(&names, Timestamp::UNIX_EPOCH, &denial),
+        Err(InvalidDenial::Direction(2))
+    );
+}

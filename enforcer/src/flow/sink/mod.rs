@@ -1,0 +1,197 @@
+//! Where records go: a bounded queue, a thread that writes lines, and a file or stdout.
+//!
+//! Input: records and losses from the agent, which never waits. Output: lines, and counters of what was not written.
+
+pub mod json;
+mod output;
+mod writer;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread::Thread;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use self::output::{FileOutput, Output, StdoutOutput};
+use self::writer::Writer;
+use super::record::FlowRecord;
+
+/// Records that wait to be written. Each is some hundred bytes: names are shared.
+const QUEUE: usize = 8192;
+
+/// Where the flow log goes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Target {
+    /// Standard output.
+    Stdout,
+    /// A file: appended to, mode 0600, opened anew when it was moved away.
+    File(PathBuf),
+}
+
+/// The flow log cannot be what the operator asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidFlowLog {
+    /// The file cannot be opened, and no waiting will change that.
+    #[error("cannot open the flow log {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Standard output is closed.
+    #[error("cannot write the flow log to standard output")]
+    Stdout(#[source] io::Error),
+    /// No thread.
+    #[error("cannot start the flow log's thread")]
+    Thread(#[source] io::Error),
+}
+
+/// What became of the records. A snapshot; all counts only rise.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct SinkCounts {
+    /// Lines written.
+    pub lines: u64,
+    /// Records that found no room in the queue, or could not be written at the end.
+    pub lost_records: u64,
+    /// Denied packets that those stood for.
+    pub lost_packets: u64,
+    /// Failed writes and openings. Nothing is lost by one alone: it is tried again.
+    pub errors: u64,
+    /// How often the file was opened anew, since another one, or none, was at its path.
+    pub reopened: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    lines: AtomicU64,
+    lost_records: AtomicU64,
+    lost_packets: AtomicU64,
+    /// Of `lost_packets`: those that no line has told of yet.
+    untold_packets: AtomicU64,
+    errors: AtomicU64,
+    reopened: AtomicU64,
+    /// The log is being closed: an error is not waited on any more.
+    closing: AtomicBool,
+}
+
+impl Counters {
+    fn lose(&self, records: u64, packets: u64) {
+        self.lost_records.fetch_add(records, Relaxed);
+        self.lost_packets.fetch_add(packets, Relaxed);
+        self.untold_packets.fetch_add(packets, Relaxed);
+    }
+
+    fn counts(&self) -> SinkCounts {
+        SinkCounts {
+            lines: self.lines.load(Relaxed),
+            lost_records: self.lost_records.load(Relaxed),
+            lost_packets: self.lost_packets.load(Relaxed),
+            errors: self.errors.load(Relaxed),
+            reopened: self.reopened.load(Relaxed),
+        }
+    }
+}
+
+enum Entry {
+    Record(FlowRecord),
+    LostInRing { time: Timestamp, packets: u64 },
+}
+
+impl Entry {
+    fn packets(&self) -> u64 {
+        match self {
+            Self::Record(record) => record.count,
+            Self::LostInRing { packets, .. } => *packets,
+        }
+    }
+}
+
+/// The flow log, open.
+pub struct FlowLog {
+    entries: SyncSender<Entry>,
+    counters: Arc<Counters>,
+    ended: Receiver<()>,
+    thread: Thread,
+}
+
+impl FlowLog {
+    /// Opens the log and starts its thread. A full or read-only disk is waited for; a path that cannot be right is not.
+    pub fn open(target: Target, node: &str) -> Result<Self, InvalidFlowLog> {
+        match target {
+            Target::Stdout => Self::start(StdoutOutput::new().map_err(InvalidFlowLog::Stdout)?, node, QUEUE),
+            Target::File(path) => match FileOutput::new(path.clone()) {
+                Ok(output) => Self::start(output, node, QUEUE),
+                Err(source) => Err(InvalidFlowLog::Open { path, source }),
+            },
+        }
+    }
+
+    fn start(output: impl Output + 'static, node: &str, queue: usize) -> Result<Self, InvalidFlowLog> {
+        let (entries, queued) = mpsc::sync_channel(queue);
+        let counters = Arc::new(Counters::default());
+        // Dropped when the thread ends, which wakes the receiver.
+        let (end, ended) = mpsc::channel();
+        let writer = Writer::new(output, node.to_owned(), Arc::clone(&counters));
+        let handle = std::thread::Builder::new()
+            .name("flow-log".to_owned())
+            .spawn(move || {
+                writer.run(&queued);
+                drop(end);
+            })
+            .map_err(InvalidFlowLog::Thread)?;
+        Ok(Self {
+            entries,
+            counters,
+            ended,
+            thread: handle.thread().clone(),
+        })
+    }
+
+    /// Queues a record. Never waits: what finds no room is counted, and a line tells of it later.
+    pub fn push(&self, record: FlowRecord) {
+        self.queue(Entry::Record(record));
+    }
+
+    /// Says in the log that the kernel's ring had no room for the events of `packets` denied packets.
+    pub fn lost_in_ring(&self, time: Timestamp, packets: u64) {
+        self.queue(Entry::LostInRing { time, packets });
+    }
+
+    fn queue(&self, entry: Entry) {
+        let packets = entry.packets();
+        if self.entries.try_send(entry).is_err() {
+            self.counters.lose(1, packets);
+        }
+    }
+
+    /// What became of the records so far.
+    pub fn counts(&self) -> SinkCounts {
+        self.counters.counts()
+    }
+
+    /// Writes what is queued, for at most `wait`. What could not be written is counted as lost.
+    pub fn finish(self, wait: Duration) -> SinkCounts {
+        let Self {
+            entries,
+            counters,
+            ended,
+            thread,
+        } = self;
+        counters.closing.store(true, Release);
+        drop(entries);
+        thread.unpark();
+        // It ends by the other side's drop; a timeout leaves the thread behind, as its output is stuck.
+        let _ = ended.recv_timeout(wait);
+        counters.counts()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use enforcer_common::id::Direction;
+use enforcer_common::verdict::Reason;
+
+use super::*;
+use crate::flow::enrich::{Denial, Enricher};
+use crate::flow::fixture::{self, WEB, way};
+use crate::flow::hubble::GetFlowsResponse;
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn record(count: u64) -> FlowRecord {
+    let way = way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3");
+    let names = fixture::names(None);
+    Enricher::new("n1")
+        .enrich(&names, Timestamp::UNIX_EPOCH, &Denial::Flow { way, count })
+        .unwrap()
+}
+
+fn open(path: &Path) -> FlowLog {
+    FlowLog::open(Target::File(path.to_owned()), "n1").unwrap()
+}
+
+/// Denied packets that a log accounts for: in its records, and as lost.
+fn packets(text: &str) -> (u64, u64) {
+    assert!(text.is_empty() || text.ends_with('\n'), "the last line is whole");
+    let (mut counted, mut lost) = (0, 0);
+    for line in text.lines() {
+        let response: GetFlowsResponse = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        if let Some(event) = response.lost_events {
+            lost += event.num_events_lost;
+        }
+        let log = response.flow.map(|flow| flow.policy_log).unwrap_or_default();
+        counted += log
+            .iter()
+            .find_map(|entry| entry.strip_prefix("count="))
+            .map_or(0, |count| count.parse().unwrap());
+    }
+    (counted, lost)
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < SOON, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Takes at most `room` bytes, then fails as a full disk does, until there is room again.
+#[derive(Clone, Default)]
+struct Disk(Arc<Mutex<DiskState>>);
+
+#[derive(Default)]
+struct DiskState {
+    text: Vec<u8>,
+    room: usize,
+    moved: bool,
+}
+
+impl Disk {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().text.clone()).unwrap()
+    }
+}
+
+impl Write for Disk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut disk = self.0.lock().unwrap();
+        let count = bytes.len().min(disk.room).min(100);
+        if count == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        disk.room -= count;
+        disk.text.extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Output for Disk {
+    fn ready(&mut self) -> io::Result<bool> {
+        let mut disk = self.0.lock().unwrap();
+        if std::mem::take(&mut disk.moved) {
+            disk.text.clear();
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+#[test]
+fn records_and_losses_are_lines_of_a_private_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("flows.json");
+    let log = open(&path);
+    log.push(record(7));
+    log.lost_in_ring(Timestamp::UNIX_EPOCH, 12);
+    log.push(record(1));
+    let counts = log.finish(SOON);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(packets(&text), (8, 12));
+    assert_eq!(counts.lines, 3);
+    assert_eq!((counts.lost_records, counts.errors), (0, 0));
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_log_is_appended_to_and_a_torn_last_line_is_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("flows.json");
+    std::fs::write(&path, "{}\n{\"flow\":{\"ti").unwrap();
+    let log = open(&path);
+    log.push(record(1));
+    log.finish(SOON);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with("{}\n{\"flow\":{\"ti\n{\"flow\""), "{text}");
+    assert_eq!(text.lines().count(), 3);
+}
+
+#[test]
+fn a_file_that_was_moved_away_is_made_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("flows.json");
+    let log = open(&path);
+    log.push(record(1));
+    wait_for("the first line", || log.counts().lines == 1);
+    let moved = directory.path().join("flows.json.1");
+    std::fs::rename(&path, &moved).unwrap();
+    log.push(record(2));
+    let counts = log.finish(SOON);
+    assert_eq!(packets(&std::fs::read_to_string(&moved).unwrap()), (1, 0));
+    assert_eq!(packets(&std::fs::read_to_string(&path).unwrap()), (2, 0));
+    assert_eq!(counts.reopened, 1);
+}
+
+#[test]
+fn a_full_disk_tears_no_line_and_loses_only_what_finds_no_room() {
+    let disk = Disk::default();
+    disk.0.lock().unwrap().room = 1500;
+    let log = FlowLog::start(disk.clone(), "n1", 4).unwrap();
+    for _ in 0..1000 {
+        log.push(record(3));
+    }
+    wait_for("an error", || log.counts().errors > 0);
+    let lost = log.counts().lost_packets;
+    assert!(lost > 0, "the queue has four places");
+    assert_eq!(disk.text().len(), 1500, "the disk ends in the middle of a line");
+    disk.0.lock().unwrap().room = usize::MAX;
+    wait_for("the log to go on", || packets_so_far(&disk) == 3000);
+    let counts = log.finish(SOON);
+    let (counted, told) = packets(&disk.text());
+    assert_eq!((counted + told, told), (3000, counts.lost_packets));
+    assert_eq!(counts.lost_records * 3, counts.lost_packets);
+}
+
+fn packets_so_far(disk: &Disk) -> u64 {
+    let text = disk.text();
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    let (counted, told) = packets(&text[..whole]);
+    counted + told
+}
+
+#[test]
+fn a_line_that_was_half_written_when_the_file_moved_is_written_whole() {
+    let disk = Disk::default();
+    disk.0.lock().unwrap().room = 300;
+    let log = FlowLog::start(disk.clone(), "n1", 100).unwrap();
+    log.push(record(5));
+    wait_for("an error", || log.counts().errors > 0);
+    {
+        let mut disk = disk.0.lock().unwrap();
+        disk.moved = true;
+        disk.room = usize::MAX;
+    }
+    let counts = log.finish(SOON);
+    assert_eq!(packets(&disk.text()), (5, 0));
+    assert_eq!((counts.lines, counts.reopened), (1, 1));
+}
+
+#[test]
+fn what_cannot_be_written_at_the_end_is_counted_as_lost() {
+    let log = open(Path::new("/dev/full"));
+    log.push(record(5));
+    wait_for("an error", || log.counts().errors > 0);
+    log.push(record(6));
+    let start = Instant::now();
+    let counts = log.finish(SOON);
+    assert!(start.elapsed() < SOON / 2, "an error is not waited on at the end");
+    assert_eq!((counts.lines, counts.lost_records, counts.lost_packets), (0, 2, 11));
+}
+
+#[test]
+fn a_path_that_cannot_be_right_is_refused_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    for path in [directory.path().join("none/flows.json"), directory.path().to_owned()] {
+        let refused = FlowLog::open(Target::File(path.clone()), "n1").map(|_| ()).unwrap_err();
+        assert!(refused.to_string().contains(path.to_str().unwrap()), "{refused}");
+    }
+}
+
+#[test]
+fn a_stuck_output_never_stops_the_agent() {
+    /// Never comes back from its first write.
+    struct Stuck;
+    impl Write for Stuck {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            loop {
+                std::thread::park();
+            }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    impl Output for Stuck {
+        fn ready(&mut self) -> io::Result<bool> {
+            Ok(false)
+        }
+    }
+    let log = FlowLog::start(Stuck, "n1", 4).unwrap();
+    let start = Instant::now();
+    for _ in 0..1000 {
+        log.push(record(1));
+    }
+    let counts = log.finish(Duration::from_millis(100));
+    assert!(start.elapsed() < SOON);
+    assert!(counts.lost_records >= 1000 - 4 - 100, "{counts:?}");
+}
