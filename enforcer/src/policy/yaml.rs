@@ -43,10 +43,14 @@ pub(super) fn documents(text: &str) -> Vec<Document<'_>> {
     let (mut start, mut lines_before) = (0, 0);
     let (mut offset, mut has_content) = (0, false);
     for (index, line) in text.split_inclusive('\n').enumerate() {
-        let is_marker =
-            line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        let is_marker = line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
         if is_marker && has_content {
-            documents.push(Document { text: &text[start..offset], lines_before });
+            documents.push(Document {
+                text: &text[start..offset],
+                lines_before,
+            });
             (start, lines_before) = (offset, u32::try_from(index).unwrap_or(u32::MAX));
         }
         let content = line.trim();
@@ -54,7 +58,10 @@ pub(super) fn documents(text: &str) -> Vec<Document<'_>> {
             is_marker || has_content || !(content.is_empty() || content.starts_with('#') || line.starts_with('%'));
         offset += line.len();
     }
-    documents.push(Document { text: &text[start..], lines_before });
+    documents.push(Document {
+        text: &text[start..],
+        lines_before,
+    });
     documents
 }
 
@@ -126,21 +133,24 @@ fn problem(error: &serde_yaml::Error, nodes_left: usize) -> Problem {
     use serde_yaml::Error;
     match error {
         Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => problem(error, nodes_left),
-        Error::SerdeUnknownField { field, expected, .. } => {
-            Problem::UnknownField { field: shown(field), expected: expected.clone() }
-        }
+        Error::SerdeUnknownField { field, expected, .. } => Problem::UnknownField {
+            field: shown(field),
+            expected: expected.clone(),
+        },
         Error::SerdeMissingField { field, .. } => Problem::MissingField { field },
-        Error::DuplicateMappingKey { key, .. } => {
-            Problem::DuplicateField { field: key.as_deref().map_or_else(|| "?".to_owned(), shown) }
-        }
+        Error::DuplicateMappingKey { key, .. } => Problem::DuplicateField {
+            field: key.as_deref().map_or_else(|| "?".to_owned(), shown),
+        },
         Error::MergeKeyNotAllowed { .. } => Problem::MergeKey,
         Error::QuotingRequired { value, .. } => Problem::NeedsQuotes { value: shown(value) },
         Error::Message { msg, .. } if msg == NO_VALUE => Problem::NoValue,
         Error::NullIntoString { .. } => Problem::NoValue,
-        Error::Unexpected { expected, .. } => Problem::WrongType { expected: plain(expected) },
-        Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
-            Problem::WrongType { expected: expected.clone() }
-        }
+        Error::Unexpected { expected, .. } => Problem::WrongType {
+            expected: plain(expected),
+        },
+        Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => Problem::WrongType {
+            expected: expected.clone(),
+        },
         Error::Budget { breach, .. } => match breach {
             BudgetBreach::Nodes { .. } | BudgetBreach::Events { .. } if nodes_left < DOCUMENT_NODES => {
                 Problem::FileNodes { limit: FILE_NODES }
@@ -154,20 +164,26 @@ fn problem(error: &serde_yaml::Error, nodes_left: usize) -> Problem {
             | BudgetBreach::AliasAnchorRatio { .. }
             | BudgetBreach::RecordedAnchorEvents { .. }
             | BudgetBreach::RecordedAnchorBytes { .. } => Problem::AliasBomb,
-            other => Problem::Syntax { message: shown(&format!("{other:?}")) },
+            other => Problem::Syntax {
+                message: shown(&format!("{other:?}")),
+            },
         },
         Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
         | Error::AliasReplayCounterOverflow { .. }
         | Error::AliasReplayStackDepthExceeded { .. } => Problem::AliasBomb,
-        Error::MultipleDocuments { .. } => {
-            Problem::Syntax { message: "text behind the end of the document; begin the next one with `---`".to_owned() }
-        }
+        Error::MultipleDocuments { .. } => Problem::Syntax {
+            message: "text behind the end of the document; begin the next one with `---`".to_owned(),
+        },
         other => {
             let text = other.to_string();
             // The reader appends the place, which a finding shows by itself.
-            let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
-            Problem::Syntax { message: shown(message) }
+            let message = text
+                .rsplit_once(" at line ")
+                .map_or(text.as_str(), |(message, _)| message);
+            Problem::Syntax {
+                message: shown(message),
+            }
         }
     }
 }
@@ -184,7 +200,11 @@ fn plain(expected: &str) -> String {
 
 /// A value as a message shows it: one line, not too long.
 pub(super) fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().take(SHOWN).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    let mut shown: String = text
+        .chars()
+        .take(SHOWN)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect();
     if text.chars().nth(SHOWN).is_some() {
         shown.push_str("..");
     }
