@@ -34,6 +34,7 @@ impl Podman {
         let directory = tempfile::Builder::new().prefix("enf-podman-").tempdir().unwrap();
         let podman = Self {
             directory,
+            prefix: lab.prefix.clone(),
             service: None,
         };
         let root = podman.directory.path();
@@ -96,7 +97,7 @@ impl Podman {
             v4,
             "--subnet",
             v6,
-            name,
+            &self.network(name),
         ]);
     }
 
