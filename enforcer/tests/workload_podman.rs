@@ -32,7 +32,11 @@ impl Podman {
     /// With an image, and a network `net` of 10.231.0.0/24 and fd31::/64.
     fn new(lab: &Lab) -> Self {
         let directory = tempfile::Builder::new().prefix("enf-podman-").tempdir().unwrap();
-        let podman = Self { directory, service: None };
+        let podman = Self {
+            directory,
+            prefix: lab.prefix.clone(),
+            service: None,
+        };
         let root = podman.directory.path();
         std::fs::write(
             root.join("containers.conf"),
@@ -74,7 +78,16 @@ impl Podman {
     }
 
     fn add_network(&self, name: &str, v4: &str, v6: &str) {
-        self.run(&["network", "create", "--disable-dns", "--subnet", v4, "--subnet", v6, name]);
+        self.run(&[
+            "network",
+            "create",
+            "--disable-dns",
+            "--subnet",
+            v4,
+            "--subnet",
+            v6,
+            &self.network(name),
+        ]);
     }
 
     fn network(&self, name: &str) -> String {
