@@ -62,12 +62,10 @@ fn hops_of(message: &RouteMessage) -> Vec<Hop> {
     }
     for attribute in &message.attributes {
         if let RouteAttribute::MultiPath(next_hops) = attribute {
-            hops.extend(
-                next_hops.iter().map(|hop: &RouteNextHop| Hop {
-                    device: hop.interface_index,
-                    gateway: gateway_of(&hop.attributes),
-                }),
-            );
+            hops.extend(next_hops.iter().map(|hop: &RouteNextHop| Hop {
+                device: hop.interface_index,
+                gateway: gateway_of(&hop.attributes),
+            }));
         }
     }
     hops

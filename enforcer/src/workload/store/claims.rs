@@ -74,11 +74,6 @@ impl Claims<'_> {
             let strong = given.get(&address).unwrap_or(&nobody);
             let weak = shown_by.get(&address).unwrap_or(&nobody);
             let contenders = if strong.is_empty() { weak } else { strong };
-<<<<<<< HEAD
-            let earlier =
-                before.get(&address).or_else(|| restored.get(&address)).filter(|key| contenders.contains(key));
-            let owner = earlier.or(if contenders.len() == 1 { contenders.first() } else { None });
-=======
             let earlier = before
                 .get(&address)
                 .or_else(|| restored.get(&address))
@@ -88,7 +83,6 @@ impl Claims<'_> {
             } else {
                 None
             });
->>>>>>> workload
             match owner {
                 Some(owner) => {
                     verdicts.owners.insert(address, *owner);
