@@ -1,2 +1,10 @@
-//! Command line.
-fn main() {}
+//! The `enforcer` binary.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use enforcer::cli::{Cli, dispatch};
+
+fn main() -> ExitCode {
+    dispatch(Cli::parse())
+}

@@ -1,0 +1,52 @@
+//! Why the daemon does not start or go on, with the exit code that tells a supervisor which.
+
+use std::io;
+
+use crate::compile::CompileError;
+use crate::flow::sink::InvalidFlowLog;
+use crate::kernel::KernelError;
+use crate::policy::load::PolicyErrors;
+use crate::policy::watch::WatchError;
+use crate::workload::discovery::WorkloadError;
+
+/// An error that ends `enforcer run`.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The policies are refused and none are in force.
+    #[error("{0}\n\nno policy is in force and nothing was attached")]
+    Policies(#[from] PolicyErrors),
+    /// They pass a budget, and none are in force.
+    #[error("{0}; no policy is in force and nothing was attached")]
+    Compile(#[from] CompileError),
+    /// The kernel side cannot be opened, or refused the first image.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// Workloads cannot be discovered.
+    #[error(transparent)]
+    Workloads(#[from] WorkloadError),
+    /// Files cannot be watched.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// The flow log cannot be opened.
+    #[error(transparent)]
+    FlowLog(#[from] InvalidFlowLog),
+    /// The state directory cannot be made.
+    #[error("cannot make the state directory: {0}; `state_dir` in the settings names another")]
+    State(#[source] io::Error),
+    /// Signals cannot be received.
+    #[error("cannot receive signals: {0}")]
+    Signals(#[source] io::Error),
+}
+
+impl AgentError {
+    /// The exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Policies(_) | Self::Compile(_) | Self::Workloads(WorkloadError::Inventory(_)) => 2,
+            Self::Workloads(WorkloadError::SourceSilent { .. }) => 3,
+            Self::Kernel(error) if error.is_busy() => 5,
+            Self::Kernel(_) => 4,
+            Self::Workloads(_) | Self::Watch(_) | Self::FlowLog(_) | Self::State(_) | Self::Signals(_) => 1,
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! `enforcer explain`: what policy says of one flow, and which line says so. Without privilege.
+//!
+//! Input: policies and an inventory from files, or what a daemon has in force. Output: the deciding rule of each
+//! direction on stdout, and the exit code.
+
+#![allow(clippy::print_stdout, reason = "the answer is what the command is for")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use enforcer_common::id::Direction;
+use enforcer_common::verdict::Verdict;
+
+use super::in_force;
+use crate::policy::load::load_paths;
+use crate::policy::model::{PolicySet, Rule, Transport};
+use crate::resolve::{DecidedBy, Decision, ResolvedPolicy, Service, resolve};
+use crate::workload::inventory::Inventory;
+use crate::workload::model::{Identity, LocalWorkload, Snapshot, WorkloadKey, WorkloadName};
+
+/// Say what policy decides about a flow, and by which line.
+///
+/// Both ends are judged as on the wire: the sender's egress, then the receiver's ingress. For a denial every policy that
+/// isolates the workload is named, for an allow the line of the rule. With --policies the files are read, with
+/// --inventory for who is who; without them the answer comes from what a daemon on this node has in force.
+///
+/// Exit codes: 0 allowed (or as --expect says), 1 denied (or not as expected), 2 wrong usage or unreadable files.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Who sends: namespace/name, or an address.
+    #[arg(long, value_name = "WORKLOAD|ADDRESS")]
+    pub from: Party,
+    /// Who receives: namespace/name, or an address.
+    #[arg(long, value_name = "WORKLOAD|ADDRESS")]
+    pub to: Party,
+    /// The service: 5432/tcp, 53/udp, 3868/sctp, or icmp for a ping.
+    #[arg(long, value_name = "PORT")]
+    pub port: Asked,
+    /// Directory of policies, instead of what is in force.
+    #[arg(long, value_name = "DIR", requires = "inventory")]
+    pub policies: Option<PathBuf>,
+    /// Inventory file that goes with --policies.
+    #[arg(long, value_name = "FILE", requires = "policies")]
+    pub inventory: Option<PathBuf>,
+    /// Exit with 1 unless the flow is so.
+    #[arg(long, value_name = "VERDICT")]
+    pub expect: Option<Expected>,
+    /// Where the daemon keeps its state.
+    #[command(flatten)]
+    pub place: in_force::Place,
+}
+
+/// What `--expect` takes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum Expected {
+    /// Both directions allow it.
+    Allow,
+    /// One direction denies it.
+    Deny,
+}
+
+/// One end of the flow.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Party {
+    /// A workload by name.
+    Workload(WorkloadName),
+    /// Whoever has this address.
+    Address(IpAddr),
+}
+
+impl FromStr for Party {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        match text.split_once('/') {
+            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+                Ok(Self::Workload(WorkloadName { namespace: namespace.to_owned(), name: name.to_owned() }))
+            }
+            _ => Err("neither an address nor namespace/name, as in shop/web".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(name) => name.fmt(f),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+/// The service that is asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Asked {
+    /// A port of a protocol.
+    Port(Transport, u16),
+    /// An echo request.
+    Echo,
+}
+
+impl FromStr for Asked {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "icmp" {
+            return Ok(Self::Echo);
+        }
+        let parsed = text.split_once('/').and_then(|(port, protocol)| {
+            let transport = match protocol {
+                "tcp" => Transport::Tcp,
+                "udp" => Transport::Udp,
+                "sctp" => Transport::Sctp,
+                _ => return None,
+            };
+            Some(Self::Port(transport, port.parse().ok().filter(|port| *port != 0)?))
+        });
+        parsed.ok_or_else(|| "not a port with its protocol, as in 5432/tcp, nor icmp".to_owned())
+    }
+}
+
+impl Asked {
+    fn service(self, peer: IpAddr) -> Service {
+        match self {
+            Self::Port(transport, port) => Service::Transport(transport, port),
+            Self::Echo if peer.is_ipv4() => Service::Icmp(enforcer_common::packet::icmp::ECHO_REQUEST),
+            Self::Echo => Service::Icmpv6(enforcer_common::packet::icmp::V6_ECHO_REQUEST),
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let Args { from, to, port, policies, inventory, expect, place } = args;
+    let (set, snapshot) = match (policies, inventory) {
+        (Some(policies), Some(inventory)) => {
+            let loaded = load_paths(std::slice::from_ref(policies))?;
+            (loaded.set, planned(&Inventory::load(inventory)?))
+        }
+        _ => in_force::load(place)?,
+    };
+    let resolved = resolve(Arc::new(set), Arc::new(snapshot));
+    let mut allowed = true;
+    for (source, destination) in pairs(&resolved, from, to)? {
+        println!("{from} ({source}) -> {to} ({destination})");
+        for (direction, own, peer) in [(Direction::Egress, source, destination), (Direction::Ingress, destination, source)] {
+            let (text, allows) = judge(&resolved, direction, own, peer, port.service(peer));
+            println!("  {text}");
+            allowed &= allows;
+        }
+    }
+    let verdict = if allowed { Expected::Allow } else { Expected::Deny };
+    println!("{}", if allowed { "ALLOWED" } else { "DENIED" });
+    Ok(ExitCode::from(u8::from(verdict != expect.unwrap_or(Expected::Allow))))
+}
+
+/// The workloads of an inventory as they would be on one node that runs them all. An entry that is found by namespace or
+/// device has no address before it runs; it gets two from ranges that nobody routes (RFC 5737, RFC 6666).
+pub fn planned(inventory: &Inventory) -> Snapshot {
+    let mut snapshot = Snapshot { namespaces: inventory.namespaces.clone(), ..Snapshot::default() };
+    for (number, entry) in (0u16..).zip(&inventory.entries) {
+        let mut addresses = entry.addresses.clone();
+        if addresses.is_empty() {
+            let [high, low] = number.to_be_bytes();
+            addresses.insert(Ipv4Addr::new(192, 0, high, low).into());
+            addresses.insert(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, number).into());
+        }
+        let identity =
+            Identity { name: entry.name.clone(), labels: entry.labels.clone(), ports: entry.ports.clone() };
+        let workload = LocalWorkload {
+            identity: Some(identity),
+            addresses,
+            disputed: BTreeSet::new(),
+            endpoints: BTreeMap::new(),
+            routes: entry.routes,
+        };
+        snapshot.local.insert(WorkloadKey(u64::from(number)), workload);
+    }
+    snapshot
+}
+
+/// The address pairs to judge: of each family that both ends have.
+fn pairs(resolved: &ResolvedPolicy, from: &Party, to: &Party) -> anyhow::Result<Vec<(IpAddr, IpAddr)>> {
+    let (sources, destinations) = (addresses(resolved, from)?, addresses(resolved, to)?);
+    let mut pairs = Vec::new();
+    for v4 in [true, false] {
+        let source = sources.iter().find(|address| address.is_ipv4() == v4);
+        let destination = destinations.iter().find(|address| address.is_ipv4() == v4);
+        pairs.extend(source.copied().zip(destination.copied()));
+    }
+    if pairs.is_empty() {
+        bail!("{from} and {to} have no addresses of the same family");
+    }
+    Ok(pairs)
+}
+
+fn addresses(resolved: &ResolvedPolicy, party: &Party) -> anyhow::Result<Vec<IpAddr>> {
+    let name = match party {
+        Party::Address(address) => return Ok(vec![*address]),
+        Party::Workload(name) => name,
+    };
+    let snapshot = resolved.snapshot();
+    let named = |identity: &Identity| identity.name == *name;
+    let local = snapshot.local.values().find(|local| local.identity.as_ref().is_some_and(named));
+    let remote = snapshot.remote.iter().find(|remote| named(&remote.identity));
+    let found = local.map(|local| &local.addresses).or(remote.map(|remote| &remote.addresses));
+    let found = found.with_context(|| {
+        let known = snapshot.local.values().filter_map(|local| local.identity.as_ref());
+        let known = known.chain(snapshot.remote.iter().map(|remote| &remote.identity));
+        let known: BTreeSet<String> = known.map(|identity| identity.name.to_string()).collect();
+        format!("no workload {name}; known are: {}", Vec::from_iter(known).join(", "))
+    })?;
+    // Link-local addresses are not what one end would choose for the other.
+    Ok(found.iter().copied().filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())).collect())
+}
+
+fn judge(
+    resolved: &ResolvedPolicy,
+    direction: Direction,
+    own: IpAddr,
+    peer: IpAddr,
+    service: Service,
+) -> (String, bool) {
+    let word = match direction {
+        Direction::Egress => "egress ",
+        Direction::Ingress => "ingress",
+    };
+    let holder = resolved.snapshot().local.iter().find(|(_, local)| local.addresses.contains(&own));
+    let Some((key, _)) = holder else {
+        return (format!("{word}  not judged here: no workload of this node has {own}"), true);
+    };
+    let Decision { verdict, by } = resolved.decide(*key, direction, peer, service);
+    let allowed = verdict == Verdict::Allow;
+    let why = match by {
+        DecidedBy::NotIsolated => "no policy isolates the workload".to_owned(),
+        DecidedBy::Itself => "a workload always reaches itself".to_owned(),
+        DecidedBy::Rule { policy, rule } => rule_text(resolved.policies(), direction, policy, rule),
+        DecidedBy::Isolated { policies } if policies.is_empty() => "no source has named the workload".to_owned(),
+        DecidedBy::Isolated { policies } => {
+            let names: Vec<String> = policies.iter().map(|place| policy_text(resolved.policies(), *place)).collect();
+            format!("no rule allows it, and it is isolated by {}", names.join(", "))
+        }
+    };
+    (format!("{word}  {}: {why}", if allowed { "allowed" } else { "denied" }), allowed)
+}
+
+fn rule_text(set: &PolicySet, direction: Direction, policy: usize, rule: usize) -> String {
+    let rules: &[Rule] = match (set.policies.get(policy), direction) {
+        (Some(policy), Direction::Ingress) => &policy.ingress,
+        (Some(policy), Direction::Egress) => &policy.egress,
+        (None, _) => &[],
+    };
+    let line = rules.get(rule).map(|rule| rule.at.to_string()).unwrap_or_default();
+    format!("rule {line} of {}", policy_text(set, policy))
+}
+
+fn policy_text(set: &PolicySet, place: usize) -> String {
+    match set.policies.get(place) {
+        Some(policy) => format!("{} {}/{} ({})", policy.kind.as_str(), policy.namespace, policy.name, policy.at),
+        None => "a policy that is gone".to_owned(),
+    }
+}

@@ -1,0 +1,53 @@
+//! What a daemon on this node has in force, read from its pins and its state beside it.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::agent::state::{InForce, StateDir};
+use crate::config::Settings;
+use crate::kernel::status;
+use crate::policy::load::from_sources;
+use crate::policy::model::PolicySet;
+use crate::workload::model::Snapshot;
+
+/// The default pin directory.
+pub const PIN_DIR: &str = "/sys/fs/bpf/enforcer";
+
+/// Where a daemon has its pins and its state.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Place {
+    /// Directory on a bpffs where programs, links and maps are pinned.
+    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// Settings file of the daemon.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl Place {
+    /// The settings.
+    pub fn settings(&self) -> anyhow::Result<Settings> {
+        Ok(match &self.config {
+            Some(path) => Settings::load(path)?,
+            None => Settings::default(),
+        })
+    }
+
+    /// The state directory, for reading.
+    pub fn states(&self) -> anyhow::Result<StateDir> {
+        Ok(StateDir::at(self.settings()?.state_of(&self.pin_dir)))
+    }
+}
+
+/// The policies and workloads of the image in force.
+pub fn load(place: &Place) -> anyhow::Result<(PolicySet, Snapshot)> {
+    let view = status::read(&place.pin_dir)?;
+    let state: InForce = place.states()?.load(view.word.revision).with_context(|| {
+        format!(
+            "the sources of revision {} are not in the state directory; name them by --policies and --inventory",
+            view.word.revision
+        )
+    })?;
+    Ok((from_sources(state.sources())?.set, state.snapshot))
+}
