@@ -1,1 +1,36 @@
-//! Placeholder while the workspace is laid out.
+//! User space's side of the kernel: maps, programs, links, and what comes back out of them.
+//!
+//! Input: a compiled image and which veths it is for ([`Plan`]). Output: enforcement that outlives the process, denied
+//! packets ([`Denials`]), a view of it all ([`status`]). Blocking: the agent calls it from a thread of its own. How it is
+//! pinned, swapped and taken over: ADR 0006.
+#![deny(unsafe_code)]
+
+mod apply;
+mod attach;
+mod control;
+mod denials;
+mod endpoints;
+mod error;
+mod globals;
+mod grace;
+mod incarnation;
+mod layout;
+mod maps;
+mod mmap;
+mod plan;
+mod preflight;
+mod programs;
+mod purge;
+mod quotas;
+pub mod status;
+mod sys;
+mod tables;
+mod verify;
+
+pub use control::Kernel;
+pub use denials::{Crowded, Denials, Observed, Report, Totals};
+pub use error::KernelError;
+pub use plan::{AdoptedEndpoint, Applied, KernelConfig, Plan, PlannedWorkload, RefusedAddress};
+pub use purge::purge;
+pub use quotas::FlowFill;
+pub use verify::Drift;

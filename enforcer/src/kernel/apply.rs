@@ -1,0 +1,209 @@
+//! Puts a plan in force: the order of design section 6. Until the word is stored nothing that is read has changed but new
+//! addresses and ids of workloads; after it nothing can take the plan back, so what fails then is told and tried again.
+
+use std::collections::BTreeSet;
+
+use enforcer_common::endpoint::Endpoint;
+use enforcer_common::id::Row;
+use enforcer_common::image::Header;
+use enforcer_common::limits::{UPLINKS, map};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::kernel::control::{Given, Kernel};
+use crate::kernel::error::{KernelError, on_map};
+use crate::kernel::globals::next_word;
+use crate::kernel::grace;
+use crate::kernel::incarnation::{Incarnations, Stage};
+use crate::kernel::plan::{Applied, Plan};
+use crate::kernel::programs::Programs;
+use crate::kernel::sys::Map;
+use crate::kernel::tables::Tables;
+
+impl Kernel {
+    /// Puts a plan in force. An error: the last good image stays, and what is attached stays closed or as it was.
+    pub fn apply(&mut self, plan: &Plan<'_>) -> Result<Applied, KernelError> {
+        let tables = Tables {
+            lines: plan.lines,
+            addresses: plan.addresses,
+        };
+        check(plan, &tables.check()?)?;
+        if self.owes_grace {
+            grace::wait()?;
+            self.owes_grace = false;
+        }
+        let word = next_word(self.globals.word());
+        let (stage, incarnations) = self.stage(plan, word.slot())?;
+        if let Err(error) = self.slots.fill(word.slot(), tables) {
+            self.give_back(&incarnations);
+            return Err(error);
+        }
+        self.incarnations = incarnations;
+        add_uplinks(&self.maps.uplinks, &plan.uplinks)?;
+        for endpoint in &stage.before {
+            self.endpoints.store(endpoint)?;
+        }
+
+        self.owes_grace = true;
+        self.globals.set_word(word);
+        self.word = word;
+
+        let mut failures = Vec::new();
+        if let Err(error) = self.follow_up(plan, &stage, &mut failures) {
+            failures.push(error);
+        }
+        Ok(Applied {
+            word,
+            ids: stage.ids,
+            refused: stage.refused,
+            failures,
+        })
+    }
+
+    fn stage(&self, plan: &Plan<'_>, slot: usize) -> Result<(Stage, Incarnations), KernelError> {
+        let given = Given {
+            globals: &self.globals,
+            quotas: &self.quotas,
+        };
+        let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_err(|error| KernelError::System {
+            call: "clock_gettime",
+            source: error.into(),
+        })?;
+        let now = u64::try_from(std::time::Duration::from(now).as_nanos()).unwrap_or(u64::MAX);
+        let mut incarnations = self.incarnations.clone();
+        match incarnations.stage(&plan.workloads, &self.current(), &given, slot, now) {
+            Ok(stage) => Ok((stage, incarnations)),
+            Err(error) => {
+                self.give_back(&incarnations);
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives back the places of incarnations that did not come to be.
+    fn give_back(&self, incarnations: &Incarnations) {
+        for (id, incarnation) in &incarnations.by_id {
+            if !self.incarnations.by_id.contains_key(id) {
+                self.quotas.release(incarnation.quota);
+            }
+        }
+    }
+
+    /// What follows the word.
+    fn follow_up(
+        &mut self,
+        plan: &Plan<'_>,
+        stage: &Stage,
+        failures: &mut Vec<KernelError>,
+    ) -> Result<(), KernelError> {
+        // Veths that wait for their first program come first: they are open until then.
+        for endpoint in &stage.fresh {
+            self.endpoints.store(endpoint)?;
+        }
+        self.attach_all(failures);
+        grace::wait()?;
+        self.owes_grace = false;
+        remove_uplinks(&self.maps.uplinks, &plan.uplinks)?;
+        for endpoint in self.still_there(&stage.after) {
+            self.endpoints.store(&endpoint)?;
+        }
+        if !stage.after.is_empty() {
+            grace::wait()?;
+        }
+        for endpoint in self.still_there(&stage.late) {
+            self.endpoints.store(&endpoint)?;
+        }
+        let gone = self.endpoints.iter().map(|endpoint| endpoint.ifindex);
+        let gone: BTreeSet<u32> = gone
+            .filter(|ifindex| plan.uplinks.contains(ifindex) || self.links.is_gone(*ifindex))
+            .collect();
+        self.forget(&gone)?;
+        self.retire();
+        if failures.is_empty() {
+            Programs::remove_others(&self.layout, &self.object)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches every endpoint's programs where they are missing or not of this object.
+    fn attach_all(&mut self, failures: &mut Vec<KernelError>) {
+        let devices: Vec<u32> = self.endpoints.iter().map(|endpoint| endpoint.ifindex).collect();
+        for ifindex in devices {
+            if let Err(error) = self.links.attach(ifindex, &self.programs) {
+                failures.push(error);
+            }
+        }
+    }
+
+    fn still_there(&self, endpoints: &[Endpoint]) -> Vec<Endpoint> {
+        let there = endpoints
+            .iter()
+            .filter(|endpoint| self.endpoints.get(endpoint.ifindex).is_some());
+        there.copied().collect()
+    }
+}
+
+/// Whether the plan agrees with itself.
+fn check(plan: &Plan<'_>, header: &Header) -> Result<(), KernelError> {
+    let mut devices = BTreeSet::new();
+    for workload in &plan.workloads {
+        for row in workload.rows {
+            if row.0 >= header.rows && row != Row::NOT_ISOLATED && row != Row::NONE {
+                return Err(KernelError::InvalidImage {
+                    what: "a workload's row is not in it",
+                });
+            }
+        }
+        for ifindex in &workload.endpoints {
+            if !devices.insert(*ifindex) {
+                return Err(KernelError::InvalidImage {
+                    what: "a device is in its plan twice",
+                });
+            }
+        }
+    }
+    if plan.uplinks.len() > UPLINKS as usize {
+        return Err(KernelError::NoRoom {
+            what: "uplinks",
+            needed: plan.uplinks.len(),
+            room: UPLINKS as usize,
+        });
+    }
+    Ok(())
+}
+
+/// Added before the word: an uplink only takes rights away.
+fn add_uplinks(uplinks: &Map, wanted: &[u32]) -> Result<(), KernelError> {
+    for ifindex in wanted {
+        uplinks
+            .update(&ifindex.to_ne_bytes(), &1_u32.to_ne_bytes())
+            .map_err(on_map(map::UPLINKS, "update"))?;
+    }
+    Ok(())
+}
+
+fn remove_uplinks(uplinks: &Map, wanted: &[u32]) -> Result<(), KernelError> {
+    for ifindex in read_uplinks(uplinks)? {
+        if !wanted.contains(&ifindex) {
+            uplinks
+                .delete(&ifindex.to_ne_bytes())
+                .map_err(on_map(map::UPLINKS, "delete"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Every uplink, sorted.
+pub(crate) fn read_uplinks(uplinks: &Map) -> Result<BTreeSet<u32>, KernelError> {
+    let mut found = BTreeSet::new();
+    let mut last: Option<Vec<u8>> = None;
+    while let Some(key) = uplinks
+        .next_key(last.as_deref())
+        .map_err(on_map(map::UPLINKS, "next key"))?
+    {
+        if let Some(bytes) = key.first_chunk() {
+            found.insert(u32::from_ne_bytes(*bytes));
+        }
+        last = Some(key);
+    }
+    Ok(found)
+}

@@ -1,0 +1,263 @@
+//! The kernel side as the agent sees it: opened once, then told of veths and plans.
+//!
+//! Input: the pin directory, devices. Output: enforcement that stays when the process goes. Every step may be the last one
+//! of a process: what is pinned is complete after each, or the next start completes it.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use enforcer_common::endpoint::Endpoint;
+use enforcer_common::id::{OwnerId, PolicyWord};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::kernel::attach::Links;
+use crate::kernel::denials::Denials;
+use crate::kernel::endpoints::EndpointTable;
+use crate::kernel::error::KernelError;
+use crate::kernel::globals::Globals;
+use crate::kernel::grace;
+use crate::kernel::incarnation::{Ids, Incarnations, owned};
+use crate::kernel::layout::{Layout, Lock};
+use crate::kernel::maps::Maps;
+use crate::kernel::plan::{AdoptedEndpoint, KernelConfig};
+use crate::kernel::preflight;
+use crate::kernel::programs::{EMBEDDED, Programs, SWEEP_CAP};
+use crate::kernel::quotas::{FlowFill, Quotas};
+use crate::kernel::sys;
+use crate::kernel::tables::Slots;
+
+/// Runs of the sweep in one call: more than a full table of the default size needs.
+const SWEEP_RUNS: u32 = 64;
+
+/// Everything that is pinned in one directory.
+#[derive(Debug)]
+pub struct Kernel {
+    pub(super) layout: Layout,
+    _lock: Lock,
+    pub(super) maps: Maps,
+    pub(super) globals: Globals,
+    pub(super) endpoints: EndpointTable,
+    pub(super) quotas: Quotas,
+    pub(super) slots: Slots,
+    pub(super) links: Links,
+    pub(super) programs: Programs,
+    pub(super) incarnations: Incarnations,
+    pub(super) object: Cow<'static, [u8]>,
+    /// The word as this process last saw or stored it.
+    pub(super) word: PolicyWord,
+    /// Programs may still read what the next plan writes.
+    pub(super) owes_grace: bool,
+    adopted: Vec<AdoptedEndpoint>,
+}
+
+/// Ids from the shared counter and places of `QUOTAS`.
+pub(super) struct Given<'a> {
+    pub(super) globals: &'a Globals,
+    pub(super) quotas: &'a Quotas,
+}
+
+impl Ids for Given<'_> {
+    fn owner(&self) -> Result<OwnerId, KernelError> {
+        self.globals.next_owner()
+    }
+
+    fn quota(&self, id: OwnerId) -> Result<u32, KernelError> {
+        self.quotas.take(id)
+    }
+}
+
+impl Kernel {
+    /// Takes over what an earlier daemon has left, or makes it.
+    pub fn open(config: &KernelConfig) -> Result<Self, KernelError> {
+        preflight::check(&config.pin_dir)?;
+        let object: Cow<'static, [u8]> = match &config.object {
+            Some(object) => Cow::Owned(object.clone()),
+            None => Cow::Borrowed(EMBEDDED),
+        };
+        if object.is_empty() {
+            return Err(KernelError::NoObject);
+        }
+        raise_descriptor_limit();
+        let (layout, lock) = Layout::open(&config.pin_dir, preflight::namespace_cookie()?)?;
+        let maps = Maps::open(&layout, config.flows)?;
+        let globals = Globals::open(&maps, true)?;
+        globals.seed()?;
+        let links = Links::open(&layout)?;
+        let mut endpoints = EndpointTable::open(&maps, true)?;
+        // The last daemon may have died before its last wait.
+        grace::wait()?;
+        let word = globals.word();
+        let slots = Slots::open(&layout, &maps, word)?;
+        let quotas = Quotas::open(&maps, config.flow_quota, true)?;
+        let programs = Programs::open(&layout, &maps, &object)?;
+        // Written for a veth that was then not attached.
+        let attached = links.devices();
+        let idle: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.ifindex).collect();
+        for ifindex in idle.into_iter().filter(|ifindex| !attached.contains(ifindex)) {
+            endpoints.free(ifindex)?;
+        }
+        globals.skip_owners(highest_id(&endpoints).max(quotas.highest()));
+        quotas.keep(&endpoints.iter().map(|endpoint| endpoint.id).collect());
+        let incarnations = Incarnations::adopt(endpoints.iter(), |id| quotas.place_of(id))?;
+        let adopted = endpoints.iter().map(adopted).collect();
+        Ok(Self {
+            layout,
+            _lock: lock,
+            maps,
+            globals,
+            endpoints,
+            quotas,
+            slots,
+            links,
+            programs,
+            incarnations,
+            object,
+            word,
+            owes_grace: false,
+            adopted,
+        })
+    }
+
+    /// What was attached when this was opened.
+    pub fn adopted(&self) -> &[AdoptedEndpoint] {
+        &self.adopted
+    }
+
+    /// The policy in force.
+    pub fn revision(&self) -> PolicyWord {
+        self.globals.word()
+    }
+
+    /// Devices that are attached or were to be.
+    pub fn endpoints(&self) -> BTreeSet<u32> {
+        self.endpoints.iter().map(|endpoint| endpoint.ifindex).collect()
+    }
+
+    /// Attaches to a veth before anybody knows whose it is: closed until a plan names it.
+    pub fn attach_unknown(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        if self.endpoints.get(ifindex).is_some() {
+            if self.links.is_attached(ifindex) {
+                return Ok(());
+            }
+            // Another device had this number.
+            self.detach(ifindex)?;
+        }
+        let given = Given {
+            globals: &self.globals,
+            quotas: &self.quotas,
+        };
+        let (id, workload) = self.incarnations.unclaimed(&given)?;
+        let endpoint = Endpoint {
+            ifindex,
+            workload,
+            id,
+            ..Endpoint::FREE
+        };
+        let attached = match self.endpoints.store(&endpoint) {
+            Ok(()) => self.links.attach(ifindex, &self.programs),
+            Err(error) => Err(error),
+        };
+        if attached.is_err() && !self.links.devices().contains(&ifindex) {
+            self.forget(&[ifindex].into())?;
+        }
+        attached
+    }
+
+    /// Detaches a device that is no workload's any more.
+    pub fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        self.forget(&[ifindex].into())
+    }
+
+    /// Forgets the devices that are not among the living.
+    pub fn detach_gone(&mut self, live: &BTreeSet<u32>) -> Result<(), KernelError> {
+        let known = self.endpoints().into_iter().chain(self.links.devices());
+        let gone = known.filter(|ifindex| !live.contains(ifindex)).collect();
+        self.forget(&gone)
+    }
+
+    /// Unpins links, then frees what the programs of these devices may still have read.
+    pub(super) fn forget(&mut self, devices: &BTreeSet<u32>) -> Result<(), KernelError> {
+        if devices.is_empty() {
+            return Ok(());
+        }
+        for ifindex in devices {
+            self.links.detach(*ifindex)?;
+        }
+        grace::wait()?;
+        for ifindex in devices {
+            if self.endpoints.get(*ifindex).is_some() {
+                self.endpoints.free(*ifindex)?;
+            }
+        }
+        self.retire();
+        Ok(())
+    }
+
+    /// Gives up the ids of workloads without a veth.
+    pub(super) fn retire(&mut self) {
+        for place in self.incarnations.retire(self.endpoints.iter()) {
+            self.quotas.release(place);
+        }
+    }
+
+    /// Deletes idle flows and those of workloads that are gone; gives how many.
+    pub fn sweep(&self) -> Result<u64, KernelError> {
+        // The program ignores the frame, but the kernel runs it on one.
+        let frame = [0; 64];
+        let mut all = 0;
+        for _ in 0..SWEEP_RUNS {
+            let deleted = sys::run_classifier(self.programs.sweep(), &frame).map_err(|source| KernelError::System {
+                call: "run the sweep",
+                source,
+            })?;
+            all += u64::from(deleted);
+            if deleted < SWEEP_CAP {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    /// How full the flow table is.
+    pub fn flow_fill(&self) -> FlowFill {
+        self.quotas.fill()
+    }
+
+    /// A reader of denied packets, for a thread of its own. One at a time: what it has reported is kept beside the maps.
+    pub fn denials(&self) -> Result<Denials, KernelError> {
+        Denials::open(&self.layout, &self.maps)
+    }
+
+    /// Every endpoint as the kernel should have it.
+    pub(super) fn current(&self) -> BTreeMap<u32, Endpoint> {
+        self.endpoints
+            .iter()
+            .map(|endpoint| (endpoint.ifindex, *endpoint))
+            .collect()
+    }
+}
+
+fn adopted(endpoint: &Endpoint) -> AdoptedEndpoint {
+    AdoptedEndpoint {
+        ifindex: endpoint.ifindex,
+        id: endpoint.id,
+        addresses: owned(endpoint).map(|(address, _)| address).collect(),
+    }
+}
+
+fn highest_id(endpoints: &EndpointTable) -> u32 {
+    let ids = endpoints
+        .iter()
+        .flat_map(|endpoint| endpoint.owners.into_iter().chain([endpoint.id]));
+    ids.map(|id| id.0).max().unwrap_or(0)
+}
+
+/// Two links of each veth are held open.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, "the limit of open files stays at {soft}");
+    }
+}

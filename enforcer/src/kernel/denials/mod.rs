@@ -1,0 +1,355 @@
+//! Denied packets, read back from the kernel (design: section 9).
+//!
+//! Input: the ring of events, the slices of ways, the counters. Output: how many packets of each denied flow were not
+//! reported yet. Nothing in the kernel is reset. What was reported of each way lies in a pinned map of our own, stored when
+//! the report is handed over: a daemon that is killed between that and its log loses those counts, and a restarted one
+//! reports nothing twice.
+
+mod tracker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::offset_of;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aya::maps::{MapData, RingBuf};
+use enforcer_common::denial::{BusyKey, Counts, DenialKey, Way};
+use enforcer_common::event::DenialEvent;
+use enforcer_common::id::{Address, Direction, OwnerId};
+use enforcer_common::limits::{BUSY, DENIAL_SETS, DENIAL_WAYS, EVENTS, map};
+use enforcer_common::verdict::{REASON_COUNT, REASONS, Reason};
+
+use crate::kernel::error::{KernelError, on_map};
+use crate::kernel::layout::Layout;
+use crate::kernel::maps::{Maps, REPORTED, REPORTED_BUSY};
+use crate::kernel::mmap::Mapped;
+use crate::kernel::sys::Map;
+
+use tracker::{Mark, Marks, Tracker};
+
+/// How often the slices are read.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Records of one poll, twice what the ring holds: a flood must not keep a poll for ever.
+const RECORDS: u32 = 2 * EVENTS / (size_of::<DenialEvent>() as u32 + 8);
+
+/// Packets of a denied flow that were not reported before.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Observed {
+    /// The flow, and its first packet.
+    pub way: Way,
+    /// How many.
+    pub packets: u64,
+    /// Nothing was reported of this flow before.
+    pub opened: bool,
+}
+
+/// Packets that were denied while there was no room to keep their flow apart.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Crowded {
+    /// The workload.
+    pub workload: OwnerId,
+    /// Direction.
+    pub direction: Direction,
+    /// Reason.
+    pub reason: Reason,
+    /// How many were not reported before.
+    pub packets: u64,
+}
+
+/// What one poll found.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Report {
+    /// By flow.
+    pub flows: Vec<Observed>,
+    /// Without a flow.
+    pub crowded: Vec<Crowded>,
+}
+
+/// Counts by direction and reason, those of reasons without a packet left out.
+pub type Totals = BTreeMap<(Direction, Reason), Counts>;
+
+/// Reads denied packets.
+pub struct Denials {
+    ring: RingBuf<MapData>,
+    slices: Mapped,
+    tracker: Tracker<Pinned>,
+    busy: Arc<Map>,
+    reported_busy: Arc<Map>,
+    denied: Arc<Map>,
+    next_pass: Instant,
+}
+
+/// Marks in the pinned array.
+#[derive(Debug)]
+struct Pinned(Mapped);
+
+impl Marks for Pinned {
+    fn count(&self) -> u32 {
+        self.0.entries()
+    }
+
+    fn get(&self, way: u32) -> Mark {
+        Mark::from_u64(self.0.read64(way, 0))
+    }
+
+    fn set(&mut self, way: u32, mark: Mark) {
+        self.0.write64(way, 0, mark.to_u64());
+    }
+}
+
+impl Denials {
+    pub(crate) fn open(layout: &Layout, maps: &Maps) -> Result<Self, KernelError> {
+        let failed = |source| KernelError::Map {
+            name: map::EVENTS,
+            source: Box::new(source),
+        };
+        let events = MapData::from_pin(layout.map(map::EVENTS)).map_err(failed)?;
+        let ring = RingBuf::try_from(aya::maps::Map::RingBuf(events)).map_err(failed)?;
+        let slices = Mapped::new(&maps.denials, false).map_err(on_map(map::DENIALS, "mmap"))?;
+        let marks = Mapped::new(&maps.reported, true).map_err(on_map(REPORTED, "mmap"))?;
+        let mut tracker = Tracker::new(Pinned(marks));
+        for way in 0..ways(&slices) {
+            if let Some(found) = read_way(&slices, way) {
+                tracker.adopt(way, &found);
+            }
+        }
+        Ok(Self {
+            ring,
+            slices,
+            tracker,
+            busy: Arc::clone(&maps.busy),
+            reported_busy: Arc::clone(&maps.reported_busy),
+            denied: Arc::clone(&maps.denied),
+            next_pass: Instant::now(),
+        })
+    }
+
+    /// Drains the ring, and once a second reads the slices.
+    pub fn poll(&mut self) -> Result<Report, KernelError> {
+        let mut report = Report::default();
+        let drained = self.drain(&mut report);
+        let now = Instant::now();
+        // Events that still wait may be about the ways that a pass would see: they must come first.
+        if drained && now >= self.next_pass {
+            self.next_pass = now + PERIOD;
+            self.pass(&mut report)?;
+        }
+        Ok(report)
+    }
+
+    /// Everything up to now: exact once no more packets come.
+    pub fn flush(&mut self) -> Result<Report, KernelError> {
+        let mut report = Report::default();
+        // A way whose first event was lost is believed when it is seen the second time.
+        for _ in 0..2 {
+            if self.drain(&mut report) {
+                self.pass(&mut report)?;
+            }
+        }
+        Ok(report)
+    }
+
+    /// Counts of all CPUs together.
+    pub fn totals(&self) -> Result<Totals, KernelError> {
+        read_totals(&self.denied)
+    }
+
+    /// Drops the counters of workloads that are gone and have no more packets.
+    pub fn forget(&mut self, living: &BTreeSet<OwnerId>) -> Result<(), KernelError> {
+        for key in self.busy_keys()? {
+            let known =
+                from_key(&key).is_some_and(|key| key.workload == OwnerId::NONE || living.contains(&key.workload));
+            if !known {
+                self.busy.delete(&key).map_err(on_map(map::BUSY, "delete"))?;
+                self.reported_busy
+                    .delete(&key)
+                    .map_err(on_map(REPORTED_BUSY, "delete"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True: nothing is left in the ring.
+    fn drain(&mut self, report: &mut Report) -> bool {
+        for _ in 0..RECORDS {
+            let Some(record) = self.ring.next() else { return true };
+            let Some(event) = DenialEvent::from_bytes(&record) else {
+                tracing::error!(bytes = record.len(), "a record of the ring is of another layout");
+                continue;
+            };
+            report.flows.extend(self.tracker.event(&event));
+        }
+        false
+    }
+
+    fn pass(&mut self, report: &mut Report) -> Result<(), KernelError> {
+        for way in 0..ways(&self.slices) {
+            let (index, at) = place(way);
+            let generation = self.slices.read32(index, at + offset_of!(Way, generation));
+            let total = self.slices.read32(index, at + offset_of!(Way, total));
+            if self.tracker.is_news(way, generation, total)
+                && let Some(found) = read_way(&self.slices, way)
+            {
+                report.flows.extend(self.tracker.seen(way, &found));
+            }
+        }
+        self.busy_pass(report)
+    }
+
+    fn busy_pass(&mut self, report: &mut Report) -> Result<(), KernelError> {
+        for key in self.busy_keys()? {
+            let Some(now) = sum_per_cpu(&self.busy, &key, map::BUSY)? else {
+                continue;
+            };
+            let mut reported = [0; 8];
+            let before = self.reported_busy.lookup(&key, &mut reported);
+            before.map_err(on_map(REPORTED_BUSY, "lookup"))?;
+            let packets = now.saturating_sub(u64::from_ne_bytes(reported));
+            let crowded = from_key(&key).and_then(|key| crowded(&key, packets));
+            if let Some(crowded) = crowded.filter(|_| packets != 0) {
+                self.reported_busy
+                    .update(&key, &now.to_ne_bytes())
+                    .map_err(on_map(REPORTED_BUSY, "update"))?;
+                report.crowded.push(crowded);
+            }
+        }
+        Ok(())
+    }
+
+    fn busy_keys(&self) -> Result<Vec<Vec<u8>>, KernelError> {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        // Bounded: the walk may begin anew where an element goes meanwhile.
+        while keys.len() < BUSY as usize {
+            let next = self.busy.next_key(keys.last().map(Vec::as_slice));
+            let Some(key) = next.map_err(on_map(map::BUSY, "next key"))? else {
+                break;
+            };
+            keys.push(key);
+        }
+        keys.sort();
+        keys.dedup();
+        Ok(keys)
+    }
+}
+
+/// Counts by direction and reason.
+pub(crate) fn read_totals(denied: &Map) -> Result<Totals, KernelError> {
+    let mut totals = Totals::new();
+    for direction in [Direction::Ingress, Direction::Egress] {
+        for (reason, ..) in REASONS {
+            let index = direction as u32 * REASON_COUNT as u32 + reason as u32;
+            let mut bytes = per_cpu_buffer(denied)?;
+            let found = denied.lookup(&index.to_ne_bytes(), &mut bytes);
+            found.map_err(on_map(map::DENIED, "lookup"))?;
+            let mut counts = Counts::default();
+            for cpu in bytes.as_chunks::<24>().0 {
+                let [logged, suppressed, lost] = [0, 8, 16].map(|at| double_word(cpu, at));
+                counts.logged += logged;
+                counts.suppressed += suppressed;
+                counts.lost += lost;
+            }
+            if counts != Counts::default() {
+                totals.insert((direction, reason), counts);
+            }
+        }
+    }
+    Ok(totals)
+}
+
+fn sum_per_cpu(map: &Map, key: &[u8], name: &'static str) -> Result<Option<u64>, KernelError> {
+    let mut bytes = per_cpu_buffer(map)?;
+    let found = map.lookup(key, &mut bytes).map_err(on_map(name, "lookup"))?;
+    Ok(found.map(|()| {
+        bytes
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|cpu| u64::from_ne_bytes(*cpu))
+            .sum()
+    }))
+}
+
+fn per_cpu_buffer(map: &Map) -> Result<Vec<u8>, KernelError> {
+    let size = (map.attributes().value_size as usize).next_multiple_of(8);
+    Ok(vec![0; size * crate::kernel::maps::possible_cpus()? as usize])
+}
+
+fn double_word(bytes: &[u8; 24], at: usize) -> u64 {
+    let part = bytes[at..].first_chunk().copied();
+    u64::from_ne_bytes(part.unwrap_or_default())
+}
+
+fn from_key(key: &[u8]) -> Option<BusyKey> {
+    let [a, b, c, d, direction, reason, ..] = *key.first_chunk::<8>()?;
+    Some(BusyKey {
+        workload: OwnerId(u32::from_ne_bytes([a, b, c, d])),
+        direction,
+        reason,
+        pad: 0,
+    })
+}
+
+fn crowded(key: &BusyKey, packets: u64) -> Option<Crowded> {
+    Some(Crowded {
+        workload: key.workload,
+        direction: Direction::from_u8(key.direction)?,
+        reason: Reason::from_u8(key.reason)?,
+        packets,
+    })
+}
+
+/// Number of a way: CPU, set and place in one.
+fn way_number(event: &DenialEvent) -> Option<u32> {
+    let set = event.cpu.checked_mul(DENIAL_SETS)?.checked_add(event.set)?;
+    let place = (event.place as usize) < DENIAL_WAYS && event.set < DENIAL_SETS;
+    let number = set.checked_mul(DENIAL_WAYS as u32)?.checked_add(event.place)?;
+    place.then_some(number)
+}
+
+fn ways(slices: &Mapped) -> u32 {
+    slices.entries() * DENIAL_WAYS as u32
+}
+
+/// Element and offset of a way.
+fn place(way: u32) -> (u32, usize) {
+    let ways = DENIAL_WAYS as u32;
+    (way / ways, (way % ways) as usize * size_of::<Way>())
+}
+
+/// A way; `None` if it is free, or was rewritten meanwhile.
+fn read_way(slices: &Mapped, way: u32) -> Option<Way> {
+    let (index, at) = place(way);
+    let word = |offset: usize| slices.read32(index, at + offset);
+    let generation = word(offset_of!(Way, generation));
+    if generation == 0 || generation & 1 == 1 {
+        return None;
+    }
+    let key = offset_of!(Way, key);
+    let [first, wide, small] = [
+        word(offset_of!(Way, source_port)).to_ne_bytes(),
+        word(key + offset_of!(DenialKey, destination_port)).to_ne_bytes(),
+        word(key + offset_of!(DenialKey, protocol)).to_ne_bytes(),
+    ];
+    let address = |offset: usize| Address([0, 4, 8, 12].map(|more| word(offset + more)));
+    let found = Way {
+        generation,
+        tick: word(offset_of!(Way, tick)),
+        total: word(offset_of!(Way, total)),
+        source_port: u16::from_ne_bytes([first[0], first[1]]),
+        tcp_flags: first[2],
+        pad: 0,
+        key: DenialKey {
+            workload: OwnerId(word(key)),
+            revision: word(key + offset_of!(DenialKey, revision)),
+            peer: address(key + offset_of!(DenialKey, peer)),
+            destination_port: u16::from_ne_bytes([wide[0], wide[1]]),
+            ethertype: u16::from_ne_bytes([wide[2], wide[3]]),
+            protocol: small[0],
+            direction: small[1],
+            reason: small[2],
+            pad: 0,
+        },
+        local: address(offset_of!(Way, local)),
+    };
+    (word(offset_of!(Way, generation)) == generation).then_some(found)
+}

@@ -1,0 +1,214 @@
+//! What can fail between the daemon and the kernel. Each text says what to do where something can be done.
+
+use std::io;
+use std::path::PathBuf;
+
+/// An operation on the kernel failed. Nothing was opened wider by it.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The process may not use bpf(2).
+    #[error("the capabilities {} are missing: run as root, or grant them", missing.join(" and "))]
+    MissingCapabilities {
+        /// Names of the capabilities.
+        missing: Vec<&'static str>,
+    },
+    /// tcx came with 6.6.
+    #[error("kernel {release} has no tcx hooks: Linux 6.6 or later is needed")]
+    KernelTooOld {
+        /// As uname says.
+        release: String,
+    },
+    /// The pin directory is not on a bpf file system.
+    #[error("{} is not on a bpf file system: `mount -t bpf bpf /sys/fs/bpf`, or choose another --pin-dir", path.display())]
+    NoBpffs {
+        /// The pin directory.
+        path: PathBuf,
+    },
+    /// The binary was built without the bpf compiler.
+    #[error("this build holds no bpf programs: run `cargo xtask setup`, then build again")]
+    NoObject,
+    /// Another process holds the lock on the pin directory.
+    #[error("another enforcer is at work on {}: one daemon per pin directory", path.display())]
+    Busy {
+        /// The pin directory.
+        path: PathBuf,
+    },
+    /// Another version has pinned something there.
+    #[error("{} holds pins of {found}, this build makes {expected}: run that version, or `enforcer purge` (removes \
+             enforcement)", path.display())]
+    OtherAbi {
+        /// The pin directory.
+        path: PathBuf,
+        /// The directory that was found.
+        found: String,
+        /// The directory of this build.
+        expected: String,
+    },
+    /// Something that no enforcer has made.
+    #[error("{} is not the enforcer's: remove it, or choose another --pin-dir", path.display())]
+    Foreign {
+        /// What was found.
+        path: PathBuf,
+    },
+    /// Somebody else owns the directory.
+    #[error("{} belongs to user {owner}: choose another --pin-dir", path.display())]
+    ForeignOwner {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner's id.
+        owner: u32,
+    },
+    /// The pins enforce in another network namespace.
+    #[error("{} enforces in another network namespace: start there, or choose another --pin-dir", path.display())]
+    OtherNamespace {
+        /// The pin directory.
+        path: PathBuf,
+    },
+    /// A pinned map is not what this build makes.
+    #[error(
+        "pinned map {name}: {what} is {found}, expected {expected}: run the version that made it, or `enforcer purge` \
+             (removes enforcement)"
+    )]
+    MapMismatch {
+        /// Map.
+        name: String,
+        /// Attribute.
+        what: &'static str,
+        /// As pinned.
+        found: u64,
+        /// As this build makes it.
+        expected: u64,
+    },
+    /// The image in force cannot be read back.
+    #[error(
+        "the image of revision {revision} in slot {slot} is damaged: {what}: `enforcer purge` removes it together with \
+             enforcement"
+    )]
+    DamagedImage {
+        /// Revision in force.
+        revision: u32,
+        /// Slot.
+        slot: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Nothing is pinned there.
+    #[error("nothing is enforced by {}: no pins", path.display())]
+    NothingPinned {
+        /// The pin directory.
+        path: PathBuf,
+    },
+    /// The tables do not agree with their header.
+    #[error("the compiled image is not valid: {what}")]
+    InvalidImage {
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The tables need too much memory.
+    #[error("the compiled image needs {needed} bytes, {budget} are allowed; the last good image stays in force")]
+    ImageTooLarge {
+        /// Bytes it needs.
+        needed: u64,
+        /// The budget.
+        budget: u64,
+    },
+    /// More of something than there are places.
+    #[error("{needed} {what} are needed, there is room for {room}; the last good image stays in force")]
+    NoRoom {
+        /// What there is too much of.
+        what: &'static str,
+        /// How many.
+        needed: usize,
+        /// How many fit.
+        room: usize,
+    },
+    /// The counter of owner ids has reached its end.
+    #[error("all {} owner ids have been given out: `enforcer purge` and a restart begin anew", enforcer_common::id::OwnerId::MAX.0)]
+    OwnersExhausted,
+    /// The object cannot be loaded.
+    #[error("the bpf object cannot be loaded")]
+    Object(#[from] Box<aya::EbpfError>),
+    /// A program was refused.
+    #[error("the kernel refuses program {name}")]
+    Program {
+        /// Program.
+        name: &'static str,
+        /// Why.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// The object lacks a program, or it is of another kind.
+    #[error("the bpf object has no classifier {name}")]
+    MissingProgram {
+        /// Program.
+        name: &'static str,
+    },
+    /// A map's own error.
+    #[error("map {name}")]
+    Map {
+        /// Map.
+        name: &'static str,
+        /// Why.
+        source: Box<aya::maps::MapError>,
+    },
+    /// A device cannot be attached to.
+    #[error("device {ifindex}: {call}")]
+    Device {
+        /// Device.
+        ifindex: u32,
+        /// What failed.
+        call: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another program came before ours.
+    #[error("device {ifindex}: another program stands before the enforcer's")]
+    NotFirst {
+        /// Device.
+        ifindex: u32,
+    },
+    /// A call on a map failed.
+    #[error("map {name}: {call}")]
+    MapCall {
+        /// Map.
+        name: String,
+        /// What failed.
+        call: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file operation failed.
+    #[error("{}: {call}", path.display())]
+    Path {
+        /// Path.
+        path: PathBuf,
+        /// What failed.
+        call: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A system call failed.
+    #[error("{call}")]
+    System {
+        /// What failed.
+        call: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Names the path in an I/O error.
+pub(crate) fn at(path: &std::path::Path, call: &'static str) -> impl FnOnce(io::Error) -> KernelError {
+    let path = path.to_path_buf();
+    move |source| KernelError::Path { path, call, source }
+}
+
+/// Names the map in an I/O error.
+pub(crate) fn on_map(name: &str, call: &'static str) -> impl FnOnce(io::Error) -> KernelError {
+    let name = name.to_owned();
+    move |source| KernelError::MapCall { name, call, source }
+}
+
+/// Names the device in an I/O error.
+pub(crate) fn on_device(ifindex: u32, call: &'static str) -> impl FnOnce(io::Error) -> KernelError {
+    move |source| KernelError::Device { ifindex, call, source }
+}

@@ -1,0 +1,98 @@
+//! The shared words: the policy in force, the counter of owner ids, the seed of the denial hash.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use enforcer_common::id::{OwnerId, PolicyWord};
+use enforcer_common::limits::{Global, map};
+
+use crate::kernel::error::{KernelError, at, on_map};
+use crate::kernel::maps::Maps;
+use crate::kernel::mmap::Mapped;
+
+/// The words.
+#[derive(Debug)]
+pub(crate) struct Globals {
+    words: Mapped,
+}
+
+impl Globals {
+    /// Maps the words.
+    pub(crate) fn open(maps: &Maps, writable: bool) -> Result<Self, KernelError> {
+        let words = Mapped::new(&maps.globals, writable).map_err(on_map(map::GLOBALS, "mmap"))?;
+        Ok(Self { words })
+    }
+
+    /// The policy in force.
+    pub(crate) fn word(&self) -> PolicyWord {
+        PolicyWord::from_u64(self.words.read64(Global::Word as u32, 0))
+    }
+
+    /// Puts a policy in force, in one step.
+    pub(crate) fn set_word(&self, word: PolicyWord) {
+        self.words.write64(Global::Word as u32, 0, word.to_u64());
+    }
+
+    /// Raises the counter above ids that are in use: the pin of the counter may have been lost alone.
+    pub(crate) fn skip_owners(&self, highest: u32) {
+        let next = self.words.read64(Global::NextOwner as u32, 0);
+        self.words
+            .write64(Global::NextOwner as u32, 0, next.max(u64::from(highest) + 1));
+    }
+
+    /// A new id. The counter is stored before the id is used, so none is given twice, whenever the daemon dies.
+    pub(crate) fn next_owner(&self) -> Result<OwnerId, KernelError> {
+        let next = self.words.read64(Global::NextOwner as u32, 0).max(1);
+        let id = u32::try_from(next).ok().filter(|id| *id <= OwnerId::MAX.0);
+        let id = id.ok_or(KernelError::OwnersExhausted)?;
+        self.words.write64(Global::NextOwner as u32, 0, next + 1);
+        Ok(OwnerId(id))
+    }
+
+    /// Sets the seed unless it is set.
+    pub(crate) fn seed(&self) -> Result<(), KernelError> {
+        if self.words.read64(Global::Seed as u32, 0) != 0 {
+            return Ok(());
+        }
+        let path = Path::new("/dev/urandom");
+        let mut seed = [0; 8];
+        let read = File::open(path).and_then(|mut file| file.read_exact(&mut seed));
+        read.map_err(at(path, "read"))?;
+        // 0 means unset.
+        self.words.write64(Global::Seed as u32, 0, u64::from_ne_bytes(seed) | 1);
+        Ok(())
+    }
+}
+
+/// The word of the next image. The slot changes every time; revision 0 stands for no image.
+pub(crate) fn next_word(word: PolicyWord) -> PolicyWord {
+    let revision = match word.revision.wrapping_add(1) {
+        0 => 2,
+        revision => revision,
+    };
+    PolicyWord {
+        revision,
+        epoch: word.epoch.wrapping_add(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slot_changes_with_every_revision_and_none_is_zero() {
+        let mut word = PolicyWord {
+            revision: u32::MAX - 2,
+            epoch: u32::MAX - 1,
+        };
+        for _ in 0..6 {
+            let next = next_word(word);
+            assert_ne!(next.revision, 0);
+            assert_ne!(next.slot(), word.slot(), "{word:?} -> {next:?}");
+            assert_ne!(next.epoch, word.epoch);
+            word = next;
+        }
+    }
+}

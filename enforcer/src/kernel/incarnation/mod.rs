@@ -1,0 +1,304 @@
+//! Who has which ids, and what each endpoint becomes. Pure: no map is touched here.
+//!
+//! Input: the plan, the endpoints as they are, the ids given out. Output: each endpoint before the word is stored, after
+//! it, and after one more grace period: an address is never edited under a live id.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use enforcer_common::endpoint::Endpoint;
+use enforcer_common::id::{Address, OwnerId, Row};
+use enforcer_common::limits::OWN_ADDRESSES;
+
+use crate::kernel::error::KernelError;
+use crate::kernel::plan::{PlannedWorkload, RefusedAddress};
+
+/// Gives out what is given only once.
+pub(crate) trait Ids {
+    /// A new owner id.
+    fn owner(&self) -> Result<OwnerId, KernelError>;
+    /// A place of `QUOTAS` for an incarnation.
+    fn quota(&self, id: OwnerId) -> Result<u32, KernelError>;
+}
+
+/// One incarnation of a workload.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Incarnation {
+    /// Place in `QUOTAS`.
+    pub(crate) quota: u32,
+    /// Ids of its addresses.
+    pub(crate) owners: BTreeMap<Address, OwnerId>,
+    /// Nobody has claimed it yet: it was taken over, or attached before anybody knew whose it is.
+    pub(crate) unclaimed: bool,
+}
+
+/// Every incarnation, and which of them belong to a key of the agent.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Incarnations {
+    pub(crate) by_id: BTreeMap<OwnerId, Incarnation>,
+    by_key: BTreeMap<u64, OwnerId>,
+}
+
+/// What a plan makes of the endpoints.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stage {
+    /// To be stored before the word.
+    pub(crate) before: Vec<Endpoint>,
+    /// To be stored after the word and a grace period: addresses that went away lose their ids.
+    pub(crate) after: Vec<Endpoint>,
+    /// To be stored one more grace period later: addresses that had no place before.
+    pub(crate) late: Vec<Endpoint>,
+    /// To be stored after the word, then attached.
+    pub(crate) fresh: Vec<Endpoint>,
+    /// Id of each workload.
+    pub(crate) ids: BTreeMap<u64, OwnerId>,
+    /// Addresses without a place.
+    pub(crate) refused: Vec<RefusedAddress>,
+}
+
+impl Incarnations {
+    /// An incarnation that nobody has claimed.
+    pub(crate) fn unclaimed(&mut self, ids: &impl Ids) -> Result<(OwnerId, u32), KernelError> {
+        self.new_incarnation(ids, true)
+    }
+
+    /// Takes over the incarnations of endpoints that an earlier daemon has left.
+    pub(crate) fn adopt<'a>(
+        endpoints: impl Iterator<Item = &'a Endpoint>,
+        mut quota: impl FnMut(OwnerId) -> Result<u32, KernelError>,
+    ) -> Result<Self, KernelError> {
+        let mut incarnations = Self::default();
+        for endpoint in endpoints.filter(|endpoint| endpoint.id != OwnerId::NONE) {
+            if !incarnations.by_id.contains_key(&endpoint.id) {
+                let incarnation = Incarnation {
+                    quota: quota(endpoint.id)?,
+                    owners: BTreeMap::new(),
+                    unclaimed: true,
+                };
+                incarnations.by_id.insert(endpoint.id, incarnation);
+            }
+            if let Some(incarnation) = incarnations.by_id.get_mut(&endpoint.id) {
+                incarnation.owners.extend(owned(endpoint));
+            }
+        }
+        Ok(incarnations)
+    }
+
+    /// Removes incarnations without an endpoint; gives their places of `QUOTAS`.
+    pub(crate) fn retire<'a>(&mut self, endpoints: impl Iterator<Item = &'a Endpoint>) -> Vec<u32> {
+        let living: BTreeSet<OwnerId> = endpoints.map(|endpoint| endpoint.id).collect();
+        let mut places = Vec::new();
+        self.by_id.retain(|id, incarnation| {
+            let lives = living.contains(id);
+            if !lives {
+                places.push(incarnation.quota);
+            }
+            lives
+        });
+        self.by_key.retain(|_, id| living.contains(id));
+        places
+    }
+
+    /// Works out what a plan makes of the endpoints. `slot` is the idle one.
+    pub(crate) fn stage(
+        &mut self,
+        workloads: &[PlannedWorkload],
+        current: &BTreeMap<u32, Endpoint>,
+        ids: &impl Ids,
+        slot: usize,
+        boot_time: u64,
+    ) -> Result<Stage, KernelError> {
+        let mut stage = Stage::default();
+        let mut planned = BTreeSet::new();
+        for workload in workloads.iter().filter(|workload| !workload.endpoints.is_empty()) {
+            let id = self.claim(workload, current, ids)?;
+            let wanted = self.own(id, workload, ids, &mut stage.refused)?;
+            stage.ids.insert(workload.key, id);
+            let quota = self.by_id.get(&id).map_or(0, |incarnation| incarnation.quota);
+            for ifindex in &workload.endpoints {
+                planned.insert(*ifindex);
+                let set = |endpoint: &mut Endpoint, slot: usize| {
+                    endpoint.workload = quota;
+                    endpoint.id = id;
+                    endpoint.flags[slot] = flags(workload);
+                    endpoint.rows[slot] = workload.rows;
+                };
+                if let Some(endpoint) = current.get(ifindex) {
+                    let mut endpoint = *endpoint;
+                    set(&mut endpoint, slot);
+                    let (before, after, late) = arrange(&endpoint, &wanted);
+                    stage.before.push(before);
+                    stage.after.extend((after != before).then_some(after));
+                    stage.late.extend((late != after).then_some(late));
+                } else {
+                    let mut endpoint = Endpoint {
+                        ifindex: *ifindex,
+                        window_end: window_end(workload, boot_time),
+                        ..Endpoint::FREE
+                    };
+                    set(&mut endpoint, 0);
+                    set(&mut endpoint, 1);
+                    stage.fresh.push(arrange(&endpoint, &wanted).0);
+                }
+            }
+        }
+        self.by_key.retain(|key, _| stage.ids.contains_key(key));
+        for endpoint in current.values().filter(|endpoint| !planned.contains(&endpoint.ifindex)) {
+            let mut endpoint = *endpoint;
+            endpoint.flags[slot] = Endpoint::UNKNOWN;
+            endpoint.rows[slot] = [Row::NONE; 2];
+            stage.before.push(endpoint);
+        }
+        Ok(stage)
+    }
+
+    /// The incarnation of a workload: its own, or one of its veths' that nobody has claimed, or a new one.
+    fn claim(
+        &mut self,
+        workload: &PlannedWorkload,
+        current: &BTreeMap<u32, Endpoint>,
+        ids: &impl Ids,
+    ) -> Result<OwnerId, KernelError> {
+        if let Some(id) = self.by_key.get(&workload.key) {
+            return Ok(*id);
+        }
+        let veths = workload.endpoints.iter().filter_map(|ifindex| current.get(ifindex));
+        let mut unclaimed = veths.map(|endpoint| endpoint.id).filter(|id| {
+            let incarnation = self.by_id.get(id);
+            incarnation.is_some_and(|incarnation| incarnation.unclaimed)
+        });
+        let id = match unclaimed.next() {
+            Some(id) => id,
+            None => self.new_incarnation(ids, false)?.0,
+        };
+        if let Some(incarnation) = self.by_id.get_mut(&id) {
+            incarnation.unclaimed = false;
+        }
+        self.by_key.insert(workload.key, id);
+        Ok(id)
+    }
+
+    /// The addresses that get a place, with their ids: those that have one already come first.
+    fn own(
+        &mut self,
+        id: OwnerId,
+        workload: &PlannedWorkload,
+        ids: &impl Ids,
+        refused: &mut Vec<RefusedAddress>,
+    ) -> Result<Vec<(Address, OwnerId)>, KernelError> {
+        let Some(incarnation) = self.by_id.get_mut(&id) else {
+            return Ok(Vec::new());
+        };
+        let mut addresses: Vec<Address> = Vec::new();
+        for address in &workload.addresses {
+            if !addresses.contains(address) {
+                addresses.push(*address);
+            }
+        }
+        addresses.sort_by_key(|address| !incarnation.owners.contains_key(address));
+        for address in addresses.split_off(addresses.len().min(OWN_ADDRESSES)) {
+            refused.push(RefusedAddress {
+                key: workload.key,
+                address,
+            });
+        }
+        let mut owned = BTreeMap::new();
+        for address in addresses {
+            let owner = match incarnation.owners.get(&address) {
+                Some(owner) => *owner,
+                None => ids.owner()?,
+            };
+            owned.insert(address, owner);
+        }
+        // An address that comes back later is a new owner: its old flows stay behind.
+        incarnation.owners.clone_from(&owned);
+        let mut wanted: Vec<(Address, OwnerId)> = owned.into_iter().collect();
+        wanted.sort_by_key(|(address, _)| !address.is_v4());
+        Ok(wanted)
+    }
+
+    fn new_incarnation(&mut self, ids: &impl Ids, unclaimed: bool) -> Result<(OwnerId, u32), KernelError> {
+        let id = ids.owner()?;
+        let quota = ids.quota(id)?;
+        let incarnation = Incarnation {
+            quota,
+            owners: BTreeMap::new(),
+            unclaimed,
+        };
+        self.by_id.insert(id, incarnation);
+        Ok((id, quota))
+    }
+}
+
+/// Addresses of an endpoint that have an id.
+pub(crate) fn owned(endpoint: &Endpoint) -> impl Iterator<Item = (Address, OwnerId)> {
+    let places = endpoint
+        .owners
+        .iter()
+        .zip(&endpoint.addresses)
+        .take(endpoint.owned as usize);
+    let used = places.filter(|(owner, _)| **owner != OwnerId::NONE);
+    used.map(|(owner, address)| (*address, *owner))
+}
+
+fn flags(workload: &PlannedWorkload) -> u32 {
+    let unknown = if workload.unknown { Endpoint::UNKNOWN } else { 0 };
+    let routes = if workload.routes { Endpoint::ROUTES } else { 0 };
+    unknown | routes
+}
+
+fn window_end(workload: &PlannedWorkload, boot_time: u64) -> u64 {
+    workload.window.map_or(0, |window| {
+        boot_time.saturating_add(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX))
+    })
+}
+
+/// Three states of an endpoint on its way to the wanted addresses. Every place without an id is clean: no program that
+/// runs now has seen an id there.
+fn arrange(current: &Endpoint, wanted: &[(Address, OwnerId)]) -> (Endpoint, Endpoint, Endpoint) {
+    let mut before = *current;
+    // Beyond `owned` nothing was ever read.
+    for owner in before.owners.iter_mut().skip(current.owned as usize) {
+        *owner = OwnerId::NONE;
+    }
+    let mut homeless = Vec::new();
+    for (address, owner) in wanted {
+        if !place(&mut before, address, *owner) {
+            homeless.push((*address, *owner));
+        }
+    }
+    bound(&mut before);
+    let mut after = before;
+    for (owner, address) in after.owners.iter_mut().zip(&after.addresses) {
+        if !wanted.iter().any(|(wanted, _)| wanted == address) {
+            *owner = OwnerId::NONE;
+        }
+    }
+    bound(&mut after);
+    let mut late = after;
+    for (address, owner) in homeless {
+        // There is a place for every wanted address once the others are gone.
+        place(&mut late, &address, owner);
+    }
+    bound(&mut late);
+    (before, after, late)
+}
+
+fn place(endpoint: &mut Endpoint, address: &Address, owner: OwnerId) -> bool {
+    let used = |place: &usize| endpoint.owners[*place] != OwnerId::NONE;
+    let has = (0..OWN_ADDRESSES)
+        .filter(used)
+        .find(|place| endpoint.addresses[*place] == *address);
+    let free = || (0..OWN_ADDRESSES).find(|place| endpoint.owners[*place] == OwnerId::NONE);
+    let Some(place) = has.or_else(free) else { return false };
+    endpoint.addresses[place] = *address;
+    endpoint.owners[place] = owner;
+    true
+}
+
+fn bound(endpoint: &mut Endpoint) {
+    let last = endpoint.owners.iter().rposition(|owner| *owner != OwnerId::NONE);
+    endpoint.owned = last.map_or(0, |place| place as u32 + 1);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+use std::cell::Cell;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Counts up; refuses beyond a limit.
+struct Counter {
+    next: Cell<u32>,
+    most: u32,
+}
+
+impl Counter {
+    fn new() -> Self {
+        Self {
+            next: Cell::new(1),
+            most: u32::MAX,
+        }
+    }
+}
+
+impl Ids for Counter {
+    fn owner(&self) -> Result<OwnerId, KernelError> {
+        let id = self.next.get();
+        if id > self.most {
+            return Err(KernelError::OwnersExhausted);
+        }
+        self.next.set(id + 1);
+        Ok(OwnerId(id))
+    }
+
+    fn quota(&self, id: OwnerId) -> Result<u32, KernelError> {
+        Ok(1000 + id.0)
+    }
+}
+
+fn address(n: u32) -> Address {
+    Address::v4(n.to_be())
+}
+
+fn workload(key: u64, endpoints: &[u32], addresses: &[u32]) -> PlannedWorkload {
+    PlannedWorkload {
+        key,
+        endpoints: endpoints.to_vec(),
+        addresses: addresses.iter().copied().map(address).collect(),
+        unknown: false,
+        routes: false,
+        rows: [Row(3), Row(4)],
+        window: None,
+    }
+}
+
+/// The endpoints once everything of a stage is stored.
+fn end(current: &BTreeMap<u32, Endpoint>, stage: &Stage) -> BTreeMap<u32, Endpoint> {
+    let mut next = current.clone();
+    let all = [&stage.before, &stage.fresh, &stage.after, &stage.late];
+    for endpoint in all.into_iter().flatten() {
+        next.insert(endpoint.ifindex, *endpoint);
+    }
+    next
+}
+
+fn own(endpoint: &Endpoint) -> BTreeMap<Address, OwnerId> {
+    owned(endpoint).collect()
+}
+
+#[test]
+fn veths_of_one_workload_share_its_ids_and_others_do_not() {
+    let (mut all, ids) = (Incarnations::default(), Counter::new());
+    let plan = [workload(1, &[10, 11], &[1, 2]), workload(2, &[12], &[3])];
+    let stage = all.stage(&plan, &BTreeMap::new(), &ids, 1, 0).unwrap();
+    let now = end(&BTreeMap::new(), &stage);
+    assert_eq!(now[&10].id, stage.ids[&1]);
+    assert_eq!((now[&10].id, now[&10].workload), (now[&11].id, now[&11].workload));
+    assert_eq!(own(&now[&10]), own(&now[&11]));
+    assert_ne!(now[&10].id, now[&12].id);
+    let mut given: Vec<OwnerId> = own(&now[&10])
+        .into_values()
+        .chain(own(&now[&12]).into_values())
+        .collect();
+    given.extend([now[&10].id, now[&12].id]);
+    let distinct: BTreeSet<_> = given.iter().collect();
+    assert_eq!(
+        distinct.len(),
+        given.len(),
+        "an id stands for one thing only: {given:?}"
+    );
+}
+
+#[test]
+fn only_the_idle_slot_of_a_living_endpoint_changes_before_the_word() {
+    let (mut all, ids) = (Incarnations::default(), Counter::new());
+    let first = all
+        .stage(&[workload(1, &[10], &[1])], &BTreeMap::new(), &ids, 1, 0)
+        .unwrap();
+    let now = end(&BTreeMap::new(), &first);
+    let mut changed = workload(1, &[10], &[1]);
+    changed.rows = [Row(7), Row(8)];
+    changed.routes = true;
+    let second = all.stage(&[changed], &now, &ids, 0, 0).unwrap();
+    let before = second.before[0];
+    assert_eq!(before.rows, [[Row(7), Row(8)], [Row(3), Row(4)]]);
+    assert_eq!(before.flags, [Endpoint::ROUTES, 0]);
+    assert_eq!(before.id, now[&10].id, "the same workload keeps its id");
+}
+
+#[test]
+fn an_adopted_veth_keeps_its_ids_and_a_later_key_gets_new_ones() {
+    let (mut all, ids) = (Incarnations::default(), Counter::new());
+    let stage = all
+        .stage(&[workload(1, &[10], &[1])], &BTreeMap::new(), &ids, 1, 0)
+        .unwrap();
+    let now = end(&BTreeMap::new(), &stage);
+
+    let mut adopted = Incarnations::adopt(now.values(), |id| Ok(1000 + id.0)).unwrap();
+    let stage = adopted.stage(&[workload(77, &[10], &[1])], &now, &ids, 0, 0).unwrap();
+    let next = end(&now, &stage);
+    assert_eq!((next[&10].id, own(&next[&10])), (now[&10].id, own(&now[&10])));
+
+    let stage = adopted.stage(&[workload(78, &[10], &[1])], &next, &ids, 1, 0).unwrap();
+    let last = end(&next, &stage);
+    assert_ne!(last[&10].id, now[&10].id, "another network namespace behind the veth");
+    assert_ne!(own(&last[&10]), own(&now[&10]));
+    assert_eq!(adopted.retire(last.values()), [now[&10].workload]);
+}
+
+#[test]
+fn a_veth_that_no_workload_names_is_closed_in_the_idle_slot_only() {
+    let (mut all, ids) = (Incarnations::default(), Counter::new());
+    let stage = all
+        .stage(&[workload(1, &[10], &[1])], &BTreeMap::new(), &ids, 1, 0)
+        .unwrap();
+    let now = end(&BTreeMap::new(), &stage);
+    let stage = all.stage(&[], &now, &ids, 0, 0).unwrap();
+    assert_eq!(stage.before[0].flags, [Endpoint::UNKNOWN, 0]);
+    assert_eq!(stage.before[0].rows, [[Row::NONE; 2], [Row(3), Row(4)]]);
+}
+
+#[test]
+fn addresses_beyond_the_places_are_refused_and_the_older_ones_stay() {
+    let (mut all, ids) = (Incarnations::default(), Counter::new());
+    let many: Vec<u32> = (1..=OWN_ADDRESSES as u32).collect();
+    let stage = all
+        .stage(&[workload(1, &[10], &many)], &BTreeMap::new(), &ids, 1, 0)
+        .unwrap();
+    let now = end(&BTreeMap::new(), &stage);
+    assert_eq!(stage.refused, []);
+    let more: Vec<u32> = [99].into_iter().chain(many).collect();
+    let stage = all.stage(&[workload(1, &[10], &more)], &now, &ids, 0, 0).unwrap();
+    assert_eq!(
+        stage.refused,
+        [RefusedAddress {
+            key: 1,
+            address: address(99)
+        }]
+    );
+    assert_eq!(own(&end(&now, &stage)[&10]), own(&now[&10]));
+}
+
+#[test]
+fn an_address_that_comes_back_has_another_id() {
+    let (mut all, ids) = (Incarnations::default(), Counter::new());
+    let mut now = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for (turn, addresses) in [&[1][..], &[], &[1]].into_iter().enumerate() {
+        let stage = all
+            .stage(&[workload(1, &[10], addresses)], &now, &ids, turn & 1, 0)
+            .unwrap();
+        now = end(&now, &stage);
+        seen.extend(own(&now[&10]).into_values());
+    }
+    assert_eq!(seen.len(), 2);
+}
+
+#[test]
+fn without_ids_nothing_is_staged() {
+    let ids = Counter {
+        next: Cell::new(1),
+        most: 2,
+    };
+    let plan = [workload(1, &[10], &[1, 2])];
+    let staged = Incarnations::default().stage(&plan, &BTreeMap::new(), &ids, 1, 0);
+    assert!(matches!(staged, Err(KernelError::OwnersExhausted)));
+}
+
+#[test]
+fn the_window_is_for_the_first_attach_alone() {
+    let (mut all, ids) = (Incarnations::default(), Counter::new());
+    let mut with_window = workload(1, &[10], &[1]);
+    with_window.window = Some(std::time::Duration::from_secs(2));
+    let plan = [with_window];
+    let stage = all.stage(&plan, &BTreeMap::new(), &ids, 1, 5).unwrap();
+    assert_eq!(stage.fresh[0].window_end, 2_000_000_005);
+    let now = end(&BTreeMap::new(), &stage);
+    let stage = all.stage(&plan, &now, &ids, 0, 9_000_000_000).unwrap();
+    assert_eq!(stage.before[0].window_end, 2_000_000_005);
+}
+
+fn an_endpoint() -> impl Strategy<Value = Endpoint> {
+    proptest::collection::vec(proptest::option::of(0_u32..24), OWN_ADDRESSES).prop_map(|places| {
+        let mut endpoint = Endpoint::FREE;
+        for (place, number) in places.into_iter().enumerate() {
+            let Some(number) = number else { continue };
+            if !own(&endpoint).contains_key(&address(number)) {
+                endpoint.addresses[place] = address(number);
+                endpoint.owners[place] = OwnerId(100 + number);
+                endpoint.owned = place as u32 + 1;
+            }
+        }
+        endpoint
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_address_is_edited_under_a_live_id(
+        current in an_endpoint(),
+        numbers in proptest::collection::btree_set(0_u32..24, 0..=OWN_ADDRESSES),
+    ) {
+        let wanted: Vec<_> = numbers.iter().map(|number| (address(*number), OwnerId(200 + number))).collect();
+        let (before, after, late) = arrange(&current, &wanted);
+        for (from, to) in [(&current, &before), (&before, &after), (&after, &late)] {
+            for place in 0..OWN_ADDRESSES {
+                if from.owners[place] != OwnerId::NONE {
+                    prop_assert_eq!(from.addresses[place], to.addresses[place]);
+                }
+            }
+        }
+        let wanted: BTreeMap<_, _> = wanted.into_iter().collect();
+        for address in own(&current).keys() {
+            let stays = wanted.contains_key(address);
+            prop_assert!(own(&before).contains_key(address), "nothing goes before the word");
+            prop_assert_eq!(own(&after).contains_key(address), stays);
+        }
+        prop_assert_eq!(own(&late), wanted);
+        // A place that lost its id is not given another address in the same step.
+        for place in 0..OWN_ADDRESSES {
+            if before.owners[place] != OwnerId::NONE && after.owners[place] == OwnerId::NONE {
+                prop_assert_eq!(before.addresses[place], after.addresses[place]);
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Whether this process on this kernel can enforce at all. Input: the process, the kernel, a path. Output: the first
+//! reason why not, as an error that says what to do.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use nix::sys::statfs::{FsType, statfs};
+
+use crate::kernel::error::{KernelError, at};
+
+/// The kernel that brought tcx.
+const OLDEST: (u32, u32) = (6, 6);
+/// `BPF_FS_MAGIC`.
+const BPFFS: FsType = FsType(0xcafe_4a11);
+
+/// Checks capabilities, kernel and file system, in this order.
+pub(crate) fn check(pin_dir: &Path) -> Result<(), KernelError> {
+    check_capabilities(&read_status()?)?;
+    check_kernel(
+        nix::sys::utsname::uname()
+            .map_err(system("uname"))?
+            .release()
+            .to_string_lossy()
+            .into_owned(),
+    )?;
+    check_bpffs(pin_dir)
+}
+
+/// Whether the pin directory, or what it will be made in, is on a bpf file system.
+pub(crate) fn check_bpffs(pin_dir: &Path) -> Result<(), KernelError> {
+    let existing = pin_dir.ancestors().find(|path| path.exists()).unwrap_or(pin_dir);
+    let found = statfs(existing).map_err(|error| at(existing, "statfs")(error.into()))?;
+    if found.filesystem_type() == BPFFS {
+        Ok(())
+    } else {
+        Err(KernelError::NoBpffs {
+            path: pin_dir.to_path_buf(),
+        })
+    }
+}
+
+fn read_status() -> Result<String, KernelError> {
+    let path = Path::new("/proc/self/status");
+    std::fs::read_to_string(path).map_err(at(path, "read"))
+}
+
+fn check_capabilities(status: &str) -> Result<(), KernelError> {
+    const NET_ADMIN: u32 = 12;
+    const SYS_ADMIN: u32 = 21;
+    const BPF: u32 = 39;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    let has = |capability: u32| effective >> capability & 1 == 1;
+    let mut missing = Vec::new();
+    if !has(BPF) && !has(SYS_ADMIN) {
+        missing.push("CAP_BPF");
+    }
+    if !has(NET_ADMIN) {
+        missing.push("CAP_NET_ADMIN");
+    }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(KernelError::MissingCapabilities { missing })
+    }
+}
+
+fn check_kernel(release: String) -> Result<(), KernelError> {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|part| part.parse().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= OLDEST {
+        Ok(())
+    } else {
+        Err(KernelError::KernelTooOld { release })
+    }
+}
+
+/// A number that tells this network namespace from every other since boot.
+pub(crate) fn namespace_cookie() -> Result<u64, KernelError> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let socket =
+        socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(system("socket"))?;
+    let cookie = crate::kernel::sys::namespace_cookie(socket.as_fd());
+    cookie.map_err(|source| KernelError::System {
+        call: "SO_NETNS_COOKIE",
+        source,
+    })
+}
+
+fn system(call: &'static str) -> impl FnOnce(nix::errno::Errno) -> KernelError {
+    move |error| KernelError::System {
+        call,
+        source: error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_before_tcx_is_refused() {
+        for (release, good) in [
+            ("6.5.13-amd64", false),
+            ("6.1.0-32-amd64", false),
+            ("5.15.0", false),
+            ("6.6.0", true),
+            ("6.18.44-fc", true),
+            ("7.0", true),
+            ("nonsense", false),
+        ] {
+            assert_eq!(check_kernel(release.to_owned()).is_ok(), good, "{release}");
+        }
+    }
+
+    #[test]
+    fn each_missing_capability_is_named() {
+        let missing = |mask: u64| match check_capabilities(&format!("CapInh:\t0\nCapEff:\t{mask:016x}\n")) {
+            Err(KernelError::MissingCapabilities { missing }) => missing,
+            Ok(()) => Vec::new(),
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(missing(0), ["CAP_BPF", "CAP_NET_ADMIN"]);
+        assert_eq!(missing(1 << 12), ["CAP_BPF"]);
+        assert_eq!(missing(1 << 39), ["CAP_NET_ADMIN"]);
+        assert_eq!(missing(1 << 39 | 1 << 12), [""; 0]);
+        assert_eq!(
+            missing(1 << 21 | 1 << 12),
+            [""; 0],
+            "the old capability holds the new one"
+        );
+    }
+}

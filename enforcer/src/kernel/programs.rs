@@ -1,0 +1,212 @@
+//! The programs. Input: the bpf object and the pinned maps. Output: programs over those maps, pinned under a hash of the
+//! object, so that a restart of the same build loads nothing and a link's program tells whether it is of this build.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::EbpfLoader;
+use aya::programs::SchedClassifier;
+use nix::time::{ClockId, clock_getres};
+
+use crate::kernel::error::{KernelError, at};
+use crate::kernel::layout::{self, Layout};
+use crate::kernel::maps::Maps;
+use crate::kernel::sys::{self, Hook};
+
+/// The object that `build.rs` embedded; empty in a build without the bpf compiler.
+pub(crate) static EMBEDDED: &[u8] = aya::include_bytes_aligned!(env!("ENFORCER_BPF_OBJECT"));
+
+/// Flows that one run of the sweep deletes at most: each takes a lock that the hot path may wait for.
+pub(crate) const SWEEP_CAP: u32 = 16_384;
+
+const FROM: &str = "from_workload";
+const TO: &str = "to_workload";
+const SWEEP: &str = "sweep";
+const ALL: [&str; 3] = [FROM, TO, SWEEP];
+
+/// One program of the object.
+#[derive(Debug)]
+struct Program {
+    fd: OwnedFd,
+    id: u32,
+}
+
+/// The programs of one object.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    from: Program,
+    to: Program,
+    sweep: Program,
+}
+
+impl Programs {
+    /// Takes over the programs of this object, or loads and pins them.
+    pub(crate) fn open(layout: &Layout, maps: &Maps, object: &[u8]) -> Result<Self, KernelError> {
+        let directory = directory(layout, object);
+        if let Some(programs) = Self::pinned(&directory, maps)? {
+            return Ok(programs);
+        }
+        let programs = Self::load(layout, maps, object)?;
+        // Left by a start that was cut short, or over maps that are gone.
+        remove(&directory)?;
+        std::fs::create_dir(&directory).map_err(at(&directory, "create"))?;
+        for (name, program) in ALL.into_iter().zip([&programs.from, &programs.to, &programs.sweep]) {
+            let path = directory.join(name);
+            sys::object_pin(program.fd.as_fd(), &path).map_err(at(&path, "pin"))?;
+        }
+        Ok(programs)
+    }
+
+    /// Loads the programs without pinning them.
+    pub(crate) fn load(layout: &Layout, maps: &Maps, object: &[u8]) -> Result<Self, KernelError> {
+        if object.is_empty() {
+            return Err(KernelError::NoObject);
+        }
+        let tick = Tick::of_kernel()?;
+        let mut loader = EbpfLoader::new();
+        loader.override_global("TICK_SHIFT", &tick.shift, true);
+        loader.override_global("TICK_MS", &tick.milliseconds, true);
+        loader.override_global("SWEEP_CAP", &SWEEP_CAP, true);
+        for (name, _) in maps.of_programs() {
+            loader.map_pin_path(name, layout.map(name));
+        }
+        let mut ebpf = loader.load(object).map_err(Box::new)?;
+        let mut load = |name: &'static str| -> Result<Program, KernelError> {
+            let failed = |source| KernelError::Program {
+                name,
+                source: Box::new(source),
+            };
+            let program = ebpf.program_mut(name).ok_or(KernelError::MissingProgram { name })?;
+            let program: &mut SchedClassifier = program.try_into().map_err(|_| KernelError::MissingProgram { name })?;
+            program.load().map_err(failed)?;
+            let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
+            let fd = fd.map_err(|source| KernelError::System { call: "dup", source })?;
+            let (id, _) = information(&fd)?;
+            Ok(Program { fd, id })
+        };
+        Ok(Self {
+            from: load(FROM)?,
+            to: load(TO)?,
+            sweep: load(SWEEP)?,
+        })
+    }
+
+    /// `None`: not all are there, or they use maps that are no longer the pinned ones.
+    fn pinned(directory: &Path, maps: &Maps) -> Result<Option<Self>, KernelError> {
+        let mut found = Vec::new();
+        for name in ALL {
+            let path = directory.join(name);
+            let fd = match sys::object_get(&path) {
+                Ok(fd) => fd,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(at(&path, "open pin")(error)),
+            };
+            let (id, used) = information(&fd)?;
+            let current = maps.of_programs().iter().all(|(_, map)| used.contains(&map.id()));
+            if name != SWEEP && !current {
+                return Ok(None);
+            }
+            found.push(Program { fd, id });
+        }
+        let [from, to, sweep] =
+            <[Program; 3]>::try_from(found).map_err(|_| KernelError::MissingProgram { name: SWEEP })?;
+        Ok(Some(Self { from, to, sweep }))
+    }
+
+    /// Removes the pins of other objects' programs.
+    pub(crate) fn remove_others(layout: &Layout, object: &[u8]) -> Result<(), KernelError> {
+        let own = directory(layout, object);
+        for name in layout::names(&layout.programs())? {
+            let path = layout.programs().join(name);
+            if path != own {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The program of a hook, and its id.
+    pub(crate) fn of(&self, hook: Hook) -> (BorrowedFd<'_>, u32) {
+        let program = match hook {
+            Hook::Ingress => &self.from,
+            Hook::Egress => &self.to,
+        };
+        (program.fd.as_fd(), program.id)
+    }
+
+    /// The program that frees flows.
+    pub(crate) fn sweep(&self) -> BorrowedFd<'_> {
+        self.sweep.fd.as_fd()
+    }
+}
+
+fn information(fd: &OwnedFd) -> Result<(u32, Vec<u32>), KernelError> {
+    sys::program_info(fd.as_fd()).map_err(|source| KernelError::System {
+        call: "read a program's information",
+        source,
+    })
+}
+
+fn directory(layout: &Layout, object: &[u8]) -> PathBuf {
+    layout.programs().join(format!("{:016x}", hash(object)))
+}
+
+fn remove(directory: &Path) -> Result<(), KernelError> {
+    if !directory.exists() {
+        return Ok(());
+    }
+    std::fs::remove_dir_all(directory).map_err(at(directory, "remove"))
+}
+
+/// FNV-1a, 64 bits: it tells builds apart and guards against nothing.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// How the programs turn jiffies into ticks of about a second.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Tick {
+    shift: u32,
+    milliseconds: u32,
+}
+
+impl Tick {
+    fn of_kernel() -> Result<Self, KernelError> {
+        // The coarse clocks step once a jiffy, and this is the only place where user space can see how long that is.
+        let jiffy = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_err(|error| KernelError::System {
+            call: "clock_getres",
+            source: error.into(),
+        })?;
+        Ok(Self::of(u64::try_from(jiffy.tv_nsec()).unwrap_or(0)))
+    }
+
+    /// The power of two of jiffies that is between two thirds and four thirds of a second.
+    fn of(jiffy_ns: u64) -> Self {
+        let hz = 1_000_000_000 / jiffy_ns.clamp(1_000_000, 100_000_000);
+        let shift = (hz * 4 / 3).ilog2();
+        Self {
+            shift,
+            milliseconds: ((1_u64 << shift) * 1000 / hz) as u32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tick_is_about_a_second_at_every_rate() {
+        for (hz, shift, milliseconds) in [(100, 7, 1280), (250, 8, 1024), (300, 8, 853), (1000, 10, 1024)] {
+            assert_eq!(Tick::of(1_000_000_000 / hz), Tick { shift, milliseconds }, "{hz} Hz");
+        }
+    }
+
+    #[test]
+    fn the_hash_is_that_of_the_publication() {
+        assert_eq!(hash(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(hash(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+}

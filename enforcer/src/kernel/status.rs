@@ -1,0 +1,150 @@
+//! What is pinned, for `enforcer status`. Input: the pin directory. Output: a view; nothing is changed, and no lock is
+//! taken, so it works beside a daemon and without one.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use enforcer_common::endpoint::Endpoint;
+use enforcer_common::id::{Address, OwnerId, PolicyWord, Row};
+use enforcer_common::image::Header;
+use enforcer_common::limits::{ABI, map};
+
+use crate::kernel::apply::read_uplinks;
+use crate::kernel::attach::{HOOKS, name};
+use crate::kernel::denials::{Totals, read_totals};
+use crate::kernel::endpoints::EndpointTable;
+use crate::kernel::error::{KernelError, at};
+use crate::kernel::globals::Globals;
+use crate::kernel::incarnation::owned;
+use crate::kernel::layout::{Layout, lock};
+use crate::kernel::maps::Maps;
+use crate::kernel::preflight;
+use crate::kernel::quotas::{FlowFill, Quotas};
+use crate::kernel::sys::{self, Map};
+use crate::kernel::tables::read_header;
+
+/// The view.
+#[derive(Clone, Debug)]
+pub struct StatusView {
+    /// Version of what is pinned.
+    pub abi: u32,
+    /// A daemon holds the lock.
+    pub daemon: bool,
+    /// Revision and epoch in force.
+    pub word: PolicyWord,
+    /// Header of the image in force, if there is one.
+    pub image: Option<Header>,
+    /// Endpoints, by ifindex.
+    pub endpoints: Vec<EndpointView>,
+    /// Devices towards the outside.
+    pub uplinks: BTreeSet<u32>,
+    /// Flows and places of workloads in use.
+    pub flows: FlowFill,
+    /// Flows that the table holds.
+    pub flow_room: u32,
+    /// Denied packets.
+    pub denied: Totals,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct EndpointView {
+    /// Host side of the veth.
+    pub ifindex: u32,
+    /// Id of the workload in denial records.
+    pub id: OwnerId,
+    /// Closed: nobody knows the workload.
+    pub unknown: bool,
+    /// Forwards for others.
+    pub routes: bool,
+    /// Rows in force.
+    pub rows: [Row; 2],
+    /// Its own addresses.
+    pub addresses: Vec<Address>,
+    /// What the workload sends.
+    pub from: LinkView,
+    /// What it gets.
+    pub to: LinkView,
+}
+
+/// One link.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LinkView {
+    /// Id in the kernel; 0: no link is pinned.
+    pub id: u32,
+    /// Device that the kernel says it is attached to; 0: none.
+    pub ifindex: u32,
+    /// It is the first of the device's chain in the network namespace of the caller.
+    pub first: bool,
+}
+
+/// Reads what is pinned.
+pub fn read(pin_dir: &Path) -> Result<StatusView, KernelError> {
+    preflight::check(pin_dir)?;
+    let layout = Layout::of(pin_dir);
+    if !layout.exists() {
+        return Err(KernelError::NothingPinned {
+            path: pin_dir.to_path_buf(),
+        });
+    }
+    let maps = Maps::pinned(&layout)?;
+    let word = Globals::open(&maps, false)?.word();
+    let table = EndpointTable::open(&maps, false)?;
+    let endpoints = table.iter().map(|endpoint| view(&layout, endpoint, word.slot()));
+    Ok(StatusView {
+        abi: ABI,
+        daemon: matches!(lock(pin_dir), Err(KernelError::Busy { .. })),
+        word,
+        image: header(&layout, word)?,
+        endpoints: endpoints.collect::<Result<_, _>>()?,
+        uplinks: read_uplinks(&maps.uplinks)?,
+        flows: Quotas::open(&maps, 0, false)?.fill(),
+        flow_room: maps.flows.attributes().entries,
+        denied: read_totals(&maps.denied)?,
+    })
+}
+
+fn header(layout: &Layout, word: PolicyWord) -> Result<Option<Header>, KernelError> {
+    if word.revision == 0 {
+        return Ok(None);
+    }
+    let path = layout.image(word.slot());
+    let lines = Map::pinned(&path).map_err(at(&path, map::IMAGES))?;
+    read_header(&lines)
+}
+
+fn view(layout: &Layout, endpoint: &Endpoint, slot: usize) -> Result<EndpointView, KernelError> {
+    let [from, to] = HOOKS.map(|hook| link(layout, endpoint.ifindex, hook));
+    Ok(EndpointView {
+        ifindex: endpoint.ifindex,
+        id: endpoint.id,
+        unknown: endpoint.flags[slot] & Endpoint::UNKNOWN != 0,
+        routes: endpoint.flags[slot] & Endpoint::ROUTES != 0,
+        rows: endpoint.rows[slot],
+        addresses: owned(endpoint).map(|(address, _)| address).collect(),
+        from: from?,
+        to: to?,
+    })
+}
+
+fn link(layout: &Layout, ifindex: u32, hook: sys::Hook) -> Result<LinkView, KernelError> {
+    const NONE: LinkView = LinkView {
+        id: 0,
+        ifindex: 0,
+        first: false,
+    };
+    let path = layout.links().join(name(ifindex, hook));
+    let link = match sys::object_get(&path) {
+        Ok(link) => link,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(NONE),
+        Err(error) => return Err(at(&path, "open pin")(error)),
+    };
+    let info = sys::link_info(link.as_fd()).map_err(at(&path, "read the link"))?;
+    let chain = sys::chain(ifindex, hook).unwrap_or_default();
+    Ok(LinkView {
+        id: info.id,
+        ifindex: info.ifindex,
+        first: chain.first().is_some_and(|first| first.link == info.id),
+    })
+}

@@ -1,0 +1,255 @@
+//! The two slots of the outer maps. Input: a compiled image. Output: it fills the idle slot; nothing reads that slot until
+//! the word names it.
+//!
+//! Each inner map is made with its exact size, filled, pinned beside the slot's pin, put into the outer map, and only then
+//! renamed over the slot's pin. Whoever comes after a crash compares ids and ends or undoes what it finds.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use enforcer_common::id::{Address, PolicyWord};
+use enforcer_common::image::{AddressEntry, Header, Line};
+use enforcer_common::limits::{IMAGE_BUDGET, map};
+
+use crate::kernel::error::{KernelError, at, on_map};
+use crate::kernel::layout::{self, Layout, incoming};
+use crate::kernel::maps::{self, Maps, compare};
+use crate::kernel::sys::{self, Map};
+
+/// Elements of one batch: bounds the copy that is made of them.
+const BATCH: usize = 16_384;
+
+/// The two slots.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    layout: Layout,
+    images: Arc<Map>,
+    addresses: Arc<Map>,
+}
+
+/// An image as the compiler gives it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tables<'a> {
+    pub(crate) lines: &'a [Line],
+    pub(crate) addresses: &'a [(Address, AddressEntry)],
+}
+
+impl Tables<'_> {
+    /// The header, if it agrees with the tables and these keep within the budget.
+    pub(crate) fn check(&self) -> Result<Header, KernelError> {
+        let invalid = |what| KernelError::InvalidImage { what };
+        let first = self.lines.first().ok_or(invalid("it has no lines"))?;
+        let header = Header::from_line(first).ok_or(invalid("it has another layout"))?;
+        if header.lines as usize != self.lines.len() {
+            return Err(invalid("its header counts other lines"));
+        }
+        if header.addresses as usize != self.addresses.len() {
+            return Err(invalid("its header counts other addresses"));
+        }
+        let needed = size_of_val(self.lines) + size_of_val(self.addresses);
+        if needed as u64 > IMAGE_BUDGET {
+            return Err(KernelError::ImageTooLarge {
+                needed: needed as u64,
+                budget: IMAGE_BUDGET,
+            });
+        }
+        Ok(header)
+    }
+}
+
+impl Slots {
+    /// Ends replacements that were cut short and checks the image in force.
+    pub(crate) fn open(layout: &Layout, maps: &Maps, word: PolicyWord) -> Result<Self, KernelError> {
+        let slots = Self {
+            layout: layout.clone(),
+            images: Arc::clone(&maps.images),
+            addresses: Arc::clone(&maps.addresses),
+        };
+        for slot in 0..2 {
+            settle(&slots.images, slot, &layout.image(slot), map::IMAGES)?;
+            settle(&slots.addresses, slot, &layout.addresses_of(slot), map::ADDRESSES)?;
+        }
+        if word.revision != 0 {
+            slots.check(word)?;
+        }
+        Ok(slots)
+    }
+
+    /// Fills a slot.
+    pub(crate) fn fill(&self, slot: usize, tables: Tables<'_>) -> Result<(), KernelError> {
+        let lines = self.make_lines(slot, tables.lines)?;
+        let addresses = self.make_addresses(slot, tables.addresses)?;
+        // Each update of an outer map waits for a grace period: both wait at once.
+        let (first, second) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| put(&self.addresses, slot, &addresses, map::ADDRESSES));
+            let first = put(&self.images, slot, &lines, map::IMAGES);
+            (first, other.join())
+        });
+        first?;
+        second.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        for path in [self.layout.image(slot), self.layout.addresses_of(slot)] {
+            layout::replace(&incoming(&path), &path)?;
+        }
+        Ok(())
+    }
+
+    /// The header of the image of a slot, read back.
+    pub(crate) fn check(&self, word: PolicyWord) -> Result<Header, KernelError> {
+        let slot = word.slot();
+        let damaged = |what| KernelError::DamagedImage {
+            revision: word.revision,
+            slot,
+            what,
+        };
+        let open = |path: &Path| Map::pinned(path).map_err(|_| damaged("its pin is not there"));
+        let (lines, addresses) = (open(&self.layout.image(slot))?, open(&self.layout.addresses_of(slot))?);
+        let names = [map::IMAGES, map::ADDRESSES];
+        for ((outer, inner), name) in [(&self.images, &lines), (&self.addresses, &addresses)]
+            .into_iter()
+            .zip(names)
+        {
+            if inner_id(outer, slot, name)? != Some(inner.id()) {
+                return Err(damaged("the slot holds another map than is pinned"));
+            }
+        }
+        let header = read_header(&lines)?.ok_or_else(|| damaged("its first line is no header"))?;
+        compare("image", lines.attributes(), &maps::image_lines(header.lines), false)?;
+        compare(
+            "addresses",
+            addresses.attributes(),
+            &maps::image_addresses(header.addresses),
+            false,
+        )?;
+        Ok(header)
+    }
+
+    fn make_lines(&self, slot: usize, lines: &[Line]) -> Result<Map, KernelError> {
+        let count = u32::try_from(lines.len()).map_err(|_| KernelError::InvalidImage { what: "too many lines" })?;
+        let map = Map::create("image", &maps::image_lines(count), None).map_err(on_map("image", "create"))?;
+        for (batch, lines) in lines.chunks(BATCH).enumerate() {
+            let first = (batch * BATCH) as u32;
+            let keys: Vec<u8> = (first..first + lines.len() as u32).flat_map(u32::to_ne_bytes).collect();
+            let values: Vec<u8> = lines.iter().flat_map(|line| line.0).collect();
+            map.update_batch(&keys, &values).map_err(on_map("image", "fill"))?;
+        }
+        pin(&map, &self.layout.image(slot))?;
+        Ok(map)
+    }
+
+    fn make_addresses(&self, slot: usize, addresses: &[(Address, AddressEntry)]) -> Result<Map, KernelError> {
+        let count = u32::try_from(addresses.len()).map_err(|_| KernelError::InvalidImage {
+            what: "too many addresses",
+        })?;
+        let map =
+            Map::create("addresses", &maps::image_addresses(count), None).map_err(on_map("addresses", "create"))?;
+        for addresses in addresses.chunks(BATCH) {
+            let keys: Vec<u8> = addresses.iter().flat_map(|(address, _)| address.octets()).collect();
+            let values: Vec<u8> = addresses.iter().flat_map(|(_, entry)| entry.0.to_ne_bytes()).collect();
+            map.update_batch(&keys, &values).map_err(on_map("addresses", "fill"))?;
+        }
+        pin(&map, &self.layout.addresses_of(slot))?;
+        Ok(map)
+    }
+}
+
+/// Line 0 of an image, as a header.
+pub(crate) fn read_header(lines: &Map) -> Result<Option<Header>, KernelError> {
+    let mut line = Line::ZERO;
+    let found = lines.lookup(&0_u32.to_ne_bytes(), &mut line.0);
+    Ok(found
+        .map_err(on_map("image", "lookup"))?
+        .and_then(|()| Header::from_line(&line)))
+}
+
+fn pin(map: &Map, path: &Path) -> Result<(), KernelError> {
+    let new = incoming(path);
+    layout::unpin(&new)?;
+    sys::object_pin(map.fd(), &new).map_err(at(&new, "pin"))
+}
+
+fn put(outer: &Map, slot: usize, inner: &Map, name: &'static str) -> Result<(), KernelError> {
+    use std::os::fd::AsRawFd;
+    let fd = inner.fd().as_raw_fd();
+    let put = outer.update(&(slot as u32).to_ne_bytes(), &fd.to_ne_bytes());
+    put.map_err(on_map(name, "update"))
+}
+
+/// Id of the map in a slot.
+pub(crate) fn inner_id(outer: &Map, slot: usize, name: &'static str) -> Result<Option<u32>, KernelError> {
+    let mut id = [0; 4];
+    let found = outer.lookup(&(slot as u32).to_ne_bytes(), &mut id);
+    Ok(found.map_err(on_map(name, "lookup"))?.map(|()| u32::from_ne_bytes(id)))
+}
+
+fn settle(outer: &Map, slot: usize, path: &Path, name: &'static str) -> Result<(), KernelError> {
+    let new = incoming(path);
+    if !new.exists() {
+        return Ok(());
+    }
+    let map = Map::pinned(&new).map_err(at(&new, "open pin"))?;
+    if inner_id(outer, slot, name)? == Some(map.id()) {
+        layout::replace(&new, path)
+    } else {
+        layout::unpin(&new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(change: impl FnOnce(&mut Header)) -> Vec<Line> {
+        let mut header = Header {
+            magic: Header::MAGIC,
+            lines: 3,
+            addresses: 1,
+            ..Header::default()
+        };
+        change(&mut header);
+        vec![header.to_line(), Line::ZERO, Line::ZERO]
+    }
+
+    #[test]
+    fn what_does_not_agree_with_its_header_is_refused() {
+        let addresses = [(Address::UNSPECIFIED, AddressEntry(0))];
+        let check = |lines: &[Line], addresses: &[(Address, AddressEntry)]| Tables { lines, addresses }.check();
+        check(&image(|_| ()), &addresses).unwrap();
+        for (lines, addresses, what) in [
+            (vec![], &addresses[..], "it has no lines"),
+            (image(|header| header.magic = 1), &addresses, "it has another layout"),
+            (
+                image(|header| header.lines = 4),
+                &addresses,
+                "its header counts other lines",
+            ),
+            (image(|_| ()), &[], "its header counts other addresses"),
+        ] {
+            match check(&lines, addresses) {
+                Err(KernelError::InvalidImage { what: found }) => assert_eq!(found, what),
+                other => panic!("{what}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_over_the_budget_is_refused_with_numbers() {
+        let most = IMAGE_BUDGET as usize / size_of::<Line>();
+        let mut lines = vec![Line::ZERO; most + 1];
+        lines[0] = Header {
+            magic: Header::MAGIC,
+            lines: most as u32 + 1,
+            ..Header::default()
+        }
+        .to_line();
+        let error = Tables {
+            lines: &lines,
+            addresses: &[],
+        }
+        .check()
+        .unwrap_err();
+        assert!(
+            error.to_string().contains("67108928 bytes, 67108864 are allowed"),
+            "{error}"
+        );
+    }
+}
