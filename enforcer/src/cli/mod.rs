@@ -1,1 +1,3 @@
-//! Placeholder while the workspace is laid out.
+//! Command line: one file a command.
+
+pub mod flows;
