@@ -11,9 +11,7 @@ use enforcer_common::verdict::Reason;
 use super::names::{NameTable, Policies, Ruling, Service};
 use super::record::DecidingPolicy;
 use crate::policy::model::{PolicyKind, SourceLocation};
-use crate::workload::model::{
-    Identity, Interface, LocalWorkload, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName,
-};
+use crate::workload::model::{Identity, Interface, LocalWorkload, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName};
 
 pub(super) const WEB: OwnerId = OwnerId(17);
 pub(super) const DB: OwnerId = OwnerId(18);
@@ -26,6 +24,19 @@ pub(super) struct Scripted(pub(super) Option<Ruling>);
 impl Policies for Scripted {
     fn rule_on(&self, _: WorkloadKey, _: Direction, _: IpAddr, _: Service) -> Option<Ruling> {
         self.0.clone()
+    }
+}
+
+/// Denies what is opened in a direction to a port, and allows everything else.
+pub(super) struct Closed(pub(super) Direction, pub(super) u16);
+
+impl Policies for Closed {
+    fn rule_on(&self, _: WorkloadKey, direction: Direction, _: IpAddr, service: Service) -> Option<Ruling> {
+        Some(if (direction, service.port) == (self.0, self.1) {
+            Ruling::Denied(vec![policy("db", 12)])
+        } else {
+            Ruling::Allowed(Vec::new())
+        })
     }
 }
 
@@ -111,8 +122,13 @@ pub(super) fn owners() -> BTreeMap<OwnerId, WorkloadKey> {
 
 /// The snapshot under [`REVISION`] with policies that always say `ruling`.
 pub(super) fn names(ruling: Option<Ruling>) -> NameTable {
+    names_under(Scripted(ruling))
+}
+
+/// The snapshot under [`REVISION`].
+pub(super) fn names_under(policies: impl Policies + 'static) -> NameTable {
     let mut names = NameTable::default();
-    names.install(REVISION, &snapshot(), &owners(), Arc::new(Scripted(ruling)));
+    names.install(REVISION, &snapshot(), &owners(), Arc::new(policies));
     names
 }
 

@@ -123,7 +123,9 @@ impl NameTable {
     }
 
     fn generation(&self, revision: u32) -> Option<&Generation> {
-        self.generations.iter().find(|generation| generation.revision == revision)
+        self.generations
+            .iter()
+            .find(|generation| generation.revision == revision)
     }
 }
 
@@ -182,7 +184,9 @@ impl<'a> Interned<'a> {
     }
 
     fn party(&self, identity: Option<&Identity>) -> Party {
-        let Some(identity) = identity else { return Party::Unknown };
+        let Some(identity) = identity else {
+            return Party::Unknown;
+        };
         let name = (&*identity.name.namespace, &*identity.name.name);
         let known = self.known.get(&name).filter(|seen| seen.labels == identity.labels);
         Party::Workload(known.map_or_else(
@@ -214,7 +218,11 @@ mod tests {
 
         assert_eq!(name(&names.address(REVISION, ip("10.88.0.2"))), "shop/web", "T60");
         assert_eq!(name(&names.address(REVISION + 1, ip("10.88.0.2"))), "shop/evil");
-        assert_eq!(name(&names.address(1, ip("10.88.0.2"))), "shop/evil", "not kept: the newest");
+        assert_eq!(
+            name(&names.address(1, ip("10.88.0.2"))),
+            "shop/evil",
+            "not kept: the newest"
+        );
         assert_eq!(
             name(&names.owner(None, WEB).unwrap().party),
             "shop/web",

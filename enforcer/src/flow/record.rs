@@ -19,8 +19,10 @@ pub struct FlowRecord {
     pub time: Timestamp,
     /// Why they were denied.
     pub reason: Reason,
-    /// Seen from the workload that was judged.
+    /// Which way the packets went, seen from the workload that was judged.
     pub direction: Direction,
+    /// They answer a flow that was opened the other way, and policy denies that flow.
+    pub is_reply: bool,
     /// How many packets this record stands for. The counts of a flow's records add up.
     pub count: u64,
     /// Headers of the first packet; `None`: the packets of several flows, counted together.
@@ -109,6 +111,16 @@ pub struct WorkloadSeen {
     pub labels: Labels,
     /// Number that stands for namespace and name: the same on every node and after every restart.
     pub identity: u32,
+}
+
+impl FlowRecord {
+    /// In which direction the flow was opened, seen from the workload: whose policies decide.
+    pub fn opened(&self) -> Direction {
+        match (self.direction, self.is_reply) {
+            (Direction::Ingress, false) | (Direction::Egress, true) => Direction::Ingress,
+            (Direction::Egress, false) | (Direction::Ingress, true) => Direction::Egress,
+        }
+    }
 }
 
 impl WorkloadSeen {

@@ -43,7 +43,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 }
 
 /// With every misleading character written as JSON writes it. Inside a JSON string this does not change the value, and
-/// outside of strings valid JSON on one line has none but tabs.
+/// outside of strings valid JSON on one line has none but tabs and carriage returns.
 pub fn json_escaped(json: &str) -> Cow<'_, str> {
     if !json.chars().any(misleads) {
         return Cow::Borrowed(json);
@@ -51,7 +51,7 @@ pub fn json_escaped(json: &str) -> Cow<'_, str> {
     let mut safe = String::with_capacity(json.len() + 16);
     let mut units = [0; 2];
     for character in json.chars() {
-        if character == '\t' {
+        if matches!(character, '\t' | '\r') {
             safe.push(' ');
         } else if misleads(character) {
             for unit in character.encode_utf16(&mut units) {
@@ -105,6 +105,12 @@ mod tests {
         assert_eq!(cut("\u{e4}\u{e4}\u{e4}", 3), "\u{e4}\u{2026}");
         assert_eq!(cut_front("\u{e4}\u{e4}\u{e4}", 3), "\u{2026}\u{e4}");
         assert_eq!(cut_front("/a/b.yaml", 6), "\u{2026}b.yaml");
+    }
+
+    #[test]
+    fn white_space_between_json_tokens_stays_white_space() {
+        let safe = json_escaped("{\t\"a\":\r1}\r");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap()["a"], 1);
     }
 
     proptest! {

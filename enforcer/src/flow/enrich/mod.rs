@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use enforcer_common::denial::{BusyKey, Way};
 use enforcer_common::id::{Address, Direction};
+use enforcer_common::packet::{icmp, tcp};
 use enforcer_common::verdict::Reason;
 use jiff::Timestamp;
 
@@ -72,15 +73,10 @@ impl Enricher {
     }
 
     /// The record of a denial.
-    pub fn enrich(
-        &mut self,
-        names: &dyn Names,
-        time: Timestamp,
-        denial: &Denial,
-    ) -> Result<FlowRecord, InvalidDenial> {
+    pub fn enrich(&mut self, names: &dyn Names, time: Timestamp, denial: &Denial) -> Result<FlowRecord, InvalidDenial> {
         let record = match denial {
             Denial::Flow { way, count } => self.flow(names, time, way, *count)?,
-            Denial::Busy { key, count } => self.busy(names, time, key, *count)?,
+            Denial::Busy { key, count } => self.busy(names, time, *key, *count)?,
         };
         if matches!(record.decision, Decision::Disagreement { .. }) {
             self.disagreements += record.count;
@@ -101,16 +97,17 @@ impl Enricher {
                 names.address(revision, way.key.peer.into())
             }
         });
-        let decision = if reason.is_policy() {
-            decision(names, direction, way, owner)
+        let (is_reply, decision) = if reason.is_policy() {
+            decide(names, direction, way, owner)
         } else {
-            Decision::NotPolicy
+            (false, Decision::NotPolicy)
         };
         let (source, destination) = sides(direction, local(owner), peer);
         Ok(FlowRecord {
             time,
             reason,
             direction,
+            is_reply,
             count,
             packet: Some(packet),
             source,
@@ -122,7 +119,7 @@ impl Enricher {
         })
     }
 
-    fn busy(&self, names: &dyn Names, time: Timestamp, key: &BusyKey, count: u64) -> Result<FlowRecord, InvalidDenial> {
+    fn busy(&self, names: &dyn Names, time: Timestamp, key: BusyKey, count: u64) -> Result<FlowRecord, InvalidDenial> {
         let (reason, direction) = parse(key.reason, key.direction)?;
         let owner = names.owner(None, key.workload);
         let (source, destination) = sides(direction, local(owner), None);
@@ -130,6 +127,7 @@ impl Enricher {
             time,
             reason,
             direction,
+            is_reply: false,
             count,
             packet: None,
             source,
@@ -194,26 +192,57 @@ fn transport(way: &Way) -> TransportSeen {
     }
 }
 
-fn decision(names: &dyn Names, direction: Direction, way: &Way, owner: Option<&Owned>) -> Decision {
+/// Whether the packet answers a flow, and which policies denied it.
+///
+/// The kernel judges a packet that may belong to a live flow in the direction in which that flow was opened, and its
+/// record says only which way the packet went. So where policy allows the packet as a new flow, it is asked of the flow
+/// that the packet would answer: to the port that it comes from.
+fn decide(names: &dyn Names, direction: Direction, way: &Way, owner: Option<&Owned>) -> (bool, Decision) {
     let revision = way.key.revision;
     let Some(policies) = names.policies(revision) else {
-        return Decision::EarlierRevision { revision };
+        return (false, Decision::EarlierRevision { revision });
     };
-    let service = Service {
-        protocol: way.key.protocol,
-        port: way.key.destination_port,
+    let peer = way.key.peer.into();
+    let ask = |direction, port| {
+        let service = Service {
+            protocol: way.key.protocol,
+            port,
+        };
+        owner.and_then(|owned| policies.rule_on(owned.key, direction, peer, service))
     };
-    let ruling = owner.and_then(|owned| policies.rule_on(owned.key, direction, way.key.peer.into(), service));
-    match ruling {
-        None => Decision::LaterWorkload { revision },
+    match ask(direction, way.key.destination_port) {
+        None => (false, Decision::LaterWorkload { revision }),
         Some(Ruling::Denied(mut policies)) => {
             policies.sort();
-            Decision::Policies { revision, policies }
+            (false, Decision::Policies { revision, policies })
         }
         Some(Ruling::Allowed(mut policies)) => {
+            let answered = answered_port(way).and_then(|port| ask(opposite(direction), port));
+            if let Some(Ruling::Denied(mut policies)) = answered {
+                policies.sort();
+                return (true, Decision::Policies { revision, policies });
+            }
             policies.sort();
-            Decision::Disagreement { revision, policies }
+            (false, Decision::Disagreement { revision, policies })
         }
+    }
+}
+
+/// The port, or the type, that the flow was opened to if the packet is an answer; `None`: it cannot be one.
+fn answered_port(way: &Way) -> Option<u16> {
+    let kind = way.key.destination_port;
+    match way.key.protocol {
+        protocol::TCP if way.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN => None,
+        protocol::ICMP => (kind == u16::from(icmp::ECHO_REPLY)).then_some(u16::from(icmp::ECHO_REQUEST)),
+        protocol::ICMPV6 => (kind == u16::from(icmp::V6_ECHO_REPLY)).then_some(u16::from(icmp::V6_ECHO_REQUEST)),
+        _ => Some(way.source_port),
+    }
+}
+
+fn opposite(direction: Direction) -> Direction {
+    match direction {
+        Direction::Ingress => Direction::Egress,
+        Direction::Egress => Direction::Ingress,
     }
 }
 

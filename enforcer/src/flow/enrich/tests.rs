@@ -1,5 +1,5 @@
 use super::*;
-use crate::flow::fixture::{self, DB, REVISION, UNNAMED, WEB, policy, way};
+use crate::flow::fixture::{self, Closed, DB, REVISION, UNNAMED, WEB, policy, way};
 use crate::flow::names::NameTable;
 use enforcer_common::id::OwnerId;
 
@@ -56,6 +56,49 @@ fn policies_that_allow_what_the_kernel_denied_are_an_error_that_is_counted() {
     assert_eq!(disagreements, 7);
 }
 
+/// A policy change cuts a live flow of web to db: what db sends back is judged by what isolates db for ingress.
+#[test]
+fn an_answer_of_a_flow_that_policy_closed_is_denied_by_what_denies_the_flow() {
+    let closed = fixture::names_under(Closed(Direction::Ingress, 5432));
+    let mut answer = way(Reason::NoRule, Direction::Egress, DB, "10.88.0.3", "10.88.0.2");
+    (answer.source_port, answer.key.destination_port) = (5432, 40122);
+    for (protocol, flags) in [(6, 0x10), (6, 0x12), (17, 0), (132, 0)] {
+        (answer.key.protocol, answer.tcp_flags) = (protocol, flags);
+        let (record, disagreements) = flow(&closed, answer);
+        assert!(record.is_reply, "{protocol} {flags}");
+        assert_eq!(
+            (record.direction, record.opened()),
+            (Direction::Egress, Direction::Ingress)
+        );
+        assert!(matches!(record.decision, Decision::Policies { .. }), "{record:?}");
+        assert_eq!(disagreements, 0);
+    }
+    (answer.key.protocol, answer.tcp_flags) = (6, 0x02);
+    let (record, disagreements) = flow(&closed, answer);
+    assert_eq!((record.is_reply, disagreements), (false, 7), "a SYN answers nothing");
+}
+
+#[test]
+fn an_echo_reply_answers_an_echo_request() {
+    for (protocol, request, reply) in [(1, 8, 0), (58, 128, 129)] {
+        let closed = fixture::names_under(Closed(Direction::Egress, request));
+        let mut answer = way(Reason::NoRule, Direction::Ingress, WEB, "10.88.0.2", "192.0.2.1");
+        (answer.key.protocol, answer.key.destination_port, answer.source_port) = (protocol, reply, 0);
+        let (record, disagreements) = flow(&closed, answer);
+        assert_eq!((record.is_reply, disagreements), (true, 0), "{protocol}");
+        answer.key.destination_port = 3;
+        assert!(!flow(&closed, answer).0.is_reply, "only that");
+    }
+}
+
+#[test]
+fn a_packet_that_is_denied_as_a_new_flow_is_one() {
+    let names = fixture::names(Some(Ruling::Denied(vec![policy("db", 12)])));
+    let mut answer = way(Reason::NoRule, Direction::Egress, DB, "10.88.0.3", "10.88.0.2");
+    answer.tcp_flags = 0x10;
+    assert!(!flow(&names, answer).0.is_reply);
+}
+
 #[test]
 fn a_revision_that_is_not_kept_gives_names_and_no_policy() {
     let names = fixture::names(Some(Ruling::Denied(vec![policy("db", 12)])));
@@ -92,13 +135,7 @@ fn only_policy_reasons_ask_the_policies() {
 fn the_sender_of_a_spoofed_packet_is_who_sent_it() {
     let names = fixture::names(None);
     // T29: web claims db's address.
-    let spoofed = way(
-        Reason::SpoofedSource,
-        Direction::Egress,
-        WEB,
-        "10.88.0.3",
-        "192.0.2.1",
-    );
+    let spoofed = way(Reason::SpoofedSource, Direction::Egress, WEB, "10.88.0.3", "192.0.2.1");
     let (record, _) = flow(&names, spoofed);
     assert_eq!(name(record.source.as_ref()), "shop/web");
     assert_eq!(record.packet.unwrap().addresses.unwrap().0, fixture::ip("10.88.0.3"));
@@ -147,7 +184,10 @@ fn packets_of_several_flows_are_named_by_their_workload() {
     let (record, disagreements) = enrich(&names, Denial::Busy { key, count: 1000 });
     assert_eq!((record.packet, record.source), (None, None));
     assert_eq!(name(record.destination.as_ref()), "shop/db");
-    assert_eq!((record.count, record.decision, disagreements), (1000, Decision::NotPolicy, 0));
+    assert_eq!(
+        (record.count, record.decision, disagreements),
+        (1000, Decision::NotPolicy, 0)
+    );
 }
 
 #[test]

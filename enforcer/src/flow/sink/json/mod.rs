@@ -69,7 +69,7 @@ fn to_line(response: &GetFlowsResponse) -> String {
 fn flow(record: &FlowRecord, uuid: Uuid, time: &str) -> Flow {
     let (drop_reason_desc, number) = record.reason.hubble();
     let denied_by = denied_by(&record.decision);
-    let (egress_denied_by, ingress_denied_by) = match record.direction {
+    let (egress_denied_by, ingress_denied_by) = match record.opened() {
         Direction::Egress => (denied_by, Vec::new()),
         Direction::Ingress => (Vec::new(), denied_by),
     };
@@ -101,13 +101,12 @@ fn flow(record: &FlowRecord, uuid: Uuid, time: &str) -> Flow {
                 sub_type: i32::from(number),
             }
         },
-        traffic_direction: match record.direction {
+        traffic_direction: match record.opened() {
             Direction::Ingress => "INGRESS",
             Direction::Egress => "EGRESS",
         }
         .to_owned(),
-        // A reply of a flow that was allowed is never denied by itself: what is denied was judged as a new flow.
-        is_reply: Some(false),
+        is_reply: Some(record.is_reply),
         interface: record.interface.as_ref().map(|interface| NetworkInterface {
             index: interface.ifindex,
             name: cut(&interface.name, NAME_MOST).into_owned(),

@@ -1,0 +1,176 @@
+//! `enforcer flows`: a flow log for people.
+//!
+//! Input: a file in Hubble's envelope, of this program or of another. Output: a line for each flow on stdout, and a
+//! message on stderr for each line that is none.
+
+mod compact;
+mod filter;
+mod input;
+
+use std::collections::VecDeque;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Parser, ValueEnum};
+use enforcer_common::verdict::REASONS;
+
+use self::filter::{Filter, PartyFilter};
+use self::input::{Input, Line};
+use crate::flow::hubble::GetFlowsResponse;
+use crate::flow::text::{json_escaped, printable};
+
+/// Prints a flow log: who was denied what, by which policy and line.
+#[derive(Debug, Parser)]
+#[command(after_long_help = "\
+Examples:
+  enforcer flows /var/log/enforcer/flows.json
+  enforcer flows --last 20 --follow flows.json
+  enforcer flows --from shop/web --reason no-rule flows.json
+  enforcer flows -o json - < flows.json | jq .flow.policy_log
+
+A flow passes if it meets one value of each filter that is given. Lines that say what is missing are always printed.
+Times are in UTC.
+
+Exit codes: 0 all lines were read, 1 some were not (they are named on stderr), 2 the log cannot be read.")]
+pub struct Args {
+    /// The log; `-` is standard input.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Compact)]
+    pub output: Format,
+    /// Only the last N lines that pass the filters, and with --follow all that come later.
+    #[arg(long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Wait for more at the end, and follow the log when it is rotated.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only flows with this verdict.
+    #[arg(long, value_name = "VERDICT", ignore_case = true, value_parser = PossibleValuesParser::new(filter::VERDICTS))]
+    pub verdict: Vec<String>,
+    /// Only flows that were denied for this reason.
+    #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(REASONS.iter().map(|row| row.1)))]
+    pub reason: Vec<String>,
+    /// Only flows from this workload: NAMESPACE/NAME, NAMESPACE/ for all of one, NAME in any, or an address.
+    #[arg(long, value_name = "WORKLOAD")]
+    pub from: Vec<PartyFilter>,
+    /// Only flows to this workload; written as for --from.
+    #[arg(long, value_name = "WORKLOAD")]
+    pub to: Vec<PartyFilter>,
+}
+
+/// How flows are printed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Format {
+    /// A line for people.
+    Compact,
+    /// The log's own JSON, a line each.
+    Json,
+    /// The same as json, by the name that Hubble's tools give it.
+    Jsonpb,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let printed =
+        print(args, &mut out, &mut io::stderr()).and_then(|bad| out.flush().map(|()| bad).map_err(Failure::Output));
+    match printed {
+        Ok(0) => Ok(ExitCode::SUCCESS),
+        Ok(_) => Ok(ExitCode::from(1)),
+        // Whoever read this has enough.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(Failure::Output(error)) => Err(error.into()),
+        Err(Failure::Input(error)) => {
+            let file = args.file.to_string_lossy();
+            eprintln!("error: cannot read {}: {error}", printable(&file));
+            Ok(ExitCode::from(2))
+        }
+    }
+}
+
+enum Failure {
+    Input(io::Error),
+    Output(io::Error),
+}
+
+/// Prints the log; the number of lines that could not be read.
+fn print(args: &Args, out: &mut impl Write, messages: &mut impl Write) -> Result<u64, Failure> {
+    let filter = Filter::new(args);
+    let mut input = Input::open(&args.file).map_err(Failure::Input)?;
+    let mut bad = 0;
+    let mut held = args.last.map(|most| (most, VecDeque::new()));
+    loop {
+        while let Some((number, line)) = input.next(!args.follow).map_err(Failure::Input)? {
+            match read(&line) {
+                Ok(Some((text, response))) if filter.passes(&response) => {
+                    let shown = show(args.output, text, &response);
+                    match &mut held {
+                        Some((most, lines)) => {
+                            lines.push_back(shown);
+                            if lines.len() > *most {
+                                lines.pop_front();
+                            }
+                        }
+                        None => writeln!(out, "{shown}").map_err(Failure::Output)?,
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    bad += 1;
+                    let file = args.file.to_string_lossy();
+                    writeln!(messages, "error: {}:{number}: {error}", printable(&file)).map_err(Failure::Output)?;
+                }
+            }
+        }
+        for shown in held.take().into_iter().flat_map(|(_, lines)| lines) {
+            writeln!(out, "{shown}").map_err(Failure::Output)?;
+        }
+        if !args.follow || !input.can_grow() {
+            return Ok(bad);
+        }
+        out.flush().map_err(Failure::Output)?;
+        input.wait().map_err(Failure::Input)?;
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum InvalidLine {
+    #[error("line is longer than {} bytes", input::LINE_MOST)]
+    TooLong,
+    #[error("not UTF-8")]
+    NotUtf8,
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    #[error("neither a flow nor lost events")]
+    Neither,
+}
+
+/// The text and meaning of a line; `None` for a blank one.
+fn read(line: &Line) -> Result<Option<(&str, GetFlowsResponse)>, InvalidLine> {
+    let bytes = match line {
+        Line::Whole(bytes) => bytes,
+        Line::TooLong => return Err(InvalidLine::TooLong),
+    };
+    let text = std::str::from_utf8(bytes).map_err(|_| InvalidLine::NotUtf8)?.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let response: GetFlowsResponse = serde_json::from_str(text)?;
+    if response.flow.is_none() && response.lost_events.is_none() {
+        return Err(InvalidLine::Neither);
+    }
+    Ok(Some((text, response)))
+}
+
+fn show(format: Format, text: &str, response: &GetFlowsResponse) -> String {
+    match format {
+        Format::Compact => compact::line(response),
+        Format::Json | Format::Jsonpb => json_escaped(text).into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
