@@ -11,6 +11,8 @@ mod ports;
 mod ranges;
 mod rows;
 mod states;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod write;
 

@@ -111,3 +111,37 @@ impl PortClasses {
         self.runs.get(&id).map_or(&[], Vec::as_slice)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn classes_are_exact_and_as_few_as_can_be(
+            sets in prop::collection::vec(prop::collection::vec((0_u32..50, 1_u32..20), 0..4), 0..8),
+        ) {
+            let sets: Vec<PortSet> = sets
+                .into_iter()
+                .map(|set| PortSet::of_intervals(set.into_iter().map(|(first, size)| (first, first + size)).collect()))
+                .collect();
+            let listed: Vec<_> = sets.iter().enumerate().map(|(n, set)| (PortSetId(n as u32), set)).collect();
+            let classes = split(&listed).unwrap();
+            let mut signatures = std::collections::BTreeMap::new();
+            for port in 0..80_u16 {
+                let key = PortKey::tcp(port);
+                let place = classes.intervals.partition_point(|(start, _)| *start <= key.index()) - 1;
+                let class = u32::from(classes.intervals[place].1);
+                let held: Vec<bool> = sets.iter().map(|set| set.contains(key)).collect();
+                for (n, held) in held.iter().enumerate() {
+                    let runs = classes.runs(PortSetId(n as u32));
+                    prop_assert_eq!(runs.iter().any(|(first, end)| (*first..*end).contains(&class)), *held);
+                }
+                prop_assert_eq!(*signatures.entry(held).or_insert(class), class, "alike and yet apart");
+            }
+            prop_assert_eq!(signatures.len(), classes.count);
+        }
+    }
+}

@@ -126,3 +126,46 @@ fn transport_of(number: u8) -> Option<Transport> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_union_is_exact_and_apart(parts in prop::collection::vec((0_u32..60, 0_u32..12), 0..12)) {
+            let parts: Vec<(u32, u32)> = parts.into_iter().map(|(first, size)| (first, first + size)).collect();
+            let set = PortSet::of_intervals(parts.clone());
+            for port in 0..80_u16 {
+                let held = parts.iter().any(|(first, end)| (*first..*end).contains(&u32::from(port)));
+                prop_assert_eq!(set.contains(PortKey::tcp(port)), held, "{}", port);
+            }
+            for pair in set.intervals().windows(2) {
+                prop_assert!(pair[0].1 < pair[1].0);
+            }
+            prop_assert!(set.intervals().iter().all(|(first, end)| first < end));
+        }
+    }
+
+    #[test]
+    fn icmp_is_both_and_nothing_else() {
+        let set = PortSet::of_numbers(&[PortSpec::Icmp]);
+        for kind in 0..=u8::MAX {
+            assert!(set.contains(PortKey::icmp(kind)) && set.contains(PortKey::icmpv6(kind)));
+            assert!(!set.contains(PortKey::other(kind)));
+        }
+        assert!(!set.contains(PortKey::sctp(u16::MAX)));
+    }
+
+    #[test]
+    fn a_range_ends_with_its_protocol() {
+        let set = PortSet::of_numbers(&[PortSpec::Range {
+            transport: Transport::Tcp,
+            first: 65_000,
+            last: u16::MAX,
+        }]);
+        assert!(set.contains(PortKey::tcp(u16::MAX)) && !set.contains(PortKey::udp(0)));
+    }
+}
