@@ -98,7 +98,7 @@ const CASES: &[Case] = &[
         documents(33_000, 66_000, PORTS, |i| format!("{{port: abcdefgh-{i}}},"), "]}]")
     }),
     ("peers", "", || {
-        documents(33_000, 165_000, PEERS, |_| "{podSelector: {}},".into(), "]}]")
+        documents(33_000, 99_000, PEERS, |_| "{podSelector: {}},".into(), "]}]")
     }),
     ("addresses", "", || {
         documents(
@@ -153,7 +153,11 @@ const CASES: &[Case] = &[
         repeated(&(header(0) + "status: ["), "a,")
     }),
     ("complex keys", "", || {
-        documents(1, 1, "ingress: []", |_| String::new(), "") + "status: {" + &"? [] : [], ".repeat(20_000) + "}\n"
+        let mut text = documents(1, 1, "ingress: []", |_| String::new(), "") + "status: {";
+        for key in 0..20_000 {
+            let _ = write!(text, "? [{key}] : [], ");
+        }
+        text + "}\n"
     }),
     ("markers", "", || repeated("", "---\n")),
     ("comments", "", || repeated("", "#\n")),
@@ -168,7 +172,7 @@ const CASES: &[Case] = &[
         documents(1, 1, LABELS, |_| format!("a: {}", "é".repeat(FILE / 2 - 200)), "}}}]}]")
     }),
     ("a long key", "not valid YAML", || {
-        repeated(&(header(0) + "  "), "a") + ": b\n"
+        header(0) + "  " + &"a".repeat(FILE - 200) + ": b\n"
     }),
     ("a long tag", "not valid YAML", || repeated("!", "a")),
     ("a line with an error at its end", "neither a port", || {
@@ -209,6 +213,7 @@ const CASES: &[Case] = &[
 #[test]
 fn hostile_files_cost_less_than_64_mib() {
     let directory = tempfile::tempdir().unwrap();
+    let mut wrong = Vec::new();
     for (name, expected, text) in CASES {
         let mut text = text();
         // Some cases close their last bracket behind the limit.
@@ -229,14 +234,17 @@ fn hostile_files_cost_less_than_64_mib() {
             .as_ref()
             .map_or_else(|error| error.lines().next().unwrap(), |_| "taken");
         println!("{name}: {size} bytes, {} KiB, {took:?}: {ending}", grown >> 10);
-        match &result {
-            Ok(_) => assert!(expected.is_empty(), "{name} is taken"),
-            Err(error) => {
-                assert!(!expected.is_empty() && error.contains(expected), "{name}: {error}");
-                assert!(error.len() < 64 << 10, "{name}: a message of {} bytes", error.len());
-            }
+        let is_expected = match &result {
+            Ok(_) => expected.is_empty(),
+            Err(error) => !expected.is_empty() && error.contains(expected) && error.len() < 64 << 10,
+        };
+        if !is_expected || grown >= 64 * MIB || took > Duration::from_secs(30) {
+            wrong.push(format!(
+                "{name}: {} KiB, {took:?}: {:.1000}",
+                grown >> 10,
+                result.err().unwrap_or_default()
+            ));
         }
-        assert!(grown < 64 * MIB, "{name}: {grown} bytes");
-        assert!(took < Duration::from_secs(30), "{name}: {took:?}");
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }

@@ -98,11 +98,11 @@ pub(super) fn unprintable(text: &str) -> Option<(Problem, Position)> {
     Some((Problem::Unprintable { code: character.into() }, position))
 }
 
+/// A value, or what is wrong and where.
+pub(super) type Reading<T> = Result<T, (Problem, Option<Position>)>;
+
 /// A document as `T`, and how many nodes it has; `None` if it is empty.
-pub(super) fn read<T: DeserializeOwned>(
-    document: Document<'_>,
-    nodes_left: usize,
-) -> (Result<Option<T>, (Problem, Option<Position>)>, usize) {
+pub(super) fn read<T: DeserializeOwned>(document: Document<'_>, nodes_left: usize) -> (Reading<Option<T>>, usize) {
     let nodes = Rc::new(Cell::new(0));
     let counted = Rc::clone(&nodes);
     let options = options(nodes_left.min(DOCUMENT_NODES)).with_budget_report(move |report| counted.set(report.nodes));

@@ -232,7 +232,7 @@ fn an_unreadable_file_is_refused() {
     }
     let message = refused(|directory| {
         write(directory, "a.yaml", &named("web"));
-        fs::set_permissions(directory.join("a.yaml"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(directory.join("a.yaml"), fs::Permissions::from_mode(0o000)).unwrap();
     });
     assert!(
         message.starts_with("error: cannot read it: Permission denied"),
@@ -244,10 +244,8 @@ fn an_unreadable_file_is_refused() {
 fn a_file_over_8_mib_is_refused_unread() {
     let big = |bytes| {
         refused(|directory| {
-            File::create(directory.join("big.yaml"))
-                .unwrap()
-                .set_len(bytes)
-                .unwrap()
+            let file = File::create(directory.join("big.yaml")).unwrap();
+            file.set_len(bytes).unwrap();
         })
     };
     insta::assert_snapshot!(big((8 << 20) + 1), @r"

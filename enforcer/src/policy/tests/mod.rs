@@ -5,6 +5,7 @@ mod golden;
 mod limits;
 mod meaning;
 mod mutated;
+mod reference;
 
 use std::sync::Arc;
 
