@@ -70,3 +70,39 @@ pub fn run(args: &Args) -> ExitCode {
 fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_tells_findings_from_unreadable_paths() {
+        let directory = tempfile::tempdir().unwrap();
+        let document = |name: &str, spec: &str| {
+            let path = directory.path().join(name);
+            let head = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web}\nspec: ";
+            std::fs::write(&path, format!("{head}{spec}\n")).unwrap();
+            path
+        };
+        let exit = |paths: &[&PathBuf], strict| {
+            run(&Args {
+                paths: paths.iter().copied().cloned().collect(),
+                strict,
+            })
+        };
+        let good = document("good", "{podSelector: {}}");
+        let doubtful = document("doubtful", "{podSelector: {}, egress: []}");
+        let bad = document("bad", "{podSelectors: {}}");
+        let missing = directory.path().join("missing");
+        assert_eq!(exit(&[&good], true), ExitCode::SUCCESS);
+        assert_eq!(exit(&[&doubtful], false), ExitCode::SUCCESS);
+        assert_eq!(exit(&[&doubtful], true), ExitCode::from(1));
+        assert_eq!(exit(&[&bad], false), ExitCode::from(1));
+        assert_eq!(
+            exit(&[&good, &doubtful], false),
+            ExitCode::from(1),
+            "the same policy twice"
+        );
+        assert_eq!(exit(&[&good, &missing], false), ExitCode::from(2));
+    }
+}

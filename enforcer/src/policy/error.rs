@@ -171,7 +171,7 @@ pub enum Problem {
         /// The value.
         value: String,
     },
-    /// Plain labels beside the fields of a LabelSelector.
+    /// Plain labels beside the fields of a `LabelSelector`.
     #[error("the label `{key}` stands beside `matchLabels` or `matchExpressions`")]
     MixedSelector {
         /// The label's key.

@@ -46,11 +46,11 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
     }
 }
 
-/// An optional field that may be absent, but not null.
-pub(super) fn given<'de, D, T>(deserializer: D) -> Result<Option<At<T>>, D::Error>
+/// An optional field that may be absent, but not null: `T` is an [`At`], or a box of one.
+pub(super) fn given<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    At::deserialize(deserializer).map(Some)
+    T::deserialize(deserializer).map(Some)
 }

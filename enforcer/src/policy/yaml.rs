@@ -33,36 +33,50 @@ pub(super) struct Document<'a> {
     pub(super) lines_before: u32,
 }
 
-/// Splits a file at its `---` lines.
+/// Splits a file at its `---` lines; documents without content are left out.
 ///
 /// YAML gives such a line this meaning everywhere, in block scalars too, so this needs no parser; and a document with
 /// a syntax error does not hide the next one. What stands before the first marker without being content (comments,
 /// directives) belongs to the document behind it.
-pub(super) fn documents(text: &str) -> Vec<Document<'_>> {
-    let mut documents = Vec::new();
-    let (mut start, mut lines_before) = (0, 0);
-    let (mut offset, mut has_content) = (0, false);
-    for (index, line) in text.split_inclusive('\n').enumerate() {
-        let is_marker = line
-            .strip_prefix("---")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
-        if is_marker && has_content {
-            documents.push(Document {
-                text: &text[start..offset],
+pub(super) fn documents(text: &str) -> impl Iterator<Item = Document<'_>> {
+    let mut rest = text;
+    let mut lines_before = 0;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let (end, lines, has_content) = first_document(rest);
+            let document = Document {
+                text: &rest[..end],
                 lines_before,
-            });
-            (start, lines_before) = (offset, u32::try_from(index).unwrap_or(u32::MAX));
+            };
+            rest = &rest[end..];
+            lines_before += lines;
+            if has_content {
+                return Some(document);
+            }
         }
-        let content = line.trim();
-        has_content =
-            is_marker || has_content || !(content.is_empty() || content.starts_with('#') || line.starts_with('%'));
-        offset += line.len();
+        None
+    })
+}
+
+/// Bytes and lines of the first document of `text`, and whether it has content.
+fn first_document(text: &str) -> (usize, u32, bool) {
+    let (mut end, mut lines) = (0, 0);
+    let (mut is_begun, mut has_content) = (false, false);
+    for line in text.split_inclusive('\n') {
+        let behind_marker = line
+            .strip_prefix("---")
+            .filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        if behind_marker.is_some() && is_begun {
+            break;
+        }
+        let content = behind_marker.unwrap_or(line).trim();
+        let is_content = !content.is_empty() && !content.starts_with('#') && !line.starts_with('%');
+        has_content |= is_content;
+        is_begun |= is_content || behind_marker.is_some();
+        end += line.len();
+        lines += 1;
     }
-    documents.push(Document {
-        text: &text[start..],
-        lines_before,
-    });
-    documents
+    (end, lines, has_content)
 }
 
 /// The first character that YAML does not take, and its place.
@@ -84,11 +98,11 @@ pub(super) fn unprintable(text: &str) -> Option<(Problem, Position)> {
     Some((Problem::Unprintable { code: character.into() }, position))
 }
 
+/// A value, or what is wrong and where.
+pub(super) type Reading<T> = Result<T, (Problem, Option<Position>)>;
+
 /// A document as `T`, and how many nodes it has; `None` if it is empty.
-pub(super) fn read<T: DeserializeOwned>(
-    document: Document<'_>,
-    nodes_left: usize,
-) -> (Result<Option<T>, (Problem, Option<Position>)>, usize) {
+pub(super) fn read<T: DeserializeOwned>(document: Document<'_>, nodes_left: usize) -> (Reading<Option<T>>, usize) {
     let nodes = Rc::new(Cell::new(0));
     let counted = Rc::clone(&nodes);
     let options = options(nodes_left.min(DOCUMENT_NODES)).with_budget_report(move |report| counted.set(report.nodes));
@@ -209,4 +223,29 @@ pub(super) fn shown(text: &str) -> String {
         shown.push_str("..");
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(text: &str) -> Vec<(u32, &str)> {
+        documents(text)
+            .map(|document| (document.lines_before, document.text))
+            .collect()
+    }
+
+    #[test]
+    fn documents_are_split_at_their_markers() {
+        assert_eq!(split(""), []);
+        assert_eq!(split("\n# nothing\n---\n--- # still nothing\n"), []);
+        assert_eq!(split("a: b"), [(0, "a: b")]);
+        assert_eq!(split("a\n---\nb\n---\n"), [(0, "a\n"), (1, "---\nb\n")]);
+        assert_eq!(
+            split("# c\n%YAML 1.2\n---\na\n---\r\nb"),
+            [(0, "# c\n%YAML 1.2\n---\na\n"), (4, "---\r\nb")]
+        );
+        assert_eq!(split("--- {a: b}\n--- c\n"), [(0, "--- {a: b}\n"), (1, "--- c\n")]);
+        assert_eq!(split("---a\n ---\n----\n"), [(0, "---a\n ---\n----\n")]);
+    }
 }

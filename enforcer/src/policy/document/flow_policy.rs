@@ -42,14 +42,14 @@ pub(in crate::policy) enum PeersDoc {
     Items(Vec<At<PeerDoc>>),
 }
 
-/// An item of `from` or `to`.
+/// An item of `from` or `to`. The boxes keep the lists of a hostile file small.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::policy) struct PeerDoc {
     #[serde(default, deserialize_with = "given")]
-    pub(in crate::policy) workloads: Option<At<LabelsDoc>>,
+    pub(in crate::policy) workloads: Option<Box<At<LabelsDoc>>>,
     #[serde(default, deserialize_with = "given")]
-    pub(in crate::policy) namespaces: Option<At<LabelsDoc>>,
+    pub(in crate::policy) namespaces: Option<Box<At<LabelsDoc>>>,
     #[serde(default, deserialize_with = "given")]
     pub(in crate::policy) cidr: Option<At<String>>,
     #[serde(default, deserialize_with = "given")]

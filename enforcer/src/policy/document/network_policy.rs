@@ -40,16 +40,16 @@ pub(in crate::policy) struct EgressRuleDoc {
     pub(in crate::policy) ports: Option<At<Vec<At<PortDoc>>>>,
 }
 
-/// An item of `from` or `to`.
+/// An item of `from` or `to`. The boxes keep the lists of a hostile file small.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::policy) struct PeerDoc {
     #[serde(default, deserialize_with = "given")]
-    pub(in crate::policy) pod_selector: Option<At<LabelSelectorDoc>>,
+    pub(in crate::policy) pod_selector: Option<Box<At<LabelSelectorDoc>>>,
     #[serde(default, deserialize_with = "given")]
-    pub(in crate::policy) namespace_selector: Option<At<LabelSelectorDoc>>,
+    pub(in crate::policy) namespace_selector: Option<Box<At<LabelSelectorDoc>>>,
     #[serde(default, deserialize_with = "given")]
-    pub(in crate::policy) ip_block: Option<At<IpBlockDoc>>,
+    pub(in crate::policy) ip_block: Option<Box<At<IpBlockDoc>>>,
 }
 
 /// `ipBlock`.

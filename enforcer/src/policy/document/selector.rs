@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use crate::policy::error::near_name;
 use crate::policy::position::{At, given};
 
-/// A LabelSelector.
+/// A `LabelSelector`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::policy) struct LabelSelectorDoc {
@@ -35,17 +35,17 @@ pub(in crate::policy) type LabelDoc = (At<String>, At<String>);
 #[derive(Debug, Default)]
 pub(in crate::policy) struct LabelMapDoc(pub(in crate::policy) Vec<LabelDoc>);
 
-/// `workloads` and `namespaces` of a FlowPolicy: labels, or a LabelSelector.
+/// `workloads` and `namespaces` of a FlowPolicy: labels, or a `LabelSelector`.
 #[derive(Debug, Default)]
 pub(in crate::policy) struct LabelsDoc {
-    /// Plain labels. A selector is a selector as soon as it has one of the two fields of a LabelSelector.
+    /// Plain labels. A selector is a selector as soon as it has one of the two fields of a `LabelSelector`.
     pub(in crate::policy) labels: Vec<LabelDoc>,
     pub(in crate::policy) selector: LabelSelectorDoc,
-    /// A key that looks like a misspelt field of a LabelSelector.
+    /// A key that looks like a misspelt field of a `LabelSelector`.
     pub(in crate::policy) misspelt: Option<At<String>>,
 }
 
-/// The fields of a LabelSelector.
+/// The fields of a `LabelSelector`.
 pub(in crate::policy) const SELECTOR_FIELDS: [&str; 2] = ["matchLabels", "matchExpressions"];
 
 impl<'de> Deserialize<'de> for LabelMapDoc {

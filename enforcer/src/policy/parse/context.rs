@@ -9,7 +9,7 @@ use super::super::error::{Caution, Problem};
 use super::super::finding::{Finding, Place};
 use super::super::model::SourceLocation;
 use super::super::position::Position;
-use super::super::yaml::Document;
+use super::super::yaml::{Document, Reading};
 use super::super::{PolicyError, PolicyWarning};
 use super::FILE_REQUIREMENTS;
 
@@ -70,7 +70,7 @@ impl<'a> Context<'a> {
     }
 
     /// The value of a reading, or its error noted.
-    pub(super) fn take<T>(&mut self, reading: Result<T, (Problem, Option<Position>)>) -> Option<T> {
+    pub(super) fn take<T>(&mut self, reading: Reading<T>) -> Option<T> {
         match reading {
             Ok(value) => Some(value),
             Err((problem, position)) => {

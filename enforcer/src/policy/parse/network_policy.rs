@@ -27,12 +27,11 @@ pub(super) fn read(context: &mut Context<'_>, spec: At<SpecDoc>) -> Option<Spec>
             },
         at,
     } = spec;
-    let subject = match pod_selector {
-        Some(selector) => label_selector(context, selector.value),
-        None => {
-            context.warn(at, Caution::NoPodSelector);
-            Some(LabelSelector::default())
-        }
+    let subject = if let Some(selector) = pod_selector {
+        label_selector(context, selector.value)
+    } else {
+        context.warn(at, Caution::NoPodSelector);
+        Some(LabelSelector::default())
     };
     let types = directions(context, policy_types, egress.as_ref());
     let (ingress_at, ingress) = ingress.map_or((at, Vec::new()), |rules| (rules.at, rules.value));

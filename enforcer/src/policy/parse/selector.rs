@@ -14,7 +14,7 @@ use super::context::Context;
 
 const OPERATORS: &[&str] = &["In", "NotIn", "Exists", "DoesNotExist"];
 
-/// Labels, or a LabelSelector.
+/// Labels, or a `LabelSelector`.
 pub(super) fn labels(context: &mut Context<'_>, doc: LabelsDoc) -> Option<LabelSelector> {
     let LabelsDoc {
         labels,
@@ -43,7 +43,7 @@ pub(super) fn labels(context: &mut Context<'_>, doc: LabelsDoc) -> Option<LabelS
     label_selector(context, selector)
 }
 
-/// A LabelSelector.
+/// A `LabelSelector`.
 pub(super) fn label_selector(context: &mut Context<'_>, doc: LabelSelectorDoc) -> Option<LabelSelector> {
     let LabelSelectorDoc {
         match_labels,

@@ -35,9 +35,9 @@ fn read(path: &Path) {
     for entry in fs::read_dir(path).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            read(&path)
+            read(&path);
         } else {
-            drop(fs::read(path))
+            drop(fs::read(path));
         }
     }
 }
