@@ -34,6 +34,7 @@ impl Podman {
         let directory = tempfile::Builder::new().prefix("enf-podman-").tempdir().unwrap();
         let podman = Self {
             directory,
+            prefix: lab.prefix.clone(),
             service: None,
         };
         let root = podman.directory.path();
@@ -96,7 +97,7 @@ impl Podman {
             v4,
             "--subnet",
             v6,
-            name,
+            &self.network(name),
         ]);
     }
 
@@ -222,6 +223,9 @@ fn containers_are_named_before_and_after_the_start_and_again_with_another_addres
         );
         watch.until("db", |s| has(s, "p/db", &["10.231.0.8", "fd31::8"])).await;
 
+        // Longer than a call may take: an event stream without events is no failure.
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        assert!(!watch.discovery.findings().iter().any(|finding| matches!(finding, Finding::SourceDown { .. })));
         podman.run(&["rm", "-f", "-t", "0", "web"]);
         watch.until("web's end", |s| s.local.len() == 1).await;
         podman.container("web", &[&podman.on("net", "10.231.0.9", "fd31::9")]);
