@@ -221,5 +221,5 @@ async fn changed(containers: Option<&mut watch::Receiver<RuntimeState>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -2,6 +2,8 @@
 //!
 //! Input: what `store` merged from netlink, inventory and runtime. Pure data, no I/O.
 
+#![forbid(unsafe_code)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;

@@ -1,5 +1,6 @@
 //! The inventory's grammar: one whole file, and the whole message for each way to get it wrong.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use super::{Inventory, Match};
@@ -102,7 +103,7 @@ fn each_mistake_has_a_message_with_its_place() {
     let mut messages = String::new();
     for (name, text) in cases {
         let message = parse(&text).expect_err(name);
-        messages.push_str(&format!("== {name}\n{message}\n\n"));
+        writeln!(messages, "== {name}\n{message}\n").unwrap();
     }
     insta::assert_snapshot!(messages);
 }

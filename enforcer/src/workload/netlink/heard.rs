@@ -18,6 +18,10 @@ const RTM_NEWNSID: u16 = 88;
 const RTM_DELNSID: u16 = 89;
 
 /// What may have changed since it was read.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "one for each list that can be read by itself"
+)]
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Stale {
     pub(super) links: bool,

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::Docker;
 use bollard::errors::Error;
@@ -17,6 +18,9 @@ use super::Container;
 
 /// Seconds that one call may take.
 const CALL_TIMEOUT: u64 = 8;
+
+/// Events so long before the subscription are sent again.
+const REPLAY: Duration = Duration::from_secs(2);
 
 /// A connection to the runtime.
 #[derive(Debug)]
@@ -42,7 +46,10 @@ impl Api {
         // Both runtimes speak older versions of the API than the client asks for by default.
         let docker = self.docker.clone().negotiate_version().await?;
         let filters = HashMap::from([("type", vec!["container"])]);
-        let options = EventsOptionsBuilder::new().filters(&filters).build();
+        // The request goes out when the stream is first polled, after the list; the replay closes the gap between them.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = now.saturating_sub(REPLAY).as_secs().to_string();
+        let options = EventsOptionsBuilder::new().since(&since).filters(&filters).build();
         Ok(Events {
             stream: Box::pin(docker.events(Some(options))),
         })

@@ -9,11 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::claims::{implausible, shown};
+use super::routing::Routing;
 use super::{Inputs, Said, Store};
 use crate::workload::inventory::{Entry, Match};
 use crate::workload::model::WorkloadKey;
 
-pub(super) fn bind(store: &mut Store, inputs: &Inputs<'_>, restored: &BTreeMap<IpAddr, WorkloadKey>, said: &mut Said) {
+pub(super) fn bind(
+    store: &mut Store,
+    inputs: &Inputs<'_>,
+    routing: &Routing<'_>,
+    restored: &BTreeMap<IpAddr, WorkloadKey>,
+    said: &mut Said,
+) {
     let mut bound = BTreeMap::new();
     let entries = || {
         inputs
@@ -36,7 +43,7 @@ pub(super) fn bind(store: &mut Store, inputs: &Inputs<'_>, restored: &BTreeMap<I
         if bound.contains_key(&entry.name) {
             continue;
         }
-        if let Some(key) = candidate(store, inputs, restored, said, entry) {
+        if let Some(key) = candidate(store, inputs, routing, restored, said, entry) {
             said.enter(index, entry, key);
             bound.insert(entry.name.clone(), key);
         }
@@ -52,6 +59,7 @@ fn is_given(said: &Said, key: WorkloadKey, entry: &Entry) -> bool {
 fn candidate(
     store: &Store,
     inputs: &Inputs<'_>,
+    routing: &Routing<'_>,
     restored: &BTreeMap<IpAddr, WorkloadKey>,
     said: &Said,
     entry: &Entry,
@@ -64,11 +72,12 @@ fn candidate(
         .iter()
         .filter(|(key, _)| !said.statements.contains_key(*key))
         .filter(|(key, space)| {
-            let shown = shown(inputs.view, space);
-            entry.addresses.iter().any(|address| {
-                let free = store.owners.get(address).is_none_or(|owner| owner == *key);
-                free && shown.contains(address) && implausible(inputs.view, space, *address).is_none()
-            })
+            shown(inputs.view, space)
+                .filter(|address| entry.addresses.contains(address))
+                .any(|address| {
+                    let free = store.owners.get(address).is_none_or(|owner| owner == *key);
+                    free && implausible(inputs.view, routing, space, *address).is_none()
+                })
         })
         .map(|(key, _)| *key)
         .collect();

@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
+use super::routing::Routing;
 use super::{Inputs, Said, Space};
 use crate::workload::finding::{Finding, Refusal, Subject};
 use crate::workload::model::{WorkloadKey, WorkloadName};
@@ -24,6 +25,8 @@ pub(super) struct Claims<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) known: &'a BTreeMap<WorkloadKey, Space>,
     pub(super) said: &'a Said,
+    pub(super) routing: &'a Routing<'a>,
+    pub(super) entries: &'a BTreeMap<IpAddr, usize>,
 }
 
 /// What came out.
@@ -32,6 +35,13 @@ pub(super) struct Verdicts {
     pub(super) owners: BTreeMap<IpAddr, WorkloadKey>,
     disputed: BTreeMap<IpAddr, BTreeSet<WorkloadKey>>,
     refused: BTreeSet<(WorkloadKey, IpAddr, Refused)>,
+}
+
+/// Addresses of one workload.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Addresses {
+    pub(super) own: BTreeSet<IpAddr>,
+    pub(super) disputed: BTreeSet<IpAddr>,
 }
 
 /// A refusal that names its owner by key; findings put the name in.
@@ -58,7 +68,7 @@ impl Claims<'_> {
                     None => _ = given.entry(*address).or_default().insert(*key),
                 }
             }
-            for address in shown(self.inputs.view, space) {
+            for address in shown(self.inputs.view, space).copied() {
                 if self.said.given_to(*key, address) {
                     continue;
                 }
@@ -99,32 +109,34 @@ impl Claims<'_> {
 
     /// Why an address that is only shown cannot be this workload's.
     fn refusal(&self, key: WorkloadKey, space: &Space, address: IpAddr) -> Option<Refusal> {
-        implausible(self.inputs.view, space, address).or_else(|| {
+        implausible(self.inputs.view, self.routing, space, address).or_else(|| {
             self.entry_of_another(key, address)
                 .map(|name| Refusal::Inventory { name })
         })
     }
 
     fn entry_of_another(&self, key: WorkloadKey, address: IpAddr) -> Option<WorkloadName> {
-        let entries = self.inputs.inventory.entries.iter().enumerate();
-        let mut others = entries
-            .filter(|(index, entry)| entry.addresses.contains(&address) && self.said.entries.get(index) != Some(&key));
-        let (index, entry) = others.next()?;
+        let index = *self.entries.get(&address)?;
+        let bound = self.said.entries.get(&index);
+        if bound == Some(&key) {
+            return None;
+        }
         // Claimed by several namespaces and bound to none: nobody knows whose it is, so it is disputed, not refused.
-        let contested = !self.said.entries.contains_key(&index)
+        let contested = bound.is_none()
             && self
                 .known
                 .iter()
                 .filter(|(key, space)| self.contests(**key, space, address))
                 .count()
                 > 1;
-        (!contested || self.said.statements.contains_key(&key)).then(|| entry.name.clone())
+        (!contested || self.said.statements.contains_key(&key))
+            .then(|| self.inputs.inventory.entries[index].name.clone())
     }
 
     fn contests(&self, key: WorkloadKey, space: &Space, address: IpAddr) -> bool {
         !self.said.statements.contains_key(&key)
-            && shown(self.inputs.view, space).contains(&address)
-            && implausible(self.inputs.view, space, address).is_none()
+            && shown(self.inputs.view, space).any(|shown| *shown == address)
+            && implausible(self.inputs.view, self.routing, space, address).is_none()
     }
 }
 
@@ -134,20 +146,18 @@ impl Verdicts {
         self.owners.contains_key(&address) || self.disputed.contains_key(&address)
     }
 
-    pub(super) fn owned_by(&self, key: WorkloadKey) -> BTreeSet<IpAddr> {
-        self.owners
-            .iter()
-            .filter(|(_, owner)| **owner == key)
-            .map(|(address, _)| *address)
-            .collect()
-    }
-
-    pub(super) fn disputed_by(&self, key: WorkloadKey) -> BTreeSet<IpAddr> {
-        self.disputed
-            .iter()
-            .filter(|(_, keys)| keys.contains(&key))
-            .map(|(address, _)| *address)
-            .collect()
+    /// Own and disputed addresses of each workload that has any.
+    pub(super) fn by_workload(&self) -> BTreeMap<WorkloadKey, Addresses> {
+        let mut all: BTreeMap<WorkloadKey, Addresses> = BTreeMap::new();
+        for (address, key) in &self.owners {
+            all.entry(*key).or_default().own.insert(*address);
+        }
+        for (address, keys) in &self.disputed {
+            for key in keys {
+                all.entry(*key).or_default().disputed.insert(*address);
+            }
+        }
+        all
     }
 
     pub(super) fn findings(&self, subject_of: &impl Fn(WorkloadKey) -> Subject) -> BTreeSet<Finding> {
@@ -173,16 +183,17 @@ impl Verdicts {
 }
 
 /// Addresses inside a namespace.
-pub(super) fn shown(view: &NetworkView, space: &Space) -> BTreeSet<IpAddr> {
-    space
-        .nsid
-        .and_then(|nsid| view.inside.get(&nsid))
-        .cloned()
-        .unwrap_or_default()
+pub(super) fn shown<'a>(view: &'a NetworkView, space: &Space) -> impl Iterator<Item = &'a IpAddr> + use<'a> {
+    space.nsid.and_then(|nsid| view.inside.get(&nsid)).into_iter().flatten()
 }
 
 /// Why an address that is only shown could not be this namespace's own, whoever else has it.
-pub(super) fn implausible(view: &NetworkView, space: &Space, address: IpAddr) -> Option<Refusal> {
+pub(super) fn implausible(
+    view: &NetworkView,
+    routing: &Routing<'_>,
+    space: &Space,
+    address: IpAddr,
+) -> Option<Refusal> {
     if let Some(refusal) = refused_to_all(view, address) {
         return Some(refusal);
     }
@@ -195,33 +206,20 @@ pub(super) fn implausible(view: &NetworkView, space: &Space, address: IpAddr) ->
         IpAddr::V6(v6) if v6.is_unicast_link_local() => return None,
         _ => {}
     }
-    let containing = |to: &IpNetwork| to.prefix() > 0 && to.contains(address);
-    let longest = view
-        .routes
-        .iter()
-        .filter(|route| containing(&route.to))
-        .map(|route| route.to.prefix())
-        .max();
-    let Some(longest) = longest else {
-        return Some(Refusal::OffSubnet);
-    };
-    let best = || {
-        view.routes
-            .iter()
-            .filter(|route| containing(&route.to) && route.to.prefix() == longest)
-    };
+    let best = routing.best(address);
     let masters: BTreeSet<u32> = space
         .veths
         .iter()
         .filter_map(|veth| view.links.get(veth).and_then(|link| link.master))
         .collect();
     // A subnet behind a next hop is that next hop's, and on a bridge anyone could be it.
-    let leads_here =
-        best().any(|route| space.veths.contains(&route.device) || masters.contains(&route.device) && !route.via);
+    let leads_here = best
+        .iter()
+        .any(|route| space.veths.contains(&route.device) || masters.contains(&route.device) && !route.via);
     if !leads_here {
         return Some(Refusal::OffSubnet);
     }
-    best()
+    best.iter()
         .any(|route| is_edge(&route.to, address))
         .then_some(Refusal::Reserved)
 }

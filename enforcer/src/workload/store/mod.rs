@@ -5,8 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+mod assemble;
 mod binding;
 mod claims;
+mod routing;
 #[cfg(test)]
 mod tests;
 mod uplinks;
@@ -15,13 +17,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use self::claims::{Claims, Verdicts};
+use self::claims::Claims;
+use self::routing::Routing;
 use self::uplinks::Uplinks;
-use super::finding::{Finding, Subject};
-use super::inventory::{Entry, Inventory, Match, NAMESPACE_NAME_LABEL};
-use super::model::{Identity, Interface, Labels, LocalWorkload, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName};
+use super::finding::Finding;
+use super::inventory::{Entry, Inventory, Match};
+use super::model::{Snapshot, WorkloadKey, WorkloadName};
 use super::runtime::{Container, by_owner};
-use super::statement::{Statement, unite};
+use super::statement::Statement;
 use super::view::NetworkView;
 
 /// Everything that the store merges, at one moment.
@@ -126,13 +129,17 @@ impl Store {
         }
         self.known.retain(|_, space| !space.veths.is_empty());
         let restored = self.restored_owners();
-        binding::bind(self, inputs, &restored, &mut said);
-        let verdicts = Claims {
+        let routing = Routing::new(inputs.view);
+        binding::bind(self, inputs, &routing, &restored, &mut said);
+        let entries = entries_by_address(inputs.inventory);
+        let claims = Claims {
             inputs,
             known: &self.known,
             said: &said,
-        }
-        .decide(&self.owners, &restored);
+            routing: &routing,
+            entries: &entries,
+        };
+        let verdicts = claims.decide(&self.owners, &restored);
         self.owners.clone_from(&verdicts.owners);
         self.restored.clear();
         self.updated = true;
@@ -150,36 +157,32 @@ impl Store {
         let mut spaces: BTreeMap<i32, BTreeSet<u32>> = BTreeMap::new();
         let mut next: BTreeMap<WorkloadKey, Space> = BTreeMap::new();
         let mut seen = BTreeSet::new();
+        let before = self.keys_by_veth();
         for (index, _, peer) in inputs.view.veths() {
             seen.insert(index);
-            match peer.nsid {
-                Some(nsid) => _ = spaces.entry(nsid).or_default().insert(index),
-                // Its namespace is being torn down and has lost its id: it stays whose it was.
-                None => {
-                    let was = self
-                        .known
-                        .iter()
-                        .find(|(_, space)| space.veths.contains(&index))
-                        .map(|(key, _)| *key);
-                    let (key, nsid) = match was {
-                        Some(key) => (key, self.known[&key].nsid),
-                        None => (self.new_key(), None),
-                    };
-                    next.entry(key)
-                        .or_insert_with(|| Space {
-                            nsid,
-                            ..Space::default()
-                        })
-                        .veths
-                        .insert(index);
-                }
+            if let Some(nsid) = peer.nsid {
+                spaces.entry(nsid).or_default().insert(index);
+                continue;
             }
+            // Its namespace is being torn down and has lost its id: it stays whose it was.
+            let was = before.get(&index).copied();
+            let key = was.unwrap_or_else(|| self.new_key());
+            let nsid = was.and_then(|key| self.known[&key].nsid);
+            next.entry(key)
+                .or_insert_with(|| Space {
+                    nsid,
+                    ..Space::default()
+                })
+                .veths
+                .insert(index);
         }
         for (nsid, veths) in spaces {
-            let same = |space: &Space| {
-                space.nsid == Some(nsid) && !inputs.gone.contains(&nsid) && !space.veths.is_disjoint(&veths)
-            };
-            let known = self.known.iter().find(|(_, space)| same(space)).map(|(key, _)| *key);
+            let same = |key: &WorkloadKey| self.known[key].nsid == Some(nsid) && !inputs.gone.contains(&nsid);
+            let known = veths
+                .iter()
+                .filter_map(|veth| before.get(veth))
+                .find(|key| same(key))
+                .copied();
             let key = known.unwrap_or_else(|| self.new_key());
             let space = next.entry(key).or_default();
             space.nsid = Some(nsid);
@@ -203,6 +206,7 @@ impl Store {
     /// What sources say about namespaces, by namespace alone; entries that go by address come later.
     fn gather(&self, inputs: &Inputs<'_>, findings: &mut BTreeSet<Finding>) -> Said {
         let mut said = Said::default();
+        let by_veth = self.keys_by_veth();
         let by_nsid: BTreeMap<i32, WorkloadKey> = self
             .known
             .iter()
@@ -231,7 +235,7 @@ impl Store {
                     .view
                     .veths()
                     .find(|(_, link, _)| link.name == *name)
-                    .and_then(|(veth, _, _)| self.key_of(veth)),
+                    .and_then(|(veth, _, _)| by_veth.get(&veth).copied()),
                 Match::Address => None,
             };
             if let Some(key) = key {
@@ -239,18 +243,18 @@ impl Store {
             }
         }
         for route in inputs.view.routes.iter().filter(|route| route.is_host()) {
-            if let Some(key) = self.key_of(route.device) {
-                said.given.entry(key).or_default().insert(route.to.ip());
+            if let Some(key) = by_veth.get(&route.device) {
+                said.given.entry(*key).or_default().insert(route.to.ip());
             }
         }
         said
     }
 
-    fn key_of(&self, veth: u32) -> Option<WorkloadKey> {
+    fn keys_by_veth(&self) -> BTreeMap<u32, WorkloadKey> {
         self.known
             .iter()
-            .find(|(_, space)| space.veths.contains(&veth))
-            .map(|(key, _)| *key)
+            .flat_map(|(key, space)| space.veths.iter().map(|veth| (*veth, *key)))
+            .collect()
     }
 
     fn veths_of<'a>(&self, keys: impl Iterator<Item = &'a WorkloadKey>) -> BTreeSet<u32> {
@@ -260,83 +264,11 @@ impl Store {
     }
 
     fn restored_owners(&self) -> BTreeMap<IpAddr, WorkloadKey> {
+        let by_veth = self.keys_by_veth();
         self.restored
             .iter()
-            .filter_map(|(address, veth)| Some((*address, self.key_of(*veth)?)))
+            .filter_map(|(address, veth)| Some((*address, *by_veth.get(veth)?)))
             .collect()
-    }
-
-    fn snapshot(
-        &self,
-        inputs: &Inputs<'_>,
-        said: &Said,
-        verdicts: &Verdicts,
-        uplinks: BTreeMap<u32, String>,
-        findings: &mut BTreeSet<Finding>,
-    ) -> Snapshot {
-        let mut identities = BTreeMap::new();
-        for (key, space) in &self.known {
-            match unite(said.statements.get(key).map_or(&[][..], Vec::as_slice)) {
-                Ok(identity) => _ = identities.insert(*key, identity),
-                Err(disagreement) => {
-                    let workload = subject(inputs, space, None);
-                    findings.insert(Finding::SourcesDisagree { workload, disagreement });
-                }
-            }
-        }
-        let identity_of = |key: &WorkloadKey| identities.get(key).cloned().flatten();
-        let subject_of = |key: WorkloadKey| {
-            let name = identity_of(&key).map(|identity| identity.name);
-            subject(inputs, self.known.get(&key).unwrap_or(&Space::default()), name)
-        };
-        findings.extend(verdicts.findings(&subject_of));
-        for (key, space) in &self.known {
-            if space.nsid.is_some_and(|nsid| inputs.view.unreadable.contains(&nsid)) {
-                findings.insert(Finding::CannotLookInside {
-                    workload: subject_of(*key),
-                });
-            }
-        }
-        let local: BTreeMap<WorkloadKey, LocalWorkload> = self
-            .known
-            .iter()
-            .map(|(key, space)| {
-                let workload = LocalWorkload {
-                    identity: identity_of(key),
-                    addresses: verdicts.owned_by(*key),
-                    disputed: verdicts.disputed_by(*key),
-                    endpoints: space
-                        .veths
-                        .iter()
-                        .filter_map(|veth| Some((*veth, self.interface(inputs, *veth)?)))
-                        .collect(),
-                    routes: said
-                        .statements
-                        .get(key)
-                        .is_some_and(|all| all.iter().any(|one| one.routes)),
-                };
-                (*key, workload)
-            })
-            .collect();
-        let remote = remote(inputs, said, verdicts);
-        let named = local.values().filter_map(|workload| workload.identity.as_ref());
-        let namespaces = namespaces(inputs.inventory, named);
-        Snapshot {
-            namespaces,
-            local,
-            remote,
-            node: inputs.view.node.clone(),
-            uplinks,
-        }
-    }
-
-    fn interface(&self, inputs: &Inputs<'_>, veth: u32) -> Option<Interface> {
-        let link = inputs.view.links.get(&veth)?;
-        Some(Interface {
-            name: link.name.clone(),
-            peer_mac: link.peer.and_then(|peer| peer.mac),
-            existed_at_start: self.at_start.contains(&veth),
-        })
     }
 }
 
@@ -347,57 +279,9 @@ fn is_refusal(finding: &Finding) -> bool {
     )
 }
 
-fn subject(inputs: &Inputs<'_>, space: &Space, name: Option<WorkloadName>) -> Subject {
-    let ifindex = space.veths.first().copied().unwrap_or_default();
-    let interface = inputs
-        .view
-        .links
-        .get(&ifindex)
-        .map(|link| link.name.clone())
-        .unwrap_or_default();
-    Subject {
-        name,
-        ifindex,
-        interface,
-        nsid: space.nsid,
-    }
-}
-
-/// Entries that no local namespace is. An address that is local or the node's is not theirs.
-fn remote(inputs: &Inputs<'_>, said: &Said, verdicts: &Verdicts) -> Vec<RemoteWorkload> {
-    let mut remote: Vec<RemoteWorkload> = inputs
-        .inventory
-        .entries
-        .iter()
-        .enumerate()
-        .filter(|(index, _)| !said.entries.contains_key(index))
-        .map(|(_, entry)| RemoteWorkload {
-            identity: Identity {
-                name: entry.name.clone(),
-                labels: entry.labels.clone(),
-                ports: entry.ports.clone(),
-            },
-            addresses: entry
-                .addresses
-                .iter()
-                .copied()
-                .filter(|address| !verdicts.is_local(*address) && !inputs.view.node.contains(address))
-                .collect(),
-        })
-        .filter(|workload| !workload.addresses.is_empty())
-        .collect();
-    remote.sort_by(|a, b| a.identity.name.cmp(&b.identity.name));
-    remote
-}
-
-fn namespaces<'a>(inventory: &Inventory, named: impl Iterator<Item = &'a Identity>) -> BTreeMap<String, Labels> {
-    let mut namespaces = inventory.namespaces.clone();
-    let entries = inventory.entries.iter().map(|entry| &entry.name.namespace);
-    for namespace in named.map(|identity| &identity.name.namespace).chain(entries) {
-        namespaces.entry(namespace.clone()).or_default();
-    }
-    for (name, labels) in &mut namespaces {
-        labels.insert(NAMESPACE_NAME_LABEL.to_owned(), name.clone());
-    }
-    namespaces
+fn entries_by_address(inventory: &Inventory) -> BTreeMap<IpAddr, usize> {
+    let entries = inventory.entries.iter().enumerate();
+    entries
+        .flat_map(|(index, entry)| entry.addresses.iter().map(move |address| (*address, index)))
+        .collect()
 }

@@ -203,7 +203,7 @@ fn containers_of_one_namespace_are_one_workload_named_by_its_owner() {
     let snapshot = world.update(&mut Store::new()).snapshot;
     let identity = behind(&snapshot, 10).identity.clone().unwrap();
     assert_eq!(identity.name.to_string(), "shop/infra");
-    let labels: Vec<&str> = identity.labels.iter().map(|(_, value)| value.as_str()).collect();
+    let labels: Vec<&str> = identity.labels.values().map(String::as_str).collect();
     assert_eq!(labels, ["web", "infra", "shop", "log"]);
 }
 

@@ -10,7 +10,7 @@ use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
 use crate::workload::runtime::Container;
 use crate::workload::view::{Kind, Link, NetworkView, Route, VethPeer};
 
-/// Ifindex of the bridge with 10.88.0.1/16 and fd88::1/64.
+/// Ifindex of the bridge with `10.88.0.1/16` and `fd88::1/64`.
 pub(super) const BRIDGE: u32 = 1;
 
 #[derive(Clone, Default)]

@@ -1,0 +1,146 @@
+//! The last step of an update: identities, remote peers and namespaces, put together to a `Snapshot`.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::claims::Verdicts;
+use super::{Inputs, Said, Space, Store};
+use crate::workload::finding::{Finding, Subject};
+use crate::workload::inventory::{Inventory, NAMESPACE_NAME_LABEL};
+use crate::workload::model::{
+    Identity, Interface, Labels, LocalWorkload, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName,
+};
+use crate::workload::statement::unite;
+
+impl Store {
+    pub(super) fn snapshot(
+        &self,
+        inputs: &Inputs<'_>,
+        said: &Said,
+        verdicts: &Verdicts,
+        uplinks: BTreeMap<u32, String>,
+        findings: &mut BTreeSet<Finding>,
+    ) -> Snapshot {
+        let mut identities = BTreeMap::new();
+        for (key, space) in &self.known {
+            match unite(said.statements.get(key).map_or(&[][..], Vec::as_slice)) {
+                Ok(identity) => _ = identities.insert(*key, identity),
+                Err(disagreement) => {
+                    let workload = subject(inputs, space, None);
+                    findings.insert(Finding::SourcesDisagree { workload, disagreement });
+                }
+            }
+        }
+        let identity_of = |key: &WorkloadKey| identities.get(key).cloned().flatten();
+        let subject_of = |key: WorkloadKey| {
+            let name = identity_of(&key).map(|identity| identity.name);
+            subject(inputs, self.known.get(&key).unwrap_or(&Space::default()), name)
+        };
+        findings.extend(verdicts.findings(&subject_of));
+        for (key, space) in &self.known {
+            if space.nsid.is_some_and(|nsid| inputs.view.unreadable.contains(&nsid)) {
+                findings.insert(Finding::CannotLookInside {
+                    workload: subject_of(*key),
+                });
+            }
+        }
+        let mut addresses = verdicts.by_workload();
+        let local: BTreeMap<WorkloadKey, LocalWorkload> = self
+            .known
+            .iter()
+            .map(|(key, space)| {
+                let addresses = addresses.remove(key).unwrap_or_default();
+                let workload = LocalWorkload {
+                    identity: identity_of(key),
+                    addresses: addresses.own,
+                    disputed: addresses.disputed,
+                    endpoints: space
+                        .veths
+                        .iter()
+                        .filter_map(|veth| Some((*veth, self.interface(inputs, *veth)?)))
+                        .collect(),
+                    routes: said
+                        .statements
+                        .get(key)
+                        .is_some_and(|all| all.iter().any(|one| one.routes)),
+                };
+                (*key, workload)
+            })
+            .collect();
+        let remote = remote(inputs, said, verdicts);
+        let named = local.values().filter_map(|workload| workload.identity.as_ref());
+        let namespaces = namespaces(inputs.inventory, named);
+        Snapshot {
+            namespaces,
+            local,
+            remote,
+            node: inputs.view.node.clone(),
+            uplinks,
+        }
+    }
+
+    fn interface(&self, inputs: &Inputs<'_>, veth: u32) -> Option<Interface> {
+        let link = inputs.view.links.get(&veth)?;
+        Some(Interface {
+            name: link.name.clone(),
+            peer_mac: link.peer.and_then(|peer| peer.mac),
+            existed_at_start: self.at_start.contains(&veth),
+        })
+    }
+}
+
+fn subject(inputs: &Inputs<'_>, space: &Space, name: Option<WorkloadName>) -> Subject {
+    let ifindex = space.veths.first().copied().unwrap_or_default();
+    let interface = inputs
+        .view
+        .links
+        .get(&ifindex)
+        .map(|link| link.name.clone())
+        .unwrap_or_default();
+    Subject {
+        name,
+        ifindex,
+        interface,
+        nsid: space.nsid,
+    }
+}
+
+/// Entries that no local namespace is. An address that is local or the node's is not theirs.
+fn remote(inputs: &Inputs<'_>, said: &Said, verdicts: &Verdicts) -> Vec<RemoteWorkload> {
+    let mut remote: Vec<RemoteWorkload> = inputs
+        .inventory
+        .entries
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| !said.entries.contains_key(index))
+        .map(|(_, entry)| RemoteWorkload {
+            identity: Identity {
+                name: entry.name.clone(),
+                labels: entry.labels.clone(),
+                ports: entry.ports.clone(),
+            },
+            addresses: entry
+                .addresses
+                .iter()
+                .copied()
+                .filter(|address| !verdicts.is_local(*address) && !inputs.view.node.contains(address))
+                .collect(),
+        })
+        .filter(|workload| !workload.addresses.is_empty())
+        .collect();
+    remote.sort_by(|a, b| a.identity.name.cmp(&b.identity.name));
+    remote
+}
+
+fn namespaces<'a>(inventory: &Inventory, named: impl Iterator<Item = &'a Identity>) -> BTreeMap<String, Labels> {
+    let mut namespaces = inventory.namespaces.clone();
+    let entries = inventory.entries.iter().map(|entry| &entry.name.namespace);
+    for namespace in named.map(|identity| &identity.name.namespace).chain(entries) {
+        namespaces.entry(namespace.clone()).or_default();
+    }
+    for (name, labels) in &mut namespaces {
+        labels.insert(NAMESPACE_NAME_LABEL.to_owned(), name.clone());
+    }
+    namespaces
+}
