@@ -7,7 +7,7 @@ use crate::flow::sink::InvalidFlowLog;
 use crate::kernel::KernelError;
 use crate::policy::load::PolicyErrors;
 use crate::policy::watch::WatchError;
-use crate::workload::discovery::WorkloadError;
+use crate::workload::WorkloadError;
 
 /// An error that ends `enforcer run`.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ impl AgentError {
         match self {
             Self::Policies(_) | Self::Compile(_) | Self::Workloads(WorkloadError::Inventory(_)) => 2,
             Self::Workloads(WorkloadError::SourceSilent { .. }) => 3,
-            Self::Kernel(error) if error.is_busy() => 5,
+            Self::Kernel(KernelError::Busy { .. }) => 5,
             Self::Kernel(_) => 4,
             Self::Workloads(_) | Self::Watch(_) | Self::FlowLog(_) | Self::State(_) | Self::Signals(_) => 1,
         }

@@ -4,6 +4,7 @@
 //! it is told to stop. Stopping leaves enforcement on.
 
 mod error;
+mod names;
 pub mod plan;
 mod policies;
 mod reconcile;
@@ -25,7 +26,7 @@ use crate::config::Settings;
 use crate::flow::sink::{FlowLog, Target};
 use crate::kernel::{Kernel, KernelConfig};
 use crate::policy::watch;
-use crate::workload::discovery::{self, Discovery};
+use crate::workload::{self, Discovery};
 use crate::workload::runtime::RuntimeKind;
 
 /// How often denials are read. The kernel's ring and slices hold what comes in between.
@@ -72,7 +73,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let earlier = states.load(kernel.revision().revision);
     let mut policies = Policies::load(&options.policies, earlier.as_ref())?;
     let log = FlowLog::open(options.flow_log.clone(), &node)?;
-    let config = discovery::Config {
+    let config = workload::Config {
         inventory: options.inventory.clone(),
         runtime: options.runtime.clone(),
         uplinks: options.uplinks.clone(),
@@ -82,7 +83,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let mut reconciler = Reconciler::new(&options, &node, kernel, states, earlier, log)?;
     let mut policy_files = watch::watch(vec![options.policies.clone()])?;
     let mut inventory_file = watch::watch(options.inventory.iter().cloned().collect())?;
-    let mut discovery = discovery::start(config).await?;
+    let mut discovery = workload::start(config).await?;
 
     let mut denials = interval(DENIALS);
     let mut sweep = interval(SWEEP);

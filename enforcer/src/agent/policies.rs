@@ -10,7 +10,7 @@ use crate::policy::model::PolicySet;
 
 /// A policy set and where it came from.
 #[derive(Debug)]
-pub struct Policies {
+pub(super) struct Policies {
     directory: PathBuf,
     set: Arc<PolicySet>,
     sources: Vec<SourceFile>,
@@ -19,7 +19,7 @@ pub struct Policies {
 
 impl Policies {
     /// Reads the directory. If it is refused, the policies of an earlier run that are still in force go on.
-    pub fn load(directory: &Path, earlier: Option<&InForce>) -> Result<Self, AgentError> {
+    pub(super) fn load(directory: &Path, earlier: Option<&InForce>) -> Result<Self, AgentError> {
         let (loaded, error) = match load(directory) {
             Ok(loaded) => (loaded, None),
             Err(errors) => {
@@ -39,7 +39,7 @@ impl Policies {
     }
 
     /// Reads the directory again. True: the set, or the place of a line in it, has changed.
-    pub fn reload(&mut self) -> bool {
+    pub(super) fn reload(&mut self) -> bool {
         match load(&self.directory) {
             Ok(loaded) => {
                 self.error = None;
@@ -64,22 +64,22 @@ impl Policies {
     }
 
     /// The set.
-    pub fn set(&self) -> &Arc<PolicySet> {
+    pub(super) fn set(&self) -> &Arc<PolicySet> {
         &self.set
     }
 
     /// Its files.
-    pub fn sources(&self) -> &[SourceFile] {
+    pub(super) fn sources(&self) -> &[SourceFile] {
         &self.sources
     }
 
     /// Where it is read from.
-    pub fn directory(&self) -> &Path {
+    pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
 
     /// Why what lies in the directory is not in force.
-    pub fn error(&self) -> Option<&str> {
+    pub(super) fn error(&self) -> Option<&str> {
         self.error.as_deref()
     }
 }

@@ -11,6 +11,7 @@ use enforcer_common::id::{Direction, OwnerId};
 use jiff::Timestamp;
 
 use super::error::AgentError;
+use super::names::Rulings;
 use super::plan::{Intent, Unknown};
 use super::policies::Policies;
 use super::report::{Report, WorkloadLine};
@@ -23,7 +24,7 @@ use crate::flow::sink::FlowLog;
 use crate::kernel::{self, Applied, Denials, Kernel};
 use crate::policy::load::from_sources;
 use crate::resolve::{ResolvedPolicy, resolve};
-use crate::workload::discovery::Discovery;
+use crate::workload::{Discovery, Mode};
 use crate::workload::model::{Snapshot, WorkloadKey};
 
 /// How long the flow log may take to write what is queued when the daemon stops.
@@ -100,7 +101,7 @@ impl Reconciler {
         let owners =
             adopted.filter_map(|endpoint| Some((endpoint.id, key_of(endpoint.ifindex)?))).collect::<BTreeMap<_, _>>();
         let resolved = Arc::new(resolve(Arc::new(loaded.set), Arc::clone(&snapshot)));
-        self.names.install(earlier.revision, &snapshot, &owners, resolved);
+        self.names.install(earlier.revision, &snapshot, &owners, Arc::new(Rulings(resolved)));
     }
 
     /// The workloads have changed.
@@ -158,7 +159,7 @@ impl Reconciler {
             tracing::info!(revision, policies = policies.set().policies.len(), workloads = snapshot.local.len(), "in force");
         }
         // Also where the image is the same: names, labels and lines may not be.
-        self.names.install(revision, snapshot, &self.owners, Arc::clone(&resolved) as _);
+        self.names.install(revision, snapshot, &self.owners, Arc::new(Rulings(Arc::clone(&resolved))));
         self.resolved = Some(resolved);
         Ok(())
     }
@@ -252,7 +253,7 @@ impl Reconciler {
             policy_error: policies.error().map(str::to_owned),
             findings: discovery.findings().iter().map(ToString::to_string).collect(),
             refused_claims: discovery.refused(),
-            discovery: discovery.mode().to_string(),
+            discovery: mode_text(discovery.mode()).to_owned(),
             uplinks: self.snapshot.iter().flat_map(|snapshot| snapshot.uplinks.values().cloned()).collect(),
             workloads: self.workload_lines(),
             flow_log_lines: counts.lines,
@@ -292,5 +293,12 @@ impl Reconciler {
         if counts.lost_records > 0 {
             tracing::warn!(records = counts.lost_records, "the flow log could not take everything");
         }
+    }
+}
+
+fn mode_text(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Events => "by events",
+        Mode::Polling => "by polling: without CAP_NET_BROADCAST a change inside a container shows up to a second late",
     }
 }

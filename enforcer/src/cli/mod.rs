@@ -1,3 +1,91 @@
-//! Command line: one file a command.
+//! The command line: one file a command. Data goes to stdout, logs go to stderr.
 
+pub mod demo;
+pub mod explain;
 pub mod flows;
+pub mod in_force;
+pub mod purge;
+pub mod run;
+pub mod status;
+pub mod validate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Microsegmentation for containers: declared flows pass, everything else is dropped in the kernel and logged by name.
+///
+/// Start with `enforcer demo` (as root): it builds a shop of three workloads in namespaces of its own, enforces the example
+/// policies and shows what was allowed and what was denied, by which line. It leaves nothing behind.
+#[derive(Debug, Parser)]
+#[command(name = "enforcer", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Say more on stderr; twice for everything. `ENFORCER_LOG` takes tracing's filters.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Enforce policies on this node until told to stop.
+    Run(run::Args),
+    /// Show it at work in namespaces of its own.
+    Demo(demo::Args),
+    /// Check policy files without applying them.
+    Validate(validate::Args),
+    /// Say what policy decides about a flow, and by which line.
+    Explain(explain::Args),
+    /// Print a flow log for people.
+    Flows(flows::Args),
+    /// Say how enforcement on this node is.
+    Status(status::Args),
+    /// Remove enforcement from this node.
+    Purge(purge::Args),
+}
+
+/// Exit code of wrong usage and unreadable files, where a command has no other.
+const USAGE: u8 = 2;
+
+/// Runs a command.
+pub fn dispatch(cli: Cli) -> ExitCode {
+    log_to_stderr(cli.verbose);
+    let result = match cli.command {
+        Command::Run(args) => return run::run(args),
+        Command::Validate(args) => return validate::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Flows(args) => flows::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Purge(args) => purge::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        complain(&error);
+        ExitCode::from(USAGE)
+    })
+}
+
+/// An error for people: what went wrong, then why.
+#[allow(clippy::print_stderr, reason = "a command's error is not a log line")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => "info",
+        1 => "debug",
+        _ => "trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ENFORCER_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("warn,enforcer={level}")));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .init();
+}

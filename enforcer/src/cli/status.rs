@@ -13,7 +13,7 @@ use enforcer_common::id::{Direction, Row};
 use super::in_force::Place;
 use crate::agent::report::Report;
 use crate::kernel::KernelError;
-use crate::kernel::status::{self, EndpointView, StatusView};
+use crate::kernel::status::{self, StatusView};
 
 /// Say how enforcement on this node is.
 ///
@@ -62,15 +62,11 @@ fn troubles(view: &StatusView, report: Option<&Report>) -> Vec<String> {
     if view.word.revision == 0 {
         troubles.push("no policy is in force yet".to_owned());
     }
-    for endpoint in view.endpoints.iter().filter(|endpoint| !is_attached(endpoint)) {
+    for endpoint in view.endpoints.iter().filter(|endpoint| !endpoint.is_attached()) {
         troubles.push(format!("ifindex {} has no program, or not as the first of its chain", endpoint.ifindex));
     }
     troubles.extend(report.iter().flat_map(|report| report.troubles()));
     troubles
-}
-
-fn is_attached(endpoint: &EndpointView) -> bool {
-    [endpoint.from, endpoint.to].iter().all(|link| link.id != 0 && link.ifindex == endpoint.ifindex)
 }
 
 /// Workloads by ifindex, from the report.
@@ -119,7 +115,7 @@ fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> S
 
     let names = names(report);
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(["WORKLOAD", "VETH", "IFINDEX", "PROGRAMS", "INGRESS", "EGRESS", "ADDRESSES"]);
     for endpoint in &view.endpoints {
         let (name, device, policies) = names.get(&endpoint.ifindex).copied().unwrap_or(("", "", [0; 2]));
@@ -137,7 +133,7 @@ fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> S
             if name.is_empty() { "(unknown)" } else { name },
             device,
             &endpoint.ifindex.to_string(),
-            if is_attached(endpoint) { "attached" } else { "MISSING" },
+            if endpoint.is_attached() { "attached" } else { "MISSING" },
             &ingress,
             &egress,
             &addresses.join(" "),
@@ -146,7 +142,7 @@ fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> S
     text.push_str(&format!("\n{table}\n\n"));
 
     let mut denied = Table::new();
-    denied.load_preset(presets::NOTHING).set_header(["DENIED", "REASON", "PACKETS", "LOGGED", "SUPPRESSED", "LOST"]);
+    denied.load_style(presets::NOTHING).set_header(["DENIED", "REASON", "PACKETS", "LOGGED", "SUPPRESSED", "LOST"]);
     for ((direction, reason), counts) in &view.denied {
         let total = counts.logged + counts.suppressed + counts.lost;
         let counts = [total, counts.logged, counts.suppressed, counts.lost].map(|count| count.to_string());
@@ -191,7 +187,7 @@ fn as_json(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> s
                 "device": device,
                 "workload": name,
                 "id": endpoint.id.0,
-                "attached": is_attached(endpoint),
+                "attached": endpoint.is_attached(),
                 "links": [endpoint.from.id, endpoint.to.id],
                 "unknown": endpoint.unknown,
                 "routes": endpoint.routes,

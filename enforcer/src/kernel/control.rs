@@ -14,7 +14,7 @@ use crate::kernel::attach::Links;
 use crate::kernel::denials::Denials;
 use crate::kernel::endpoints::EndpointTable;
 use crate::kernel::error::KernelError;
-use crate::kernel::globals::Globals;
+use crate::kernel::globals::{Globals, next_word};
 use crate::kernel::grace;
 use crate::kernel::incarnation::{Ids, Incarnations, owned};
 use crate::kernel::layout::{Layout, Lock};
@@ -124,6 +124,11 @@ impl Kernel {
     }
 
     /// The policy in force.
+    pub fn next_revision(&self) -> u32 {
+        next_word(self.globals.word()).revision
+    }
+
+    /// Revision and epoch in force.
     pub fn revision(&self) -> PolicyWord {
         self.globals.word()
     }

@@ -49,7 +49,7 @@ pub struct Plan<'a> {
 }
 
 /// One workload.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PlannedWorkload {
     /// Its incarnation, never reused within a run of the daemon.
     pub key: u64,

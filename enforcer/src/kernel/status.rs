@@ -68,6 +68,13 @@ pub struct EndpointView {
     pub to: LinkView,
 }
 
+impl EndpointView {
+    /// Both programs are attached to its device.
+    pub fn is_attached(&self) -> bool {
+        [self.from, self.to].iter().all(|link| link.id != 0 && link.ifindex == self.ifindex)
+    }
+}
+
 /// One link.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct LinkView {

@@ -31,7 +31,7 @@ impl Row {
 /// The table and a line that sums it up.
 pub(super) fn render(rows: &[Row]) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(["from", "to", "connections", "decided by"]);
     for row in rows {
         let (connected, tries) = row.connected;
