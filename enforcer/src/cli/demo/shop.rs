@@ -1,6 +1,7 @@
 //! The demo's shop: set up, served, and taken down whatever happens.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -163,8 +164,8 @@ impl Shop {
         let mut listeners = BTreeMap::new();
         for (_, to, port) in TRIES {
             for address in &addresses[to] {
-                if !listeners.contains_key(&(address, port)) {
-                    listeners.insert((address, port), self.place(to)?.enter(|| TcpListener::bind((*address, port)))??);
+                if let Entry::Vacant(free) = listeners.entry((address, port)) {
+                    free.insert(self.place(to)?.enter(|| TcpListener::bind((*address, port)))??);
                 }
             }
         }
@@ -369,7 +370,7 @@ fn record(line: &str) -> Option<Record> {
     let address = |side: &str| flow.get("IP")?.get(side)?.as_str()?.parse().ok();
     let log = flow.get("policy_log")?.as_array()?;
     let place = log.first()?.as_str()?;
-    let reason = log.iter().filter_map(|part| part.as_str()?.strip_prefix("reason=")).next()?;
+    let reason = log.iter().find_map(|part| part.as_str()?.strip_prefix("reason="))?;
     Some(Record {
         source: address("source")?,
         destination: address("destination")?,
