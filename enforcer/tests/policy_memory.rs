@@ -192,7 +192,7 @@ const CASES: &[Case] = &[
     }),
     ("brackets", "levels deep", || repeated("", "[")),
     ("braces", "levels deep", || repeated("", "{a: ")),
-    ("dashes", "levels deep", || repeated("", "- ")),
+    ("dashes", "levels deep", || repeated("a:\n  ", "- ")),
     ("indents", "levels deep", || {
         (0..4_000).fold(String::new(), |mut text, i| {
             let _ = writeln!(text, "{}a:", " ".repeat(i));
