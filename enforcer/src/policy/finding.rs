@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
-use super::error::{Caution, Problem};
+use super::caution::Caution;
+use super::error::Problem;
 use super::position::Position;
 
 /// Characters of the line that are kept on each side of the place.

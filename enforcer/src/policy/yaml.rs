@@ -189,6 +189,11 @@ fn problem(error: &serde_yaml::Error, nodes_left: usize) -> Problem {
         Error::MultipleDocuments { .. } => Problem::Syntax {
             message: "text behind the end of the document; begin the next one with `---`".to_owned(),
         },
+        Error::UnsupportedTag { tag, .. } => Problem::Syntax {
+            message: format!("unsupported tag `{}`", shown(tag)),
+        },
+        // The scanner runs ahead of the budget and has its own limit for brackets.
+        Error::ExternalMessage { msg, .. } if msg.contains("recursion limit") => Problem::TooDeep { limit: DEPTH },
         other => {
             let text = other.to_string();
             // The reader appends the place, which a finding shows by itself.

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use super::super::error::{Caution, Problem};
+use super::super::caution::Caution;
+use super::super::error::Problem;
 use super::super::finding::{Finding, Place};
 use super::super::model::SourceLocation;
 use super::super::position::Position;

@@ -1,8 +1,9 @@
 //! `networking.k8s.io/v1` NetworkPolicy (N2, N3, N6-N14, N17).
 
+use super::super::caution::Caution;
 use super::super::document::network_policy::{EgressRuleDoc, IngressRuleDoc, IpBlockDoc, PeerDoc, PortDoc, SpecDoc};
 use super::super::document::port::PortValueDoc;
-use super::super::error::{Caution, Problem};
+use super::super::error::Problem;
 use super::super::model::{LabelSelector, NamespaceScope, Peer, Peers, PolicyKind, PortSpec, Ports, Rule, Transport};
 use super::super::names::is_port_name;
 use super::super::position::{At, Position};

@@ -2,8 +2,9 @@
 
 use ipnetwork::IpNetwork;
 
+use super::super::caution::Caution;
 use super::super::cidr::{self, InvalidCidr};
-use super::super::error::{Caution, Problem};
+use super::super::error::Problem;
 use super::super::model::{Peer, PolicyKind};
 use super::super::position::{At, Position};
 use super::super::yaml::shown;
