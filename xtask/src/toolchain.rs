@@ -74,24 +74,17 @@ impl Machine {
         version.is_some_and(|text| number_after(&text, "bpf-linker 0.").is_some_and(|minor| minor == LINKER_MINOR))
     }
 
-    /// Whether a rustup toolchain, or the one in use, has `rustfmt` or `clippy`. The proxies on PATH are always there.
-    pub(crate) fn has_component(&self, toolchain: Option<&str>, component: &str) -> bool {
-        let words = match toolchain {
+    /// Whether `cargo fmt` or `cargo clippy` starts, in the toolchain in use or in a named one of rustup: its proxies on
+    /// PATH are there with or without the component.
+    pub(crate) fn has_component(&self, toolchain: Option<&str>, subcommand: &str) -> bool {
+        let words: Option<Vec<OsString>> = match toolchain {
             Some(name) => self.program("rustup").map(|rustup| {
-                [rustup.as_os_str(), "run".as_ref(), name.as_ref(), "rustc".as_ref()]
-                    .map(OsString::from)
-                    .to_vec()
+                let rest = ["run", name, "cargo"].map(OsString::from);
+                std::iter::once(rustup.into()).chain(rest).collect()
             }),
-            None => self.program("rustc").map(|rustc| vec![rustc.into()]),
+            None => self.program("cargo").map(|cargo| vec![cargo.into()]),
         };
-        let program = if component == "rustfmt" {
-            "cargo-fmt"
-        } else {
-            "cargo-clippy"
-        };
-        words
-            .and_then(|words| output(&words, &["--print", "sysroot"]))
-            .is_some_and(|sysroot| PathBuf::from(sysroot.trim()).join("bin").join(program).exists())
+        words.is_some_and(|words| output(&words, &[subcommand, "--version"]).is_some())
     }
 
     fn is_usable(&self, compiler: BpfCompiler) -> bool {

@@ -115,9 +115,10 @@ fn linker() -> Step {
 
 fn components(machine: &Machine, compiler: Option<BpfCompiler>) -> Vec<Step> {
     let mut steps = Vec::new();
-    let missing: Vec<&str> = ["rustfmt", "clippy"]
+    let missing: Vec<&str> = [("rustfmt", "fmt"), ("clippy", "clippy")]
         .into_iter()
-        .filter(|name| !machine.has_component(None, name))
+        .filter(|(_, subcommand)| !machine.has_component(None, subcommand))
+        .map(|(component, _)| component)
         .collect();
     if !missing.is_empty() {
         let run = Run::new("rustup").args(["component", "add"]).args(missing);

@@ -32,7 +32,7 @@ impl Fake {
             root: tempfile::tempdir().unwrap(),
             _alone: MACHINE.lock().unwrap_or_else(PoisonError::into_inner),
         };
-        fake.rustc("rustc", "stable", "1.95.0", "22.1", &["cargo-fmt", "cargo-clippy"]);
+        fake.toolchain("cargo", "stable", "1.95.0", "22.1", &["cargo-fmt", "cargo-clippy"]);
         fake.file("/proc/mounts", "sysfs /sys sysfs rw 0 0\n");
         fake
     }
@@ -84,8 +84,8 @@ impl Fake {
         fs::remove_file(self.at(path)).unwrap();
     }
 
-    /// A rustc that answers what the detection asks, with its sysroot and the components in it.
-    fn rustc(&self, name: &str, toolchain: &str, release: &str, llvm: &str, components: &[&str]) {
+    /// A program that answers as rustc and as cargo what the detection asks, with its sysroot and the components in it.
+    fn toolchain(&self, name: &str, toolchain: &str, release: &str, llvm: &str, components: &[&str]) {
         let sysroot = self.at(&format!("/root/.rustup/{toolchain}"));
         let body = answer(release, llvm, &sysroot);
         self.script(&format!("/root/.cargo/bin/{name}"), &body);
@@ -95,8 +95,8 @@ impl Fake {
     }
 
     fn nightly(&self, llvm: &str, components: &[&str]) {
-        // `rustup run nightly rustc ARGUMENTS` and `rustc ARGUMENTS` differ in the first three words.
-        self.rustc("rustup", "nightly", "1.97.0-nightly", llvm, components);
+        // `rustup run nightly rustc ARGUMENTS`: what follows the first three words is for the compiler.
+        self.toolchain("rustup", "nightly", "1.97.0-nightly", llvm, components);
         let script = fs::read_to_string(self.at("/root/.cargo/bin/rustup")).unwrap();
         self.script("/root/.cargo/bin/rustup", &script.replace("#!/bin/sh", "shift 3"));
     }
@@ -124,9 +124,13 @@ impl Fake {
 }
 
 fn answer(release: &str, llvm: &str, sysroot: &Path) -> String {
+    let sysroot = sysroot.display();
     format!(
-        "case $1 in -vV) printf 'rustc {release}\\nrelease: {release}\\nLLVM version: {llvm}\\n';; *) echo {};; esac",
-        sysroot.display()
+        "case $1 in\n\
+         -vV) printf 'rustc {release}\\nrelease: {release}\\nLLVM version: {llvm}\\n';;\n\
+         fmt|clippy) test -e {sysroot}/bin/cargo-$1;;\n\
+         *) echo {sysroot};;\n\
+         esac"
     )
 }
 
