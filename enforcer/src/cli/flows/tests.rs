@@ -136,9 +136,16 @@ fn nothing_in_a_log_steers_the_terminal() {
 }
 
 #[test]
-fn a_log_that_cannot_be_read_has_its_own_exit_code() {
+fn each_outcome_has_its_exit_code() {
     let none = args(Path::new("/nonexistent/flows.json"), &[]);
-    assert_eq!(format!("{:?}", run(&none).unwrap()), format!("{:?}", ExitCode::from(2)));
+    let code = |code: ExitCode| format!("{code:?}");
+    assert_eq!(code(run(&none).unwrap()), code(ExitCode::from(2)));
+    let outcome = |printed| exit_code(&none, printed).map(code);
+    assert_eq!(outcome(Ok(0)).unwrap(), code(ExitCode::SUCCESS));
+    assert_eq!(outcome(Ok(3)).unwrap(), code(ExitCode::from(1)));
+    let pipe = Failure::Output(io::ErrorKind::BrokenPipe.into());
+    assert_eq!(outcome(Err(pipe)).unwrap(), code(ExitCode::SUCCESS));
+    outcome(Err(Failure::Output(io::ErrorKind::StorageFull.into()))).unwrap_err();
 }
 
 /// Hands each write on.
