@@ -86,11 +86,11 @@ impl NameTable {
         let named = Interned::new(self.generations.front());
         let mut addresses = HashMap::new();
         // The least certain first: what comes later takes the address over.
-        addresses.extend(snapshot.node.iter().map(|address| (*address, Party::Host)));
         for remote in &snapshot.remote {
             let party = named.party(Some(&remote.identity));
             addresses.extend(remote.addresses.iter().map(|address| (*address, party.clone())));
         }
+        addresses.extend(snapshot.node.iter().map(|address| (*address, Party::Host)));
         let mut parties = BTreeMap::new();
         for (key, workload) in &snapshot.local {
             let party = named.party(workload.identity.as_ref());

@@ -7,20 +7,12 @@ use std::sync::Arc;
 
 use enforcer_common::denial::{BusyKey, Way};
 use enforcer_common::id::{Address, Direction};
-use enforcer_common::packet::{icmp, tcp};
+use enforcer_common::packet::{icmp, protocol, tcp};
 use enforcer_common::verdict::Reason;
 use jiff::Timestamp;
 
 use super::names::{Names, Owned, Ruling, Service};
 use super::record::{Decision, FlowRecord, PacketSeen, Party, Ports, TransportSeen};
-
-mod protocol {
-    pub(super) const ICMP: u8 = 1;
-    pub(super) const TCP: u8 = 6;
-    pub(super) const UDP: u8 = 17;
-    pub(super) const ICMPV6: u8 = 58;
-    pub(super) const SCTP: u8 = 132;
-}
 
 /// Denied packets as the kernel counted them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -144,6 +144,22 @@ fn a_file_that_was_moved_away_is_made_anew() {
 }
 
 #[test]
+fn a_file_that_another_one_took_the_place_of_is_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("flows.json");
+    let log = open(&path);
+    log.push(record(1));
+    wait_for("the first line", || log.counts().lines == 1);
+    let moved = directory.path().join("flows.json.1");
+    std::fs::rename(&path, &moved).unwrap();
+    std::fs::write(&path, "{}\n").unwrap();
+    log.push(record(2));
+    log.finish(SOON);
+    assert_eq!(packets(&std::fs::read_to_string(&moved).unwrap()), (1, 0));
+    assert_eq!(packets(&std::fs::read_to_string(&path).unwrap()), (2, 0));
+}
+
+#[test]
 fn a_full_disk_tears_no_line_and_loses_only_what_finds_no_room() {
     let disk = Disk::default();
     disk.0.lock().unwrap().room = 1500;

@@ -167,6 +167,24 @@ fn every_kind_of_record_parses_strictly_with_ciliums_proto() {
 }
 
 #[test]
+fn the_documentation_shows_lines_that_parse_strictly_and_every_reason() {
+    let text = include_str!("../../../../../docs/flow-log.md");
+    let envelope = envelope();
+    let examples: Vec<&str> = text.lines().filter(|line| line.starts_with('{')).collect();
+    for line in &examples {
+        parse_strictly(&envelope, line);
+    }
+    assert_eq!(examples.len(), 4);
+    for (_, ours, theirs, number) in REASONS {
+        let row = text.lines().find(|line| line.starts_with(&format!("| `{ours}` |")));
+        assert!(
+            row.is_some_and(|row| row.ends_with(&format!("| `{theirs}` {number} |"))),
+            "{ours}: {row:?}"
+        );
+    }
+}
+
+#[test]
 fn the_strict_parse_can_fail() {
     let envelope = envelope();
     for line in [
