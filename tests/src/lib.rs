@@ -1,1 +1,5 @@
-//! Shared parts of the tests.
+//! Shared parts of the tests: an oracle for policy, frames, and the datapath's tables in ordinary memory.
+
+pub mod oracle;
+pub mod packet;
+pub mod world;
