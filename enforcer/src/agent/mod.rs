@@ -4,7 +4,6 @@
 //! it is told to stop. Stopping leaves enforcement on.
 
 mod error;
-mod names;
 pub mod plan;
 mod policies;
 mod reconcile;

@@ -11,7 +11,6 @@ use enforcer_common::id::{Direction, OwnerId};
 use jiff::Timestamp;
 
 use super::error::AgentError;
-use super::names::Rulings;
 use super::plan::{Intent, Unknown};
 use super::policies::Policies;
 use super::report::{Report, WorkloadLine};
@@ -101,7 +100,7 @@ impl Reconciler {
         let owners =
             adopted.filter_map(|endpoint| Some((endpoint.id, key_of(endpoint.ifindex)?))).collect::<BTreeMap<_, _>>();
         let resolved = Arc::new(resolve(Arc::new(loaded.set), Arc::clone(&snapshot)));
-        self.names.install(earlier.revision, &snapshot, &owners, Arc::new(Rulings(resolved)));
+        self.names.install(earlier.revision, &snapshot, &owners, resolved);
     }
 
     /// The workloads have changed.
@@ -159,7 +158,7 @@ impl Reconciler {
             tracing::info!(revision, policies = policies.set().policies.len(), workloads = snapshot.local.len(), "in force");
         }
         // Also where the image is the same: names, labels and lines may not be.
-        self.names.install(revision, snapshot, &self.owners, Arc::new(Rulings(Arc::clone(&resolved))));
+        self.names.install(revision, snapshot, &self.owners, Arc::clone(&resolved) as Arc<dyn crate::flow::names::Policies>);
         self.resolved = Some(resolved);
         Ok(())
     }
