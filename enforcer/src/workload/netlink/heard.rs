@@ -47,6 +47,14 @@ impl Stale {
         *self != Self::default()
     }
 
+    /// Everything has been read; namespaces that went still have to be told of.
+    pub(super) fn all_read(&mut self) {
+        *self = Self {
+            gone: std::mem::take(&mut self.gone),
+            ..Self::default()
+        };
+    }
+
     pub(super) fn inside_of(&self, nsid: i32) -> bool {
         self.all_inside || self.inside.contains(&nsid)
     }
