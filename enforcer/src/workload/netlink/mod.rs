@@ -152,13 +152,13 @@ impl Watcher {
             let next = reads.first().copied().unwrap_or(periodic).min(periodic).max(earliest);
             tokio::select! {
                 heard = self.listener.next() => {
-                    let links_before = self.stale.links;
+                    let links_before = self.stale.any_link();
                     self.mark(heard.map_err(|source| NetlinkError::Receive { source })?);
                     let now = Instant::now();
                     if self.stale.any() && reads.first().is_none_or(|first| *first > now + COALESCE) {
                         reads.insert(now + COALESCE);
                     }
-                    if polling && self.stale.links && !links_before {
+                    if polling && self.stale.any_link() && !links_before {
                         // The echoes of the latest event cover those of the one before.
                         reads.retain(|at| *at <= now + COALESCE);
                         reads.extend(ECHOES.map(|echo| now + echo));
@@ -205,10 +205,9 @@ impl Watcher {
         {
             self.mark(heard);
         }
-        if self.stale.links {
+        if self.stale.any_link() {
             let before = self.veths();
-            self.links = self.requests.links().await?;
-            self.stale.links = false;
+            self.read_links().await?;
             let now = self.veths();
             // A number that stands for another namespace now must not show the old one's addresses for a moment.
             let stays = |nsid: i32| {
@@ -242,6 +241,22 @@ impl Watcher {
         self.inside.extend(fresh);
         self.stale.all_read();
         self.send(to).await;
+        Ok(())
+    }
+
+    async fn read_links(&mut self) -> Result<(), NetlinkError> {
+        if self.stale.links {
+            self.links = self.requests.links().await?;
+        } else {
+            for index in &self.stale.single_links {
+                match self.requests.link(*index).await? {
+                    Some(link) => _ = self.links.insert(*index, link),
+                    None => _ = self.links.remove(index),
+                }
+            }
+        }
+        self.stale.links = false;
+        self.stale.single_links.clear();
         Ok(())
     }
 
