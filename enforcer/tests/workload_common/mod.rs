@@ -1,5 +1,6 @@
 //! Namespaces of a test of its own: made under unique names, entered by one thread, removed on drop.
 
+#![allow(clippy::print_stdout, reason = "a skipped test has to say so")]
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 #![allow(
     clippy::unwrap_used,
