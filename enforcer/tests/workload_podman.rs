@@ -29,7 +29,7 @@ struct Podman {
 }
 
 impl Podman {
-    /// With an image, and a network `net` of 10.231.0.0/24 and fd31::/64.
+    /// With an image, and a network `net` of `10.231.0.0/24` and `fd31::/64`.
     fn new(lab: &Lab) -> Self {
         let directory = tempfile::Builder::new().prefix("enf-podman-").tempdir().unwrap();
         let podman = Self {

@@ -65,6 +65,20 @@ impl Requests {
         Ok(links)
     }
 
+    /// One device of this namespace; `None` if it is gone.
+    pub(super) async fn link(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        let mut request = link_request(None);
+        request.header.index = index;
+        match self.ask(RouteNetlinkMessage::GetLink(request), NLM_F_REQUEST).await {
+            Ok((messages, _)) => Ok(messages.iter().find_map(|message| match message {
+                RouteNetlinkMessage::NewLink(link) => Some(link_of(link)),
+                _ => None,
+            })),
+            Err(NetlinkError::Refused { source }) if source.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Addresses of the node.
     pub(super) async fn node_addresses(&self) -> Result<BTreeSet<IpAddr>, NetlinkError> {
         self.addresses(None).await

@@ -14,7 +14,6 @@ use super::listen::Heard;
 
 /// Length of `struct nlmsghdr`.
 const NETLINK_HEADER_LEN: usize = 16;
-const RTM_NEWNSID: u16 = 88;
 const RTM_DELNSID: u16 = 89;
 
 /// What may have changed since it was read.
@@ -28,6 +27,8 @@ pub(super) struct Stale {
     pub(super) routes: bool,
     pub(super) node: bool,
     pub(super) gone: BTreeSet<i32>,
+    /// Devices of the node's namespace to ask for one by one: a list of hundreds costs tens of milliseconds.
+    pub(super) single_links: BTreeSet<u32>,
     inside: BTreeSet<i32>,
     all_inside: bool,
 }
@@ -45,6 +46,19 @@ impl Stale {
 
     pub(super) fn any(&self) -> bool {
         *self != Self::default()
+    }
+
+    /// Some device is new, gone or changed.
+    pub(super) fn any_link(&self) -> bool {
+        self.links || !self.single_links.is_empty()
+    }
+
+    /// Everything has been read; namespaces that went still have to be told of.
+    pub(super) fn all_read(&mut self) {
+        *self = Self {
+            gone: std::mem::take(&mut self.gone),
+            ..Self::default()
+        };
     }
 
     pub(super) fn inside_of(&self, nsid: i32) -> bool {
@@ -80,14 +94,18 @@ impl Stale {
 
     fn mark_message(&mut self, nsid: Option<i32>, kind: u16, bytes: &[u8]) {
         match (kind, nsid) {
-            // A link that goes takes its IPv4 routes with it, and the kernel says nothing about those.
+            // A link that goes takes its IPv4 routes with it, and the kernel says nothing about those. It may also be
+            // the far end of another one, which then leads elsewhere.
             (libc::RTM_NEWLINK | libc::RTM_DELLINK, None) => {
-                self.links = true;
+                match ifindex_in(bytes).filter(|_| kind == libc::RTM_NEWLINK) {
+                    Some(index) => _ = self.single_links.insert(index),
+                    None => self.links = true,
+                }
                 self.routes = true;
                 self.node = true;
             }
-            // A veth's far end that moves on to yet another namespace is heard of only there.
-            (libc::RTM_NEWLINK | libc::RTM_DELLINK, Some(nsid)) => {
+            // A veth's far end that moves on is heard of only in the namespace that it leaves.
+            (libc::RTM_DELLINK, Some(nsid)) => {
                 self.links = true;
                 self.inside.insert(nsid);
             }
@@ -95,11 +113,10 @@ impl Stale {
                 self.node = true;
                 self.routes = true;
             }
-            (libc::RTM_NEWADDR | libc::RTM_DELADDR, Some(nsid)) => {
+            (libc::RTM_NEWLINK | libc::RTM_NEWADDR | libc::RTM_DELADDR, Some(nsid)) => {
                 self.inside.insert(nsid);
             }
             (libc::RTM_NEWROUTE | libc::RTM_DELROUTE, None) => self.routes = true,
-            (RTM_NEWNSID, None) => self.links = true,
             (RTM_DELNSID, None) => {
                 self.links = true;
                 match nsid_in(bytes) {
@@ -110,6 +127,14 @@ impl Stale {
             _ => {}
         }
     }
+}
+
+/// `ifi_index` of `struct ifinfomsg`.
+fn ifindex_in(bytes: &[u8]) -> Option<u32> {
+    bytes
+        .get(NETLINK_HEADER_LEN + 4..)?
+        .first_chunk::<4>()
+        .map(|index| u32::from_ne_bytes(*index))
 }
 
 fn nsid_in(bytes: &[u8]) -> Option<i32> {
@@ -151,6 +176,19 @@ mod tests {
     fn a_route_inside_concerns_nobody() {
         assert!(!stale_after(Some(7), libc::RTM_NEWROUTE).any());
         assert!(stale_after(None, libc::RTM_NEWROUTE).routes);
+    }
+
+    #[test]
+    fn a_changed_link_is_asked_for_alone_and_a_gone_one_makes_all_stale() {
+        let mut changed = message(libc::RTM_NEWLINK, 32);
+        changed.extend([0, 0, 0, 0]);
+        changed.extend(7_u32.to_ne_bytes());
+        changed.extend([0; 8]);
+        let mut stale = Stale::default();
+        stale.mark(Heard::Datagram(None, changed));
+        assert_eq!((stale.links, &stale.single_links), (false, &BTreeSet::from([7])));
+        assert!(stale_after(None, libc::RTM_DELLINK).links);
+        assert!(stale_after(None, libc::RTM_NEWLINK).links, "no index in it");
     }
 
     #[test]
