@@ -105,7 +105,7 @@ pub struct Frame<'a> {
     pub payload: &'a [u8],
 }
 
-impl<'a> Frame<'a> {
+impl Frame<'_> {
     /// A plain frame without payload.
     pub fn new(source: IpAddr, destination: IpAddr, transport: Transport) -> Self {
         Self {
@@ -248,7 +248,7 @@ fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     (!(sum as u16)).to_be_bytes()
 }
 
-/// CRC32c, as SCTP sums its packets (RFC 9260 appendix A).
+/// The checksum of SCTP packets (RFC 9260 appendix A).
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {

@@ -11,7 +11,7 @@ use enforcer::resolve::{DecidedBy, ResolvedPolicy, Service, resolve};
 use enforcer::workload::model::{Snapshot, WorkloadKey};
 use enforcer_common::decide::decide;
 use enforcer_common::id::{Address, Direction};
-use enforcer_common::image::Image as _;
+use enforcer_common::image::{AddressEntry, Image as _};
 use enforcer_common::verdict::Verdict;
 use enforcer_tests::oracle::declare::{Declared, Defaults, model};
 use enforcer_tests::oracle::evaluate::{Flow, Number, Oracle, Wants};
@@ -127,7 +127,7 @@ impl Node {
         let declared = generate::policies(random, &places);
         let policies = Arc::new(model(&declared, Defaults::Standard));
         let resolved = resolve(Arc::clone(&policies), Arc::clone(&snapshot));
-        let image = compile(&resolved).unwrap();
+        let image = compile(&resolved).expect("a small set compiles");
         Self {
             policies_without_n3: model(&declared, Defaults::Both),
             declared,
@@ -188,7 +188,13 @@ impl Node {
     /// The frame of a flow through the programs of both sides.
     fn judge(&self, world: &MemoryWorld, flow: &Flow) -> bool {
         let frame = Frame::new(flow.source, flow.destination, transport(flow)).bytes();
-        let device = |key: WorkloadKey| *self.snapshot.local[&key].endpoints.first_key_value().unwrap().0;
+        let device = |key: WorkloadKey| {
+            *self.snapshot.local[&key]
+                .endpoints
+                .first_key_value()
+                .expect("it has a veth")
+                .0
+        };
         if let Some(from) = flow.from
             && world.sends(device(from), &frame) != Verdict::Allow
         {
@@ -200,7 +206,7 @@ impl Node {
         let local = self
             .image
             .address(&flow.source.into())
-            .is_some_and(|entry| entry.is_local());
+            .is_some_and(AddressEntry::is_local);
         let came_by = match flow.from {
             Some(from) => device(from),
             None if flow.from_node => 0,

@@ -23,7 +23,7 @@ impl DeltaId {
 pub(super) type Delta = Vec<(u32, PortSetId, i32)>;
 
 pub(super) struct Deltas {
-    pub(super) deltas: Vec<Delta>,
+    pub(super) stored: Vec<Delta>,
     /// What everybody is granted.
     pub(super) everybody: DeltaId,
     /// By group.
@@ -97,7 +97,7 @@ pub(super) fn deltas(rows: &Rows, resolved: &ResolvedPolicy) -> Deltas {
             .into_iter()
             .map(|(at, list)| (at, store.intern(list)))
             .collect(),
-        deltas: store.deltas,
+        stored: store.deltas,
     }
 }
 

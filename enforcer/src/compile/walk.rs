@@ -143,7 +143,7 @@ struct Open {
 impl Walker<'_> {
     fn family(&mut self, stops: &[Stop], end: u128) -> Result<Vec<(u128, PeerClass)>, CompileError> {
         let deltas = self.deltas;
-        let of = |id: DeltaId| (id, &deltas.deltas[id.0 as usize]);
+        let of = |id: DeltaId| (id, &deltas.stored[id.0 as usize]);
         let mut cuts: Vec<(u128, StateId)> = Vec::new();
         let state = self.states.enter(StateId::EMPTY, of(deltas.everybody))?;
         let mut open = vec![Open {
@@ -191,7 +191,7 @@ impl Walker<'_> {
     /// Leaves the prefixes that end before a place.
     fn close(&mut self, open: &mut Vec<Open>, before: u128, cuts: &mut Vec<(u128, StateId)>) {
         while let Some(last) = open.pop_if(|open| open.last < before) {
-            self.states.leave(&self.deltas.deltas[last.delta.0 as usize]);
+            self.states.leave(&self.deltas.stored[last.delta.0 as usize]);
             if let Some(around) = open.last() {
                 cuts.push((last.last + 1, around.state));
             }

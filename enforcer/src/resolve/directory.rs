@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use enforcer_common::id::Address;
 
-use crate::workload::model::{Identity, Snapshot, WorkloadKey};
+use super::ports::PortNames;
+use crate::workload::model::{Identity, Labels, Snapshot, WorkloadKey};
 
 /// Workloads of one namespace with the same labels and port names: policy treats them alike, CIDRs aside.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -53,9 +54,12 @@ pub(super) struct Directory {
 pub(super) struct Groups<'a> {
     by_identity: HashMap<Likeness<'a>, GroupId>,
     pub(super) identities: Vec<&'a Identity>,
+    /// Port names, equal ones once, and which of them each group has.
+    pub(super) names: Vec<&'a PortNames>,
+    pub(super) names_of: Vec<usize>,
 }
 
-type Likeness<'a> = (&'a str, &'a crate::workload::model::Labels, &'a super::ports::PortNames);
+type Likeness<'a> = (&'a str, &'a Labels, &'a PortNames);
 
 impl<'a> Groups<'a> {
     /// Of all named workloads of a snapshot.
@@ -63,7 +67,10 @@ impl<'a> Groups<'a> {
         let mut groups = Self {
             by_identity: HashMap::new(),
             identities: Vec::new(),
+            names: Vec::new(),
+            names_of: Vec::new(),
         };
+        let mut known: HashMap<&PortNames, usize> = HashMap::new();
         let local = snapshot
             .local
             .values()
@@ -72,6 +79,10 @@ impl<'a> Groups<'a> {
             let next = GroupId(groups.identities.len() as u32);
             if *groups.by_identity.entry(likeness(identity)).or_insert(next) == next {
                 groups.identities.push(identity);
+                groups.names_of.push(*known.entry(&identity.ports).or_insert_with(|| {
+                    groups.names.push(&identity.ports);
+                    groups.names.len() - 1
+                }));
             }
         }
         groups

@@ -58,7 +58,7 @@ pub fn resolve(policies: Arc<PolicySet>, snapshot: Arc<Snapshot>) -> ResolvedPol
         policies: &policies.policies,
         by_namespace: by_namespace(&policies.policies),
         index: Index::of(&snapshot, &groups.identities),
-        identities: &groups.identities,
+        groups: &groups,
         directory: &directory,
         peer_sets: Interned::default(),
         port_sets: Interned::default(),
@@ -95,7 +95,7 @@ struct Resolver<'a> {
     policies: &'a [Policy],
     by_namespace: HashMap<&'a str, Vec<usize>>,
     index: Index<'a>,
-    identities: &'a [&'a Identity],
+    groups: &'a Groups<'a>,
     directory: &'a Directory,
     peer_sets: Interned<PeerSet>,
     port_sets: Interned<PortSet>,
@@ -219,11 +219,13 @@ impl<'a> Resolver<'a> {
 
     /// The peers that have some of the named ports, by what the names stand for there (N10). A destination that is no
     /// known workload has no names.
-    fn named_destinations(&self, peers: PeerSetId, specs: &[PortSpec]) -> BTreeMap<PortSet, PeerSet> {
+    fn named_destinations(&self, peers: PeerSetId, specs: &[PortSpec]) -> Vec<(PortSet, PeerSet)> {
         let peers = &self.peer_sets.values[peers.0 as usize];
-        let mut found: BTreeMap<PortSet, PeerSet> = BTreeMap::new();
-        for (place, identity) in self.identities.iter().enumerate() {
-            let ports = PortSet::of_names(specs, &identity.ports);
+        let mut found: BTreeMap<&PortSet, PeerSet> = BTreeMap::new();
+        let names = self.groups.names.iter();
+        let served: Vec<PortSet> = names.map(|names| PortSet::of_names(specs, names)).collect();
+        for (place, names) in self.groups.names_of.iter().enumerate() {
+            let ports = &served[*names];
             if ports.is_empty() {
                 continue;
             }
@@ -239,10 +241,11 @@ impl<'a> Resolver<'a> {
                 found.entry(ports).or_default().addresses.extend(covered);
             }
         }
-        for set in found.values_mut() {
+        let sorted = |(ports, mut set): (&PortSet, PeerSet)| {
             set.addresses.sort_unstable();
-        }
-        found
+            (ports.clone(), set)
+        };
+        found.into_iter().map(sorted).collect()
     }
 }
 

@@ -109,7 +109,7 @@ fn identity(random: &mut Random, place: u64) -> Identity {
 /// One to three addresses that nobody has yet, close together, of one or both families.
 fn addresses(random: &mut Random, next: &mut u32) -> BTreeSet<IpAddr> {
     let mut addresses = BTreeSet::new();
-    for _ in 0..1 + random.below(3) {
+    for _ in 0..=random.below(3) {
         *next += 1 + random.below(3) as u32;
         if random.chance(60) {
             addresses.insert(v4(*next));
@@ -165,13 +165,13 @@ pub fn policies(random: &mut Random, places: &[IpAddr]) -> Vec<Declared> {
             Vec::new()
         },
     };
-    (0..1 + random.below(9)).map(|place| policy(random, place)).collect()
+    (0..=random.below(9)).map(|place| policy(random, place)).collect()
 }
 
 fn selector(random: &mut Random) -> LabelSelector {
     let mut requirements = Vec::new();
     if !random.chance(45) {
-        for _ in 0..1 + random.below(2) {
+        for _ in 0..=random.below(2) {
             let (key, values): (&str, &[&str]) = if random.chance(60) {
                 ("app", &APPS)
             } else {
