@@ -8,11 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// Labels of a workload or a namespace.
 pub type Labels = BTreeMap<String, String>;
 
 /// Namespace and name of a workload, as policies and the flow log write it: `shop/web`.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct WorkloadName {
     /// Namespace.
     pub namespace: String,
@@ -28,11 +30,11 @@ impl fmt::Display for WorkloadName {
 
 /// One incarnation of a network namespace on this node. Never reused within a run of the daemon; a namespace that is
 /// torn down and made again gets another one, even if the kernel gives it the same nsid and addresses.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct WorkloadKey(pub u64);
 
 /// All that is known at one moment. Equal inputs give equal snapshots: everything is sorted.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Snapshot {
     /// Labels of each namespace that a workload is in or that a source names. Always with
     /// `kubernetes.io/metadata.name` (N13).
@@ -48,7 +50,7 @@ pub struct Snapshot {
 }
 
 /// A workload with at least one veth on this node.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct LocalWorkload {
     /// Name, labels and ports; `None`: no source has named it, or sources disagree.
     pub identity: Option<Identity>,
@@ -63,7 +65,7 @@ pub struct LocalWorkload {
 }
 
 /// Who a workload is.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Identity {
     /// Namespace and name.
     pub name: WorkloadName,
@@ -74,7 +76,7 @@ pub struct Identity {
 }
 
 /// What a port name stands for on one workload.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct NamedPort {
     /// IP protocol number: 6 TCP, 17 UDP, 132 SCTP.
     pub protocol: u8,
@@ -83,7 +85,7 @@ pub struct NamedPort {
 }
 
 /// A workload elsewhere, or one whose veth has not been seen yet.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct RemoteWorkload {
     /// Name, labels and ports.
     pub identity: Identity,
@@ -92,7 +94,7 @@ pub struct RemoteWorkload {
 }
 
 /// The host side of a veth whose peer is in another network namespace.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Interface {
     /// Name of the host side at the moment.
     pub name: String,
