@@ -286,16 +286,15 @@ impl PacketBytes for Bytes<'_> {
 
 #[cfg(test)]
 mod tests {
-    use enforcer_common::packet::{Frame as Parsed, Kind, Seen, parse};
+    use enforcer_common::packet::{Frame as Parsed, Kind, Packet, parse};
 
     use super::*;
 
-    fn parsed(frame: &Frame<'_>) -> enforcer_common::packet::Packet {
+    fn parsed(frame: &Frame<'_>) -> Packet {
         let bytes = frame.bytes();
-        match parse(&Bytes(&bytes), &mut Seen::default()) {
-            Ok(Parsed::Ip(packet)) => packet,
-            other => panic!("{other:?}"),
-        }
+        let mut packet = Packet::EMPTY;
+        assert_eq!(parse(&Bytes(&bytes), &mut packet), Ok(Parsed::Ip));
+        packet
     }
 
     #[test]

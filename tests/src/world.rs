@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use enforcer::compile::Image;
 use enforcer::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
-use enforcer_common::datapath::{self, Meta, Subject, World};
+use enforcer_common::datapath::{self, Meta, Work, World};
 use enforcer_common::endpoint::Endpoint;
 use enforcer_common::flow_state::{FlowKey, FlowValue};
 use enforcer_common::id::{Address, Direction, OwnerId, PolicyWord, Row};
@@ -121,10 +121,10 @@ impl MemoryWorld {
     }
 
     /// Judges a frame as the program of that direction would.
-    pub fn judge(&self, direction: Direction, meta: &Meta, frame: &[u8]) -> (Verdict, Subject) {
-        let mut subject = Subject::default();
-        let verdict = datapath::run(&self, direction, meta, &Bytes(frame), &mut subject);
-        (verdict, subject)
+    pub fn judge(&self, direction: Direction, meta: &Meta, frame: &[u8]) -> (Verdict, Work) {
+        let mut work = Work::EMPTY;
+        let verdict = datapath::run(&self, direction, *meta, Some(&Bytes(frame)), &mut work);
+        (verdict, work)
     }
 
     /// A frame that a workload sends.
