@@ -153,6 +153,58 @@ fn a_plan_that_cannot_be_leaves_the_last_one_in_force() {
 }
 
 #[test]
+fn another_object_replaces_the_programs_under_the_same_links() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut kernel = rig.open();
+        let first = apply(&mut kernel, &deny.plan(ISOLATED));
+        let before = status::read(&rig.config.pin_dir).unwrap();
+        let programs = tree(&rig.pins().join("programs"));
+        drop(kernel);
+        let mut object = fs::read(env!("ENFORCER_BPF_OBJECT")).unwrap();
+        object.push(0);
+        let upgrade = KernelConfig {
+            object: Some(object),
+            ..rig.config.clone()
+        };
+        let mut kernel = Kernel::open(&upgrade).unwrap();
+        assert_eq!(kernel.revision(), first.word);
+        assert_eq!(rig.arrive(80, 1), 0, "the old programs run on until the first plan");
+        let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+        assert_eq!(kernel.verify().unwrap(), []);
+        let after = status::read(&rig.config.pin_dir).unwrap();
+        for (old, new) in before.endpoints.iter().zip(&after.endpoints) {
+            assert_eq!((old.from, old.to), (new.from, new.to));
+        }
+        let now = tree(&rig.pins().join("programs"));
+        assert_eq!(now.len(), programs.len());
+        assert!(now.iter().all(|path| !programs.contains(path)), "{now:?}");
+        assert_eq!(rig.arrive(80, 1), 0);
+    });
+}
+
+#[test]
+fn a_device_that_took_a_gone_ones_number_is_not_taken_over() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut kernel = rig.open();
+        let first = apply(&mut kernel, &deny.plan(ISOLATED));
+        drop(kernel);
+        kernel_support::ip(&["link", "del", "va"]);
+        rig.plug_a();
+        let mut kernel = rig.open();
+        let adopted: Vec<u32> = kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect();
+        assert_eq!(adopted, [B]);
+        assert!(!rig.pins().join(format!("links/{A}-from")).exists());
+        let second = apply(&mut kernel, &deny.plan(ISOLATED));
+        assert_ne!(second.ids[&kernel_support::KEY_A], first.ids[&kernel_support::KEY_A]);
+        assert_eq!(second.ids[&kernel_support::KEY_B], first.ids[&kernel_support::KEY_B]);
+        assert_eq!(kernel.verify().unwrap(), []);
+        assert_eq!(rig.arrive(80, 1), 0);
+    });
+}
+
+#[test]
 fn drift_is_seen_and_repaired() {
     with_rig(|rig| {
         let deny = TestImage::new(Cell::Deny);

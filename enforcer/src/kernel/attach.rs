@@ -91,7 +91,7 @@ impl Links {
 
     /// Makes our program the first of a chain again, with no moment without it: a second link with a copy of the program
     /// goes in front, then the first is let go. (The kernel takes a program only once into a chain.)
-    pub(crate) fn to_front(&mut self, ifindex: u32, hook: Hook, copy: &Programs) -> Result<(), KernelError> {
+    pub(crate) fn put_first(&mut self, ifindex: u32, hook: Hook, copy: &Programs) -> Result<(), KernelError> {
         let (program, _) = copy.of(hook);
         let link = sys::link_create(program, ifindex, hook).map_err(on_device(ifindex, "attach"))?;
         self.pin(ifindex, hook, link)

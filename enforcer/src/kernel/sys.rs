@@ -191,8 +191,8 @@ impl Map {
     pub(crate) fn update_batch(&self, keys: &[u8], values: &[u8]) -> io::Result<()> {
         #[repr(C)]
         struct Batch {
-            in_batch: u64,
-            out_batch: u64,
+            from: u64,
+            to: u64,
             keys: u64,
             values: u64,
             count: u32,
@@ -206,8 +206,8 @@ impl Map {
             return Err(wrong_size());
         }
         let mut batch = Batch {
-            in_batch: 0,
-            out_batch: 0,
+            from: 0,
+            to: 0,
             keys: address(keys.as_ptr()),
             values: address(values.as_ptr()),
             count: u32::try_from(count).map_err(|_| wrong_size())?,
@@ -370,8 +370,7 @@ pub(crate) fn chain(ifindex: u32, hook: Hook) -> io::Result<Vec<Attached>> {
     struct Query {
         ifindex: u32,
         hook: u32,
-        query_flags: u32,
-        attach_flags: u32,
+        flags: [u32; 2],
         prog_ids: u64,
         count: u32,
         pad: u32,
@@ -384,8 +383,7 @@ pub(crate) fn chain(ifindex: u32, hook: Hook) -> io::Result<Vec<Attached>> {
     let mut query = Query {
         ifindex,
         hook: hook as u32,
-        query_flags: 0,
-        attach_flags: 0,
+        flags: [0; 2],
         prog_ids: address(programs.as_mut_ptr().cast()),
         count: CHAIN as u32,
         pad: 0,
@@ -461,16 +459,16 @@ fn info<const N: usize>(fd: BorrowedFd<'_>) -> io::Result<[u32; N]> {
     #[repr(C)]
     struct Info {
         bpf_fd: i32,
-        info_len: u32,
-        info: u64,
+        size: u32,
+        words: u64,
     }
     let mut words = Words([0; N]);
     let mut info = Info {
         bpf_fd: fd.as_raw_fd(),
-        info_len: size_of::<[u32; N]>() as u32,
-        info: address((&raw mut words).cast()),
+        size: size_of::<[u32; N]>() as u32,
+        words: address((&raw mut words).cast()),
     };
-    // SAFETY: the layout is this command's; the kernel writes at most `info_len` bytes there, and since all of them are
+    // SAFETY: the layout is this command's; the kernel writes at most `size` bytes there, and since all of them are
     // zero now it finds no pointer in them to write through.
     unsafe { bpf(command::OBJ_GET_INFO_BY_FD, &mut info) }?;
     Ok(words.0)

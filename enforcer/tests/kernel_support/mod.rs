@@ -1,6 +1,11 @@
 //! A host and two containers in network namespaces without names, and a bpf file system of the test's own. Everything
 //! goes with the thread that made it, whatever happens to the test.
 #![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "part of tests, though the lint cannot tell"
+)]
 
 use std::fs::File;
 use std::net::UdpSocket;
@@ -84,28 +89,14 @@ impl Rig {
             _directory: directory,
         };
         rig.plug_a();
-        rig.plug("vb", B, &rig.b, "10.0.2");
+        plug("vb", B, &rig.b, "10.0.2");
+        // Devices come up late; and without enforcement packets do arrive.
+        assert!((0..50).any(|_| rig.arrive(9, 1) == 1), "no way from A to B");
         rig
     }
 
     pub(crate) fn plug_a(&self) {
-        self.plug("va", A, &self.a, "10.0.1");
-    }
-
-    fn plug(&self, name: &str, ifindex: u32, container: &File, subnet: &str) {
-        let index = ifindex.to_string();
-        ip(&[
-            "link", "add", name, "index", &index, "type", "veth", "peer", "name", "eth0",
-        ]);
-        ip(&["link", "set", "eth0", "netns", &path_of(container)]);
-        ip(&["addr", "add", &format!("{subnet}.1/24"), "dev", name]);
-        ip(&["link", "set", name, "up"]);
-        inside(container, || {
-            ip(&["link", "set", "lo", "up"]);
-            ip(&["addr", "add", &format!("{subnet}.2/24"), "dev", "eth0"]);
-            ip(&["link", "set", "eth0", "up"]);
-            ip(&["route", "add", "default", "via", &format!("{subnet}.1")]);
-        });
+        plug("va", A, &self.a, "10.0.1");
     }
 
     pub(crate) fn open(&self) -> Kernel {
@@ -135,6 +126,23 @@ impl Rig {
     pub(crate) fn receiver(&self, port: u16) -> UdpSocket {
         inside(&self.b, || UdpSocket::bind(("0.0.0.0", port)).unwrap())
     }
+}
+
+/// A veth between the host and a container.
+fn plug(name: &str, ifindex: u32, container: &File, subnet: &str) {
+    let index = ifindex.to_string();
+    ip(&[
+        "link", "add", name, "index", &index, "type", "veth", "peer", "name", "eth0",
+    ]);
+    ip(&["link", "set", "eth0", "netns", &path_of(container)]);
+    ip(&["addr", "add", &format!("{subnet}.1/24"), "dev", name]);
+    ip(&["link", "set", name, "up"]);
+    inside(container, || {
+        ip(&["link", "set", "lo", "up"]);
+        ip(&["addr", "add", &format!("{subnet}.2/24"), "dev", "eth0"]);
+        ip(&["link", "set", "eth0", "up"]);
+        ip(&["route", "add", "default", "via", &format!("{subnet}.1")]);
+    });
 }
 
 /// All causes of an error in one line.

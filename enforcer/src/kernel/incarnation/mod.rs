@@ -3,6 +3,7 @@
 //! Input: the plan, the endpoints as they are, the ids given out. Output: each endpoint before the word is stored, after
 //! it, and after one more grace period: an address is never edited under a live id.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::endpoint::Endpoint;
@@ -71,17 +72,15 @@ impl Incarnations {
     ) -> Result<Self, KernelError> {
         let mut incarnations = Self::default();
         for endpoint in endpoints.filter(|endpoint| endpoint.id != OwnerId::NONE) {
-            if !incarnations.by_id.contains_key(&endpoint.id) {
-                let incarnation = Incarnation {
+            let incarnation = match incarnations.by_id.entry(endpoint.id) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(Incarnation {
                     quota: quota(endpoint.id)?,
                     owners: BTreeMap::new(),
                     unclaimed: true,
-                };
-                incarnations.by_id.insert(endpoint.id, incarnation);
-            }
-            if let Some(incarnation) = incarnations.by_id.get_mut(&endpoint.id) {
-                incarnation.owners.extend(owned(endpoint));
-            }
+                }),
+            };
+            incarnation.owners.extend(owned(endpoint));
         }
         Ok(incarnations)
     }
