@@ -1,5 +1,7 @@
 //! The kernel side under real packets: what a plan does to them, and what is told of those that were denied.
 
+#![allow(clippy::unwrap_used, reason = "part of tests, though the lint cannot tell")]
+
 mod kernel_support;
 
 use std::collections::BTreeSet;

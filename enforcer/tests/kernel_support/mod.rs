@@ -271,7 +271,7 @@ pub(crate) fn workload(key: u64, ifindex: u32, own: &str, row: Row) -> PlannedWo
 /// Applies a plan and takes no failure.
 pub(crate) fn apply(kernel: &mut Kernel, plan: &Plan<'_>) -> enforcer::kernel::Applied {
     let applied = kernel.apply(plan).unwrap_or_else(|error| panic!("{}", chain(&error)));
-    for failure in &applied.failures {
+    if let Some(failure) = applied.failures.first() {
         panic!("{}", chain(failure));
     }
     applied
