@@ -1,18 +1,10 @@
 //! What outlives the daemon, what the next one makes of it, and what a purge leaves.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "part of tests, though the lint cannot tell"
-)]
+#![allow(clippy::unwrap_used, reason = "part of tests, though the lint cannot tell")]
 
 mod kernel_support;
 
 use std::fs;
-use std::net::UdpSocket;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use aya::EbpfLoader;
 use aya::programs::tc::TcAttachOptions;
@@ -20,7 +12,7 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use enforcer::kernel::{Drift, Kernel, KernelConfig, KernelError, purge, status};
 use enforcer_common::id::Row;
 use enforcer_common::image::Cell;
-use kernel_support::{A, B, B_ADDRESS, ISOLATED, TestImage, apply, chain, inside, tree, with_rig};
+use kernel_support::{A, B, ISOLATED, TestImage, apply, chain, inside, tree, with_rig};
 
 #[test]
 fn a_restart_takes_over_everything_and_enforcement_never_stops() {

@@ -76,6 +76,7 @@ impl Rig {
         )
         .unwrap();
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        quiet();
         ip(&["link", "set", "lo", "up"]);
         let rig = Self {
             config: KernelConfig {
@@ -156,10 +157,16 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Without IPv6 nobody sends what no test has asked for.
+fn quiet() {
+    std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+}
+
 /// A namespace that lives as long as the file.
 fn namespace() -> File {
     std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        quiet();
         File::open("/proc/thread-self/ns/net").unwrap()
     })
     .join()
