@@ -11,6 +11,7 @@ use nix::time::{ClockId, clock_getres};
 use crate::kernel::error::{KernelError, at};
 use crate::kernel::layout::{self, Layout};
 use crate::kernel::maps::Maps;
+use crate::kernel::preflight;
 use crate::kernel::sys::{self, Hook};
 
 /// The object that `build.rs` embedded; empty in a build without the bpf compiler.
@@ -140,6 +141,12 @@ fn refused(name: &'static str, error: ProgramError) -> KernelError {
         ProgramError::LoadError { io_error, verifier_log } => (io_error, verifier_log.to_string()),
         other => (std::io::Error::other(other), String::new()),
     };
+    let denied = source.kind() == std::io::ErrorKind::PermissionDenied;
+    if denied && matches!(preflight::may_skip_speculation_checks(), Ok(false)) {
+        return KernelError::MissingCapabilities {
+            missing: vec!["CAP_PERFMON"],
+        };
+    }
     let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = lines.len().saturating_sub(LINES);
     KernelError::Program {
