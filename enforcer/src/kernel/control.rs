@@ -242,6 +242,13 @@ impl Kernel {
     }
 }
 
+// The agent calls both from threads of their own.
+const _: () = {
+    const fn sent<T: Send>() {}
+    sent::<Kernel>();
+    sent::<Denials>();
+};
+
 fn adopted(endpoint: &Endpoint) -> AdoptedEndpoint {
     AdoptedEndpoint {
         ifindex: endpoint.ifindex,

@@ -151,9 +151,9 @@ impl EndpointTable {
             self.array.write64(index, window, endpoint.window_end);
         }
         for (first, count) in ORDER {
-            for place in first..first + count {
-                if self.array.read32(index, place * 4) != words[place] {
-                    self.array.write32(index, place * 4, words[place]);
+            for (place, word) in words.iter().enumerate().skip(first).take(count) {
+                if self.array.read32(index, place * 4) != *word {
+                    self.array.write32(index, place * 4, *word);
                 }
             }
         }

@@ -28,6 +28,7 @@ mod command {
     pub(super) const MAP_UPDATE_BATCH: i32 = 26;
     pub(super) const LINK_CREATE: i32 = 28;
     pub(super) const LINK_UPDATE: i32 = 29;
+    pub(super) const LINK_DETACH: i32 = 34;
 }
 
 /// Put before every other program of the chain.
@@ -190,8 +191,8 @@ impl Map {
     pub(crate) fn update_batch(&self, keys: &[u8], values: &[u8]) -> io::Result<()> {
         #[repr(C)]
         struct Batch {
-            in_batch: u64,
-            out_batch: u64,
+            from: u64,
+            to: u64,
             keys: u64,
             values: u64,
             count: u32,
@@ -205,8 +206,8 @@ impl Map {
             return Err(wrong_size());
         }
         let mut batch = Batch {
-            in_batch: 0,
-            out_batch: 0,
+            from: 0,
+            to: 0,
             keys: address(keys.as_ptr()),
             values: address(values.as_ptr()),
             count: u32::try_from(count).map_err(|_| wrong_size())?,
@@ -318,22 +319,10 @@ pub(crate) fn link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     })
 }
 
-/// Id of a program and of the maps that it uses.
-pub(crate) fn program_info(fd: BorrowedFd<'_>) -> io::Result<(u32, Vec<u32>)> {
-    // Of `struct bpf_prog_info`: id is word 1, nr_map_ids word 13 and the pointer to the ids words 14 and 15.
-    let mut maps = [0_u32; 64];
-    let mut words = [0_u32; 16];
-    words[13] = maps.len() as u32;
-    let ids = address(maps.as_mut_ptr().cast());
-    words[14] = ids as u32;
-    words[15] = (ids >> 32) as u32;
-    if cfg!(target_endian = "big") {
-        words.swap(14, 15);
-    }
-    // SAFETY: the words give the kernel one pointer, to as many ids as they say, and these outlive the call.
-    unsafe { info_into(fd, &mut words) }?;
-    let count = (words[13] as usize).min(maps.len());
-    Ok((words[1], maps[..count].to_vec()))
+/// Id of a program.
+pub(crate) fn program_id(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let [_, id] = info(fd)?;
+    Ok(id)
 }
 
 /// Attaches a program as the first of a device's chain.
@@ -368,14 +357,20 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     unsafe { bpf(command::LINK_UPDATE, &mut update) }.map(|_| ())
 }
 
+/// Detaches a link at once: letting go of its last pin or descriptor does so some time later.
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut detach = [link.as_raw_fd()];
+    // SAFETY: the link: this command's layout; no pointers in it.
+    unsafe { bpf(command::LINK_DETACH, &mut detach) }.map(|_| ())
+}
+
 /// The chain of a device in this network namespace. ENODEV: no such device here.
 pub(crate) fn chain(ifindex: u32, hook: Hook) -> io::Result<Vec<Attached>> {
     #[repr(C)]
     struct Query {
         ifindex: u32,
         hook: u32,
-        query_flags: u32,
-        attach_flags: u32,
+        flags: [u32; 2],
         prog_ids: u64,
         count: u32,
         pad: u32,
@@ -388,8 +383,7 @@ pub(crate) fn chain(ifindex: u32, hook: Hook) -> io::Result<Vec<Attached>> {
     let mut query = Query {
         ifindex,
         hook: hook as u32,
-        query_flags: 0,
-        attach_flags: 0,
+        flags: [0; 2],
         prog_ids: address(programs.as_mut_ptr().cast()),
         count: CHAIN as u32,
         pad: 0,
@@ -459,34 +453,25 @@ pub(crate) fn membarrier() -> bool {
 
 /// The first words of an object's information.
 fn info<const N: usize>(fd: BorrowedFd<'_>) -> io::Result<[u32; N]> {
-    let mut words = [0; N];
-    // SAFETY: all words are zero, so the kernel is given no pointer to write through.
-    unsafe { info_into(fd, &mut words) }?;
-    Ok(words)
-}
-
-/// # Safety
-/// Pointers in `words` must be valid for what the kernel writes through them.
-unsafe fn info_into<const N: usize>(fd: BorrowedFd<'_>, words: &mut [u32; N]) -> io::Result<()> {
     // The kernel writes u64s.
     #[repr(C, align(8))]
-    struct Aligned<const N: usize>([u32; N]);
+    struct Words<const N: usize>([u32; N]);
     #[repr(C)]
     struct Info {
         bpf_fd: i32,
-        info_len: u32,
-        info: u64,
+        size: u32,
+        words: u64,
     }
-    let mut aligned = Aligned(*words);
+    let mut words = Words([0; N]);
     let mut info = Info {
         bpf_fd: fd.as_raw_fd(),
-        info_len: size_of::<[u32; N]>() as u32,
-        info: address((&raw mut aligned).cast()),
+        size: size_of::<[u32; N]>() as u32,
+        words: address((&raw mut words).cast()),
     };
-    // SAFETY: the layout is this command's; the kernel writes at most `info_len` bytes, and the caller vouches for the rest.
+    // SAFETY: the layout is this command's; the kernel writes at most `size` bytes there, and since all of them are
+    // zero now it finds no pointer in them to write through.
     unsafe { bpf(command::OBJ_GET_INFO_BY_FD, &mut info) }?;
-    *words = aligned.0;
-    Ok(())
+    Ok(words.0)
 }
 
 /// # Safety

@@ -205,7 +205,7 @@ impl Denials {
             let before = self.reported_busy.lookup(&key, &mut reported);
             before.map_err(on_map(REPORTED_BUSY, "lookup"))?;
             let packets = now.saturating_sub(u64::from_ne_bytes(reported));
-            let crowded = from_key(&key).and_then(|key| crowded(&key, packets));
+            let crowded = from_key(&key).and_then(|key| crowded(key, packets));
             if let Some(crowded) = crowded.filter(|_| packets != 0) {
                 self.reported_busy
                     .update(&key, &now.to_ne_bytes())
@@ -289,7 +289,7 @@ fn from_key(key: &[u8]) -> Option<BusyKey> {
     })
 }
 
-fn crowded(key: &BusyKey, packets: u64) -> Option<Crowded> {
+fn crowded(key: BusyKey, packets: u64) -> Option<Crowded> {
     Some(Crowded {
         workload: key.workload,
         direction: Direction::from_u8(key.direction)?,
