@@ -4,7 +4,6 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 
 use enforcer::compile::Image;
 use enforcer::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
@@ -266,13 +265,4 @@ impl Flows {
             self.slots[place] = OnceCell::new();
         }
     }
-}
-
-/// The first address of a family that a workload may send from.
-pub fn own_address(workload: &LocalWorkload, v4: bool) -> Option<IpAddr> {
-    workload
-        .addresses
-        .iter()
-        .copied()
-        .find(|address| address.is_ipv4() == v4)
 }

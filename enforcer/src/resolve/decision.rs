@@ -9,7 +9,7 @@ use enforcer_common::image::PortKey;
 use enforcer_common::verdict::{Reason, Verdict};
 
 use super::ports::port_key;
-use super::resolver::ResolvedPolicy;
+use super::resolved::ResolvedPolicy;
 use crate::policy::model::Transport;
 use crate::workload::model::WorkloadKey;
 

@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 
 use super::directory::GroupId;
 
-/// Index of a set in [`ResolvedPolicy::peer_sets`](super::ResolvedPolicy::peer_sets).
+/// Names a set to [`ResolvedPolicy::peer_set`](super::ResolvedPolicy::peer_set).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PeerSetId(pub u32);
 

@@ -10,7 +10,7 @@ use enforcer_common::packet::protocol;
 use crate::policy::model::{PortSpec, Transport};
 use crate::workload::model::NamedPort;
 
-/// Index of a set in [`ResolvedPolicy::port_sets`](super::ResolvedPolicy::port_sets).
+/// Names a set to [`ResolvedPolicy::port_set`](super::ResolvedPolicy::port_set).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PortSetId(pub u32);
 
