@@ -106,11 +106,7 @@ impl Work {
     /// Before a run.
     pub const EMPTY: Self = Self {
         word: PolicyWord { revision: 0, epoch: 0 },
-        meta: Meta {
-            ifindex: 0,
-            ingress_ifindex: 0,
-            vlan: false,
-        },
+        meta: Meta { ifindex: 0, ingress_ifindex: 0, vlan: false },
         direction: Direction::Ingress,
         flow: 0,
         settled: false,
@@ -175,11 +171,7 @@ fn judge_frame<W: World, B: PacketBytes>(
     {
         let (local, peer) = work.packet.sides(direction);
         work.owner = endpoint.owner_of(local).unwrap_or(OwnerId::NONE);
-        let id = if work.owner == OwnerId::NONE {
-            endpoint.id
-        } else {
-            work.owner
-        };
+        let id = if work.owner == OwnerId::NONE { endpoint.id } else { work.owner };
         work.key = flow_key(id, direction, &work.packet, peer);
         if matches!(work.packet.kind, Kind::Following)
             && word.revision != 0
@@ -198,9 +190,7 @@ fn judge_frame<W: World, B: PacketBytes>(
                 let next = step(current.state(), direction, &work.packet);
                 if next != current.state() {
                     // A lost race only leaves the idle limit longer or shorter by one packet.
-                    let _ = flow
-                        .word
-                        .compare_exchange(current.0, current.with_state(next).0, Relaxed, Relaxed);
+                    let _ = flow.word.compare_exchange(current.0, current.with_state(next).0, Relaxed, Relaxed);
                 }
                 return Ok(());
             }

@@ -25,11 +25,7 @@ const _: () = assert!(size_of::<FlowKey>() == 24 && align_of::<FlowKey>() == 4);
 
 impl FlowKey {
     /// Nobody's.
-    pub const NONE: Self = Self {
-        owner_and_class: 0,
-        ports: 0,
-        peer: Address::UNSPECIFIED,
-    };
+    pub const NONE: Self = Self { owner_and_class: 0, ports: 0, peer: Address::UNSPECIFIED };
 
     /// A key.
     #[inline(always)]

@@ -22,11 +22,8 @@ pub fn find_quoted<W: World, B: PacketBytes>(world: &W, bytes: &B, work: &mut Wo
     };
     let from_workload = matches!(work.direction, Direction::Egress);
     // The workload sends an error about what it received, and receives one about what it sent.
-    let (local, peer) = if from_workload {
-        (&quote.destination, &quote.source)
-    } else {
-        (&quote.source, &quote.destination)
-    };
+    let (local, peer) =
+        if from_workload { (&quote.destination, &quote.source) } else { (&quote.source, &quote.destination) };
     if from_workload && work.packet.destination != *peer {
         return;
     }

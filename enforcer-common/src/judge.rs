@@ -17,22 +17,9 @@ use crate::verdict::{Reason, Verdict};
 /// Judges a packet.
 #[inline(always)]
 pub fn judge<W: World>(world: &W, work: &Work) -> Result<(), Reason> {
-    let Work {
-        word,
-        ref meta,
-        direction,
-        flow,
-        settled,
-        quotes_live_flow,
-        owner,
-        ref key,
-        ref packet,
-        ..
-    } = *work;
+    let Work { word, ref meta, direction, flow, settled, quotes_live_flow, owner, ref key, ref packet, .. } = *work;
     let slot = word.slot();
-    let known = world
-        .endpoint(meta.ifindex)
-        .filter(|endpoint| endpoint.flags[slot] & Endpoint::UNKNOWN == 0);
+    let known = world.endpoint(meta.ifindex).filter(|endpoint| endpoint.flags[slot] & Endpoint::UNKNOWN == 0);
     let (local, peer) = packet.sides(direction);
     let own = owner != OwnerId::NONE;
     let discovery = match packet.class {
@@ -51,18 +38,7 @@ pub fn judge<W: World>(world: &W, work: &Work) -> Result<(), Reason> {
     if word.revision == 0 {
         return Err(Reason::NoPolicy);
     }
-    let case = Case {
-        world,
-        work,
-        word,
-        meta,
-        endpoint,
-        direction,
-        packet,
-        local,
-        peer,
-        own,
-    };
+    let case = Case { world, work, word, meta, endpoint, direction, packet, local, peer, own };
     let entry = case.clear()?;
     // Nothing but the guardrails was open.
     if settled || matches!(discovery, Discovery::Pass) {
@@ -172,7 +148,13 @@ impl<W: World> Case<'_, W> {
     /// that role, a later change of that policy cuts it; else a server would turn its clients' connections into its own by
     /// outliving their state. Denied: in the window after the first attach it passes as the reply that it may be.
     #[inline(always)]
-    fn midstream(&self, entry: Option<AddressEntry>, key: &FlowKey, role: Role, verdict: Verdict) -> Result<(), Reason> {
+    fn midstream(
+        &self,
+        entry: Option<AddressEntry>,
+        key: &FlowKey,
+        role: Role,
+        verdict: Verdict,
+    ) -> Result<(), Reason> {
         let other = match role {
             Role::WorkloadOpened => Role::PeerOpened,
             Role::PeerOpened | Role::NodeOpened => Role::WorkloadOpened,
@@ -249,17 +231,13 @@ impl<W: World> Case<'_, W> {
             return Ok(());
         }
         if let Some(role) = quoted {
-            let entry = self
-                .world
-                .image(self.word.slot())
-                .and_then(|image| image.address(key.peer()));
+            let entry = self.world.image(self.word.slot()).and_then(|image| image.address(key.peer()));
             let verdict = self.policy(key.peer(), entry, role.direction(), service_port(role, key));
             if verdict == Verdict::Allow {
                 return Ok(());
             }
         }
-        self.policy(self.peer, entry, self.direction, self.packet.port_key())
-            .into_result()
+        self.policy(self.peer, entry, self.direction, self.packet.port_key()).into_result()
     }
 
     /// The guardrails; what the image knows of the peer.
@@ -293,12 +271,7 @@ impl<W: World> Case<'_, W> {
 
     #[inline(always)]
     fn policy(&self, peer: &Address, entry: Option<AddressEntry>, direction: Direction, port: PortKey) -> Verdict {
-        let question = Question {
-            direction,
-            peer,
-            entry,
-            port,
-        };
+        let question = Question { direction, peer, entry, port };
         self.world.policy(self.work, &question)
     }
 
@@ -313,11 +286,7 @@ impl<W: World> Case<'_, W> {
 
     #[inline(always)]
     fn insert(&self, key: &FlowKey, role: Role, ingress: u32) -> Result<(), Reason> {
-        let word = FlowWord::new(
-            self.word.epoch,
-            key.tag(),
-            step(role as u8, self.direction, self.packet),
-        );
+        let word = FlowWord::new(self.word.epoch, key.tag(), step(role as u8, self.direction, self.packet));
         let value = FlowValue::new(word, self.world.tick(), ingress, self.endpoint.workload);
         match (self.world.insert(key, &value), role) {
             // The node's own packets are always let in (D3), with state or without.
@@ -332,8 +301,8 @@ impl<W: World> Case<'_, W> {
     fn take_over(&self, flow: &FlowValue, key: &FlowKey, flow_state: u8) -> bool {
         let current = flow.word.load(Relaxed);
         let next = FlowWord::new(self.word.epoch, key.tag(), flow_state);
-        let renewed =
-            FlowWord(current).has_tag(key.tag()) && flow.word.compare_exchange(current, next.0, Relaxed, Relaxed).is_ok();
+        let renewed = FlowWord(current).has_tag(key.tag())
+            && flow.word.compare_exchange(current, next.0, Relaxed, Relaxed).is_ok();
         if renewed {
             if matches!(self.direction, Direction::Ingress) {
                 flow.ingress.store(self.meta.ingress_ifindex, Relaxed);

@@ -277,10 +277,7 @@ pub fn parse<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reaso
     let Some(ethertype) = bytes.ethertype() else {
         return refuse(out, &Packet::EMPTY, Reason::Ethertype);
     };
-    let packet = Packet {
-        ethertype,
-        ..Packet::EMPTY
-    };
+    let packet = Packet { ethertype, ..Packet::EMPTY };
     match ethertype {
         0x0800 => parse_v4(bytes, out, packet),
         0x86dd => parse_v6(bytes, out, packet),
@@ -333,15 +330,7 @@ fn parse_v4<B: PacketBytes>(bytes: &B, out: &mut Packet, packet: Packet) -> Resu
     };
     if byte::<0>(first) != 0x45 {
         let options = byte::<0>(first) > 0x45 && byte::<0>(first) <= 0x4f;
-        return refuse(
-            out,
-            &packet,
-            if options {
-                Reason::IpOptions
-            } else {
-                Reason::IpMalformed
-            },
-        );
+        return refuse(out, &packet, if options { Reason::IpOptions } else { Reason::IpMalformed });
     }
     if total < 20 || total > bytes.length().saturating_sub(ETHERNET) {
         return refuse(out, &packet, Reason::IpMalformed);
@@ -400,10 +389,7 @@ fn split([a, b, c, d, e, f, g, h]: [u32; 8]) -> (Address, Address) {
 
 #[inline(always)]
 fn is_extension(next: u8) -> bool {
-    matches!(
-        next,
-        protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS
-    )
+    matches!(next, protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS)
 }
 
 /// Walks the extension headers (RFC 8200 section 4): the transport's protocol, offset and length.
@@ -437,21 +423,13 @@ fn walk<B: PacketBytes>(bytes: &B, first: u8, length: u32) -> Result<(u8, u32, u
         at += size;
         left -= size;
     }
-    if is_extension(next) {
-        Err(Reason::ExtensionHeader)
-    } else {
-        Ok((next, at, left))
-    }
+    if is_extension(next) { Err(Reason::ExtensionHeader) } else { Ok((next, at, left)) }
 }
 
 /// `FIXED`: the transport header is at a constant offset, which direct access to the packet needs.
 #[inline(always)]
 fn read<const N: usize, const FIXED: bool, B: PacketBytes>(bytes: &B, packet: &Packet) -> Option<[u32; N]> {
-    if FIXED {
-        bytes.fixed::<N>(packet.transport_at as usize)
-    } else {
-        bytes.at::<N>(packet.transport_at)
-    }
+    if FIXED { bytes.fixed::<N>(packet.transport_at as usize) } else { bytes.at::<N>(packet.transport_at) }
 }
 
 #[inline(always)]
@@ -583,12 +561,7 @@ pub fn quote<B: PacketBytes>(bytes: &B, error: &Packet) -> Option<Quote> {
         if byte::<0>(first) >> 4 != 4 || size < 20 || half::<1>(fragment) & 0x1fff != 0 {
             return None;
         }
-        (
-            Address::v4(source),
-            Address::v4(destination),
-            byte::<1>(third),
-            at + size,
-        )
+        (Address::v4(source), Address::v4(destination), byte::<1>(third), at + size)
     } else {
         let [first, second, addresses @ ..] = bytes.at::<10>(at)?;
         if byte::<0>(first) >> 4 != 6 || is_extension(byte::<2>(second)) {
@@ -602,15 +575,7 @@ pub fn quote<B: PacketBytes>(bytes: &B, error: &Packet) -> Option<Quote> {
         return None;
     }
     let class = ProtocolClass::of(protocol, v4);
-    let mut quote = Quote {
-        source,
-        destination,
-        protocol,
-        class,
-        ports: [0; 2],
-        echo_request: false,
-        echo_id: 0,
-    };
+    let mut quote = Quote { source, destination, protocol, class, ports: [0; 2], echo_request: false, echo_id: 0 };
     if matches!(class, ProtocolClass::Other) {
         return Some(quote);
     }

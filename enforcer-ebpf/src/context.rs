@@ -17,13 +17,7 @@ use enforcer_common::{
 #[inline(always)]
 pub(crate) fn meta(skb: *mut __sk_buff) -> Meta {
     // SAFETY: the kernel gives a valid context; the verifier rewrites these loads.
-    unsafe {
-        Meta {
-            ifindex: (*skb).ifindex,
-            ingress_ifindex: (*skb).ingress_ifindex,
-            vlan: (*skb).vlan_present != 0,
-        }
-    }
+    unsafe { Meta { ifindex: (*skb).ifindex, ingress_ifindex: (*skb).ingress_ifindex, vlan: (*skb).vlan_present != 0 } }
 }
 
 /// The frame. `data..end` is the linear part.

@@ -68,12 +68,7 @@ fn class(reason: u32, work: &Work, tick: u32) -> Class {
 /// False: there is no room to count it.
 #[inline(always)]
 fn count_busy(reason: u32, work: &Work) -> bool {
-    let key = BusyKey {
-        workload: work.workload,
-        direction: work.direction as u8,
-        reason: reason as u8,
-        pad: 0,
-    };
+    let key = BusyKey { workload: work.workload, direction: work.direction as u8, reason: reason as u8, pad: 0 };
     match BUSY.get_ptr_mut(&key) {
         Some(count) => {
             // SAFETY: a per-CPU value, as above.

@@ -66,11 +66,7 @@ impl World for Maps {
     #[inline(always)]
     fn image(&self, slot: usize) -> Option<Tables> {
         let slot = slot as u32;
-        Some(Tables {
-            slot,
-            lines: IMAGES.get(slot)?,
-            addresses: ADDRESSES.get(slot)?,
-        })
+        Some(Tables { slot, lines: IMAGES.get(slot)?, addresses: ADDRESSES.get(slot)? })
     }
 
     #[inline(always)]
@@ -136,13 +132,7 @@ impl World for Maps {
         let entry = question.entry.map_or(UNKNOWN, |entry| u64::from(entry.0));
         // SAFETY: it is one of those.
         match unsafe {
-            Self::result(ask_policy(
-                work,
-                question.direction as u32,
-                question.peer,
-                entry,
-                question.port.index(),
-            ))
+            Self::result(ask_policy(work, question.direction as u32, question.peer, entry, question.port.index()))
         } {
             Ok(()) => Verdict::Allow,
             Err(reason) => Verdict::Deny(reason),
@@ -157,9 +147,7 @@ impl World for Maps {
 
 impl Maps {
     /// For what reads no packet.
-    const TABLES: Self = Self {
-        skb: core::ptr::null_mut(),
-    };
+    const TABLES: Self = Self { skb: core::ptr::null_mut() };
 
     /// SAFETY: `code` comes from one of the functions below, which return nothing but 0 and reasons.
     #[inline(always)]
@@ -204,11 +192,7 @@ extern "C" fn ask_policy(work: *const Work, direction: u32, peer: *const Address
         return Reason::Internal as u64;
     };
     let question = Question {
-        direction: if direction == Direction::Egress as u32 {
-            Direction::Egress
-        } else {
-            Direction::Ingress
-        },
+        direction: if direction == Direction::Egress as u32 { Direction::Egress } else { Direction::Ingress },
         peer,
         entry: (entry != UNKNOWN).then_some(AddressEntry(entry as u32)),
         port: PortKey::from_index(port),
@@ -284,9 +268,7 @@ extern "C" fn search_ranges(slot: u32, address: *const Address) -> u64 {
 /// Whether the workload that uses a place of `QUOTAS` is gone.
 #[inline(always)]
 pub(crate) fn is_gone(workload: u32) -> bool {
-    QUOTAS
-        .get(workload)
-        .is_none_or(|quota| quota.id.load(Relaxed) == OwnerId::NONE.0)
+    QUOTAS.get(workload).is_none_or(|quota| quota.id.load(Relaxed) == OwnerId::NONE.0)
 }
 
 /// Takes one flow off a workload's count.

@@ -24,11 +24,7 @@ struct Progress {
 
 #[inline(always)]
 pub(crate) fn run() -> i32 {
-    let mut progress = Progress {
-        deleted: 0,
-        cap: SWEEP_CAP.load(),
-        tick_ms: TICK_MS.load(),
-    };
+    let mut progress = Progress { deleted: 0, cap: SWEEP_CAP.load(), tick_ms: TICK_MS.load() };
     // SAFETY: the callback has the signature that the helper calls, and `progress` outlives the call.
     unsafe {
         bpf_for_each_map_elem(

@@ -17,12 +17,7 @@ const CHILD: &str = "ENFORCER_TEST_PIN_DIR";
 #[test]
 fn child() {
     let Some(pin_dir) = std::env::var_os(CHILD) else { return };
-    let config = KernelConfig {
-        pin_dir: pin_dir.into(),
-        flows: 4096,
-        flow_quota: 1024,
-        object: None,
-    };
+    let config = KernelConfig { pin_dir: pin_dir.into(), flows: 4096, flow_quota: 1024, object: None };
     let deny = TestImage::new(Cell::Deny);
     for _ in 0..2 {
         let mut kernel = Kernel::open(&config).unwrap_or_else(|error| panic!("{}", chain(&error)));
@@ -46,11 +41,7 @@ fn run(rig: &Rig, capabilities: &str) -> Result<(), String> {
         .env(CHILD, &rig.config.pin_dir)
         .output()
         .unwrap();
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(String::from_utf8_lossy(&output.stderr).into_owned())
-    }
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
 #[test]
@@ -66,9 +57,7 @@ fn a_first_start_needs_three_capabilities_and_the_next_two() {
 #[test]
 fn a_missing_capability_is_named() {
     with_rig(|rig| {
-        let missing = KernelError::MissingCapabilities {
-            missing: vec!["CAP_NET_ADMIN"],
-        };
+        let missing = KernelError::MissingCapabilities { missing: vec!["CAP_NET_ADMIN"] };
         let error = run(rig, "+bpf").unwrap_err();
         assert!(error.contains(&missing.to_string()), "{error}");
         assert!(!rig.config.pin_dir.exists(), "nothing was made");

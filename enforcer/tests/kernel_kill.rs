@@ -1,11 +1,7 @@
 //! The daemon is killed: at random moments, and at each of its system calls in turn. Nothing that is denied gets through,
 //! and the next start converges.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "part of tests, though the lint cannot tell"
-)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "part of tests, though the lint cannot tell")]
 
 mod kernel_support;
 
@@ -31,12 +27,7 @@ const CALLS: &str = "bpf,rename,mkdir,unlink,rmdir,membarrier";
 #[test]
 fn child() {
     let Some(pin_dir) = std::env::var_os(CHILD) else { return };
-    let config = KernelConfig {
-        pin_dir: pin_dir.into(),
-        flows: 4096,
-        flow_quota: 1024,
-        object: None,
-    };
+    let config = KernelConfig { pin_dir: pin_dir.into(), flows: 4096, flow_quota: 1024, object: None };
     let deny = TestImage::new(Cell::Deny);
     // Ends by itself if its parent is gone.
     let end = Instant::now() + Duration::from_secs(10);

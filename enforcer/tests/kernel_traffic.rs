@@ -40,10 +40,7 @@ fn a_plan_decides_and_the_next_one_decides_anew() {
         assert_eq!(flow.way.key.workload, first.ids[&KEY_B]);
         assert_eq!(flow.way.key.reason, Reason::NoRule as u8);
         assert_eq!(flow.way.key.peer, address("10.0.1.2"));
-        assert_eq!(
-            (flow.way.key.destination_port, flow.way.key.revision),
-            (80, first.word.revision)
-        );
+        assert_eq!((flow.way.key.destination_port, flow.way.key.revision), (80, first.word.revision));
         assert!(flow.opened);
         assert_eq!(packets(&report), 3);
 
@@ -70,13 +67,7 @@ fn a_veth_is_closed_until_a_plan_names_it() {
         assert_eq!(rig.arrive(80, 2), 0);
         let mut denials = kernel.denials().unwrap();
         let report = denials.flush().unwrap();
-        assert!(
-            report
-                .flows
-                .iter()
-                .any(|flow| flow.way.key.reason == Reason::UnknownWorkload as u8),
-            "{report:?}"
-        );
+        assert!(report.flows.iter().any(|flow| flow.way.key.reason == Reason::UnknownWorkload as u8), "{report:?}");
         let id = report.flows[0].way.key.workload;
         let applied = apply(&mut kernel, &allow.plan(ISOLATED));
         assert_eq!(applied.ids[&KEY_A], id, "the veth's incarnation became the workload's");
@@ -136,24 +127,12 @@ fn no_packet_sees_a_mixture_of_two_images() {
             stop.store(true, Ordering::Relaxed);
         });
         let report = denials.flush().unwrap();
-        let denied: Vec<_> = report
-            .flows
-            .iter()
-            .filter(|flow| flow.way.key.reason == Reason::NoRule as u8)
-            .collect();
+        let denied: Vec<_> = report.flows.iter().filter(|flow| flow.way.key.reason == Reason::NoRule as u8).collect();
         assert!(denied.len() > 100, "the sender ran: {}", denied.len());
         for flow in denied {
-            assert_eq!(
-                Some(flow.way.key.revision & 1),
-                parity,
-                "denied by a revision that allows: {flow:?}"
-            );
+            assert_eq!(Some(flow.way.key.revision & 1), parity, "denied by a revision that allows: {flow:?}");
         }
-        let internal = denials
-            .totals()
-            .unwrap()
-            .keys()
-            .any(|(_, reason)| *reason == Reason::Internal);
+        let internal = denials.totals().unwrap().keys().any(|(_, reason)| *reason == Reason::Internal);
         assert!(!internal, "a table was missing for a moment");
     });
 }
@@ -184,10 +163,7 @@ fn reported_packets_add_up_to_what_was_not_lost() {
         assert_eq!(reported, logged_and_suppressed(&denials));
         let all: u64 = denials.totals().unwrap()[&(Direction::Ingress, Reason::NoRule)].lost + reported;
         assert_eq!(all, u64::from(sent));
-        assert_eq!(
-            status::read(&rig.config.pin_dir).unwrap().denied,
-            denials.totals().unwrap()
-        );
+        assert_eq!(status::read(&rig.config.pin_dir).unwrap().denied, denials.totals().unwrap());
     });
 }
 

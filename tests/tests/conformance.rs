@@ -35,13 +35,7 @@ struct Step {
 
 /// A probe of all pairs: row and step, port, who is denied, and who of those is not. `*` stands for any name. Loopback is
 /// not looked at.
-type Probe = (
-    u32,
-    usize,
-    &'static str,
-    &'static [&'static str],
-    &'static [&'static str],
-);
+type Probe = (u32, usize, &'static str, &'static [&'static str], &'static [&'static str]);
 
 const PROBES: [Probe; 67] = [
     (1, 0, "80/tcp", &["* > x/*"], &[]),
@@ -118,14 +112,7 @@ const PODS: [&str; 3] = ["a", "b", "c"];
 
 /// A label that a row adds between its probes: row, the step from which it holds, the namespace, the pod in it (none: the
 /// namespace itself), key and value.
-type Relabelled = (
-    u32,
-    usize,
-    &'static str,
-    Option<&'static str>,
-    &'static str,
-    &'static str,
-);
+type Relabelled = (u32, usize, &'static str, Option<&'static str>, &'static str, &'static str);
 
 const RELABELLED: [Relabelled; 3] = [
     (21, 1, "y", None, "ns2", "updated"),
@@ -162,26 +149,16 @@ fn cluster(row: u32, step: usize) -> Snapshot {
     let mut ports: BTreeMap<String, BTreeSet<NamedPort>> = BTreeMap::new();
     for (name, protocol) in [("tcp", 6), ("udp", 17), ("sctp", 132)] {
         for port in [80, 81] {
-            ports.insert(
-                format!("serve-{port}-{name}"),
-                BTreeSet::from([NamedPort { protocol, port }]),
-            );
+            ports.insert(format!("serve-{port}-{name}"), BTreeSet::from([NamedPort { protocol, port }]));
         }
     }
     for (place, namespace, pod) in pods() {
         let mut labels = Labels::from([("pod".to_owned(), pod.to_owned())]);
         labels.extend(relabelled(namespace, Some(pod)));
-        let interface = Interface {
-            name: format!("veth-{namespace}-{pod}"),
-            peer_mac: None,
-            existed_at_start: false,
-        };
+        let interface = Interface { name: format!("veth-{namespace}-{pod}"), peer_mac: None, existed_at_start: false };
         let workload = LocalWorkload {
             identity: Some(Identity {
-                name: WorkloadName {
-                    namespace: namespace.to_owned(),
-                    name: pod.to_owned(),
-                },
+                name: WorkloadName { namespace: namespace.to_owned(), name: pod.to_owned() },
                 labels,
                 ports: ports.clone(),
             }),
@@ -196,10 +173,7 @@ fn cluster(row: u32, step: usize) -> Snapshot {
 }
 
 fn image_of(what: &str, snapshot: &Snapshot, text: &str) -> Image {
-    let source = SourceFile {
-        path: "rows.yaml".into(),
-        text: text.to_owned(),
-    };
+    let source = SourceFile { path: "rows.yaml".into(), text: text.to_owned() };
     let loaded = from_sources(vec![source]).unwrap_or_else(|errors| panic!("{what}\n{errors}"));
     let resolved = resolve(Arc::new(loaded.set), Arc::new(snapshot.clone()));
     compile(&resolved).unwrap_or_else(|refused| panic!("{what}: {refused}"))
@@ -219,15 +193,8 @@ fn transport(port: &str) -> Transport {
     let destination = number.parse().expect("a port");
     match protocol {
         "tcp" => Transport::syn(40_000, destination),
-        "udp" => Transport::Udp {
-            source: 40_000,
-            destination,
-        },
-        "sctp" => Transport::Sctp {
-            source: 40_000,
-            destination,
-            chunk: 1,
-        },
+        "udp" => Transport::Udp { source: 40_000, destination },
+        "sctp" => Transport::Sctp { source: 40_000, destination, chunk: 1 },
         other => panic!("{other}"),
     }
 }
@@ -261,19 +228,10 @@ fn every_pair_of_every_row() {
             world.install(&snapshot, image, Unknown::Strict);
             for (from, from_namespace, from_pod) in pods() {
                 for (to, to_namespace, to_pod) in pods().filter(|to| to.0 != from) {
-                    let names = [
-                        format!("{from_namespace}/{from_pod}"),
-                        format!("{to_namespace}/{to_pod}"),
-                    ];
+                    let names = [format!("{from_namespace}/{from_pod}"), format!("{to_namespace}/{to_pod}")];
                     let any = |patterns: &[&str]| patterns.iter().any(|it| matches(it, &names[0], &names[1]));
                     let expected = !any(denied) || any(allowed);
-                    assert_eq!(
-                        passes(&world, from, to, port),
-                        expected,
-                        "{what}: {} to {}",
-                        names[0],
-                        names[1]
-                    );
+                    assert_eq!(passes(&world, from, to, port), expected, "{what}: {} to {}", names[0], names[1]);
                     world.forget_flows();
                     pairs += 1;
                 }
@@ -281,14 +239,8 @@ fn every_pair_of_every_row() {
             probed.insert((number, step));
         }
     }
-    for (number, step) in (1..=48)
-        .map(|number| (number, 0))
-        .chain(PROBES.map(|probe| (probe.0, probe.1)))
-    {
-        assert!(
-            probed.contains(&(number, step)),
-            "row {number} step {step} was not probed"
-        );
+    for (number, step) in (1..=48).map(|number| (number, 0)).chain(PROBES.map(|probe| (probe.0, probe.1))) {
+        assert!(probed.contains(&(number, step)), "row {number} step {step} was not probed");
     }
     assert_eq!(pairs, PROBES.len() * 72);
 }
@@ -301,11 +253,7 @@ fn replies_pass_where_new_flows_do_not() {
     let mut world = MemoryWorld::new([]);
     let image = image_of("row 37", &snapshot, &row.steps[1].network_policies);
     world.install(&snapshot, image, Unknown::Strict);
-    let answer = Transport::Tcp {
-        source: 80,
-        destination: 40_000,
-        flags: 0x12,
-    };
+    let answer = Transport::Tcp { source: 80, destination: 40_000, flags: 0x12 };
     let answer = Frame::new(address(1), address(0), answer).bytes();
     assert_ne!(world.receives(1, 2, &answer), Verdict::Allow, "nobody has asked");
     assert!(passes(&world, 0, 1, "80/tcp"));

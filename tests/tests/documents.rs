@@ -16,10 +16,7 @@ const SETS: usize = 500;
 
 #[test]
 fn parsed_documents_mean_what_was_declared() {
-    let seed = std::env::var("ENFORCER_ORACLE_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or(7);
+    let seed = std::env::var("ENFORCER_ORACLE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
     println!("ENFORCER_ORACLE_SEED={seed}");
     let mut random = Random(seed);
     let mut told_apart = 0;
@@ -29,44 +26,28 @@ fn parsed_documents_mean_what_was_declared() {
         let mut declared = generate::policies(&mut random, &places);
         declared.retain(|policy| policy.ingress.iter().chain(&policy.egress).all(can_be_written));
         let text: Vec<String> = declared.iter().map(|policy| document(policy).to_string()).collect();
-        let source = SourceFile {
-            path: "random.yaml".into(),
-            text: text.join("\n---\n"),
-        };
+        let source = SourceFile { path: "random.yaml".into(), text: text.join("\n---\n") };
         let loaded = from_sources(vec![source]).unwrap_or_else(|errors| panic!("{}\n{errors}", text.join("\n---\n")));
         let parsed: Vec<Policy> = loaded.set.policies.into_iter().map(placeless).collect();
-        assert_eq!(
-            parsed,
-            model(&declared, Defaults::Standard).policies,
-            "{}",
-            text.join("\n---\n")
-        );
+        assert_eq!(parsed, model(&declared, Defaults::Standard).policies, "{}", text.join("\n---\n"));
         told_apart += usize::from(parsed != model(&declared, Defaults::Both).policies);
     }
-    assert!(
-        told_apart > SETS / 10,
-        "only {told_apart} sets tell how absent types are read"
-    );
+    assert!(told_apart > SETS / 10, "only {told_apart} sets tell how absent types are read");
 }
 
 /// What a NetworkPolicy has no words for: ICMP, and a named port of any protocol.
 fn can_be_written(rule: &Rule) -> bool {
     match &rule.ports {
         Ports::Any => true,
-        Ports::Only(specs) => !specs
-            .iter()
-            .any(|spec| matches!(spec, PortSpec::Icmp | PortSpec::Named { transport: None, .. })),
+        Ports::Only(specs) => {
+            !specs.iter().any(|spec| matches!(spec, PortSpec::Icmp | PortSpec::Named { transport: None, .. }))
+        }
     }
 }
 
 fn placeless(policy: Policy) -> Policy {
     let rules = |rules: Vec<Rule>| rules.into_iter().map(|rule| Rule { at: at(), ..rule }).collect();
-    Policy {
-        at: at(),
-        ingress: rules(policy.ingress),
-        egress: rules(policy.egress),
-        ..policy
-    }
+    Policy { at: at(), ingress: rules(policy.ingress), egress: rules(policy.egress), ..policy }
 }
 
 fn document(policy: &Declared) -> Value {
@@ -127,11 +108,7 @@ fn port(spec: &PortSpec) -> Value {
     match spec {
         PortSpec::Every(transport) => json!({ "protocol": protocol(*transport) }),
         // The default protocol is TCP (N8).
-        PortSpec::Range {
-            transport: Transport::Tcp,
-            first,
-            last,
-        } if first == last => json!({ "port": first }),
+        PortSpec::Range { transport: Transport::Tcp, first, last } if first == last => json!({ "port": first }),
         PortSpec::Range { transport, first, last } => {
             json!({ "port": first, "endPort": last, "protocol": protocol(*transport) })
         }
@@ -151,9 +128,5 @@ fn selector(selector: &LabelSelector) -> Value {
         Requirement::DoesNotExist(key) => json!({ "key": key, "operator": "DoesNotExist" }),
     });
     let expressions: Vec<Value> = expressions.collect();
-    if expressions.is_empty() {
-        json!({})
-    } else {
-        json!({ "matchExpressions": expressions })
-    }
+    if expressions.is_empty() { json!({}) } else { json!({ "matchExpressions": expressions }) }
 }

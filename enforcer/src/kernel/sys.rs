@@ -97,13 +97,7 @@ impl Map {
             numa_node: u32,
             name: [u8; 16],
         }
-        let MapAttributes {
-            kind,
-            key_size,
-            value_size,
-            entries,
-            flags,
-        } = *attributes;
+        let MapAttributes { kind, key_size, value_size, entries, flags } = *attributes;
         let mut create = Create {
             attributes: [kind, key_size, value_size, entries, flags],
             inner_map_fd: inner.map_or(0, |map| map.fd.as_raw_fd()),
@@ -127,17 +121,7 @@ impl Map {
     fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         // Type, id, key size, value size, entries, flags of `struct bpf_map_info`.
         let [kind, id, key_size, value_size, entries, flags] = info(fd.as_fd())?;
-        Ok(Self {
-            fd,
-            id,
-            attributes: MapAttributes {
-                kind,
-                key_size,
-                value_size,
-                entries,
-                flags,
-            },
-        })
+        Ok(Self { fd, id, attributes: MapAttributes { kind, key_size, value_size, entries, flags } })
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -228,24 +212,15 @@ impl Map {
             value: u64,
             flags: u64,
         }
-        let mut element = Element {
-            map_fd: self.fd.as_raw_fd(),
-            pad: 0,
-            key: address(key),
-            value: address(value),
-            flags,
-        };
+        let mut element =
+            Element { map_fd: self.fd.as_raw_fd(), pad: 0, key: address(key), value: address(value), flags };
         // SAFETY: the layout is this command's; the callers have checked that key and value are as long as the kernel takes
         // them for this map, and both outlive the call.
         unsafe { bpf(command, &mut element) }.map(|_| ())
     }
 
     fn check_key(&self, key: &[u8]) -> io::Result<()> {
-        if key.len() == self.attributes.key_size as usize {
-            Ok(())
-        } else {
-            Err(wrong_size())
-        }
+        if key.len() == self.attributes.key_size as usize { Ok(()) } else { Err(wrong_size()) }
     }
 
     fn is_per_cpu(&self) -> bool {
@@ -254,11 +229,7 @@ impl Map {
 
     fn lookup_size(&self) -> io::Result<usize> {
         let size = self.attributes.value_size as usize;
-        Ok(if self.is_per_cpu() {
-            size.next_multiple_of(8) * possible_cpus()?
-        } else {
-            size
-        })
+        Ok(if self.is_per_cpu() { size.next_multiple_of(8) * possible_cpus()? } else { size })
     }
 }
 
@@ -295,11 +266,7 @@ fn object(command: i32, fd: i32, path: &Path) -> io::Result<c_long> {
         file_flags: u32,
     }
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut object = Object {
-        pathname: address(path.as_ptr().cast()),
-        bpf_fd: fd,
-        file_flags: 0,
-    };
+    let mut object = Object { pathname: address(path.as_ptr().cast()), bpf_fd: fd, file_flags: 0 };
     // SAFETY: the layout is this command's; the path ends with a zero byte and outlives the call.
     unsafe { bpf(command, &mut object) }
 }
@@ -311,12 +278,7 @@ pub(crate) fn link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     if kind != LINK_TYPE_TCX {
         return Err(Errno::EMEDIUMTYPE.into());
     }
-    Ok(LinkInfo {
-        id,
-        program,
-        ifindex,
-        hook,
-    })
+    Ok(LinkInfo { id, program, ifindex, hook })
 }
 
 /// Id of a program.
@@ -463,11 +425,8 @@ fn info<const N: usize>(fd: BorrowedFd<'_>) -> io::Result<[u32; N]> {
         words: u64,
     }
     let mut words = Words([0; N]);
-    let mut info = Info {
-        bpf_fd: fd.as_raw_fd(),
-        size: size_of::<[u32; N]>() as u32,
-        words: address((&raw mut words).cast()),
-    };
+    let mut info =
+        Info { bpf_fd: fd.as_raw_fd(), size: size_of::<[u32; N]>() as u32, words: address((&raw mut words).cast()) };
     // SAFETY: the layout is this command's; the kernel writes at most `size` bytes there, and since all of them are
     // zero now it finds no pointer in them to write through.
     unsafe { bpf(command::OBJ_GET_INFO_BY_FD, &mut info) }?;

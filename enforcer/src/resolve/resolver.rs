@@ -38,22 +38,9 @@ pub fn resolve(policies: Arc<PolicySet>, snapshot: Arc<Snapshot>) -> ResolvedPol
             subjects.insert(*key, [Direction::Ingress, Direction::Egress].map(of));
         }
     }
-    let Resolver {
-        peer_sets,
-        port_sets,
-        isolations,
-        ..
-    } = resolver;
+    let Resolver { peer_sets, port_sets, isolations, .. } = resolver;
     let (peer_sets, port_sets) = (peer_sets.values, port_sets.values);
-    ResolvedPolicy {
-        policies,
-        snapshot,
-        directory,
-        peer_sets,
-        port_sets,
-        isolations,
-        subjects,
-    }
+    ResolvedPolicy { policies, snapshot, directory, peer_sets, port_sets, isolations, subjects }
 }
 
 struct Resolver<'a> {
@@ -86,11 +73,9 @@ impl<'a> Resolver<'a> {
             return None;
         }
         let named = direction == Direction::Ingress
-            && policies.iter().any(|place| {
-                rules_of(&self.policies[*place], direction)
-                    .iter()
-                    .any(|rule| has_names(&rule.ports))
-            });
+            && policies
+                .iter()
+                .any(|place| rules_of(&self.policies[*place], direction).iter().any(|rule| has_names(&rule.ports)));
         let key = (direction, policies, named.then_some(&identity.ports));
         if let Some(known) = self.known.get(&key) {
             return Some(*known);
@@ -102,10 +87,7 @@ impl<'a> Resolver<'a> {
             }
         }
         let place = self.isolations.len();
-        self.isolations.push(Isolation {
-            policies: key.1.clone(),
-            grants,
-        });
+        self.isolations.push(Isolation { policies: key.1.clone(), grants });
         self.known.insert(key, place);
         Some(place)
     }
@@ -143,12 +125,7 @@ impl<'a> Resolver<'a> {
     fn push(&self, grants: &mut Vec<Grant>, policy: usize, rule: usize, peers: PeerSetId, ports: PortSetId) {
         // A rule whose selectors match nobody, or whose names nobody has, grants nothing.
         if !self.peer_sets.values[peers.0 as usize].is_empty() && !self.port_sets.values[ports.0 as usize].is_empty() {
-            grants.push(Grant {
-                policy,
-                rule,
-                peers,
-                ports,
-            });
+            grants.push(Grant { policy, rule, peers, ports });
         }
     }
 
@@ -254,10 +231,7 @@ struct Interned<T> {
 
 impl<T> Default for Interned<T> {
     fn default() -> Self {
-        Self {
-            values: Vec::new(),
-            places: HashMap::new(),
-        }
+        Self { values: Vec::new(), places: HashMap::new() }
     }
 }
 

@@ -22,10 +22,7 @@ pub(crate) fn length(source: &Source) -> Vec<Violation> {
     if lines <= MAXIMUM_LINES {
         return Vec::new();
     }
-    vec![source.violation(
-        lines,
-        format!("{lines} lines; the most is {MAXIMUM_LINES}: split it with two good names"),
-    )]
+    vec![source.violation(lines, format!("{lines} lines; the most is {MAXIMUM_LINES}: split it with two good names"))]
 }
 
 pub(crate) fn unsafety(source: &Source) -> Vec<Violation> {
@@ -33,14 +30,9 @@ pub(crate) fn unsafety(source: &Source) -> Vec<Violation> {
         return Vec::new();
     }
     let code = source.code();
-    let has_word = |line: &str| {
-        line.split(|c: char| !c.is_alphanumeric() && c != '_')
-            .any(|word| word == "unsafe")
-    };
+    let has_word = |line: &str| line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe");
     let lines = code.lines().enumerate().filter(|(_, line)| has_word(line));
-    lines
-        .map(|(index, _)| source.violation(index + 1, "`unsafe` outside the files that may have it".into()))
-        .collect()
+    lines.map(|(index, _)| source.violation(index + 1, "`unsafe` outside the files that may have it".into())).collect()
 }
 
 #[cfg(test)]
@@ -48,10 +40,7 @@ mod tests {
     use super::*;
 
     fn source(path: &str, text: &str) -> Source {
-        Source {
-            path: path.into(),
-            text: text.into(),
-        }
+        Source { path: path.into(), text: text.into() }
     }
 
     #[test]
@@ -63,23 +52,11 @@ mod tests {
     #[test]
     fn unsafe_stands_in_few_files() {
         let text = "//! unsafe\n#![forbid(unsafe_code)]\nfn f() { unsafe { g() } }\n";
-        let found: Vec<String> = unsafety(&source("enforcer/src/policy/parse.rs", text))
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        assert_eq!(
-            found,
-            ["enforcer/src/policy/parse.rs:3: `unsafe` outside the files that may have it"]
-        );
-        assert_eq!(
-            unsafety(&source("enforcer-common/src/decide.rs", "unsafe impl Pod for A {}")).len(),
-            1
-        );
-        for path in [
-            "enforcer-common/src/pod.rs",
-            "enforcer/src/kernel/loader.rs",
-            "enforcer-ebpf/src/context.rs",
-        ] {
+        let found: Vec<String> =
+            unsafety(&source("enforcer/src/policy/parse.rs", text)).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["enforcer/src/policy/parse.rs:3: `unsafe` outside the files that may have it"]);
+        assert_eq!(unsafety(&source("enforcer-common/src/decide.rs", "unsafe impl Pod for A {}")).len(), 1);
+        for path in ["enforcer-common/src/pod.rs", "enforcer/src/kernel/loader.rs", "enforcer-ebpf/src/context.rs"] {
             assert_eq!(unsafety(&source(path, text)).len(), 0, "{path}");
         }
     }

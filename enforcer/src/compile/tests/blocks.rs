@@ -24,12 +24,8 @@ fn block(v4: bool) -> impl Strategy<Value = (IpNetwork, Vec<IpNetwork>)> {
         let net = IpNetwork::new(address, prefix).unwrap();
         IpNetwork::new(net.network(), prefix).unwrap()
     };
-    (
-        any::<u8>(),
-        lengths,
-        prop::collection::vec((any::<u8>(), 1_u8..8), 0..3),
-    )
-        .prop_map(move |(bits, length, except)| {
+    (any::<u8>(), lengths, prop::collection::vec((any::<u8>(), 1_u8..8), 0..3)).prop_map(
+        move |(bits, length, except)| {
             let cidr = net(address(bits), length);
             let except = except
                 .into_iter()
@@ -37,26 +33,21 @@ fn block(v4: bool) -> impl Strategy<Value = (IpNetwork, Vec<IpNetwork>)> {
                 .filter(|part| part.prefix() > length && cidr.contains(part.network()))
                 .collect();
             (cidr, except)
-        })
+        },
+    )
 }
 
 type Rules = Vec<((IpNetwork, Vec<IpNetwork>), u16)>;
 
 fn check_blocks(rules: &Rules, peers: &[IpAddr]) -> Result<(), TestCaseError> {
     let declared = rules.iter().map(|((cidr, except), port)| {
-        let peer = Peer::Cidr {
-            cidr: *cidr,
-            except: except.clone(),
-        };
+        let peer = Peer::Cidr { cidr: *cidr, except: except.clone() };
         rule(Peers::Only(vec![peer]), tcp(*port, *port + 1))
     });
     let image = image_of(vec![policy("p", declared.collect(), Vec::new())], snapshot());
-    let edges = rules.iter().flat_map(|((cidr, except), _)| {
-        except
-            .iter()
-            .chain([cidr])
-            .flat_map(|net| [net.network(), net.broadcast()])
-    });
+    let edges = rules
+        .iter()
+        .flat_map(|((cidr, except), _)| except.iter().chain([cidr]).flat_map(|net| [net.network(), net.broadcast()]));
     for peer in edges.chain(peers.iter().copied()) {
         for port in 1..=6 {
             let expected = rules.iter().any(|((cidr, except), first)| {
@@ -64,10 +55,7 @@ fn check_blocks(rules: &Rules, peers: &[IpAddr]) -> Result<(), TestCaseError> {
                     && cidr.contains(peer)
                     && !except.iter().any(|part| part.contains(peer))
             });
-            prop_assert_eq!(
-                allows(&image, Direction::Ingress, &peer.to_string(), PortKey::tcp(port)),
-                expected
-            );
+            prop_assert_eq!(allows(&image, Direction::Ingress, &peer.to_string(), PortKey::tcp(port)), expected);
         }
     }
     Ok(())
