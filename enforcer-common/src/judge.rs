@@ -107,7 +107,6 @@ impl<W: World> Case<'_, W> {
         };
         match (self.packet.kind, stale, verdict) {
             (Kind::IcmpError | Kind::IcmpOther, _, verdict) => verdict.into_result(),
-            (Kind::Opening, _, Verdict::Deny(reason)) => Err(reason),
             (Kind::Opening, _, Verdict::Allow) => match self.world.flow(key) {
                 // Once more if another CPU changed the state bits in between. If the element is another flow's by now,
                 // the entry is gone.
@@ -132,7 +131,7 @@ impl<W: World> Case<'_, W> {
             (Kind::Following, None, Verdict::Allow) if from_node => self.insert(key, role, self.ingress()),
             (Kind::Following, None, verdict) if self.is_midstream() => self.midstream(entry, key, role, verdict),
             (Kind::Following, None, Verdict::Allow) => self.insert(key, role, self.ingress()),
-            (Kind::Following, None, Verdict::Deny(reason)) => Err(reason),
+            (Kind::Opening, _, Verdict::Deny(reason)) | (Kind::Following, None, Verdict::Deny(reason)) => Err(reason),
         }
     }
 

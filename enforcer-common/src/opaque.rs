@@ -13,7 +13,7 @@ pub fn opaque(value: u64) -> u64 {
         let mut value = value;
         // SAFETY: a move to itself; with no instruction at all the kernel refuses the line information.
         unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack)) };
-        return value;
+        value
     }
     #[cfg(not(target_arch = "bpf"))]
     value

@@ -14,6 +14,8 @@ const LAW: &[(&str, &[&str])] = &[
     ("compile", &["resolve", "policy::model", "workload::model"]),
     ("kernel", &["compile::image"]),
     ("flow", &["workload", "resolve", "policy::model"]),
+    // A network for the demo and the tests: no part of enforcement.
+    ("lab", &[]),
     // Settings hold plain values; the agent hands them on.
     ("config", &[]),
 ];
