@@ -7,10 +7,12 @@ mod kernel_support;
 use std::fs;
 
 use aya::EbpfLoader;
+use aya::maps::{Array, Map, MapData};
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use enforcer::kernel::{Drift, Kernel, KernelConfig, KernelError, purge, status};
 use enforcer_common::id::Row;
+use enforcer_common::endpoint::Endpoint;
 use enforcer_common::image::Cell;
 use kernel_support::{A, B, ISOLATED, TestImage, apply, chain, inside, tree, with_rig};
 
@@ -200,6 +202,33 @@ fn a_device_that_took_a_gone_ones_number_is_not_taken_over() {
 }
 
 #[test]
+fn lost_pins_are_made_again_under_the_same_links() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut kernel = rig.open();
+        let first = apply(&mut kernel, &deny.plan(ISOLATED));
+        let before = status::read(&rig.config.pin_dir).unwrap().endpoints;
+        drop(kernel);
+        for name in ["GLOBALS", "ENDPOINTS", "IMAGES"] {
+            fs::remove_file(rig.pins().join("maps").join(name)).unwrap();
+        }
+        assert_eq!(rig.arrive(80, 1), 0, "the programs hold the maps");
+        let mut kernel = rig.open();
+        assert_eq!(kernel.adopted(), []);
+        assert_eq!(rig.arrive(80, 1), 0);
+        let second = apply(&mut kernel, &deny.plan(ISOLATED));
+        let given = |applied: &enforcer::kernel::Applied| applied.ids.values().copied().collect::<Vec<_>>();
+        assert!(given(&second).iter().min() > given(&first).iter().max(), "no id is given twice");
+        assert_eq!(kernel.verify().unwrap(), []);
+        let after = status::read(&rig.config.pin_dir).unwrap().endpoints;
+        for (old, new) in before.iter().zip(&after) {
+            assert_eq!((old.from, old.to), (new.from, new.to));
+        }
+        assert_eq!(rig.arrive(80, 1), 0);
+    });
+}
+
+#[test]
 fn drift_is_seen_and_repaired() {
     with_rig(|rig| {
         let deny = TestImage::new(Cell::Deny);
@@ -209,6 +238,9 @@ fn drift_is_seen_and_repaired() {
         assert!(!object.is_empty(), "no bpf object");
         fs::remove_file(rig.pins().join(format!("links/{A}-from"))).unwrap();
         fs::remove_file(rig.pins().join("maps/FLOWS")).unwrap();
+        let endpoints = Map::Array(MapData::from_pin(rig.pins().join("maps/ENDPOINTS")).unwrap());
+        let mut endpoints = Array::<_, Endpoint>::try_from(endpoints).unwrap();
+        endpoints.set(A, Endpoint::FREE, 0).unwrap();
         let mut stranger = EbpfLoader::new().map_max_entries("FLOWS", 16).load(&object).unwrap();
         let program: &mut SchedClassifier = stranger.program_mut("to_workload").unwrap().try_into().unwrap();
         program.load().unwrap();
@@ -225,6 +257,7 @@ fn drift_is_seen_and_repaired() {
             drifts,
             [
                 Drift::MapPin { name: "FLOWS" },
+                Drift::Endpoint { ifindex: A },
                 Drift::LinkPin {
                     ifindex: A,
                     to_workload: false

@@ -7,7 +7,8 @@
 use enforcer_common::denial::Way;
 use enforcer_common::event::DenialEvent;
 
-use crate::kernel::denials::{Observed, way_number};
+use crate::kernel::denials::Observed;
+use crate::kernel::denials::slice::way_number;
 
 /// What was reported of a way.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
