@@ -31,12 +31,6 @@ pub fn load(flows: u32) -> Result<Ebpf> {
     for name in PROGRAMS {
         let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
         program.load().with_context(|| format!("the kernel refuses {name}"))?;
-        let info = program.info()?;
-        eprintln!(
-            "{name}: {:?} verified, {:?} jited",
-            info.verified_instruction_count(),
-            info.size_jitted()
-        );
     }
     Ok(ebpf)
 }

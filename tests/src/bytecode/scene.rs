@@ -1,0 +1,199 @@
+//! One workload and its surroundings, for the maps of the kernel and for ordinary memory alike.
+//!
+//! Input: what a test changes. Output: an endpoint, the lines of an image and its exact addresses.
+
+use std::net::IpAddr;
+
+use enforcer_common::{
+    endpoint::Endpoint,
+    id::{Address, OwnerId, PeerClass, PolicyWord, Row},
+    image::{AddressEntry, Header, Line, PortKey, RangeTable},
+};
+
+/// Index of `lo`: BPF_PROG_TEST_RUN wants a device that is there.
+pub const LO: u32 = 1;
+/// The device that is an uplink.
+pub const UPLINK: u32 = 7;
+/// A device that is none.
+pub const OTHER: u32 = 8;
+/// The workload's place in `QUOTAS`.
+pub const PLACE: u32 = 3;
+/// Id of the workload's incarnation.
+pub const WORKLOAD: OwnerId = OwnerId(77);
+/// Ids of its addresses, IPv4 first.
+pub const OWNERS: [OwnerId; 2] = [OwnerId(100), OwnerId(101)];
+
+/// An address from its text.
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Who is who, IPv4 and IPv6.
+pub mod who {
+    /// The workload.
+    pub const WORKLOAD: [&str; 2] = ["10.0.0.2", "fd00::2"];
+    /// A peer that the rules name: TCP 80, UDP 53, SCTP 81, echo, protocol 47.
+    pub const FRIEND: [&str; 2] = ["10.0.0.3", "fd00::3"];
+    /// A workload on this node that no rule names.
+    pub const NEIGHBOUR: [&str; 2] = ["10.0.0.4", "fd00::4"];
+    /// The node.
+    pub const NODE: [&str; 2] = ["10.0.0.1", "fd00::1"];
+    /// An address of the range that the rules name for the same ports.
+    pub const RANGE: [&str; 2] = ["192.0.2.77", "2001:db8:1::77"];
+    /// Nobody that a rule names.
+    pub const STRANGER: [&str; 2] = ["203.0.113.9", "2001:db8:2::9"];
+}
+
+/// Port class 1: what the rules allow.
+pub fn allowed_ports() -> [PortKey; 7] {
+    [
+        PortKey::tcp(80),
+        PortKey::udp(53),
+        PortKey::sctp(81),
+        PortKey::icmp(8),
+        PortKey::icmpv6(128),
+        PortKey::other(47),
+        PortKey::icmp(13),
+    ]
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    /// The workload's veth.
+    pub endpoint: Endpoint,
+    /// The policy in force.
+    pub word: PolicyWord,
+    /// Flows that the workload may have.
+    pub quota: u32,
+    /// Flows that fit the table.
+    pub flows: u32,
+    /// Whether the rules allow anything.
+    pub open: bool,
+    /// Address ranges beside those of the scene, each with a class of nobody; for measurements.
+    pub extra_ranges: u32,
+}
+
+impl Default for Scene {
+    fn default() -> Self {
+        let mut endpoint = Endpoint {
+            ifindex: LO,
+            workload: PLACE,
+            id: WORKLOAD,
+            owned: 2,
+            flags: [0; 2],
+            rows: [[Row(0); 2]; 2],
+            ..Endpoint::FREE
+        };
+        for (place, address) in who::WORKLOAD.into_iter().enumerate() {
+            endpoint.addresses[place] = ip(address).into();
+            endpoint.owners[place] = OWNERS[place];
+        }
+        Self {
+            endpoint,
+            word: PolicyWord { revision: 2, epoch: 5 },
+            quota: 1000,
+            flows: 4096,
+            open: true,
+            extra_ranges: 0,
+        }
+    }
+}
+
+impl Scene {
+    /// The exact addresses that the image knows.
+    pub fn addresses() -> Vec<(Address, AddressEntry)> {
+        let entry = |who: [&str; 2], class, local, node| {
+            who.map(|address| (ip(address).into(), AddressEntry::new(PeerClass(class), local, node)))
+        };
+        [
+            entry(who::WORKLOAD, 0, true, false),
+            entry(who::FRIEND, 1, false, false),
+            entry(who::NEIGHBOUR, 0, true, false),
+            entry(who::NODE, 0, false, true),
+        ]
+        .concat()
+    }
+
+    /// The image: two peer classes, two port classes, one row, two vectors.
+    pub fn image(&self) -> Vec<Line> {
+        let mut image = vec![Line::ZERO; 3];
+        let mut ports = vec![0; PortKey::COUNT as usize];
+        for key in allowed_ports() {
+            ports[key.index() as usize] = 1;
+        }
+        let ports_at = append(&mut image, &ports);
+        // Peer class 0 has vector 0, peer class 1 vector 1.
+        let rows_at = append(&mut image, &[0u16, 1].map(u16::to_ne_bytes).concat());
+        let vectors_at = append(&mut image, &[0, 0, 0, u8::from(self.open)]);
+        let v4 = self.ranges_v4();
+        let starts: Vec<u8> = v4.iter().flat_map(|(start, _)| start.to_ne_bytes()).collect();
+        let table = self.ranges(&mut image, &starts, v4.iter().map(|(_, class)| *class).collect());
+        image[1] = table.to_line();
+        let v6 = self.ranges_v6();
+        let starts: Vec<u8> = v6
+            .iter()
+            .flat_map(|(start, _)| start.map(u64::to_ne_bytes).concat())
+            .collect();
+        let table = self.ranges(&mut image, &starts, v6.iter().map(|(_, class)| *class).collect());
+        image[2] = table.to_line();
+        image[0] = Header {
+            magic: Header::MAGIC,
+            lines: image.len() as u32,
+            flags: 0,
+            port_classes: 2,
+            peer_classes: 2,
+            rows: 1,
+            vectors: 2,
+            ports_at,
+            rows_at,
+            vectors_at,
+            addresses: Self::addresses().len() as u32,
+        }
+        .to_line();
+        image
+    }
+
+    fn ranges_v4(&self) -> Vec<(u32, u32)> {
+        let mut ranges = vec![(0, 0)];
+        // Below 192.0.2.0, so that the search has something to do.
+        ranges.extend((1..=self.extra_ranges).map(|n| (0x0b00_0000 + n * 256, 0)));
+        ranges.extend([(0xc000_0200, 1), (0xc000_0300, 0)]);
+        ranges
+    }
+
+    fn ranges_v6(&self) -> Vec<([u64; 2], u32)> {
+        let mut ranges = vec![([0, 0], 0)];
+        ranges.extend((1..=self.extra_ranges).map(|n| ([0x2001_0000_0000_0000 + (u64::from(n) << 8), 0], 0)));
+        ranges.extend([([0x2001_0db8_0001_0000, 0], 1), ([0x2001_0db8_0002_0000, 0], 0)]);
+        ranges
+    }
+
+    /// One bucket holds them all: the longest search.
+    fn ranges(&self, image: &mut Vec<Line>, starts: &[u8], classes: Vec<u32>) -> RangeTable {
+        let count = classes.len() as u32;
+        let index_at = append(image, &[0u32, count].map(u32::to_ne_bytes).concat());
+        let starts_at = append(image, starts);
+        let classes: Vec<u8> = classes.into_iter().flat_map(u32::to_ne_bytes).collect();
+        let classes_at = append(image, &classes);
+        RangeTable {
+            base: 0,
+            shift: 63,
+            buckets: 1,
+            count,
+            index_at,
+            starts_at,
+            classes_at,
+        }
+    }
+}
+
+fn append(image: &mut Vec<Line>, bytes: &[u8]) -> u32 {
+    let at = image.len() as u32;
+    for chunk in bytes.chunks(64) {
+        let mut line = Line::ZERO;
+        line.0[..chunk.len()].copy_from_slice(chunk);
+        image.push(line);
+    }
+    at
+}
