@@ -11,8 +11,8 @@ use aya::maps::{Array, Map, MapData};
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use enforcer::kernel::{Drift, Kernel, KernelConfig, KernelError, purge, status};
-use enforcer_common::id::Row;
 use enforcer_common::endpoint::Endpoint;
+use enforcer_common::id::Row;
 use enforcer_common::image::Cell;
 use kernel_support::{A, B, ISOLATED, TestImage, apply, chain, inside, tree, with_rig};
 
@@ -71,6 +71,15 @@ fn a_restart_takes_over_everything_and_enforcement_never_stops() {
             "nothing but the second slot has come"
         );
         assert_eq!(rig.arrive(80, 2), 0);
+
+        // Another configured size: the pinned table stays, with its flows.
+        drop(kernel);
+        let larger = KernelConfig {
+            flows: 8192,
+            ..rig.config.clone()
+        };
+        drop(Kernel::open(&larger).unwrap());
+        assert_eq!(status::read(&rig.config.pin_dir).unwrap().flow_room, 4096);
     });
 }
 
@@ -214,17 +223,28 @@ fn lost_pins_are_made_again_under_the_same_links() {
         }
         assert_eq!(rig.arrive(80, 1), 0, "the programs hold the maps");
         let mut kernel = rig.open();
-        assert_eq!(kernel.adopted(), []);
+        let adopted: Vec<u32> = kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect();
+        assert_eq!(adopted, [B], "A stood in the array that was lost");
         assert_eq!(rig.arrive(80, 1), 0);
         let second = apply(&mut kernel, &deny.plan(ISOLATED));
-        let given = |applied: &enforcer::kernel::Applied| applied.ids.values().copied().collect::<Vec<_>>();
-        assert!(given(&second).iter().min() > given(&first).iter().max(), "no id is given twice");
+        let highest = first.ids.values().max().unwrap();
+        assert!(second.ids[&kernel_support::KEY_A] > *highest, "no id is given twice");
         assert_eq!(kernel.verify().unwrap(), []);
         let after = status::read(&rig.config.pin_dir).unwrap().endpoints;
         for (old, new) in before.iter().zip(&after) {
             assert_eq!((old.from, old.to), (new.from, new.to));
         }
         assert_eq!(rig.arrive(80, 1), 0);
+        // B is found in the hash, though nothing stood in its place of the new array.
+        drop(kernel);
+        fs::remove_file(rig.pins().join("maps/ENDPOINTS")).unwrap();
+        kernel_support::ip(&["link", "del", "va"]);
+        let mut kernel = rig.open();
+        let mut plan = deny.plan(Row::NOT_ISOLATED);
+        plan.workloads.remove(0);
+        let _ = apply(&mut kernel, &plan);
+        rig.plug_a();
+        assert!((0..50).any(|_| rig.arrive(80, 1) == 1));
     });
 }
 
