@@ -123,8 +123,8 @@ impl Work {
 pub fn run<W: World, B: PacketBytes>(
     world: &W,
     direction: Direction,
-    meta: Meta,
-    bytes: Option<&B>,
+    meta: &Meta,
+    bytes: &B,
     work: &mut Work,
 ) -> Verdict {
     match judge_frame(world, direction, meta, bytes, work) {
@@ -133,29 +133,37 @@ pub fn run<W: World, B: PacketBytes>(
     }
 }
 
+/// The verdict for a frame whose headers cannot be read.
 #[inline(always)]
-fn judge_frame<W: World, B: PacketBytes>(
-    world: &W,
-    direction: Direction,
-    meta: Meta,
-    bytes: Option<&B>,
-    work: &mut Work,
-) -> Result<(), Reason> {
-    let word = world.word();
-    let slot = word.slot();
+pub fn unreadable<W: World>(world: &W, direction: Direction, meta: &Meta, work: &mut Work) -> Verdict {
+    begin(world, direction, meta, work);
+    work.packet = Packet::EMPTY;
+    Verdict::Deny(Reason::PullFailed)
+}
+
+#[inline(always)]
+fn begin<'a, W: World>(world: &'a W, direction: Direction, meta: &Meta, work: &mut Work) -> Option<&'a Endpoint> {
     let endpoint = world.endpoint(meta.ifindex);
-    work.word = word;
-    work.meta = meta;
+    work.word = world.word();
+    work.meta = *meta;
     work.direction = direction;
     work.flow = 0;
     work.settled = false;
     work.quotes_live_flow = false;
     work.owner = OwnerId::NONE;
     work.workload = endpoint.map_or(OwnerId::NONE, |endpoint| endpoint.id);
-    let Some(bytes) = bytes else {
-        work.packet = Packet::EMPTY;
-        return Err(Reason::PullFailed);
-    };
+    endpoint
+}
+
+#[inline(always)]
+fn judge_frame<W: World, B: PacketBytes>(
+    world: &W,
+    direction: Direction,
+    meta: &Meta,
+    bytes: &B,
+    work: &mut Work,
+) -> Result<(), Reason> {
+    let endpoint = begin(world, direction, meta, work);
     if meta.vlan {
         work.packet = Packet::EMPTY;
         return Err(Reason::Vlan);
@@ -167,14 +175,14 @@ fn judge_frame<W: World, B: PacketBytes>(
         Frame::Ip => {}
     }
     if let Some(endpoint) = endpoint
-        && endpoint.flags[slot] & Endpoint::UNKNOWN == 0
+        && endpoint.flags[work.word.slot()] & Endpoint::UNKNOWN == 0
     {
         let (local, peer) = work.packet.sides(direction);
         work.owner = endpoint.owner_of(local).unwrap_or(OwnerId::NONE);
         let id = if work.owner == OwnerId::NONE { endpoint.id } else { work.owner };
         work.key = flow_key(id, direction, &work.packet, peer);
         if matches!(work.packet.kind, Kind::Following)
-            && word.revision != 0
+            && work.word.revision != 0
             && let Some(flow) = world.flow(&work.key)
         {
             let current = FlowWord(flow.word.load(Relaxed));

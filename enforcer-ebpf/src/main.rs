@@ -62,8 +62,12 @@ mod programs {
         };
         // SAFETY: this CPU's place, and programs of this kind do not interrupt each other on a CPU.
         let work = unsafe { &mut *work };
-        let bytes = context::Bytes::of(skb);
-        match datapath::run(&Maps { skb }, direction, context::meta(skb), bytes.as_ref(), work) {
+        let (maps, meta) = (Maps { skb }, context::meta(skb));
+        let verdict = match context::Bytes::of(skb) {
+            Some(bytes) => datapath::run(&maps, direction, &meta, &bytes, work),
+            None => datapath::unreadable(&maps, direction, &meta, work),
+        };
+        match verdict {
             Verdict::Allow => TCX_NEXT,
             Verdict::Deny(reason) => {
                 emit::count_denied(work, reason as u32);

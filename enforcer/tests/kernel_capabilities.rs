@@ -1,4 +1,4 @@
-//! How few rights are enough: CAP_BPF, CAP_NET_ADMIN, and CAP_PERFMON to load the programs. Never CAP_SYS_ADMIN.
+//! How few rights are enough: `CAP_BPF`, `CAP_NET_ADMIN`, and `CAP_PERFMON` to load the programs. Never `CAP_SYS_ADMIN`.
 
 #![allow(clippy::unwrap_used, reason = "part of tests, though the lint cannot tell")]
 

@@ -1,6 +1,10 @@
 //! The kernel side under real packets: what a plan does to them, and what is told of those that were denied.
 
-#![allow(clippy::unwrap_used, reason = "part of tests, though the lint cannot tell")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "part of tests, though the lint cannot tell"
+)]
 
 mod kernel_support;
 
@@ -120,10 +124,15 @@ fn no_packet_sees_a_mixture_of_two_images() {
                     }
                 });
             }
+            let mut times = Vec::new();
             for turn in 0..40 {
+                let begin = Instant::now();
                 let applied = apply(&mut kernel, &images[turn & 1].plan(ISOLATED));
+                times.push(begin.elapsed());
                 parity.get_or_insert(applied.word.revision & 1);
             }
+            times.sort();
+            println!("a plan: p50 {:?}, longest {:?}", times[20], times[39]);
             stop.store(true, Ordering::Relaxed);
         });
         let report = denials.flush().unwrap();

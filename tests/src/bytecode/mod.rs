@@ -2,4 +2,8 @@
 //!
 //! Input: the object of `cargo xtask build-ebpf`. Output: verdicts, and what the programs left in their maps.
 
+pub mod memory;
+pub mod node;
 pub mod object;
+pub mod scene;
+pub mod sys;
