@@ -1,4 +1,5 @@
 //! Shared parts of the tests.
 
+pub mod bench;
 pub mod bytecode;
 pub mod packet;

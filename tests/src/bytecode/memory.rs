@@ -31,7 +31,7 @@ impl Memory {
     pub fn new(scene: &Scene) -> Self {
         Self {
             lines: scene.image(),
-            addresses: Scene::addresses().into_iter().collect(),
+            addresses: scene.addresses().into_iter().collect(),
             scene: scene.clone(),
             flows: RefCell::default(),
         }

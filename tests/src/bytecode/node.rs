@@ -68,6 +68,15 @@ pub struct Node {
     ebpf: Ebpf,
 }
 
+/// The context of a run: a packet that is about to go through `lo`, and the device by which it came.
+pub fn context(from: u32) -> [u8; 192] {
+    let mut context = [0u8; 192];
+    for (place, value) in CONTEXT.into_iter().zip([from, LO]) {
+        context[place * 4..place * 4 + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    context
+}
+
 impl Node {
     /// Loads the object and fills its maps.
     pub fn new(scene: &Scene) -> Result<Self> {
@@ -86,7 +95,7 @@ impl Node {
         for (place, line) in lines.iter().enumerate() {
             image.set(place as u32, line, 0)?;
         }
-        let entries = Scene::addresses();
+        let entries = scene.addresses();
         let map = sys::create_map(sys::HASH, 16, 4, entries.len() as u32, 0)?;
         let mut addresses: HashMap<MapData, Address, AddressEntry> = map.try_into()?;
         for (address, entry) in entries {
@@ -297,11 +306,8 @@ impl Node {
 
     /// Runs any program of the object: what it returned, and how long one run took.
     pub fn run_program(&self, name: &str, from: u32, frame: &[u8], repeat: u32) -> Result<(u32, std::time::Duration)> {
-        let program: &SchedClassifier = self.ebpf.program(name).context("no such program")?.try_into()?;
-        let mut context = [0u8; 192];
-        for (place, value) in CONTEXT.into_iter().zip([from, LO]) {
-            context[place * 4..place * 4 + 4].copy_from_slice(&value.to_ne_bytes());
-        }
+        let program = self.program(name)?;
+        let context = context(from);
         let result = program.test_run(TestRunOptions {
             data_in: Some(frame),
             ctx_in: Some(&context),
@@ -309,6 +315,11 @@ impl Node {
             ..TestRunOptions::default()
         })?;
         Ok((result.return_value, result.duration))
+    }
+
+    /// A program of the object.
+    pub fn program(&self, name: &str) -> Result<&SchedClassifier> {
+        Ok(self.ebpf.program(name).context("no such program")?.try_into()?)
     }
 
     /// Runs the sweep: how many flows it deleted.

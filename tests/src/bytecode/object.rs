@@ -9,19 +9,19 @@ use enforcer_common::limits;
 /// Names of the programs.
 pub const PROGRAMS: [&str; 3] = ["from_workload", "to_workload", "sweep"];
 
-/// Where `cargo xtask build-ebpf` put its output: `OUT_DIR`'s target directory.
-pub fn object_path() -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let target = test
+/// What `cargo xtask build-ebpf` made, by its path below `bpf` in the target directory of this very program.
+pub fn built(path: &str) -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    program
         .ancestors()
-        .find(|path| path.join("bpf/object").is_dir())
-        .context("no bpf object in the target directory: run `cargo xtask build-ebpf`")?;
-    Ok(target.join("bpf/object/enforcer.o"))
+        .map(|directory| directory.join("bpf").join(path))
+        .find(|file| file.is_file())
+        .with_context(|| format!("no bpf/{path} in the target directory: run `cargo xtask build-ebpf`"))
 }
 
 /// The object with maps of its own. `cpus` slices of denied flows.
 pub fn load(flows: u32) -> Result<Ebpf> {
-    let bytes = fs::read(object_path()?)?;
+    let bytes = fs::read(built("object/enforcer.o")?)?;
     ensure!(!bytes.is_empty(), "the bpf object is a stub");
     let cpus = u32::try_from(aya::util::nr_cpus().map_err(|(_, error)| error)?)?;
     let mut ebpf = EbpfLoader::new()

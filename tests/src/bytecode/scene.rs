@@ -70,8 +70,8 @@ pub struct Scene {
     pub flows: u32,
     /// Whether the rules allow anything.
     pub open: bool,
-    /// Address ranges beside those of the scene, each with a class of nobody; for measurements.
-    pub extra_ranges: u32,
+    /// Address ranges, and as many exact addresses, beside those of the scene, each in the class of nobody.
+    pub extra: u32,
 }
 
 impl Default for Scene {
@@ -95,24 +95,27 @@ impl Default for Scene {
             quota: 1000,
             flows: 4096,
             open: true,
-            extra_ranges: 0,
+            extra: 0,
         }
     }
 }
 
 impl Scene {
     /// The exact addresses that the image knows.
-    pub fn addresses() -> Vec<(Address, AddressEntry)> {
+    pub fn addresses(&self) -> Vec<(Address, AddressEntry)> {
         let entry = |who: [&str; 2], class, local, node| {
             who.map(|address| (ip(address).into(), AddressEntry::new(PeerClass(class), local, node)))
         };
-        [
+        let mut entries = [
             entry(who::WORKLOAD, 0, true, false),
             entry(who::FRIEND, 1, false, false),
             entry(who::NEIGHBOUR, 0, true, false),
             entry(who::NODE, 0, false, true),
         ]
-        .concat()
+        .concat();
+        let nobody = AddressEntry::new(PeerClass(0), false, false);
+        entries.extend((0..self.extra).map(|n| (IpAddr::from((0x0a80_0000 + n).to_be_bytes()).into(), nobody)));
+        entries
     }
 
     /// The image: two peer classes, two port classes, one row, two vectors.
@@ -127,16 +130,17 @@ impl Scene {
         let rows_at = append(&mut image, &[0u16, 1].map(u16::to_ne_bytes).concat());
         let vectors_at = append(&mut image, &[0, 0, 0, u8::from(self.open)]);
         let v4 = self.ranges_v4();
-        let starts: Vec<u8> = v4.iter().flat_map(|(start, _)| start.to_ne_bytes()).collect();
-        let table = self.ranges(&mut image, &starts, v4.iter().map(|(_, class)| *class).collect());
-        image[1] = table.to_line();
+        let (starts, classes): (Vec<u64>, Vec<u32>) =
+            v4.iter().map(|(start, class)| (u64::from(*start), *class)).unzip();
+        let bytes: Vec<u8> = v4.iter().flat_map(|(start, _)| start.to_ne_bytes()).collect();
+        image[1] = self.ranges(&mut image, 16, &starts, &bytes, &classes).to_line();
         let v6 = self.ranges_v6();
-        let starts: Vec<u8> = v6
+        let (starts, classes): (Vec<u64>, Vec<u32>) = v6.iter().map(|(start, class)| (start[0], *class)).unzip();
+        let bytes: Vec<u8> = v6
             .iter()
             .flat_map(|(start, _)| start.map(u64::to_ne_bytes).concat())
             .collect();
-        let table = self.ranges(&mut image, &starts, v6.iter().map(|(_, class)| *class).collect());
-        image[2] = table.to_line();
+        image[2] = self.ranges(&mut image, 48, &starts, &bytes, &classes).to_line();
         image[0] = Header {
             magic: Header::MAGIC,
             lines: image.len() as u32,
@@ -148,7 +152,7 @@ impl Scene {
             ports_at,
             rows_at,
             vectors_at,
-            addresses: Self::addresses().len() as u32,
+            addresses: self.addresses().len() as u32,
         }
         .to_line();
         image
@@ -157,30 +161,39 @@ impl Scene {
     fn ranges_v4(&self) -> Vec<(u32, u32)> {
         let mut ranges = vec![(0, 0)];
         // Below 192.0.2.0, so that the search has something to do.
-        ranges.extend((1..=self.extra_ranges).map(|n| (0x0b00_0000 + n * 256, 0)));
+        ranges.extend((1..=self.extra).map(|n| (0x0b00_0000 + n * 256, 0)));
         ranges.extend([(0xc000_0200, 1), (0xc000_0300, 0)]);
         ranges
     }
 
     fn ranges_v6(&self) -> Vec<([u64; 2], u32)> {
         let mut ranges = vec![([0, 0], 0)];
-        ranges.extend((1..=self.extra_ranges).map(|n| ([0x2001_0000_0000_0000 + (u64::from(n) << 8), 0], 0)));
+        ranges.extend((1..=self.extra).map(|n| ([0x2001_0000_0000_0000 + (u64::from(n) << 16), 0], 0)));
         ranges.extend([([0x2001_0db8_0001_0000, 0], 1), ([0x2001_0db8_0002_0000, 0], 0)]);
         ranges
     }
 
-    /// One bucket holds them all: the longest search.
-    fn ranges(&self, image: &mut Vec<Line>, starts: &[u8], classes: Vec<u32>) -> RangeTable {
-        let count = classes.len() as u32;
-        let index_at = append(image, &[0u32, count].map(u32::to_ne_bytes).concat());
-        let starts_at = append(image, starts);
-        let classes: Vec<u8> = classes.into_iter().flat_map(u32::to_ne_bytes).collect();
-        let classes_at = append(image, &classes);
+    /// A bucket for each value of the upper 16 bits, as the compiler makes them.
+    fn ranges(&self, image: &mut Vec<Line>, shift: u32, starts: &[u64], bytes: &[u8], classes: &[u32]) -> RangeTable {
+        const BUCKETS: u32 = 1 << 16;
+        let index: Vec<u8> = (0..=u64::from(BUCKETS))
+            .map(|bucket| starts.partition_point(|start| start >> shift < bucket) as u32)
+            .flat_map(u32::to_ne_bytes)
+            .collect();
+        let index_at = append(image, &index);
+        let starts_at = append(image, bytes);
+        let classes_at = append(
+            image,
+            &classes
+                .iter()
+                .flat_map(|class| class.to_ne_bytes())
+                .collect::<Vec<u8>>(),
+        );
         RangeTable {
             base: 0,
-            shift: 63,
-            buckets: 1,
-            count,
+            shift,
+            buckets: BUCKETS,
+            count: classes.len() as u32,
             index_at,
             starts_at,
             classes_at,
