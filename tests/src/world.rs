@@ -116,7 +116,7 @@ impl MemoryWorld {
     /// Judges a frame as the program of that direction would.
     pub fn judge(&self, direction: Direction, meta: &Meta, frame: &[u8]) -> (Verdict, Work) {
         let mut work = Work::EMPTY;
-        let verdict = datapath::run(&self, direction, *meta, Some(&Bytes(frame)), &mut work);
+        let verdict = datapath::run(&self, direction, meta, &Bytes(frame), &mut work);
         (verdict, work)
     }
 

@@ -123,6 +123,11 @@ impl Kernel {
         &self.adopted
     }
 
+    /// The revision that the next plan gets.
+    pub fn next_revision(&self) -> u32 {
+        next_word(self.globals.word()).revision
+    }
+
     /// The policy in force.
     pub fn revision(&self) -> PolicyWord {
         self.globals.word()
