@@ -31,8 +31,8 @@ pub trait World {
     fn is_uplink(&self, ifindex: u32) -> bool;
     /// The state of a flow.
     fn flow(&self, key: &FlowKey) -> Option<&FlowValue>;
-    /// Adds a flow unless its workload's quota or the table is full; another run may have added it meanwhile.
-    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<(), Reason>;
+    /// Adds a flow unless its workload's quota or the table is full. False: it is there already.
+    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<bool, Reason>;
     /// A clock of about one second a tick, for idle flows.
     fn tick(&self) -> u32;
     /// CLOCK_BOOTTIME in ns.

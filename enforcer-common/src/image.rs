@@ -370,12 +370,19 @@ pub fn range_class<I: Image>(image: &I, address: &Address) -> Option<PeerClass> 
     let x = if v4 { low & 0xffff_ffff } else { high };
     let bucket = RangeTable::bucket(table.u64(0), table.u32(8), table.u32(12), x);
     let (index_at, starts_at, classes_at) = (table.u32(20), table.u32(24), table.u32(28));
-    let first = image.line(index_at + bucket / 16)?.u32(bucket * 4);
     let next = bucket + 1;
+    let line = image.line(index_at + bucket / 16)?;
+    let first = line.u32(bucket * 4);
+    // Mostly of the same line, and a lookup is the better part of the cost.
+    let line = if next.is_multiple_of(16) {
+        image.line(index_at + next / 16)?
+    } else {
+        line
+    };
     // The range before the bucket's first may reach into the bucket.
     let mut found = first.saturating_sub(1);
     // A length that is halved, not an end: both ways through a step leave the verifier one state to follow, not two.
-    let mut length = image.line(index_at + next / 16)?.u32(next * 4).wrapping_sub(found);
+    let mut length = line.u32(next * 4).wrapping_sub(found);
     for _ in 0..limits::SEARCH_STEPS {
         if length <= 1 {
             break;

@@ -123,35 +123,46 @@ impl<W: World> Case<'_, W> {
             };
             self.policy(self.peer, entry, role.direction(), port)
         };
-        match (self.packet.kind, stale, verdict) {
-            (Kind::IcmpError | Kind::IcmpOther, _, verdict) => verdict.into_result(),
-            (Kind::Opening, _, Verdict::Deny(reason)) => Err(reason),
-            (Kind::Opening, _, Verdict::Allow) => match self.world.flow(key) {
-                Some(flow) => {
-                    self.take_over(flow, key, role as u8);
+        match self.packet.kind {
+            Kind::IcmpError | Kind::IcmpOther => verdict.into_result(),
+            Kind::Opening => {
+                verdict.into_result()?;
+                self.open(key, role)
+            }
+            Kind::Following => match (stale, verdict) {
+                (Some(_), Verdict::Allow) => {
+                    // Freed meanwhile: the next packet is judged without state.
+                    if let Some(flow) = self.world.flow(key) {
+                        let state = step(stored & !state::ROLE | role as u8, self.direction, self.packet);
+                        self.take_over(flow, key, state);
+                    }
                     Ok(())
                 }
-                None => self.insert(key, role, self.ingress()),
-            },
-            (Kind::Following, Some(_), Verdict::Allow) => {
-                // Freed meanwhile: the next packet is judged without state.
-                if let Some(flow) = self.world.flow(key) {
-                    let state = step(stored & !state::ROLE | role as u8, self.direction, self.packet);
-                    self.take_over(flow, key, state);
-                }
-                Ok(())
-            }
-            // The node may always send (D3), but it does not renew what the workload opened and policy has closed since.
-            (Kind::Following, Some(_), Verdict::Deny(_)) if from_node => Ok(()),
-            (Kind::Following, Some(_), Verdict::Deny(reason)) => Err(reason),
-            // What answers a workload must not open a way back to the node that policy has closed.
-            (Kind::Following, None, Verdict::Allow) if from_node && self.answers() => Ok(()),
-            (Kind::Following, None, Verdict::Allow) => self.insert(key, role, self.ingress()),
-            (Kind::Following, None, Verdict::Deny(reason)) => match self.older_connection(entry, key) {
-                Some(role) => self.insert(key, role, FlowValue::UNKNOWN),
-                None => Err(reason),
+                // The node may always send (D3), but it does not renew what the workload opened and policy has closed since.
+                (Some(_), Verdict::Deny(_)) if from_node => Ok(()),
+                (Some(_), Verdict::Deny(reason)) => Err(reason),
+                // What answers a workload must not open a way back to the node that policy has closed.
+                (None, Verdict::Allow) if from_node && self.answers() => Ok(()),
+                (None, Verdict::Allow) => self.insert(key, role, self.ingress()).map(|_| ()),
+                (None, Verdict::Deny(reason)) => match self.older_connection(entry, key) {
+                    Some(role) => self.insert(key, role, FlowValue::UNKNOWN).map(|_| ()),
+                    None => Err(reason),
+                },
             },
         }
+    }
+
+    /// State for a packet that opens a flow. Most are new, so the entry that may be there is looked for last.
+    #[inline(always)]
+    fn open(&self, key: &FlowKey, role: Role) -> Result<(), Reason> {
+        let added = self.insert(key, role, self.ingress());
+        if !matches!(added, Ok(true))
+            && let Some(flow) = self.world.flow(key)
+        {
+            self.take_over(flow, key, role as u8);
+            return Ok(());
+        }
+        added.map(|_| ())
     }
 
     /// An ICMP error passes with the flow that it quotes, which is judged again, but not renewed, if it is of another epoch;
@@ -258,7 +269,7 @@ impl<W: World> Case<'_, W> {
     }
 
     #[inline(always)]
-    fn insert(&self, key: &FlowKey, role: Role, ingress: u32) -> Result<(), Reason> {
+    fn insert(&self, key: &FlowKey, role: Role, ingress: u32) -> Result<bool, Reason> {
         let word = FlowWord::new(
             self.word.epoch,
             key.tag(),

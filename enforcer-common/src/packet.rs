@@ -275,24 +275,28 @@ pub fn port_key(class: ProtocolClass, number: u8, port: u16, icmp_type: u8) -> P
 #[inline(always)]
 pub fn parse<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reason> {
     let Some(ethertype) = bytes.ethertype() else {
-        return refuse(out, &Packet::EMPTY, Reason::Ethertype);
-    };
-    let packet = Packet {
-        ethertype,
-        ..Packet::EMPTY
+        return refuse_unread(out, 0, Reason::Ethertype);
     };
     match ethertype {
-        0x0800 => parse_v4(bytes, out, packet),
-        0x86dd => parse_v6(bytes, out, packet),
+        0x0800 => parse_v4(bytes, out),
+        0x86dd => parse_v6(bytes, out),
         0x0806 => Ok(Frame::Arp),
-        0x8100 | 0x88a8 | 0x9100 => refuse(out, &packet, Reason::Vlan),
-        _ => refuse(out, &packet, Reason::Ethertype),
+        0x8100 | 0x88a8 | 0x9100 => refuse_unread(out, ethertype, Reason::Vlan),
+        _ => refuse_unread(out, ethertype, Reason::Ethertype),
     }
 }
 
 #[inline(always)]
 fn refuse(out: &mut Packet, packet: &Packet, reason: Reason) -> Result<Frame, Reason> {
     *out = *packet;
+    Err(reason)
+}
+
+/// Not where the packet of every frame is made: a constant of this size would be copied into each.
+#[inline(always)]
+fn refuse_unread(out: &mut Packet, ethertype: u16, reason: Reason) -> Result<Frame, Reason> {
+    *out = Packet::EMPTY;
+    out.ethertype = ethertype;
     Err(reason)
 }
 
@@ -313,9 +317,9 @@ const V4_TRANSPORT: u32 = ETHERNET + 20;
 const V6_TRANSPORT: u32 = ETHERNET + 40;
 
 #[inline(always)]
-fn parse_v4<B: PacketBytes>(bytes: &B, out: &mut Packet, packet: Packet) -> Result<Frame, Reason> {
+fn parse_v4<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reason> {
     let Some([first, fragment, third, source, destination]) = bytes.fixed::<5>(ETHERNET as usize) else {
-        return refuse(out, &packet, Reason::IpMalformed);
+        return refuse_unread(out, 0x0800, Reason::IpMalformed);
     };
     let mut total = u32::from(half::<1>(first));
     if total == 0 && bytes.length() > 0xffff {
@@ -329,7 +333,16 @@ fn parse_v4<B: PacketBytes>(bytes: &B, out: &mut Packet, packet: Packet) -> Resu
         hop_limit: byte::<0>(third),
         transport_at: V4_TRANSPORT,
         transport_length: total.wrapping_sub(20),
-        ..packet
+        ethertype: 0x0800,
+        class: ProtocolClass::Other,
+        kind: Kind::Following,
+        tcp_flags: 0,
+        has_payload: false,
+        icmp_type: 0,
+        icmp_code: 0,
+        source_port: 0,
+        destination_port: 0,
+        echo_id: 0,
     };
     if byte::<0>(first) != 0x45 {
         let options = byte::<0>(first) > 0x45 && byte::<0>(first) <= 0x4f;
@@ -354,9 +367,9 @@ fn parse_v4<B: PacketBytes>(bytes: &B, out: &mut Packet, packet: Packet) -> Resu
 }
 
 #[inline(always)]
-fn parse_v6<B: PacketBytes>(bytes: &B, out: &mut Packet, packet: Packet) -> Result<Frame, Reason> {
+fn parse_v6<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reason> {
     let Some([first, second, addresses @ ..]) = bytes.fixed::<10>(ETHERNET as usize) else {
-        return refuse(out, &packet, Reason::IpMalformed);
+        return refuse_unread(out, 0x86dd, Reason::IpMalformed);
     };
     let (source, destination) = split(addresses);
     let mut length = u32::from(half::<0>(second));
@@ -370,7 +383,16 @@ fn parse_v6<B: PacketBytes>(bytes: &B, out: &mut Packet, packet: Packet) -> Resu
         hop_limit: byte::<3>(second),
         transport_at: V6_TRANSPORT,
         transport_length: length,
-        ..packet
+        ethertype: 0x86dd,
+        class: ProtocolClass::Other,
+        kind: Kind::Following,
+        tcp_flags: 0,
+        has_payload: false,
+        icmp_type: 0,
+        icmp_code: 0,
+        source_port: 0,
+        destination_port: 0,
+        echo_id: 0,
     };
     let malformed = byte::<0>(first) >> 4 != 6
         || length > bytes.length().saturating_sub(V6_TRANSPORT)

@@ -7,7 +7,8 @@
     target_arch = "bpf",
     allow(
         unsafe_code,
-        reason = "maps, packet memory and helpers are raw pointers to the kernel"
+        clippy::needless_borrows_for_generic_args,
+        reason = "maps, packet memory and helpers are raw pointers to the kernel; a key given by value is copied again"
     )
 )]
 #![deny(clippy::wildcard_enum_match_arm)]
@@ -40,21 +41,21 @@ mod programs {
     /// tcx ingress on the host side: what the workload sends.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
-    fn from_workload(skb: *mut __sk_buff) -> i32 {
+    extern "C" fn from_workload(skb: *mut __sk_buff) -> i32 {
         judge(skb, Direction::Egress)
     }
 
     /// tcx egress on the host side: what the workload gets.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
-    fn to_workload(skb: *mut __sk_buff) -> i32 {
+    extern "C" fn to_workload(skb: *mut __sk_buff) -> i32 {
         judge(skb, Direction::Ingress)
     }
 
     /// Frees idle flows and those of workloads that are gone; run by the daemon's timer, never attached. Returns how many.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
-    fn sweep(_: *mut __sk_buff) -> i32 {
+    extern "C" fn sweep(_: *mut __sk_buff) -> i32 {
         sweep::run()
     }
 

@@ -1,4 +1,4 @@
-//! T1: the loaded programs by BPF_PROG_TEST_RUN, each case also by `datapath::run` over ordinary memory.
+//! T1: the loaded programs by `BPF_PROG_TEST_RUN`, each case also by `datapath::run` over ordinary memory.
 
 mod denials;
 mod flows;

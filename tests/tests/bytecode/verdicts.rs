@@ -306,7 +306,7 @@ fn what_cannot_be_parsed_is_dropped_by_its_reason() {
     };
     let mut total_too_small = plain.bytes();
     total_too_small[16..18].copy_from_slice(&[0, 19]);
-    // BPF_PROG_TEST_RUN itself refuses these two.
+    // `BPF_PROG_TEST_RUN` itself refuses these two.
     for (why, frame) in [
         ("a cut IPv4 header", cut(&plain, 33)),
         ("a cut IPv6 header", cut(&plain6, 53)),
