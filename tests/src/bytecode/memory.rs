@@ -44,6 +44,13 @@ impl Memory {
         (verdict, work)
     }
 
+    /// Judges a frame whose headers cannot be read.
+    pub fn judge_unreadable(&self, direction: Direction, meta: &Meta) -> (Verdict, Work) {
+        let mut work = Work::EMPTY;
+        let verdict = datapath::unreadable(&self, direction, meta, &mut work);
+        (verdict, work)
+    }
+
     /// Forgets every flow.
     pub fn forget_flows(&self) {
         self.flows.borrow_mut().clear();

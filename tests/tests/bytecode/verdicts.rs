@@ -10,7 +10,7 @@ use enforcer_common::{
     verdict::{Reason, Verdict},
 };
 use enforcer_tests::{
-    bytecode::scene::{LO, OTHER, Scene, UPLINK, ip, who},
+    bytecode::scene::{LO, OTHER, Scene, UPLINK, WORKLOAD, ip, who},
     packet::{Frame, Transport},
 };
 
@@ -317,6 +317,13 @@ fn what_cannot_be_parsed_is_dropped_by_its_reason() {
     let accelerated = Meta { vlan: true, ..META };
     let (verdict, _) = both.memory.judge(Direction::Egress, &accelerated, &plain.bytes());
     assert_eq!(verdict, deny(Reason::Vlan), "an accelerated tag");
+    let (verdict, work) = both.memory.judge_unreadable(Direction::Egress, &META);
+    assert_eq!(verdict, deny(Reason::PullFailed), "headers that the kernel cannot pull");
+    assert_eq!(
+        (work.workload, work.word.revision),
+        (WORKLOAD, 2),
+        "and the record says whose"
+    );
     let table: Vec<(&str, Vec<u8>, Verdict)> = vec![
         ("a whole frame", plain.bytes(), ALLOW),
         ("a whole frame, IPv6", plain6.bytes(), ALLOW),
