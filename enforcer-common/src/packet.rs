@@ -106,7 +106,7 @@ impl ProtocolClass {
     }
 
     #[inline(always)]
-    fn of(number: u8, v4: bool) -> Self {
+    pub(crate) fn of(number: u8, v4: bool) -> Self {
         match number {
             protocol::TCP => Self::Tcp,
             protocol::UDP => Self::Udp,
@@ -302,13 +302,13 @@ fn refuse_unread(out: &mut Packet, ethertype: u16, reason: Reason) -> Result<Fra
 
 /// Byte `N` of the four that lie in memory as `word`.
 #[inline(always)]
-const fn byte<const N: usize>(word: u32) -> u8 {
+pub(crate) const fn byte<const N: usize>(word: u32) -> u8 {
     word.to_ne_bytes()[N]
 }
 
 /// Half `N` of the four bytes that lie in memory as `word`, as a number.
 #[inline(always)]
-const fn half<const N: usize>(word: u32) -> u16 {
+pub(crate) const fn half<const N: usize>(word: u32) -> u16 {
     (u32::from_be(word) >> (16 * (1 - N))) as u16
 }
 
@@ -416,12 +416,12 @@ fn parse_v6<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reason
 }
 
 #[inline(always)]
-fn split([a, b, c, d, e, f, g, h]: [u32; 8]) -> (Address, Address) {
+pub(crate) fn split([a, b, c, d, e, f, g, h]: [u32; 8]) -> (Address, Address) {
     (Address([a, b, c, d]), Address([e, f, g, h]))
 }
 
 #[inline(always)]
-fn is_extension(next: u8) -> bool {
+pub(crate) fn is_extension(next: u8) -> bool {
     matches!(
         next,
         protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS
@@ -556,7 +556,7 @@ fn icmp_header<B: PacketBytes, const FIXED: bool>(bytes: &B, packet: &mut Packet
 }
 
 #[inline(always)]
-fn icmp_kind(v4: bool, kind: u8) -> Kind {
+pub(crate) fn icmp_kind(v4: bool, kind: u8) -> Kind {
     if v4 {
         match kind {
             icmp::ECHO_REQUEST => Kind::Opening,
@@ -572,80 +572,4 @@ fn icmp_kind(v4: bool, kind: u8) -> Kind {
             _ => Kind::IcmpOther,
         }
     }
-}
-
-/// The packet that an ICMP error quotes, as far as a flow key needs it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Quote {
-    /// Source of the quoted packet.
-    pub source: Address,
-    /// Its destination.
-    pub destination: Address,
-    /// Its IP protocol number.
-    pub protocol: u8,
-    /// Its protocol class.
-    pub class: ProtocolClass,
-    /// Its ports, source first; zero without ports.
-    pub ports: [u16; 2],
-    /// It is an echo request, or a reply.
-    pub echo_request: bool,
-    /// Id of the echo.
-    pub echo_id: u16,
-}
-
-/// The packet that `error` quotes; `None` if it is too short to hold the ports, a fragment, or has extension headers.
-#[inline(always)]
-pub fn quote<B: PacketBytes>(bytes: &B, error: &Packet) -> Option<Quote> {
-    let at = error.transport_at + 8;
-    let end = error.transport_at + error.transport_length;
-    let v4 = matches!(error.class, ProtocolClass::Icmp);
-    let (source, destination, protocol, transport_at) = if v4 {
-        let [first, fragment, third, source, destination] = bytes.at::<5>(at)?;
-        let size = u32::from(byte::<0>(first) & 0x0f) * 4;
-        if byte::<0>(first) >> 4 != 4 || size < 20 || half::<1>(fragment) & 0x1fff != 0 {
-            return None;
-        }
-        (
-            Address::v4(source),
-            Address::v4(destination),
-            byte::<1>(third),
-            at + size,
-        )
-    } else {
-        let [first, second, addresses @ ..] = bytes.at::<10>(at)?;
-        if byte::<0>(first) >> 4 != 6 || is_extension(byte::<2>(second)) {
-            return None;
-        }
-        let (source, destination) = split(addresses);
-        (source, destination, byte::<2>(second), at + 40)
-    };
-    let class = ProtocolClass::of(protocol, v4);
-    let mut quote = Quote {
-        source,
-        destination,
-        protocol,
-        class,
-        ports: [0; 2],
-        echo_request: false,
-        echo_id: 0,
-    };
-    if matches!(class, ProtocolClass::Other) {
-        return Some(quote);
-    }
-    // Both ICMPs are obliged to quote at least eight bytes of the transport header.
-    if transport_at + 8 > end {
-        return None;
-    }
-    let [first, second] = bytes.at::<2>(transport_at)?;
-    if matches!(class, ProtocolClass::Icmp | ProtocolClass::Icmpv6) {
-        let kind = byte::<0>(first);
-        quote.echo_request = matches!(icmp_kind(v4, kind), Kind::Opening);
-        if !quote.echo_request && kind != if v4 { icmp::ECHO_REPLY } else { icmp::V6_ECHO_REPLY } {
-            return None;
-        }
-        quote.echo_id = half::<0>(second);
-    } else {
-        quote.ports = [half::<0>(first), half::<1>(first)];
-    }
-    Some(quote)
 }

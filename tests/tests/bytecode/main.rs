@@ -4,6 +4,7 @@
 mod denials;
 mod flows;
 mod random;
+mod shapes;
 mod sweep;
 mod verdicts;
 
@@ -56,5 +57,18 @@ impl Both {
     pub(crate) fn forget_flows(&mut self) {
         self.node.forget_flows().unwrap();
         self.memory.forget_flows();
+    }
+}
+
+#[test]
+fn the_verifier_is_far_from_its_limit() {
+    let Some(both) = Both::new(&Scene::default()) else {
+        return;
+    };
+    for name in enforcer_tests::bytecode::object::PROGRAMS {
+        let info = both.node.program(name).unwrap().info().unwrap();
+        let verified = info.verified_instruction_count().unwrap();
+        println!("{name}: {verified} instructions verified, {} bytes", info.size_jitted());
+        assert!(verified < 500_000, "{name}: {verified} of a million");
     }
 }
