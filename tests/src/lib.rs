@@ -1,1 +1,6 @@
 //! Shared parts of the tests.
+
+pub mod cases;
+pub mod daemon;
+pub mod stage;
+pub mod traffic;
