@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::cases::Port;
 use crate::stage::frame::{self, protocol};
-use crate::stage::wire::{Frame, Wire};
+use crate::stage::wire::{Frame, Stack, Wire, initialized};
 
 /// How long an allowed flow may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,6 +49,17 @@ pub struct Attempt<'a> {
     pub port: Port,
     /// Whether it should arrive: how long it is waited for.
     pub hoped: bool,
+    /// Where to look for it.
+    pub evidence: Tap,
+}
+
+/// Where frames are counted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Tap {
+    /// On the victim's devices.
+    Wire,
+    /// Behind them: they carry the enforcement themselves.
+    Stack,
 }
 
 /// What became of it.
@@ -63,23 +74,31 @@ pub struct Outcome {
 /// Taps and answering services of a set of tries.
 pub struct Ground {
     wires: BTreeMap<PathBuf, Wire>,
+    stacks: BTreeMap<PathBuf, Stack>,
     _services: Vec<Service>,
 }
 
 impl Ground {
     /// Opens a tap on every victim, and a service for every port that is asked for.
     pub fn prepare(attempts: &[Attempt<'_>]) -> Self {
-        let mut wires = BTreeMap::new();
+        let (mut wires, mut stacks) = (BTreeMap::new(), BTreeMap::new());
         let mut services: BTreeMap<(&Path, IpAddr, Port), Service> = BTreeMap::new();
         for attempt in attempts {
             let path = attempt.to.path();
-            wires.entry(path.to_owned()).or_insert_with(|| Wire::tap(attempt.to, |_| true).unwrap());
+            if attempt.evidence == Tap::Wire {
+                wires.entry(path.to_owned()).or_insert_with(|| Wire::tap(attempt.to, |_| true).unwrap());
+            } else {
+                stacks.entry(path.to_owned()).or_insert_with(|| {
+                    let same = attempts.iter().filter(|other| other.to.path() == path);
+                    Stack::tap(attempt.to, &same.map(|other| other.destination).collect()).unwrap()
+                });
+            }
             if matches!(attempt.port, Port::Tcp(_) | Port::Udp(_)) {
                 let key = (path, attempt.destination, attempt.port);
                 services.entry(key).or_insert_with(|| Service::open(attempt.to, attempt.destination, attempt.port));
             }
         }
-        Self { wires, _services: services.into_values().collect() }
+        Self { wires, stacks, _services: services.into_values().collect() }
     }
 
     /// Tries them all at once.
@@ -92,12 +111,16 @@ impl Ground {
         let judged = attempts.iter().zip(tries);
         judged
             .map(|(attempt, (evidence, answered))| {
-                let wire = &self.wires[attempt.to.path()];
                 let wanted = |frame: &Frame| !frame.outgoing && evidence.is_in(frame);
-                if attempt.hoped {
-                    wire.wait(PATIENCE, wanted);
+                let count = || match attempt.evidence {
+                    Tap::Wire => self.wires[attempt.to.path()].peek(wanted),
+                    Tap::Stack => self.stacks[attempt.to.path()].peek(wanted),
+                };
+                let end = Instant::now() + PATIENCE;
+                while attempt.hoped && count() == 0 && Instant::now() < end {
+                    thread::sleep(Duration::from_millis(5));
                 }
-                Outcome { arrived: wire.peek(wanted), answered }
+                Outcome { arrived: count(), answered }
             })
             .collect()
     }
@@ -148,7 +171,7 @@ impl Attempt<'_> {
     fn datagram(&self, port: u16, patience: Duration) -> io::Result<(Evidence, bool)> {
         let socket = bound(self.source, Type::DGRAM, Protocol::UDP)?;
         let nonce = nonce();
-        socket.send_to(&nonce, &SocketAddr::new(self.destination, port).into())?;
+        send(&socket, &nonce, SocketAddr::new(self.destination, port));
         Ok((Evidence::Nonce(nonce), hears(&socket, &nonce, patience, |_| true)))
     }
 
@@ -156,7 +179,7 @@ impl Attempt<'_> {
         let socket = bound(self.source, Type::RAW, Protocol::from(i32::from(protocol::SCTP)))?;
         let nonce = nonce();
         let packet = frame::sctp_init(40_000, port, &nonce);
-        socket.send_to(&packet, &SocketAddr::new(self.destination, 0).into())?;
+        send(&socket, &packet, SocketAddr::new(self.destination, 0));
         Ok((Evidence::Nonce(nonce), true))
     }
 
@@ -166,7 +189,7 @@ impl Attempt<'_> {
         let socket = bound(self.source, Type::RAW, Protocol::from(i32::from(number)))?;
         let nonce = nonce();
         let echo = frame::icmp(request, 0, &[&nonce[11..15], &nonce[..]].concat());
-        socket.send_to(&echo, &SocketAddr::new(self.destination, 0).into())?;
+        send(&socket, &echo, SocketAddr::new(self.destination, 0));
         // A raw IPv4 socket gives the IP header too.
         let kind_at = if v4 { 20 } else { 0 };
         let answered = hears(&socket, &nonce, patience, |bytes| bytes.get(kind_at) == Some(&reply));
@@ -174,15 +197,19 @@ impl Attempt<'_> {
     }
 }
 
+/// Sends once. Where the packet is dropped on a device of this namespace the kernel may say so; what counts is what arrives.
+fn send(socket: &Socket, bytes: &[u8], to: SocketAddr) {
+    let _ = socket.send_to(bytes, &to.into());
+}
+
 /// Whether a packet with the nonce comes back in time.
 fn hears(socket: &Socket, nonce: &[u8], patience: Duration, wanted: impl Fn(&[u8]) -> bool) -> bool {
     let end = Instant::now() + patience;
-    let mut buffer = [MaybeUninit::uninit(); 2048];
+    let mut buffer = [MaybeUninit::new(0_u8); 2048];
     while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
         let _ = socket.set_read_timeout(Some(left));
         let Ok((length, _)) = socket.recv_from(&mut buffer) else { return false };
-        // SAFETY: the kernel has written the first `length` bytes.
-        let bytes: Vec<u8> = buffer[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
+        let bytes = initialized(&buffer[..length]);
         if wanted(&bytes) && bytes.windows(nonce.len()).any(|window| window == nonce) {
             return true;
         }
@@ -273,11 +300,10 @@ fn accept(socket: &Socket, done: &AtomicBool) {
 }
 
 fn echo(socket: &Socket, done: &AtomicBool) {
-    let mut buffer = [MaybeUninit::uninit(); 2048];
+    let mut buffer = [MaybeUninit::new(0_u8); 2048];
     while !done.load(Ordering::Relaxed) {
         let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
-        // SAFETY: the kernel has written the first `length` bytes.
-        let bytes: Vec<u8> = buffer[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
+        let bytes = initialized(&buffer[..length]);
         if from.as_socket().is_some_and(|from| from.port() != 0) {
             // The client may be gone.
             let _ = socket.send_to(&bytes, &from);

@@ -12,7 +12,7 @@ use enforcer_common::id::Direction;
 use enforcer_tests::cases::{Case, Example, Expect, Place, Port, example, examples};
 use enforcer_tests::stage::Stage;
 use enforcer_tests::stage::log::Record;
-use enforcer_tests::traffic::{Attempt, Ground, Outcome};
+use enforcer_tests::traffic::{Attempt, Ground, Outcome, Tap};
 
 #[test]
 fn shop_bridged_with_raw_sctp() {
@@ -101,6 +101,7 @@ fn check(stage: &Stage, tries: &[(&Case, bool)], when: &str, hoped: impl Fn(&Cas
             destination: address(stage, &case.to, *v4),
             port: case.port,
             hoped: hoped(case),
+            evidence: Tap::Wire,
         })
         .collect();
     let outcomes = Ground::prepare(&attempts).run(&attempts);

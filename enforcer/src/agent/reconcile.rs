@@ -46,7 +46,9 @@ pub(super) struct Reconciler {
     intent: Option<Intent>,
     owners: BTreeMap<OwnerId, WorkloadKey>,
     attached: BTreeSet<u32>,
+    /// What is known so far, and what `status` was told last.
     report: Report,
+    written: Option<Report>,
     told_lost: u64,
 }
 
@@ -80,6 +82,7 @@ impl Reconciler {
                 unknown_open: options.unknown == Unknown::Open,
                 ..Report::default()
             },
+            written: None,
             told_lost: 0,
             kernel,
         };
@@ -261,12 +264,12 @@ impl Reconciler {
             disagreements: self.enricher.disagreements(),
             ..self.report.clone()
         };
-        if report == self.report {
+        if self.written.as_ref() == Some(&report) {
             return;
         }
         let text = serde_json::to_vec_pretty(&report).unwrap_or_default();
         match self.states.replace(&self.states.report(), &text) {
-            Ok(()) => self.report = report,
+            Ok(()) => self.written = Some(report),
             Err(error) => tracing::warn!(%error, "cannot write the report for `status`"),
         }
     }

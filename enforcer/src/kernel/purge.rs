@@ -3,11 +3,13 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::kernel::error::{KernelError, at};
 use crate::kernel::layout::{is_abi, lock, names};
 use crate::kernel::preflight;
+use crate::kernel::sys;
 
 /// Removes the pins of every version. What no enforcer has made is left and told. Refused beside a daemon, which would make
 /// everything again.
@@ -24,6 +26,7 @@ pub fn purge(pin_dir: &Path) -> Result<(), Vec<KernelError>> {
                 let path = pin_dir.join(&name);
                 if is_abi(&name) {
                     // Links first: half removed maps must not be enforced with.
+                    detach(&path.join("links"), &mut errors);
                     remove(&path.join("links"), &mut errors);
                     remove(&path, &mut errors);
                 } else {
@@ -42,6 +45,18 @@ pub fn purge(pin_dir: &Path) -> Result<(), Vec<KernelError>> {
         }
     }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// Detaches what is pinned: who purges may count on open containers afterwards, and an unpinned link stays for a while.
+fn detach(links: &Path, errors: &mut Vec<KernelError>) {
+    for name in names(links).unwrap_or_default() {
+        let path = links.join(name);
+        let detached = sys::object_get(&path).and_then(|link| sys::link_detach(link.as_fd()));
+        match detached {
+            Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => errors.push(at(&path, "detach")(error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
 }
 
 fn remove(path: &Path, errors: &mut Vec<KernelError>) {

@@ -28,6 +28,7 @@ mod command {
     pub(super) const MAP_UPDATE_BATCH: i32 = 26;
     pub(super) const LINK_CREATE: i32 = 28;
     pub(super) const LINK_UPDATE: i32 = 29;
+    pub(super) const LINK_DETACH: i32 = 34;
 }
 
 /// Put before every other program of the chain.
@@ -366,6 +367,14 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     let mut update = [link.as_raw_fd(), program.as_raw_fd(), 0, 0];
     // SAFETY: link, program, flags, old program: this command's layout; no pointers in it.
     unsafe { bpf(command::LINK_UPDATE, &mut update) }.map(|_| ())
+}
+
+/// Detaches a link from its device, at once: a link that only loses its last pin goes some time later. ENOLINK: the device
+/// is gone already.
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut detach = [link.as_raw_fd()];
+    // SAFETY: the link alone is this command's layout; no pointers in it.
+    unsafe { bpf(command::LINK_DETACH, &mut detach) }.map(|_| ())
 }
 
 /// The chain of a device in this network namespace. ENODEV: no such device here.

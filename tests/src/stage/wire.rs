@@ -1,9 +1,10 @@
 //! What a namespace's devices carry: every frame, copied by AF_PACKET before anything there can drop it. The evidence of
 //! the tests; a connection that fails proves nothing.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use enforcer::lab::Namespace;
 use nix::ifaddrs::getifaddrs;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::frame::{self, Route, protocol};
 
 /// Time that a frame may take from a sender to the tap.
 const SETTLE: Duration = Duration::from_millis(120);
@@ -97,23 +100,27 @@ impl Wire {
     /// Starts to copy the frames that `keep` takes.
     pub fn tap(namespace: &Namespace, keep: impl Fn(&Frame) -> bool + Send + 'static) -> io::Result<Self> {
         let socket = namespace.enter(|| packet_socket(0)).map_err(io::Error::other)??;
+        Self::read(socket, move |bytes, from| {
+            // SAFETY: the address of a packet socket is a `sockaddr_ll`, for which the storage has room.
+            let kind = unsafe { (*from.as_ptr().cast::<libc::sockaddr_ll>()).sll_pkttype };
+            let frame = Frame { at: Instant::now(), outgoing: kind == OUTGOING, bytes };
+            keep(&frame).then_some(frame)
+        })
+    }
+
+    fn read(
+        socket: Socket,
+        frame_of: impl Fn(Vec<u8>, &SockAddr) -> Option<Frame> + Send + 'static,
+    ) -> io::Result<Self> {
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &ROOM)?;
         let (frames, done) = (Arc::<Mutex<Vec<Frame>>>::default(), Arc::<AtomicBool>::default());
         let (kept, end, reading) = (Arc::clone(&frames), Arc::clone(&done), socket.try_clone()?);
         let reader = thread::spawn(move || {
-            let mut buffer = vec![MaybeUninit::uninit(); 1 << 17];
+            let mut buffer = vec![MaybeUninit::new(0_u8); 1 << 17];
             while !end.load(Ordering::Relaxed) {
                 let Ok((length, from)) = reading.recv_from(&mut buffer) else { continue };
-                let bytes = buffer[..length]
-                    .iter()
-                    // SAFETY: the kernel has written the first `length` bytes.
-                    .map(|byte| unsafe { byte.assume_init() })
-                    .collect();
-                // SAFETY: the address of a packet socket is a `sockaddr_ll`, for which the storage has room.
-                let kind = unsafe { (*from.as_ptr().cast::<libc::sockaddr_ll>()).sll_pkttype };
-                let frame = Frame { at: Instant::now(), outgoing: kind == OUTGOING, bytes };
-                if keep(&frame) {
+                if let Some(frame) = frame_of(initialized(&buffer[..length]), &from) {
                     kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(frame);
                 }
             }
@@ -184,6 +191,53 @@ impl Drop for Wire {
     }
 }
 
+/// What the stack behind a namespace's devices takes in for some of its addresses. For a victim whose own devices carry the
+/// enforcement, like the node: a [`Wire`] there sees frames before they are judged.
+pub struct Stack {
+    taps: Vec<Wire>,
+}
+
+impl Stack {
+    /// Starts to copy TCP, UDP, SCTP and ICMP packets to these addresses.
+    pub fn tap(namespace: &Namespace, addresses: &BTreeSet<IpAddr>) -> io::Result<Self> {
+        let mut taps = Vec::new();
+        for address in addresses {
+            let icmp = if address.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
+            for protocol in [protocol::TCP, protocol::UDP, protocol::SCTP, icmp] {
+                taps.push(Wire::stack(namespace, *address, protocol)?);
+            }
+        }
+        Ok(Self { taps })
+    }
+
+    /// Frames so far that `wanted` takes.
+    pub fn peek(&self, wanted: impl Fn(&Frame) -> bool) -> usize {
+        self.taps.iter().map(|tap| tap.peek(&wanted)).sum()
+    }
+}
+
+impl Wire {
+    /// A tap behind the IP layer. Its frames have headers of our making, as far as the socket leaves them out.
+    fn stack(namespace: &Namespace, own: IpAddr, protocol: u8) -> io::Result<Self> {
+        let domain = if own.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        let open = || -> io::Result<Socket> {
+            let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(i32::from(protocol))))?;
+            socket.bind(&SocketAddr::new(own, 0).into())?;
+            Ok(socket)
+        };
+        let socket = namespace.enter(open).map_err(io::Error::other)??;
+        let route = Route { to: [0; 6], from: [0; 6] };
+        Self::read(socket, move |bytes, from| {
+            let source = from.as_socket().map_or(own, |from| from.ip());
+            let bytes = match own {
+                IpAddr::V4(_) => frame::ethernet(route, 0x0800, &bytes),
+                IpAddr::V6(_) => frame::ip(route, source, own, protocol, &bytes),
+            };
+            Some(Frame { at: Instant::now(), outgoing: false, bytes })
+        })
+    }
+}
+
 /// A device of a namespace.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Device {
@@ -250,6 +304,12 @@ fn packet_socket(index: u32) -> io::Result<Socket> {
         }
     }
     Ok(socket)
+}
+
+/// A part of a receive buffer.
+pub(crate) fn initialized(bytes: &[MaybeUninit<u8>]) -> Vec<u8> {
+    // SAFETY: every receive buffer here begins as zeroes.
+    bytes.iter().map(|byte| unsafe { byte.assume_init() }).collect()
 }
 
 /// Sets a socket option that is a plain value.

@@ -8,7 +8,7 @@ use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
 use enforcer_tests::cases::Port;
 use enforcer_tests::stage::Stage;
-use enforcer_tests::traffic::{Attempt, Ground};
+use enforcer_tests::traffic::{Attempt, Ground, Tap};
 
 use super::common::{Live, check, entry, inventory, passes, policy, rule, stage};
 
@@ -38,7 +38,7 @@ fn claims(layout: Layout) {
     stage.inventory(&inventory(&[entries.concat(), peer.to_owned()]));
     let from = "from: [{workloads: {app: a}}, {workloads: {app: peer}}, {cidr: 172.16.0.0/12}, {cidr: \"fd00:55::/32\"}, \
                 {cidr: 10.88.0.1/32}, {cidr: \"fd00:88::1/128\"}]";
-    stage.policy("v.yaml", &policy("v", "[ingress]", &rule(from, "any/udp, 7000/tcp")));
+    stage.policy("v.yaml", &policy("v", "[ingress]", &rule(from, "any/udp, 7000-7001/tcp")));
     keep_neighbours(&stage, layout);
 
     claim(&stage, "add");
@@ -48,14 +48,18 @@ fn claims(layout: Layout) {
     }
     claim(&stage, "del");
     stage.start();
-    let kept = [passes("a", "v", Port::Udp(7000)), passes("a", "v", Port::Tcp(7000)), passes("v", "a", Port::Udp(7000))];
+    let kept =
+        [passes("a", "v", Port::Udp(7000)), passes("a", "v", Port::Tcp(7000)), passes("v", "a", Port::Udp(7000))];
     check(&stage, "before the theft", &kept);
-    let service = [true, false].map(|v4| enforcer_tests::traffic::Service::open(stage.at("v"), stage.address("v", v4), Port::Tcp(7000)));
-    let live = [true, false].map(|v4| Live::open(&stage, "a", "v", 7000, v4, Duration::from_millis(20)));
+    let service = [true, false]
+        .map(|v4| enforcer_tests::traffic::Service::open(stage.at("v"), stage.address("v", v4), Port::Tcp(7001)));
+    let live = [true, false].map(|v4| Live::open(&stage, "a", "v", 7001, v4, Duration::from_millis(20)));
 
     claim(&stage, "add");
     gains_nothing(&stage, "at once");
-    stage.until("the claims are refused and shown", || stage.status().0["report"]["refused_claims"].as_u64().unwrap_or(0) > 0);
+    stage.until("the claims are refused and shown", || {
+        stage.status().0["report"]["refused_claims"].as_u64().unwrap_or(0) > 0
+    });
     gains_nothing(&stage, "known");
     check(&stage, "who is robbed", &kept);
     for flow in &live {
@@ -106,6 +110,7 @@ fn attempts(stage: &Stage, hoped: bool) -> Vec<Attempt<'_>> {
                 destination: stage.address("v", source.is_ipv4()),
                 port: Port::Udp(7000),
                 hoped,
+                evidence: Tap::Wire,
             }
         })
         .collect()

@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use enforcer::lab::{Layout, Namespace};
 use enforcer_tests::cases::Port;
 use enforcer_tests::stage::Stage;
-use enforcer_tests::traffic::{Attempt, Ground, Outcome, bound, nonce};
+use enforcer_tests::traffic::{Attempt, Ground, Outcome, Tap, bound, nonce};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use socket2::{Protocol, Type};
 
 /// Addresses of the outside.
 pub(crate) const OUTSIDE: [&str; 2] = ["192.0.2.7", "2001:db8::7"];
-/// Addresses of the node on its bridge.
-pub(crate) const NODE: [&str; 2] = ["10.88.0.1", "fd00:88::1"];
+/// Addresses of the node towards the outside: the same in every layout.
+pub(crate) const NODE: [&str; 2] = ["100.64.0.1", "fd00:64::1"];
 
 /// The addresses of a workload with a name of one letter.
 pub(crate) fn addresses(name: &str) -> [String; 2] {
@@ -133,6 +135,7 @@ fn differences(stage: &Stage, flows: &[Flow]) -> Vec<String> {
             destination: address(stage, flow.to, *v4),
             port: flow.port,
             hoped: flow.passes,
+            evidence: if flow.to == "node" { Tap::Stack } else { Tap::Wire },
         })
         .collect();
     let outcomes = Ground::prepare(&attempts).run(&attempts);
@@ -283,4 +286,19 @@ impl Drop for Done<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// Two processors of this machine; the same one twice if there are no more.
+pub(crate) fn processors() -> [usize; 2] {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let mut found = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let first = found.next().unwrap();
+    [first, found.next().unwrap_or(first)]
+}
+
+/// Keeps this thread on a processor: what it sends is handled there, in order.
+pub(crate) fn stay_on(processor: usize) {
+    let mut one = CpuSet::new();
+    one.set(processor).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &one).unwrap();
 }

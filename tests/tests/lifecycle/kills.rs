@@ -99,7 +99,11 @@ fn twenty_kills_let_nothing_through_and_cut_nothing() {
         assert_eq!(resets, 0, "RST at {name}");
     }
     assert_eq!(taps[0].arrived(&nonce), sockets.len(), "only those of the control");
-    assert_eq!(stage.denied(Direction::Ingress, Reason::NoRule), sent.load(Ordering::Relaxed), "each denial is counted");
+    assert_eq!(
+        stage.denied(Direction::Ingress, Reason::NoRule),
+        sent.load(Ordering::Relaxed),
+        "each denial is counted"
+    );
     drop(flows);
     drop(services);
 }

@@ -3,13 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
+mod attack;
 mod claims;
 mod common;
+mod flood;
+mod frames;
 mod kills;
 mod node;
 mod older;
 mod policy_change;
 mod refusals;
 mod restart;
+mod spoof;
 mod unknown;
 mod workloads;

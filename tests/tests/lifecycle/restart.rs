@@ -8,7 +8,8 @@ use enforcer_tests::stage::Stage;
 
 use super::common::{Flow, check, control, dropped, open, passes, stage};
 
-const BAD: &str = "apiVersion: enforcer.dev/v1alpha1\nkind: FlowPolicy\nmetadata: {name: x, namespace: t}\nspec:\n  alow: []\n";
+const BAD: &str =
+    "apiVersion: enforcer.dev/v1alpha1\nkind: FlowPolicy\nmetadata: {name: x, namespace: t}\nspec:\n  alow: []\n";
 const FLOWS: [Flow; 4] = [
     Flow { from: "a", to: "b", port: Port::Tcp(7000), passes: true },
     Flow { from: "a", to: "b", port: Port::Udp(7001), passes: false },
@@ -129,7 +130,11 @@ fn stopping_leaves_enforcement_on_and_purge_takes_it_off() {
     assert_eq!(stage.command("status", &["--json"]).status.code(), Some(2), "nothing is enforced");
     assert!(stage.command("purge", &[]).status.success(), "there is nothing to do");
     let state = stage.file("state");
-    assert!(fs::read_dir(&state).map_or(true, |mut left| left.next().is_none()), "state is left in {}", state.display());
+    assert!(
+        fs::read_dir(&state).map_or(true, |mut left| left.next().is_none()),
+        "state is left in {}",
+        state.display()
+    );
     stage.start();
     check(&stage, "begun anew", &[passes("a", "b", Port::Tcp(7000)), dropped("a", "b", Port::Udp(7001))]);
 }

@@ -48,7 +48,10 @@ fn strict_closes(layout: Layout) {
         assert!(stage.denied(direction, Reason::UnknownWorkload) >= 12, "{direction:?}");
     }
     let (status, _) = stage.status();
-    assert_eq!(status["endpoints"].as_array().unwrap().iter().filter(|endpoint| endpoint["unknown"] == true).count(), 1);
+    assert_eq!(
+        status["endpoints"].as_array().unwrap().iter().filter(|endpoint| endpoint["unknown"] == true).count(),
+        1
+    );
     let record = stage.wait_record("an unknown workload", |record| record.reason == "unknown-workload");
     assert!(record.from.is_empty() || record.to.is_empty(), "{record:#?}");
     stage.kill();
@@ -96,7 +99,14 @@ fn resolves(stage: &Stage, layout: Layout) {
 fn open_lets_them_through() {
     let mut stage = half_named(Layout::Bridged);
     stage.options.unknown = Some("open");
-    stage.policy("a.yaml", &super::common::policy("a", "[ingress]", &super::common::rule("from: [{workloads: {}}]", "any/tcp, any/udp, icmp")));
+    stage.policy(
+        "a.yaml",
+        &super::common::policy(
+            "a",
+            "[ingress]",
+            &super::common::rule("from: [{workloads: {}}]", "any/tcp, any/udp, icmp"),
+        ),
+    );
     stage.start();
     let closed = [dropped("u", "a", Port::Tcp(7000)), dropped("u", "a", Port::Icmp)];
     check(&stage, "no selector matches it", &closed);

@@ -3,9 +3,9 @@
 use enforcer::lab::Layout;
 use enforcer_tests::cases::Port;
 use enforcer_tests::stage::Stage;
-use enforcer_tests::traffic::{Attempt, Ground};
+use enforcer_tests::traffic::{Attempt, Ground, Tap};
 
-use super::common::{add, check, control, dropped, entry, inventory, passes, policy, rule, stage};
+use super::common::{add, addresses, check, control, dropped, entry, inventory, passes, policy, rule, stage};
 
 /// `b` may be asked for 7000 by those with the label `app: a`.
 fn for_a() -> String {
@@ -23,11 +23,13 @@ fn one_that_comes_later_is_closed_until_it_is_named() {
     stage.start();
     add(&mut stage, "a");
     stage.ready();
-    let closed = [dropped("a", "b", Port::Tcp(7000)), dropped("a", "outside", Port::Udp(1)), dropped("node", "a", Port::Icmp)];
+    let closed =
+        [dropped("a", "b", Port::Tcp(7000)), dropped("a", "outside", Port::Udp(1)), dropped("node", "a", Port::Icmp)];
     check(&stage, "nobody has named it", &closed);
     stage.inventory(&named(&stage, &["a", "b"]));
     stage.wait("it is named", |view| view.endpoints.iter().all(|endpoint| !endpoint.unknown));
-    let open = [passes("a", "b", Port::Tcp(7000)), dropped("a", "b", Port::Tcp(7001)), passes("a", "outside", Port::Udp(1))];
+    let open =
+        [passes("a", "b", Port::Tcp(7000)), dropped("a", "b", Port::Tcp(7001)), passes("a", "outside", Port::Udp(1))];
     check(&stage, "named", &open);
     let ifindex = stage.ifindex("a");
     stage.remove("a");
@@ -62,15 +64,20 @@ fn an_address_does_not_hand_down_rights() {
     stage.start();
     check(&stage, "a may", &[passes("a", "b", Port::Tcp(7000))]);
     stage.remove("a");
-    // At once: whatever the daemon has noticed by then.
-    add(&mut stage, "a");
-    check(&stage, "another workload with its address", &[dropped("a", "b", Port::Tcp(7000))]);
-    let evil = entry(&stage, "a", "").replace("name: a", "name: evil").replace("app: a", "app: evil");
-    stage.inventory(&inventory(&[evil, entry(&stage, "b", "")]));
+    // Another namespace, so another workload.
+    let inherited = addresses("a");
+    stage.add("evil", &inherited.each_ref().map(String::as_str));
+    stage.ready();
+    check(&stage, "another workload with its address", &[dropped("evil", "b", Port::Tcp(7000))]);
+    stage.inventory(&inventory(&[entry(&stage, "evil", ""), entry(&stage, "b", "")]));
     stage.wait("it is named", |view| {
         view.endpoints.len() == 2 && view.endpoints.iter().all(|endpoint| !endpoint.unknown && endpoint.is_attached())
     });
-    check(&stage, "named as another", &[dropped("a", "b", Port::Tcp(7000)), passes("a", "outside", Port::Udp(1))]);
+    check(
+        &stage,
+        "named as another",
+        &[dropped("evil", "b", Port::Tcp(7000)), passes("evil", "outside", Port::Udp(1))],
+    );
     let record = stage.wait_record("it", |record| record.from == "t/evil");
     assert_eq!((record.to.as_str(), record.reason.as_str()), ("t/b", "no-rule"));
 }
@@ -97,6 +104,7 @@ fn addresses_that_are_added_later_count() {
             destination: destination.parse().unwrap(),
             port,
             hoped,
+            evidence: Tap::Wire,
         })
     };
     let all = [attempts(Port::Tcp(7000), true), attempts(Port::Tcp(7001), false)].concat();
