@@ -4,7 +4,6 @@
 //! it is told to stop. Stopping leaves enforcement on.
 
 mod error;
-mod names;
 pub mod plan;
 mod policies;
 mod reconcile;
@@ -26,8 +25,8 @@ use crate::config::Settings;
 use crate::flow::sink::{FlowLog, Target};
 use crate::kernel::{Kernel, KernelConfig};
 use crate::policy::watch;
-use crate::workload::{self, Discovery};
 use crate::workload::runtime::RuntimeKind;
+use crate::workload::{self, Discovery};
 
 /// How often denials are read. The kernel's ring and slices hold what comes in between.
 const DENIALS: Duration = Duration::from_millis(100);
@@ -59,7 +58,8 @@ pub struct Options {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> Result<(), AgentError> {
-    let node = nix::unistd::gethostname().map_or_else(|_| "node".to_owned(), |name| name.to_string_lossy().into_owned());
+    let node =
+        nix::unistd::gethostname().map_or_else(|_| "node".to_owned(), |name| name.to_string_lossy().into_owned());
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
 

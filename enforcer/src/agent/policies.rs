@@ -97,7 +97,8 @@ mod tests {
     use super::*;
     use crate::workload::model::Snapshot;
 
-    const GOOD: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {}}\n";
+    const GOOD: &str =
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {}}\n";
 
     #[test]
     fn a_bad_file_leaves_the_last_good_set() {

@@ -10,13 +10,12 @@ use enforcer_common::denial::BusyKey;
 use enforcer_common::id::{Direction, OwnerId};
 use jiff::Timestamp;
 
+use super::Options;
 use super::error::AgentError;
-use super::names::Rulings;
 use super::plan::{Intent, Unknown};
 use super::policies::Policies;
 use super::report::{Report, WorkloadLine};
 use super::state::{InForce, StateDir};
-use super::Options;
 use crate::compile::compile;
 use crate::flow::enrich::{Denial, Enricher};
 use crate::flow::names::NameTable;
@@ -24,8 +23,8 @@ use crate::flow::sink::FlowLog;
 use crate::kernel::{self, Applied, Denials, Kernel};
 use crate::policy::load::from_sources;
 use crate::resolve::{ResolvedPolicy, resolve};
-use crate::workload::{Discovery, Mode};
 use crate::workload::model::{Snapshot, WorkloadKey};
+use crate::workload::{Discovery, Mode};
 
 /// How long the flow log may take to write what is queued when the daemon stops.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -104,7 +103,7 @@ impl Reconciler {
         let owners =
             adopted.filter_map(|endpoint| Some((endpoint.id, key_of(endpoint.ifindex)?))).collect::<BTreeMap<_, _>>();
         let resolved = Arc::new(resolve(Arc::new(loaded.set), Arc::clone(&snapshot)));
-        self.names.install(earlier.revision, &snapshot, &owners, Arc::new(Rulings(resolved)));
+        self.names.install(earlier.revision, &snapshot, &owners, resolved);
     }
 
     /// The workloads have changed.
@@ -159,10 +158,20 @@ impl Reconciler {
             self.take_over(applied, snapshot);
             self.intent = Some(intent);
             self.states.keep_only(revision);
-            tracing::info!(revision, policies = policies.set().policies.len(), workloads = snapshot.local.len(), "in force");
+            tracing::info!(
+                revision,
+                policies = policies.set().policies.len(),
+                workloads = snapshot.local.len(),
+                "in force"
+            );
         }
         // Also where the image is the same: names, labels and lines may not be.
-        self.names.install(revision, snapshot, &self.owners, Arc::new(Rulings(Arc::clone(&resolved))));
+        self.names.install(
+            revision,
+            snapshot,
+            &self.owners,
+            Arc::clone(&resolved) as Arc<dyn crate::flow::names::Policies>,
+        );
         self.resolved = Some(resolved);
         Ok(())
     }
@@ -213,7 +222,8 @@ impl Reconciler {
                 Err(error) => tracing::error!(%error, "a denial of another build"),
             }
         }
-        let lost = self.denials.totals().map_or(self.told_lost, |totals| totals.values().map(|counts| counts.lost).sum());
+        let lost =
+            self.denials.totals().map_or(self.told_lost, |totals| totals.values().map(|counts| counts.lost).sum());
         if lost > self.told_lost {
             self.log.lost_in_ring(now, lost - self.told_lost);
             self.told_lost = lost;

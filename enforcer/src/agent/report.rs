@@ -55,11 +55,8 @@ pub struct WorkloadLine {
 impl Report {
     /// What an operator has to look at.
     pub fn troubles(&self) -> Vec<String> {
-        let named = [
-            ("policies", &self.policy_error),
-            ("inventory", &self.inventory_error),
-            ("apply", &self.apply_error),
-        ];
+        let named =
+            [("policies", &self.policy_error), ("inventory", &self.inventory_error), ("apply", &self.apply_error)];
         let mut troubles: Vec<String> =
             named.iter().filter_map(|(what, error)| Some(format!("{what}: {}", error.as_ref()?))).collect();
         if self.disagreements > 0 {

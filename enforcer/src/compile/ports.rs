@@ -67,7 +67,7 @@ fn split(sets: &[(PortSetId, &PortSet)]) -> Result<PortClasses, CompileError> {
         return Err(CompileError::PortClasses { count, limit: LIMIT });
     }
     let mut number_of: Vec<Option<u16>> = vec![None; count];
-    let mut next = 0;
+    let mut next = 0_u32;
     let intervals: Vec<(u32, u16)> = starts
         .iter()
         .zip(&class_of)

@@ -26,7 +26,7 @@ pub(super) struct States<'a> {
     /// Per row: how many grants of each set of ports are in force where the walk stands.
     active: Vec<Vec<(PortSetId, i32)>>,
     /// Tuple of each state.
-    states: Vec<u32>,
+    tuple_of: Vec<u32>,
     steps: HashMap<(StateId, DeltaId), StateId>,
     pub(super) tuples: Unique<[u32]>,
     /// Vectors as bits.
@@ -43,10 +43,7 @@ pub(super) struct Unique<T: ?Sized> {
 
 impl<T: ?Sized + Eq + std::hash::Hash> Unique<T> {
     fn new() -> Self {
-        Self {
-            values: Vec::new(),
-            places: HashMap::new(),
-        }
+        Self { values: Vec::new(), places: HashMap::new() }
     }
 
     fn intern(&mut self, value: impl Into<Rc<T>> + AsRef<T>) -> u32 {
@@ -64,11 +61,11 @@ impl<'a> States<'a> {
     pub(super) fn new(rows: &Rows, ports: &'a PortClasses) -> Self {
         let (mut tuples, mut vectors) = (Unique::new(), Unique::new());
         let nothing = vectors.intern(vec![0; ports.count.div_ceil(64)]);
-        let states = vec![tuples.intern(vec![nothing; rows.grants.len()])];
+        let tuple_of = vec![tuples.intern(vec![nothing; rows.grants.len()])];
         Self {
             ports,
             active: vec![Vec::new(); rows.grants.len()],
-            states,
+            tuple_of,
             steps: HashMap::new(),
             tuples,
             vectors,
@@ -78,7 +75,7 @@ impl<'a> States<'a> {
 
     /// The tuple of a state.
     pub(super) fn tuple(&self, state: StateId) -> u32 {
-        self.states[state.0 as usize]
+        self.tuple_of[state.0 as usize]
     }
 
     /// Goes on from a state by a delta, and stays there.
@@ -131,8 +128,8 @@ impl<'a> States<'a> {
                 tuple[*row as usize] = self.vector(*row as usize);
             }
         }
-        let state = StateId(self.states.len() as u32);
-        self.states.push(self.tuples.intern(tuple));
+        let state = StateId(self.tuple_of.len() as u32);
+        self.tuple_of.push(self.tuples.intern(tuple));
         self.steps.insert((from, id), state);
         self.sizes_so_far().check_so_far()?;
         Ok(state)

@@ -10,5 +10,6 @@ mod fixture;
 pub mod hubble;
 pub mod names;
 pub mod record;
+mod resolved;
 pub mod sink;
 pub mod text;

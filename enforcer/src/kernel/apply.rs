@@ -103,14 +103,16 @@ impl Kernel {
         grace::wait()?;
         self.owes_grace = false;
         remove_uplinks(&self.maps.uplinks, &plan.uplinks)?;
-        for endpoint in self.still_there(&stage.after) {
-            self.endpoints.store(&endpoint)?;
-        }
-        if !stage.after.is_empty() {
-            grace::wait()?;
-        }
-        for endpoint in self.still_there(&stage.late) {
-            self.endpoints.store(&endpoint)?;
+        for (step, endpoints) in [&stage.after, &stage.wiped, &stage.late].into_iter().enumerate() {
+            if endpoints.is_empty() {
+                continue;
+            }
+            if step != 0 {
+                grace::wait()?;
+            }
+            for endpoint in self.still_there(endpoints) {
+                self.endpoints.store(&endpoint)?;
+            }
         }
         let gone = self.endpoints.iter().map(|endpoint| endpoint.ifindex);
         let gone: BTreeSet<u32> = gone
@@ -119,7 +121,7 @@ impl Kernel {
         self.forget(&gone)?;
         self.retire();
         if failures.is_empty() {
-            Programs::remove_others(&self.layout, &self.object)?;
+            Programs::remove_others(&self.layout, &self.maps, &self.object)?;
         }
         Ok(())
     }

@@ -123,12 +123,12 @@ impl Kernel {
         &self.adopted
     }
 
-    /// The policy in force.
+    /// The revision that the next plan gets.
     pub fn next_revision(&self) -> u32 {
         next_word(self.globals.word()).revision
     }
 
-    /// Revision and epoch in force.
+    /// The policy in force.
     pub fn revision(&self) -> PolicyWord {
         self.globals.word()
     }
@@ -241,6 +241,13 @@ impl Kernel {
             .collect()
     }
 }
+
+// The agent calls both from threads of their own.
+const _: () = {
+    const fn sent<T: Send>() {}
+    sent::<Kernel>();
+    sent::<Denials>();
+};
 
 fn adopted(endpoint: &Endpoint) -> AdoptedEndpoint {
     AdoptedEndpoint {

@@ -58,6 +58,11 @@ impl EndpointTable {
             .map_err(on_map(map::ENDPOINTS_MORE, "next key"))?
         {
             if let Some(endpoint) = read_more(&more, &key)? {
+                let index = place_of(endpoint.ifindex);
+                // The array may have been lost alone.
+                if writable && array.read32(index, offset_of!(Endpoint, ifindex)) == 0 {
+                    array.write32(index, offset_of!(Endpoint, ifindex), SHADOW);
+                }
                 endpoints.insert(endpoint.ifindex, endpoint);
             }
             last = Some(key);
@@ -151,9 +156,9 @@ impl EndpointTable {
             self.array.write64(index, window, endpoint.window_end);
         }
         for (first, count) in ORDER {
-            for place in first..first + count {
-                if self.array.read32(index, place * 4) != words[place] {
-                    self.array.write32(index, place * 4, words[place]);
+            for (place, word) in words.iter().enumerate().skip(first).take(count) {
+                if self.array.read32(index, place * 4) != *word {
+                    self.array.write32(index, place * 4, *word);
                 }
             }
         }

@@ -13,6 +13,12 @@ const OLDEST: (u32, u32) = (6, 6);
 /// `BPF_FS_MAGIC`.
 const BPFFS: FsType = FsType(0xcafe_4a11);
 
+/// Numbers of capabilities, from the kernel's uapi.
+const NET_ADMIN: u32 = 12;
+const SYS_ADMIN: u32 = 21;
+const PERFMON: u32 = 38;
+const BPF: u32 = 39;
+
 /// Checks capabilities, kernel and file system, in this order.
 pub(crate) fn check(pin_dir: &Path) -> Result<(), KernelError> {
     check_capabilities(&read_status()?)?;
@@ -44,15 +50,22 @@ fn read_status() -> Result<String, KernelError> {
     std::fs::read_to_string(path).map_err(at(path, "read"))
 }
 
+/// Whether the verifier may be told to trust this process: some programs load only so.
+pub(crate) fn may_skip_speculation_checks() -> Result<bool, KernelError> {
+    let effective = effective(&read_status()?);
+    Ok([PERFMON, SYS_ADMIN]
+        .into_iter()
+        .any(|capability| effective >> capability & 1 == 1))
+}
+
+fn effective(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
 fn check_capabilities(status: &str) -> Result<(), KernelError> {
-    const NET_ADMIN: u32 = 12;
-    const SYS_ADMIN: u32 = 21;
-    const BPF: u32 = 39;
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0);
+    let effective = effective(status);
     let has = |capability: u32| effective >> capability & 1 == 1;
     let mut missing = Vec::new();
     if !has(BPF) && !has(SYS_ADMIN) {

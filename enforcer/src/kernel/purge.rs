@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use crate::kernel::attach::release;
 use crate::kernel::error::{KernelError, at};
 use crate::kernel::layout::{is_abi, lock, names};
 use crate::kernel::preflight;
@@ -26,8 +27,9 @@ pub fn purge(pin_dir: &Path) -> Result<(), Vec<KernelError>> {
                 let path = pin_dir.join(&name);
                 if is_abi(&name) {
                     // Links first: half removed maps must not be enforced with.
-                    detach(&path.join("links"), &mut errors);
-                    remove(&path.join("links"), &mut errors);
+                    let links = path.join("links");
+                    release_all(&links, &mut errors);
+                    remove(&links, &mut errors);
                     remove(&path, &mut errors);
                 } else {
                     errors.push(KernelError::Foreign { path });
@@ -47,15 +49,20 @@ pub fn purge(pin_dir: &Path) -> Result<(), Vec<KernelError>> {
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-/// Detaches what is pinned: who purges may count on open containers afterwards, and an unpinned link stays for a while.
-fn detach(links: &Path, errors: &mut Vec<KernelError>) {
+/// Detaches every link below, so that nothing is enforced any more when this returns.
+fn release_all(links: &Path, errors: &mut Vec<KernelError>) {
     for name in names(links).unwrap_or_default() {
-        let path = links.join(name);
-        let detached = sys::object_get(&path).and_then(|link| sys::link_detach(link.as_fd()));
-        match detached {
-            Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => errors.push(at(&path, "detach")(error)),
-            Ok(()) | Err(_) => {}
-        }
+        let path = links.join(&name);
+        let ifindex = name
+            .split('-')
+            .next()
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(0);
+        let released = match sys::object_get(&path) {
+            Ok(link) => release(link.as_fd(), ifindex),
+            Err(error) => Err(at(&path, "open pin")(error)),
+        };
+        errors.extend(released.err());
     }
 }
 

@@ -2,7 +2,7 @@
 //! the word names it.
 //!
 //! Each inner map is made with its exact size, filled, pinned beside the slot's pin, put into the outer map, and only then
-//! renamed over the slot's pin. Whoever comes after a crash compares ids and ends or undoes what it finds.
+//! renamed over the slot's pin: the slot in force never lacks one. What a crash leaves in the idle slot is filled anew.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -58,17 +58,13 @@ impl Tables<'_> {
 }
 
 impl Slots {
-    /// Ends replacements that were cut short and checks the image in force.
+    /// Checks the image in force.
     pub(crate) fn open(layout: &Layout, maps: &Maps, word: PolicyWord) -> Result<Self, KernelError> {
         let slots = Self {
             layout: layout.clone(),
             images: Arc::clone(&maps.images),
             addresses: Arc::clone(&maps.addresses),
         };
-        for slot in 0..2 {
-            settle(&slots.images, slot, &layout.image(slot), map::IMAGES)?;
-            settle(&slots.addresses, slot, &layout.addresses_of(slot), map::ADDRESSES)?;
-        }
         if word.revision != 0 {
             slots.check(word)?;
         }
@@ -179,19 +175,6 @@ pub(crate) fn inner_id(outer: &Map, slot: usize, name: &'static str) -> Result<O
     let mut id = [0; 4];
     let found = outer.lookup(&(slot as u32).to_ne_bytes(), &mut id);
     Ok(found.map_err(on_map(name, "lookup"))?.map(|()| u32::from_ne_bytes(id)))
-}
-
-fn settle(outer: &Map, slot: usize, path: &Path, name: &'static str) -> Result<(), KernelError> {
-    let new = incoming(path);
-    if !new.exists() {
-        return Ok(());
-    }
-    let map = Map::pinned(&new).map_err(at(&new, "open pin"))?;
-    if inner_id(outer, slot, name)? == Some(map.id()) {
-        layout::replace(&new, path)
-    } else {
-        layout::unpin(&new)
-    }
 }
 
 #[cfg(test)]

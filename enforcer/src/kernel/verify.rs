@@ -161,7 +161,7 @@ impl Kernel {
                     *copy = Some(Programs::load(&self.layout, &self.maps, &self.object)?);
                 }
                 if let Some(copy) = copy {
-                    self.links.to_front(*ifindex, hook(*to_workload), copy)?;
+                    self.links.put_first(*ifindex, hook(*to_workload), copy)?;
                 }
                 self.links.attach(*ifindex, &self.programs)?;
             }

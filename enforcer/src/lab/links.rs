@@ -254,7 +254,7 @@ impl Net {
         match address {
             IpAddr::V4(_) => Ok(()),
             IpAddr::V6(v6) => {
-                let digits: String = v6.octets().iter().map(|octet| format!("{octet:02x}")).collect();
+                let digits = format!("{:032x}", u128::from(v6));
                 usable(device, |address, _| address == digits).await
             }
         }

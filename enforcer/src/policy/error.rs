@@ -1,6 +1,6 @@
 //! What can be wrong with a policy file, as data.
 //!
-//! Input: facts from the reader, the parser and the loader. Output: one sentence on what is wrong ([`Display`]) and one
+//! Input: facts from the reader, the parser and the loader. Output: one sentence on what is wrong (`Display`) and one
 //! on what to do about it (`help`). The place belongs to [`Finding`](super::Finding).
 
 use std::io;
@@ -310,47 +310,6 @@ pub enum Problem {
     Rest,
 }
 
-/// Something that is legal, and may not be what its author meant.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Caution {
-    /// A CIDR with host bits, in a NetworkPolicy (N17).
-    #[error("`{text}` has bits set behind its prefix: read as `{network}`")]
-    HostBits {
-        /// The text.
-        text: String,
-        /// How it is read.
-        network: IpNetwork,
-    },
-    /// An empty list that Kubernetes reads as "everybody" or "every port" (N7).
-    #[error("the empty list `{field}` means {meaning}")]
-    EmptyMeansAll {
-        /// The field.
-        field: &'static str,
-        /// What it means.
-        meaning: &'static str,
-    },
-    /// Rules in a direction that `policyTypes` does not list.
-    #[error("`{field}` has no effect: `policyTypes` does not list `{direction}`")]
-    NoEffect {
-        /// `ingress` or `egress`.
-        field: &'static str,
-        /// What `policyTypes` would have to list.
-        direction: &'static str,
-    },
-    /// `egress: []` without `policyTypes` (N3).
-    #[error("`egress: []` without `policyTypes` does not isolate egress")]
-    EmptyEgress,
-    /// No `podSelector`.
-    #[error("without `podSelector` the policy selects every pod of its namespace")]
-    NoPodSelector,
-    /// Warnings that are not shown.
-    #[error("the document has {count} more warnings")]
-    More {
-        /// How many.
-        count: usize,
-    },
-}
-
 /// The kinds that are read.
 pub(super) const KINDS: [&str; 2] = ["NetworkPolicy", "FlowPolicy"];
 
@@ -430,30 +389,9 @@ impl Problem {
     }
 }
 
-impl Caution {
-    /// What to do about it.
-    pub fn help(&self) -> Option<String> {
-        let text = match self {
-            Self::HostBits { network, .. } => return Some(format!("write `{network}`")),
-            Self::NoEffect { direction, .. } => {
-                return Some(format!("add `{direction}` to `policyTypes`, or remove the rules"));
-            }
-            Self::EmptyMeansAll { .. } => "remove the field if that is meant",
-            Self::EmptyEgress => "add `policyTypes: [Ingress, Egress]` to deny egress",
-            Self::NoPodSelector => "write `podSelector: {}` if that is meant",
-            Self::More { .. } => return None,
-        };
-        Some(text.to_owned())
-    }
-}
-
 /// `port 70000`; a number that was too big to be kept is not shown.
 fn port(number: i64) -> String {
-    if number == i64::MAX {
-        "the port".to_owned()
-    } else {
-        format!("port {number}")
-    }
+    if number == i64::MAX { "the port".to_owned() } else { format!("port {number}") }
 }
 
 fn meant(name: impl AsRef<str>) -> String {
@@ -495,10 +433,7 @@ mod tests {
     #[test]
     fn misspelt_names_are_found_and_strange_ones_are_not() {
         assert_eq!(near_name("prots", ["from", "ports"]), Some("ports"));
-        assert_eq!(
-            near_name("podselector", ["podSelector", "namespaceSelector"]),
-            Some("podSelector")
-        );
+        assert_eq!(near_name("podselector", ["podSelector", "namespaceSelector"]), Some("podSelector"));
         assert_eq!(near_name("networkpolicy", KINDS), Some("NetworkPolicy"));
         assert_eq!(near_name("Deployment", KINDS), None);
         assert_eq!(near_name(&"ports".repeat(1_000_000), ["ports"]), None);

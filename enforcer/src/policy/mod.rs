@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod caution;
 mod cidr;
 mod document;
 mod error;
@@ -17,7 +18,8 @@ mod position;
 pub mod watch;
 mod yaml;
 
-pub use error::{Caution, Problem};
+pub use caution::Caution;
+pub use error::Problem;
 pub use finding::{Finding, Place};
 
 /// What is wrong with a policy file, and where.

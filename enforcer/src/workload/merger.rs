@@ -77,12 +77,18 @@ impl Merger {
         let mut again = Instant::now() + LOOK_AGAIN;
         loop {
             let mut done = None;
-            let mut resolve = true;
             tokio::select! {
                 change = self.views.recv() => {
                     let Some(change) = change else { return };
-                    // A path's meaning can only change with the namespaces that our veths lead to.
-                    resolve = self.take(change);
+                    let moved = self.take(change);
+                    // Asking for the names takes longer than a new veth may wait. The first snapshot has to have them.
+                    let shown = publish.borrow().is_some();
+                    if shown {
+                        self.publish(&publish);
+                    }
+                    if shown && !moved {
+                        continue;
+                    }
                 }
                 () = changed(self.containers.as_mut()) => {}
                 command = commands.recv() => {
@@ -92,18 +98,13 @@ impl Merger {
                 }
                 () = sleep_until(again) => {
                     again = Instant::now() + LOOK_AGAIN;
-                    let before = self.netns.clone();
-                    self.resolve().await;
-                    if before == self.netns {
+                    if !self.resolve().await {
                         continue;
                     }
-                    resolve = false;
                 }
                 () = publish.closed() => return,
             }
-            if resolve {
-                self.resolve().await;
-            }
+            self.resolve().await;
             self.publish(&publish);
             if let Some(done) = done {
                 _ = done.send(());
@@ -113,27 +114,25 @@ impl Merger {
 
     /// Takes a change and all that wait behind it; tells whether veths lead elsewhere than before.
     fn take(&mut self, change: Change) -> bool {
-        let before = self.view.take();
+        let before = self.view.take().map(|view| leads(&view)).unwrap_or_default();
         let mut next = Some(change);
         while let Some(Change { view, gone }) = next {
             self.gone.extend(gone);
             self.view = Some(view);
             next = self.views.try_recv().ok();
         }
-        let leads = |view: &Option<Arc<NetworkView>>| {
-            view.iter()
-                .flat_map(|view| {
-                    view.veths()
-                        .map(|(index, _, peer)| (index, peer.nsid))
-                        .collect::<Vec<_>>()
-                })
-                .collect::<BTreeSet<_>>()
+        let now = self.view.as_deref().map(leads).unwrap_or_default();
+        // A number that stands for another namespace now must not pass on the old one's name for a moment.
+        let same = |nsid: &i32| match (before.get(nsid), now.get(nsid)) {
+            (Some(before), Some(now)) => !before.is_disjoint(now) && !self.gone.contains(nsid),
+            _ => false,
         };
-        !self.gone.is_empty() || leads(&before) != leads(&self.view)
+        self.netns.retain(|_, nsid| same(nsid));
+        !self.gone.is_empty() || before != now
     }
 
-    /// Asks the kernel what each path stands for.
-    async fn resolve(&mut self) {
+    /// Asks the kernel what each path stands for; tells whether that is news.
+    async fn resolve(&mut self) -> bool {
         let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
         for entry in &self.inventory.entries {
             if let Match::Netns(path) = &entry.matches {
@@ -142,13 +141,7 @@ impl Merger {
         }
         if let Some(containers) = &self.containers {
             let state = containers.borrow();
-            paths.extend(
-                state
-                    .list
-                    .iter()
-                    .flat_map(|list| list.iter())
-                    .filter_map(|one| one.sandbox.clone()),
-            );
+            paths.extend(state.list.iter().flat_map(|list| list.iter()).filter_map(|one| one.sandbox.clone()));
         }
         let mut netns = BTreeMap::new();
         for path in paths {
@@ -160,16 +153,14 @@ impl Merger {
                 }
             }
         }
+        let news = self.netns != netns;
         self.netns = netns;
+        news
     }
 
     fn publish(&mut self, to: &watch::Sender<Option<Arc<Published>>>) {
         let Some(view) = self.view.clone() else { return };
-        let state = self
-            .containers
-            .as_ref()
-            .map(|containers| containers.borrow().clone())
-            .unwrap_or_default();
+        let state = self.containers.as_ref().map(|containers| containers.borrow().clone()).unwrap_or_default();
         // Before every source has spoken nobody can tell an unknown workload from one whose name is still to come.
         if self.containers.is_some() && state.list.is_none() {
             return;
@@ -185,18 +176,12 @@ impl Merger {
         });
         let mut findings = outcome.findings;
         if let Some(error) = state.error {
-            findings.insert(Finding::SourceDown {
-                source: state.name,
-                error,
-            });
+            findings.insert(Finding::SourceDown { source: state.name, error });
         }
         let refused = self.store.refused();
         to.send_if_modified(|published| {
             let before = published.as_deref();
-            for finding in findings
-                .iter()
-                .filter(|finding| before.is_none_or(|old| !old.findings.contains(finding)))
-            {
+            for finding in findings.iter().filter(|finding| before.is_none_or(|old| !old.findings.contains(finding))) {
                 tracing::warn!(%finding, "workload discovery");
             }
             let same = before.is_some_and(|old| *old.snapshot == outcome.snapshot);
@@ -204,14 +189,21 @@ impl Merger {
                 Some(old) if same => Arc::clone(&old.snapshot),
                 _ => Arc::new(outcome.snapshot),
             };
-            *published = Some(Arc::new(Published {
-                snapshot,
-                findings,
-                refused,
-            }));
+            *published = Some(Arc::new(Published { snapshot, findings, refused }));
             !same
         });
     }
+}
+
+/// Which veths lead to which namespace.
+fn leads(view: &NetworkView) -> BTreeMap<i32, BTreeSet<u32>> {
+    let mut leads: BTreeMap<i32, BTreeSet<u32>> = BTreeMap::new();
+    for (index, _, peer) in view.veths() {
+        if let Some(nsid) = peer.nsid {
+            leads.entry(nsid).or_default().insert(index);
+        }
+    }
+    leads
 }
 
 /// Waits for news of the runtime; for ever if there is none.

@@ -1,5 +1,6 @@
 //! Namespaces of a test of its own: made under unique names, entered by one thread, removed on drop.
 
+#![allow(clippy::print_stdout, reason = "a skipped test has to say so")]
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare its namespaces has to stop")]
 
@@ -95,14 +96,6 @@ impl Lab {
         sh(&format!("ip -n {} {arguments}", self.name(space)));
     }
 
-    /// Bridge `br0` of the node with 10.88.0.1/16 and fd88::1/64.
-    pub(crate) fn add_bridge(&self) {
-        sh("ip link add br0 type bridge");
-        sh("ip link set br0 up");
-        sh("ip addr add 10.88.0.1/16 dev br0");
-        sh("ip addr add fd88::1/64 dev br0 nodad");
-    }
-
     /// A container on `br0`.
     pub(crate) fn add_bridged(&self, space: &str, host: &str, addresses: &[&str]) {
         self.add_container(space, host);
@@ -111,6 +104,14 @@ impl Lab {
             self.inside(space, &format!("addr add {address} dev eth0{}", nodad(address)));
         }
     }
+}
+
+/// Bridge `br0` of the node with `10.88.0.1/16` and `fd88::1/64`.
+pub(crate) fn add_bridge() {
+    sh("ip link add br0 type bridge");
+    sh("ip link set br0 up");
+    sh("ip addr add 10.88.0.1/16 dev br0");
+    sh("ip addr add fd88::1/64 dev br0 nodad");
 }
 
 /// Duplicate address detection would make the tests wait.
@@ -169,10 +170,11 @@ impl Watch {
     pub(crate) async fn until(&mut self, what: &str, expected: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
         let deadline = tokio::time::Instant::now() + BOUND;
         while !expected(&self.last) {
-            match tokio::time::timeout_at(deadline, self.discovery.changed()).await {
-                Ok(next) => self.last = next.unwrap(),
-                Err(_) => panic!("not seen in time: {what}\nlast: {:#?}\n{:#?}", self.last, self.discovery.findings()),
-            }
+            let next = tokio::time::timeout_at(deadline, self.discovery.changed()).await;
+            let Ok(next) = next else {
+                panic!("not seen in time: {what}\nlast: {:#?}\n{:#?}", self.last, self.discovery.findings());
+            };
+            self.last = next.unwrap();
         }
         Arc::clone(&self.last)
     }

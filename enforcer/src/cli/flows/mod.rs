@@ -77,12 +77,16 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut out = BufWriter::new(io::stdout().lock());
     let printed =
         print(args, &mut out, &mut io::stderr()).and_then(|bad| out.flush().map(|()| bad).map_err(Failure::Output));
+    Ok(exit_code(args, printed)?)
+}
+
+fn exit_code(args: &Args, printed: Result<u64, Failure>) -> io::Result<ExitCode> {
     match printed {
         Ok(0) => Ok(ExitCode::SUCCESS),
         Ok(_) => Ok(ExitCode::from(1)),
         // Whoever read this has enough.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        Err(Failure::Output(error)) => Err(error.into()),
+        Err(Failure::Output(error)) => Err(error),
         Err(Failure::Input(error)) => {
             let file = args.file.to_string_lossy();
             eprintln!("error: cannot read {}: {error}", printable(&file));

@@ -17,9 +17,7 @@ const SOON: Duration = Duration::from_secs(20);
 fn record(count: u64) -> FlowRecord {
     let way = way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3");
     let names = fixture::names(None);
-    Enricher::new("n1")
-        .enrich(&names, Timestamp::UNIX_EPOCH, &Denial::Flow { way, count })
-        .unwrap()
+    Enricher::new("n1").enrich(&names, Timestamp::UNIX_EPOCH, &Denial::Flow { way, count }).unwrap()
 }
 
 fn open(path: &Path) -> FlowLog {
@@ -36,10 +34,7 @@ fn packets(text: &str) -> (u64, u64) {
             lost += event.num_events_lost;
         }
         let log = response.flow.map(|flow| flow.policy_log).unwrap_or_default();
-        counted += log
-            .iter()
-            .find_map(|entry| entry.strip_prefix("count="))
-            .map_or(0, |count| count.parse().unwrap());
+        counted += log.iter().find_map(|entry| entry.strip_prefix("count=")).map_or(0, |count| count.parse().unwrap());
     }
     (counted, lost)
 }
@@ -141,6 +136,22 @@ fn a_file_that_was_moved_away_is_made_anew() {
     assert_eq!(packets(&std::fs::read_to_string(&moved).unwrap()), (1, 0));
     assert_eq!(packets(&std::fs::read_to_string(&path).unwrap()), (2, 0));
     assert_eq!(counts.reopened, 1);
+}
+
+#[test]
+fn a_file_that_another_one_took_the_place_of_is_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("flows.json");
+    let log = open(&path);
+    log.push(record(1));
+    wait_for("the first line", || log.counts().lines == 1);
+    let moved = directory.path().join("flows.json.1");
+    std::fs::rename(&path, &moved).unwrap();
+    std::fs::write(&path, "{}\n").unwrap();
+    log.push(record(2));
+    log.finish(SOON);
+    assert_eq!(packets(&std::fs::read_to_string(&moved).unwrap()), (1, 0));
+    assert_eq!(packets(&std::fs::read_to_string(&path).unwrap()), (2, 0));
 }
 
 #[test]

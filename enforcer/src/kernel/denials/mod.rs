@@ -5,6 +5,7 @@
 //! the report is handed over: a daemon that is killed between that and its log loses those counts, and a restarted one
 //! reports nothing twice.
 
+mod slice;
 mod tracker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,10 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
-use enforcer_common::denial::{BusyKey, Counts, DenialKey, Way};
+use enforcer_common::denial::{BusyKey, Counts, Way};
 use enforcer_common::event::DenialEvent;
-use enforcer_common::id::{Address, Direction, OwnerId};
-use enforcer_common::limits::{BUSY, DENIAL_SETS, DENIAL_WAYS, EVENTS, map};
+use enforcer_common::id::{Direction, OwnerId};
+use enforcer_common::limits::{BUSY, EVENTS, map};
 use enforcer_common::verdict::{REASON_COUNT, REASONS, Reason};
 
 use crate::kernel::error::{KernelError, on_map};
@@ -25,6 +26,7 @@ use crate::kernel::maps::{Maps, REPORTED, REPORTED_BUSY};
 use crate::kernel::mmap::Mapped;
 use crate::kernel::sys::Map;
 
+use slice::{place, read_way, ways};
 use tracker::{Mark, Marks, Tracker};
 
 /// How often the slices are read.
@@ -205,7 +207,7 @@ impl Denials {
             let before = self.reported_busy.lookup(&key, &mut reported);
             before.map_err(on_map(REPORTED_BUSY, "lookup"))?;
             let packets = now.saturating_sub(u64::from_ne_bytes(reported));
-            let crowded = from_key(&key).and_then(|key| crowded(&key, packets));
+            let crowded = from_key(&key).and_then(|key| crowded(key, packets));
             if let Some(crowded) = crowded.filter(|_| packets != 0) {
                 self.reported_busy
                     .update(&key, &now.to_ne_bytes())
@@ -289,67 +291,11 @@ fn from_key(key: &[u8]) -> Option<BusyKey> {
     })
 }
 
-fn crowded(key: &BusyKey, packets: u64) -> Option<Crowded> {
+fn crowded(key: BusyKey, packets: u64) -> Option<Crowded> {
     Some(Crowded {
         workload: key.workload,
         direction: Direction::from_u8(key.direction)?,
         reason: Reason::from_u8(key.reason)?,
         packets,
     })
-}
-
-/// Number of a way: CPU, set and place in one.
-fn way_number(event: &DenialEvent) -> Option<u32> {
-    let set = event.cpu.checked_mul(DENIAL_SETS)?.checked_add(event.set)?;
-    let place = (event.place as usize) < DENIAL_WAYS && event.set < DENIAL_SETS;
-    let number = set.checked_mul(DENIAL_WAYS as u32)?.checked_add(event.place)?;
-    place.then_some(number)
-}
-
-fn ways(slices: &Mapped) -> u32 {
-    slices.entries() * DENIAL_WAYS as u32
-}
-
-/// Element and offset of a way.
-fn place(way: u32) -> (u32, usize) {
-    let ways = DENIAL_WAYS as u32;
-    (way / ways, (way % ways) as usize * size_of::<Way>())
-}
-
-/// A way; `None` if it is free, or was rewritten meanwhile.
-fn read_way(slices: &Mapped, way: u32) -> Option<Way> {
-    let (index, at) = place(way);
-    let word = |offset: usize| slices.read32(index, at + offset);
-    let generation = word(offset_of!(Way, generation));
-    if generation == 0 || generation & 1 == 1 {
-        return None;
-    }
-    let key = offset_of!(Way, key);
-    let [first, wide, small] = [
-        word(offset_of!(Way, source_port)).to_ne_bytes(),
-        word(key + offset_of!(DenialKey, destination_port)).to_ne_bytes(),
-        word(key + offset_of!(DenialKey, protocol)).to_ne_bytes(),
-    ];
-    let address = |offset: usize| Address([0, 4, 8, 12].map(|more| word(offset + more)));
-    let found = Way {
-        generation,
-        tick: word(offset_of!(Way, tick)),
-        total: word(offset_of!(Way, total)),
-        source_port: u16::from_ne_bytes([first[0], first[1]]),
-        tcp_flags: first[2],
-        pad: 0,
-        key: DenialKey {
-            workload: OwnerId(word(key)),
-            revision: word(key + offset_of!(DenialKey, revision)),
-            peer: address(key + offset_of!(DenialKey, peer)),
-            destination_port: u16::from_ne_bytes([wide[0], wide[1]]),
-            ethertype: u16::from_ne_bytes([wide[2], wide[3]]),
-            protocol: small[0],
-            direction: small[1],
-            reason: small[2],
-            pad: 0,
-        },
-        local: address(offset_of!(Way, local)),
-    };
-    (word(offset_of!(Way, generation)) == generation).then_some(found)
 }

@@ -53,7 +53,7 @@ fn workload(key: u64, endpoints: &[u32], addresses: &[u32]) -> PlannedWorkload {
 /// The endpoints once everything of a stage is stored.
 fn end(current: &BTreeMap<u32, Endpoint>, stage: &Stage) -> BTreeMap<u32, Endpoint> {
     let mut next = current.clone();
-    let all = [&stage.before, &stage.fresh, &stage.after, &stage.late];
+    let all = [&stage.before, &stage.fresh, &stage.after, &stage.wiped, &stage.late];
     for endpoint in all.into_iter().flatten() {
         next.insert(endpoint.ifindex, *endpoint);
     }
@@ -218,8 +218,8 @@ proptest! {
         numbers in proptest::collection::btree_set(0_u32..24, 0..=OWN_ADDRESSES),
     ) {
         let wanted: Vec<_> = numbers.iter().map(|number| (address(*number), OwnerId(200 + number))).collect();
-        let (before, after, late) = arrange(&current, &wanted);
-        for (from, to) in [(&current, &before), (&before, &after), (&after, &late)] {
+        let [before, after, wiped, late] = arrange(&current, &wanted);
+        for (from, to) in [(&current, &before), (&before, &after), (&after, &wiped), (&wiped, &late)] {
             for place in 0..OWN_ADDRESSES {
                 if from.owners[place] != OwnerId::NONE {
                     prop_assert_eq!(from.addresses[place], to.addresses[place]);
@@ -233,10 +233,12 @@ proptest! {
             prop_assert_eq!(own(&after).contains_key(address), stays);
         }
         prop_assert_eq!(own(&late), wanted);
-        // A place that lost its id is not given another address in the same step.
+        // A place that had another address is wiped, and not given to an address in the same step.
         for place in 0..OWN_ADDRESSES {
             if before.owners[place] != OwnerId::NONE && after.owners[place] == OwnerId::NONE {
                 prop_assert_eq!(before.addresses[place], after.addresses[place]);
+                prop_assert_eq!(wiped.addresses[place], Address::UNSPECIFIED);
+                prop_assert_eq!(wiped.owners[place], OwnerId::NONE);
             }
         }
     }

@@ -14,37 +14,39 @@ use super::listen::Heard;
 
 /// Length of `struct nlmsghdr`.
 const NETLINK_HEADER_LEN: usize = 16;
-const RTM_NEWNSID: u16 = 88;
 const RTM_DELNSID: u16 = 89;
 
 /// What may have changed since it was read.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "one for each list that can be read by itself"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each list that can be read by itself")]
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Stale {
     pub(super) links: bool,
     pub(super) routes: bool,
     pub(super) node: bool,
     pub(super) gone: BTreeSet<i32>,
+    /// Devices of the node's namespace to ask for one by one: a list of hundreds costs tens of milliseconds.
+    pub(super) single_links: BTreeSet<u32>,
     inside: BTreeSet<i32>,
     all_inside: bool,
 }
 
 impl Stale {
     pub(super) fn everything() -> Self {
-        Self {
-            links: true,
-            routes: true,
-            node: true,
-            all_inside: true,
-            ..Self::default()
-        }
+        Self { links: true, routes: true, node: true, all_inside: true, ..Self::default() }
     }
 
     pub(super) fn any(&self) -> bool {
         *self != Self::default()
+    }
+
+    /// Some device is new, gone or changed.
+    pub(super) fn any_link(&self) -> bool {
+        self.links || !self.single_links.is_empty()
+    }
+
+    /// Everything has been read; namespaces that went still have to be told of.
+    pub(super) fn all_read(&mut self) {
+        *self = Self { gone: std::mem::take(&mut self.gone), ..Self::default() };
     }
 
     pub(super) fn inside_of(&self, nsid: i32) -> bool {
@@ -72,22 +74,23 @@ impl Stale {
 
     pub(super) fn add_everything(&mut self) {
         let gone = std::mem::take(&mut self.gone);
-        *self = Self {
-            gone,
-            ..Self::everything()
-        };
+        *self = Self { gone, ..Self::everything() };
     }
 
     fn mark_message(&mut self, nsid: Option<i32>, kind: u16, bytes: &[u8]) {
         match (kind, nsid) {
-            // A link that goes takes its IPv4 routes with it, and the kernel says nothing about those.
+            // A link that goes takes its IPv4 routes with it, and the kernel says nothing about those. It may also be
+            // the far end of another one, which then leads elsewhere.
             (libc::RTM_NEWLINK | libc::RTM_DELLINK, None) => {
-                self.links = true;
+                match ifindex_in(bytes).filter(|_| kind == libc::RTM_NEWLINK) {
+                    Some(index) => _ = self.single_links.insert(index),
+                    None => self.links = true,
+                }
                 self.routes = true;
                 self.node = true;
             }
-            // A veth's far end that moves on to yet another namespace is heard of only there.
-            (libc::RTM_NEWLINK | libc::RTM_DELLINK, Some(nsid)) => {
+            // A veth's far end that moves on is heard of only in the namespace that it leaves.
+            (libc::RTM_DELLINK, Some(nsid)) => {
                 self.links = true;
                 self.inside.insert(nsid);
             }
@@ -95,11 +98,10 @@ impl Stale {
                 self.node = true;
                 self.routes = true;
             }
-            (libc::RTM_NEWADDR | libc::RTM_DELADDR, Some(nsid)) => {
+            (libc::RTM_NEWLINK | libc::RTM_NEWADDR | libc::RTM_DELADDR, Some(nsid)) => {
                 self.inside.insert(nsid);
             }
             (libc::RTM_NEWROUTE | libc::RTM_DELROUTE, None) => self.routes = true,
-            (RTM_NEWNSID, None) => self.links = true,
             (RTM_DELNSID, None) => {
                 self.links = true;
                 match nsid_in(bytes) {
@@ -110,6 +112,11 @@ impl Stale {
             _ => {}
         }
     }
+}
+
+/// `ifi_index` of `struct ifinfomsg`.
+fn ifindex_in(bytes: &[u8]) -> Option<u32> {
+    bytes.get(NETLINK_HEADER_LEN + 4..)?.first_chunk::<4>().map(|index| u32::from_ne_bytes(*index))
 }
 
 fn nsid_in(bytes: &[u8]) -> Option<i32> {
@@ -154,6 +161,19 @@ mod tests {
     }
 
     #[test]
+    fn a_changed_link_is_asked_for_alone_and_a_gone_one_makes_all_stale() {
+        let mut changed = message(libc::RTM_NEWLINK, 32);
+        changed.extend([0, 0, 0, 0]);
+        changed.extend(7_u32.to_ne_bytes());
+        changed.extend([0; 8]);
+        let mut stale = Stale::default();
+        stale.mark(Heard::Datagram(None, changed));
+        assert_eq!((stale.links, &stale.single_links), (false, &BTreeSet::from([7])));
+        assert!(stale_after(None, libc::RTM_DELLINK).links);
+        assert!(stale_after(None, libc::RTM_NEWLINK).links, "no index in it");
+    }
+
+    #[test]
     fn a_link_inside_may_be_a_veth_that_moved_on() {
         assert!(stale_after(Some(7), libc::RTM_DELLINK).links);
     }
@@ -161,18 +181,9 @@ mod tests {
     #[test]
     fn a_lying_length_and_an_overrun_make_everything_stale_and_forget_no_namespace() {
         for heard in [Heard::Datagram(None, message(libc::RTM_NEWROUTE, 4096)), Heard::Overrun] {
-            let mut stale = Stale {
-                gone: BTreeSet::from([3]),
-                ..Stale::default()
-            };
+            let mut stale = Stale { gone: BTreeSet::from([3]), ..Stale::default() };
             stale.mark(heard);
-            assert_eq!(
-                stale,
-                Stale {
-                    gone: BTreeSet::from([3]),
-                    ..Stale::everything()
-                }
-            );
+            assert_eq!(stale, Stale { gone: BTreeSet::from([3]), ..Stale::everything() });
         }
     }
 }

@@ -33,12 +33,8 @@ const PAUSE_FACTOR: u32 = 2;
 /// Longest such pause, so that a new veth is never late by more.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// Without events from inside the containers: reads after a link event.
-const ECHOES: [Duration; 4] = [
-    Duration::from_millis(10),
-    Duration::from_millis(50),
-    Duration::from_millis(200),
-    Duration::from_secs(1),
-];
+const ECHOES: [Duration; 4] =
+    [Duration::from_millis(10), Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1)];
 /// Without events from inside the containers: a read at least so often.
 const POLL: Duration = Duration::from_secs(1);
 /// With events: a complete read so often, against what no event told.
@@ -125,11 +121,7 @@ impl Watcher {
     }
 
     pub(in crate::workload) fn mode(&self) -> Mode {
-        if self.listener.hears_all {
-            Mode::Events
-        } else {
-            Mode::Polling
-        }
+        if self.listener.hears_all { Mode::Events } else { Mode::Polling }
     }
 
     /// Counts how often the kernel dropped events.
@@ -152,13 +144,13 @@ impl Watcher {
             let next = reads.first().copied().unwrap_or(periodic).min(periodic).max(earliest);
             tokio::select! {
                 heard = self.listener.next() => {
-                    let links_before = self.stale.links;
+                    let links_before = self.stale.any_link();
                     self.mark(heard.map_err(|source| NetlinkError::Receive { source })?);
                     let now = Instant::now();
                     if self.stale.any() && reads.first().is_none_or(|first| *first > now + COALESCE) {
                         reads.insert(now + COALESCE);
                     }
-                    if polling && self.stale.links && !links_before {
+                    if polling && self.stale.any_link() && !links_before {
                         // The echoes of the latest event cover those of the one before.
                         reads.retain(|at| *at <= now + COALESCE);
                         reads.extend(ECHOES.map(|echo| now + echo));
@@ -171,11 +163,8 @@ impl Watcher {
                         self.stale.add_everything();
                         periodic = now + period;
                     }
-                    match self.read().await {
-                        Ok(Some(change)) => if to.send(change).await.is_err() {
-                            return Ok(());
-                        },
-                        Ok(None) => {}
+                    match self.read(&to).await {
+                        Ok(()) => {}
                         Err(error @ NetlinkError::Refused { .. }) => {
                             tracing::warn!(error = &error as &dyn std::error::Error, "netlink read failed, trying again");
                             self.stale.add_everything();
@@ -198,76 +187,88 @@ impl Watcher {
         self.stale.mark(heard);
     }
 
-    /// Reads what is stale; `None` if nothing came of it.
-    async fn read(&mut self) -> Result<Option<Change>, NetlinkError> {
+    /// Reads what is stale and sends what comes of it.
+    async fn read(&mut self, to: &mpsc::Sender<Change>) -> Result<(), NetlinkError> {
         // Events that are already queued are older than what is read now, so they need no read of their own.
-        while let Some(heard) = self
-            .listener
-            .pending()
-            .map_err(|source| NetlinkError::Receive { source })?
-        {
+        while let Some(heard) = self.listener.pending().map_err(|source| NetlinkError::Receive { source })? {
             self.mark(heard);
         }
-        let stale = std::mem::take(&mut self.stale);
-        let result = self.read_stale(&stale).await;
-        if let Err(error) = result {
-            self.stale.gone = stale.gone;
-            return Err(error);
-        }
-        let view = Arc::new(self.view());
-        if self.last.as_ref() == Some(&view) && stale.gone.is_empty() {
-            return Ok(None);
-        }
-        self.last = Some(Arc::clone(&view));
-        Ok(Some(Change { view, gone: stale.gone }))
-    }
-
-    async fn read_stale(&mut self, stale: &Stale) -> Result<(), NetlinkError> {
-        if stale.links {
-            self.links = self.requests.links().await?;
-        }
-        if stale.routes {
-            self.routes = self.requests.routes().await?;
-        }
-        if stale.node {
-            self.node = self.requests.node_addresses().await?;
-        }
-        let wanted: BTreeSet<i32> = self
-            .links
-            .values()
-            .filter_map(|link| link.peer.as_ref().and_then(|peer| peer.nsid))
-            .collect();
-        self.inside
-            .retain(|nsid, _| wanted.contains(nsid) && !stale.gone.contains(nsid));
-        for nsid in wanted {
-            if stale.inside_of(nsid) || !self.inside.contains_key(&nsid) {
-                let inside = self.requests.inside(nsid).await?;
-                self.inside.insert(nsid, inside);
+        if self.stale.any_link() {
+            let before = self.veths();
+            self.read_links().await?;
+            let now = self.veths();
+            // A number that stands for another namespace now must not show the old one's addresses for a moment.
+            let stays = |nsid: i32| before.iter().any(|(veth, was)| *was == Some(nsid) && now.get(veth) == Some(was));
+            let gone = &self.stale.gone;
+            self.inside.retain(|nsid, _| !gone.contains(nsid) && stays(*nsid));
+            // A new veth must not wait for its addresses, nor for those of all others.
+            if self.last.is_some() && now != before {
+                self.send(to).await;
             }
         }
+        if self.stale.routes {
+            self.routes = self.requests.routes().await?;
+            self.stale.routes = false;
+        }
+        if self.stale.node {
+            self.node = self.requests.node_addresses().await?;
+            self.stale.node = false;
+        }
+        let wanted: BTreeSet<i32> = self.veths().values().filter_map(|nsid| *nsid).collect();
+        let mut fresh = BTreeMap::new();
+        for nsid in &wanted {
+            if self.stale.inside_of(*nsid) || !self.inside.contains_key(nsid) {
+                fresh.insert(*nsid, self.requests.inside(*nsid).await?);
+            }
+        }
+        self.inside.retain(|nsid, _| wanted.contains(nsid));
+        self.inside.extend(fresh);
+        self.stale.all_read();
+        self.send(to).await;
         Ok(())
+    }
+
+    async fn read_links(&mut self) -> Result<(), NetlinkError> {
+        if self.stale.links {
+            self.links = self.requests.links().await?;
+        } else {
+            for index in &self.stale.single_links {
+                match self.requests.link(*index).await? {
+                    Some(link) => _ = self.links.insert(*index, link),
+                    None => _ = self.links.remove(index),
+                }
+            }
+        }
+        self.stale.links = false;
+        self.stale.single_links.clear();
+        Ok(())
+    }
+
+    /// Sends the view if it is news. That nobody takes it any more is noticed by `run`.
+    async fn send(&mut self, to: &mpsc::Sender<Change>) {
+        let view = Arc::new(self.view());
+        let gone = std::mem::take(&mut self.stale.gone);
+        if self.last.as_ref() == Some(&view) && gone.is_empty() {
+            return;
+        }
+        self.last = Some(Arc::clone(&view));
+        _ = to.send(Change { view, gone }).await;
+    }
+
+    /// Veths whose far end is elsewhere, and where.
+    fn veths(&self) -> BTreeMap<u32, Option<i32>> {
+        self.links.iter().filter_map(|(index, link)| Some((*index, link.peer.as_ref()?.nsid))).collect()
     }
 
     fn view(&self) -> NetworkView {
         let mut links = self.links.clone();
         for peer in links.values_mut().filter_map(|link| link.peer.as_mut()) {
-            peer.mac = peer
-                .nsid
-                .and_then(|nsid| self.inside.get(&nsid)?.macs.get(&peer.index).copied());
+            peer.mac = peer.nsid.and_then(|nsid| self.inside.get(&nsid)?.macs.get(&peer.index).copied());
         }
         NetworkView {
             links,
-            inside: self
-                .inside
-                .iter()
-                .map(|(nsid, inside)| (*nsid, inside.addresses.clone()))
-                .collect(),
-            unreadable: self
-                .inside
-                .iter()
-                .filter(|(_, inside)| inside.refused)
-                .map(|(nsid, _)| *nsid)
-                .collect(),
+            inside: self.inside.iter().map(|(nsid, inside)| (*nsid, inside.addresses.clone())).collect(),
+            unreadable: self.inside.iter().filter(|(_, inside)| inside.refused).map(|(nsid, _)| *nsid).collect(),
             routes: self.routes.routes.clone(),
             gateways: self.routes.gateways.clone(),
             node: self.node.clone(),

@@ -94,7 +94,7 @@ fn leave(world: &mut World, who: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 512, max_shrink_iters: 256, ..ProptestConfig::default() })]
 
     #[test]
     fn a_thief_gains_nothing_and_nobody_loses_anything(steps in steps()) {

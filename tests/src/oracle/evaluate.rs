@@ -1,0 +1,356 @@
+//! The naive evaluator: one flow against all policies, rule by rule, by the numbers of the semantics.
+//!
+//! Each number can be left out or got wrong on purpose: a flow whose verdict then changes is one that the number decides.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use enforcer::policy::model::{
+    LabelSelector, Labels, NamespaceScope, Peer, Peers, Policy, PolicySet, PortSpec, Ports, Requirement, Rule,
+    Transport,
+};
+use enforcer::workload::model::{Identity, Snapshot, WorkloadKey};
+use enforcer_common::id::Direction;
+use ipnetwork::IpNetwork;
+
+use crate::world::Unknown;
+
+/// What can be got wrong.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Number {
+    /// A workload that no policy selects is closed.
+    N1,
+    /// A policy isolates workloads of other namespaces too.
+    N2,
+    /// Absent policy types isolate both directions. The policies themselves differ: see `declare`.
+    N3,
+    /// Only the first policy that isolates counts.
+    N4,
+    /// Only the sender's side counts.
+    N5,
+    /// A policy without rules does not isolate.
+    N6,
+    /// Without peers: any known workload. Without ports: TCP.
+    N7,
+    /// A protocol without ports is every protocol.
+    N8,
+    /// `endPort` is ignored.
+    N9,
+    /// A named port is the selected workload's, of whatever protocol.
+    N10,
+    /// Namespace and workload selector in one item: either is enough; alone, the latter selects everywhere.
+    N11,
+    /// An empty selector selects nothing.
+    N12,
+    /// Namespaces have no label of their name.
+    N13,
+    /// `except` is ignored.
+    N14,
+    /// A block holds no workloads.
+    N15,
+    /// The node is judged like any peer.
+    N18,
+    /// A workload may be cut off from itself.
+    N19,
+    /// Only the first address of a workload is known.
+    N29,
+    /// A workload that nobody has named is selected by the empty selector.
+    UnknownPeer,
+    /// A disputed address belongs to the first that shows it.
+    Disputed,
+}
+
+impl Number {
+    /// All of them.
+    pub const ALL: [Self; 20] = [
+        Self::N1,
+        Self::N2,
+        Self::N3,
+        Self::N4,
+        Self::N5,
+        Self::N6,
+        Self::N7,
+        Self::N8,
+        Self::N9,
+        Self::N10,
+        Self::N11,
+        Self::N12,
+        Self::N13,
+        Self::N14,
+        Self::N15,
+        Self::N18,
+        Self::N19,
+        Self::N29,
+        Self::UnknownPeer,
+        Self::Disputed,
+    ];
+}
+
+/// What a flow wants of its destination.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wants {
+    /// A port.
+    Port(Transport, u16),
+    /// An ICMP type of the flow's family.
+    Icmp(u8),
+    /// Another protocol.
+    Other(u8),
+}
+
+/// A new flow, as far as this node sees it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Flow {
+    /// The local workload that sends.
+    pub from: Option<WorkloadKey>,
+    /// The local workload that receives.
+    pub to: Option<WorkloadKey>,
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// What it wants.
+    pub wants: Wants,
+    /// This node made it.
+    pub from_node: bool,
+}
+
+/// The evaluator.
+#[derive(Clone, Copy)]
+pub struct Oracle<'a> {
+    /// Declared policies.
+    pub policies: &'a PolicySet,
+    /// Who is where.
+    pub snapshot: &'a Snapshot,
+    /// What becomes of unknown workloads.
+    pub unknown: Unknown,
+    /// What is got wrong.
+    pub without: Option<Number>,
+}
+
+impl<'a> Oracle<'a> {
+    fn lacks(&self, number: Number) -> bool {
+        self.without == Some(number)
+    }
+
+    /// Whether a flow passes: by the sender's side and by the receiver's (N5).
+    pub fn allows(&self, flow: &Flow) -> bool {
+        let sends =
+            flow.from.is_none_or(|from| self.side(from, Direction::Egress, flow.destination, flow.wants, false));
+        let receives =
+            flow.to.is_none_or(|to| self.side(to, Direction::Ingress, flow.source, flow.wants, flow.from_node));
+        if self.lacks(Number::N5) && flow.from.is_some() {
+            return sends;
+        }
+        sends && receives
+    }
+
+    /// One side of a flow.
+    pub fn side(&self, of: WorkloadKey, direction: Direction, peer: IpAddr, wants: Wants, from_node: bool) -> bool {
+        let Some(workload) = self.snapshot.local.get(&of) else {
+            return false;
+        };
+        let Some(identity) = &workload.identity else {
+            return self.unknown == Unknown::Open;
+        };
+        if from_node && !self.lacks(Number::N18) {
+            return true;
+        }
+        if workload.addresses.contains(&peer) && !self.lacks(Number::N19) {
+            return true;
+        }
+        self.by_policy(identity, direction, peer, wants)
+    }
+
+    /// What the policies alone say.
+    pub fn by_policy(&self, subject: &Identity, direction: Direction, peer: IpAddr, wants: Wants) -> bool {
+        let mut isolating = self.policies.policies.iter().filter(|policy| {
+            let namespace = policy.namespace == subject.name.namespace || self.lacks(Number::N2);
+            let isolates = match direction {
+                Direction::Ingress => policy.isolates_ingress,
+                Direction::Egress => policy.isolates_egress,
+            };
+            let empty = rules(policy, direction).is_empty() && self.lacks(Number::N6);
+            namespace && isolates && !empty && self.selects(&policy.subject, &subject.labels)
+        });
+        let Some(first) = isolating.next() else {
+            return !self.lacks(Number::N1);
+        };
+        let grants = |policy: &Policy| {
+            rules(policy, direction).iter().any(|rule| self.rule_allows(policy, rule, subject, direction, peer, wants))
+        };
+        grants(first) || (!self.lacks(Number::N4) && isolating.any(grants))
+    }
+
+    fn rule_allows(
+        &self,
+        policy: &Policy,
+        rule: &Rule,
+        subject: &Identity,
+        direction: Direction,
+        peer: IpAddr,
+        wants: Wants,
+    ) -> bool {
+        let who = self.who(peer);
+        let destination = match direction {
+            Direction::Ingress => Some(subject),
+            Direction::Egress if self.lacks(Number::N10) => Some(subject),
+            Direction::Egress => who,
+        };
+        let peers = match &rule.peers {
+            Peers::Any => !self.lacks(Number::N7) || who.is_some(),
+            Peers::Only(items) => items.iter().any(|item| self.peer_matches(policy, item, peer, who)),
+        };
+        let ports = match &rule.ports {
+            Ports::Any => !self.lacks(Number::N7) || matches!(wants, Wants::Port(Transport::Tcp, _)),
+            Ports::Only(items) => items.iter().any(|item| self.port_matches(item, destination, wants)),
+        };
+        peers && ports
+    }
+
+    fn peer_matches(&self, policy: &Policy, item: &Peer, peer: IpAddr, who: Option<&Identity>) -> bool {
+        match item {
+            Peer::Cidr { cidr, except } => {
+                let known = self.lacks(Number::N15) && self.is_workload(peer);
+                let left_out = !self.lacks(Number::N14) && except.iter().any(|part| holds(part, peer));
+                !known && holds(cidr, peer) && !left_out
+            }
+            Peer::Workloads { namespaces, workloads } => {
+                let Some(who) = who else {
+                    return self.lacks(Number::UnknownPeer)
+                        && self.is_unknown(peer)
+                        && workloads.requirements.is_empty();
+                };
+                let pod = self.selects(workloads, &who.labels);
+                match namespaces {
+                    NamespaceScope::Own => pod && (who.name.namespace == policy.namespace || self.lacks(Number::N11)),
+                    NamespaceScope::Matching(selector) => {
+                        let namespace = self.selects(selector, &self.namespace_labels(&who.name.namespace));
+                        if self.lacks(Number::N11) { namespace || pod } else { namespace && pod }
+                    }
+                }
+            }
+        }
+    }
+
+    fn port_matches(&self, item: &PortSpec, destination: Option<&Identity>, wants: Wants) -> bool {
+        match (item, wants) {
+            (PortSpec::Every(protocol), Wants::Port(wanted, _)) => *protocol == wanted || self.lacks(Number::N8),
+            (PortSpec::Every(_), _) => self.lacks(Number::N8),
+            (PortSpec::Range { transport, first, last }, Wants::Port(wanted, port)) => {
+                let last = if self.lacks(Number::N9) { first } else { last };
+                *transport == wanted && *first <= port && port <= *last
+            }
+            (PortSpec::Named { name, transport }, Wants::Port(wanted, port)) => {
+                let served = destination.and_then(|destination| destination.ports.get(name));
+                served.is_some_and(|served| {
+                    served.iter().any(|served| {
+                        let protocol =
+                            served.protocol == number(wanted) && transport.is_none_or(|transport| transport == wanted);
+                        served.port == port && (protocol || self.lacks(Number::N10))
+                    })
+                })
+            }
+            (PortSpec::Icmp, Wants::Icmp(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// The workload that selectors see behind an address.
+    fn who(&self, address: IpAddr) -> Option<&'a Identity> {
+        if self.snapshot.node.contains(&address) {
+            return None;
+        }
+        let shows = |addresses: &BTreeSet<IpAddr>| {
+            if self.lacks(Number::N29) { addresses.first() == Some(&address) } else { addresses.contains(&address) }
+        };
+        let mut local = self
+            .snapshot
+            .local
+            .values()
+            .filter(|workload| shows(&workload.addresses) || workload.disputed.contains(&address));
+        if let Some(first) = local.next() {
+            let disputed = first.disputed.contains(&address) || local.next().is_some();
+            return if disputed && !self.lacks(Number::Disputed) { None } else { first.identity.as_ref() };
+        }
+        let mut remote = self.snapshot.remote.iter().filter(|workload| shows(&workload.addresses));
+        let first = remote.next()?;
+        if remote.next().is_some() && !self.lacks(Number::Disputed) {
+            return None;
+        }
+        Some(&first.identity)
+    }
+
+    fn is_workload(&self, address: IpAddr) -> bool {
+        let local = self.snapshot.local.values().any(|workload| workload.addresses.contains(&address));
+        local || self.snapshot.remote.iter().any(|workload| workload.addresses.contains(&address))
+    }
+
+    fn is_unknown(&self, address: IpAddr) -> bool {
+        self.snapshot
+            .local
+            .values()
+            .any(|workload| workload.identity.is_none() && workload.addresses.contains(&address))
+    }
+
+    fn namespace_labels(&self, namespace: &str) -> Labels {
+        const NAME: &str = "kubernetes.io/metadata.name";
+        let mut labels = match self.snapshot.namespaces.get(namespace) {
+            Some(labels) => labels.clone(),
+            None => Labels::from([(NAME.to_owned(), namespace.to_owned())]),
+        };
+        if self.lacks(Number::N13) {
+            labels.remove(NAME);
+        }
+        labels
+    }
+
+    fn selects(&self, selector: &LabelSelector, labels: &Labels) -> bool {
+        if selector.requirements.is_empty() {
+            return !self.lacks(Number::N12);
+        }
+        selector.requirements.iter().all(|requirement| {
+            let (key, present) = match requirement {
+                Requirement::In(key, _)
+                | Requirement::NotIn(key, _)
+                | Requirement::Exists(key)
+                | Requirement::DoesNotExist(key) => (key, labels.get(key)),
+            };
+            debug_assert!(!key.is_empty());
+            match (requirement, present) {
+                (Requirement::In(_, values), Some(value)) => values.contains(value),
+                (Requirement::NotIn(_, values), Some(value)) => !values.contains(value),
+                (Requirement::Exists(_), Some(_)) | (Requirement::NotIn(..) | Requirement::DoesNotExist(_), None) => {
+                    true
+                }
+                (Requirement::In(..) | Requirement::Exists(_), None) | (Requirement::DoesNotExist(_), Some(_)) => false,
+            }
+        })
+    }
+}
+
+fn rules(policy: &Policy, direction: Direction) -> &[Rule] {
+    match direction {
+        Direction::Ingress => &policy.ingress,
+        Direction::Egress => &policy.egress,
+    }
+}
+
+/// The IP protocol number of a protocol with ports.
+pub fn number(transport: Transport) -> u8 {
+    match transport {
+        Transport::Tcp => 6,
+        Transport::Udp => 17,
+        Transport::Sctp => 132,
+    }
+}
+
+/// Whether the first bits of an address are those of a block of the same family.
+fn holds(block: &IpNetwork, address: IpAddr) -> bool {
+    let (block_bits, address_bits, width) = match (block.ip(), address) {
+        (IpAddr::V4(block), IpAddr::V4(address)) => (u128::from(block.to_bits()), u128::from(address.to_bits()), 32),
+        (IpAddr::V6(block), IpAddr::V6(address)) => (block.to_bits(), address.to_bits(), 128),
+        _ => return false,
+    };
+    let free = width - u32::from(block.prefix());
+    free == 128 || block_bits >> free == address_bits >> free
+}

@@ -1,0 +1,251 @@
+//! The datapath's tables in ordinary memory: what the kernel keeps in maps.
+//!
+//! Input: a snapshot and the image compiled for it. Output: a [`World`] that `datapath::run` judges frames by.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::{HashMap, HashSet};
+
+use enforcer::compile::Image;
+use enforcer::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
+use enforcer_common::datapath::{self, Meta, Work, World};
+use enforcer_common::endpoint::Endpoint;
+use enforcer_common::flow_state::{FlowKey, FlowValue};
+use enforcer_common::id::{Address, Direction, OwnerId, PolicyWord, Row};
+use enforcer_common::limits::OWN_ADDRESSES;
+use enforcer_common::verdict::{Reason, Verdict};
+
+use crate::packet::Bytes;
+
+/// What becomes of workloads that nobody has named.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unknown {
+    /// Closed.
+    Strict,
+    /// Judged by no policy.
+    Open,
+}
+
+/// Flow table, endpoints, uplinks and images of one node.
+pub struct MemoryWorld {
+    /// The policy in force.
+    pub word: PolicyWord,
+    /// Clock of about one second a tick.
+    pub tick: u32,
+    /// CLOCK_BOOTTIME in ns.
+    pub boot_time: u64,
+    /// Flows that fit.
+    pub flow_limit: usize,
+    images: [Option<Image>; 2],
+    endpoints: HashMap<u32, Endpoint>,
+    uplinks: HashSet<u32>,
+    flows: Flows,
+    next_owner: u32,
+}
+
+impl MemoryWorld {
+    /// A node without policy, endpoints and flows.
+    pub fn new(uplinks: impl IntoIterator<Item = u32>) -> Self {
+        Self {
+            word: PolicyWord::default(),
+            tick: 1,
+            boot_time: 1,
+            flow_limit: Flows::SLOTS / 2,
+            images: [None, None],
+            endpoints: HashMap::new(),
+            uplinks: uplinks.into_iter().collect(),
+            flows: Flows::new(),
+            next_owner: 1,
+        }
+    }
+
+    /// Puts an image in force, as a swap does: the other slot, the rows of every endpoint, then the word.
+    pub fn install(&mut self, snapshot: &Snapshot, image: Image, unknown: Unknown) {
+        let next = PolicyWord { revision: self.word.revision + 1, epoch: self.word.epoch + 1 };
+        let slot = next.slot();
+        for (key, workload) in &snapshot.local {
+            for ifindex in workload.endpoints.keys() {
+                if !self.endpoints.contains_key(ifindex) {
+                    let endpoint = self.endpoint(*ifindex, workload);
+                    self.endpoints.insert(*ifindex, endpoint);
+                }
+                if let Some(endpoint) = self.endpoints.get_mut(ifindex) {
+                    set_rows(endpoint, slot, *key, workload, &image, unknown);
+                }
+            }
+        }
+        self.images[slot] = Some(image);
+        self.word = next;
+    }
+
+    fn endpoint(&mut self, ifindex: u32, workload: &LocalWorkload) -> Endpoint {
+        let mut endpoint = Endpoint {
+            ifindex,
+            workload: ifindex,
+            id: self.owner(),
+            owned: workload.addresses.len() as u32,
+            ..Endpoint::FREE
+        };
+        assert!(workload.addresses.len() <= OWN_ADDRESSES, "more addresses than an endpoint holds");
+        for (place, address) in workload.addresses.iter().enumerate() {
+            endpoint.owners[place] = self.owner();
+            endpoint.addresses[place] = Address::from(*address);
+        }
+        endpoint
+    }
+
+    fn owner(&mut self) -> OwnerId {
+        self.next_owner += 1;
+        OwnerId(self.next_owner)
+    }
+
+    /// An endpoint, to change what a test needs.
+    pub fn endpoint_mut(&mut self, ifindex: u32) -> Option<&mut Endpoint> {
+        self.endpoints.get_mut(&ifindex)
+    }
+
+    /// Forgets all flows.
+    pub fn forget_flows(&mut self) {
+        self.flows.clear();
+    }
+
+    /// Number of flows.
+    pub fn flow_count(&self) -> usize {
+        self.flows.used.borrow().len()
+    }
+
+    /// Judges a frame as the program of that direction would.
+    pub fn judge(&self, direction: Direction, meta: &Meta, frame: &[u8]) -> (Verdict, Work) {
+        let mut work = Work::EMPTY;
+        let verdict = datapath::run(&self, direction, meta, &Bytes(frame), &mut work);
+        (verdict, work)
+    }
+
+    /// A frame that a workload sends.
+    pub fn sends(&self, ifindex: u32, frame: &[u8]) -> Verdict {
+        let meta = Meta { ifindex, ingress_ifindex: ifindex, vlan: false };
+        self.judge(Direction::Egress, &meta, frame).0
+    }
+
+    /// A frame that is about to reach a workload; `from` is the device by which it came, 0 for the node itself.
+    pub fn receives(&self, ifindex: u32, from: u32, frame: &[u8]) -> Verdict {
+        let meta = Meta { ifindex, ingress_ifindex: from, vlan: false };
+        self.judge(Direction::Ingress, &meta, frame).0
+    }
+}
+
+fn set_rows(
+    endpoint: &mut Endpoint,
+    slot: usize,
+    key: WorkloadKey,
+    workload: &LocalWorkload,
+    image: &Image,
+    unknown: Unknown,
+) {
+    let routes = if workload.routes { Endpoint::ROUTES } else { 0 };
+    (endpoint.flags[slot], endpoint.rows[slot]) = match (&workload.identity, unknown) {
+        (Some(_), _) => (routes, [Direction::Ingress, Direction::Egress].map(|direction| image.row(key, direction))),
+        (None, Unknown::Strict) => (Endpoint::UNKNOWN, [Row::NONE; 2]),
+        (None, Unknown::Open) => (Endpoint::ROUTES, [Row::NOT_ISOLATED; 2]),
+    };
+}
+
+impl<'a> World for &'a MemoryWorld {
+    type Image = &'a Image;
+
+    fn word(&self) -> PolicyWord {
+        self.word
+    }
+
+    fn image(&self, slot: usize) -> Option<Self::Image> {
+        self.images[slot].as_ref()
+    }
+
+    fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
+        self.endpoints.get(&ifindex)
+    }
+
+    fn is_uplink(&self, ifindex: u32) -> bool {
+        self.uplinks.contains(&ifindex)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<&FlowValue> {
+        self.flows.find(key)
+    }
+
+    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<(), Reason> {
+        if self.flow(key).is_some() {
+            return Ok(());
+        }
+        if self.flow_count() >= self.flow_limit {
+            return Err(Reason::FlowTableFull);
+        }
+        self.flows.add(key, value);
+        Ok(())
+    }
+
+    fn tick(&self) -> u32 {
+        self.tick
+    }
+
+    fn boot_time(&self) -> u64 {
+        self.boot_time
+    }
+}
+
+/// An open table of cells that are written once: references stay valid while flows are added.
+struct Flows {
+    slots: Vec<OnceCell<(FlowKey, FlowValue)>>,
+    used: RefCell<Vec<usize>>,
+}
+
+impl Flows {
+    const SLOTS: usize = 1 << 12;
+
+    fn new() -> Self {
+        Self {
+            slots: std::iter::repeat_with(OnceCell::new).take(Self::SLOTS).collect(),
+            used: RefCell::new(Vec::new()),
+        }
+    }
+
+    /// Places of a key, in the order in which they are tried.
+    fn places(key: &FlowKey) -> impl Iterator<Item = usize> {
+        let first = key.tag() as usize;
+        (first..first + Self::SLOTS).map(|place| place % Self::SLOTS)
+    }
+
+    fn find(&self, key: &FlowKey) -> Option<&FlowValue> {
+        for place in Self::places(key) {
+            let (known, value) = self.slots[place].get()?;
+            if known == key {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn add(&self, key: &FlowKey, value: &FlowValue) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let copy = || FlowValue {
+            word: value.word.load(Relaxed).into(),
+            last_seen: value.last_seen.load(Relaxed).into(),
+            ingress: value.ingress.load(Relaxed).into(),
+            workload: value.workload,
+            pad: 0,
+        };
+        for place in Self::places(key) {
+            if self.slots[place].get().is_none() {
+                let (cell, entry) = (&self.slots[place], (*key, copy()));
+                assert!(cell.set(entry).is_ok(), "the cell was empty");
+                self.used.borrow_mut().push(place);
+                return;
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        for place in self.used.get_mut().drain(..) {
+            self.slots[place] = OnceCell::new();
+        }
+    }
+}
