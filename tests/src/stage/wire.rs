@@ -1,4 +1,4 @@
-//! What a namespace's devices carry: every frame, copied by AF_PACKET before anything there can drop it. The evidence of
+//! What a namespace's devices carry: every frame, copied by a packet socket before anything there can drop it. The evidence of
 //! the tests; a connection that fails proves nothing.
 
 use std::collections::BTreeSet;
@@ -290,7 +290,7 @@ fn packet_socket(index: u32) -> io::Result<Socket> {
         // SAFETY: all zero is a valid `sockaddr_ll`.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
-        address.sll_ifindex = index as i32;
+        address.sll_ifindex = index.cast_signed();
         // SAFETY: the address and its length belong together.
         let result = unsafe {
             libc::bind(

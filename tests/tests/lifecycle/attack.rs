@@ -62,8 +62,10 @@ pub(crate) fn fail(stage: &Stage, when: &str, sender: &Sender, victim: &Wire, at
             wrong.push(format!("{}: counted {counted} times as {:?}; {all:?}", attack.name, attack.reason));
         }
     }
+    // Once for all of them.
+    victim.count(|_| false);
     for attack in attacks {
-        let arrived = victim.arrived(&attack.nonce);
+        let arrived = victim.peek(|frame| !frame.outgoing && frame.holds(&attack.nonce));
         if arrived > 0 {
             wrong.push(format!("{}: {arrived} arrived", attack.name));
         }

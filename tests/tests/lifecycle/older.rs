@@ -47,8 +47,8 @@ fn delivered(stage: &Stage, from: &mut TcpStream, to: &mut TcpStream, at: &str) 
     from.write_all(&bytes).unwrap();
     let mut got = Vec::new();
     let mut buffer = [0; 256];
-    // Longer than TCP's first retransmissions.
-    for _ in 0..10 {
+    // Longer than TCP's first retransmission.
+    for _ in 0..5 {
         match to.read(&mut buffer) {
             Ok(length) => got.extend(&buffer[..length]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
