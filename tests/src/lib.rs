@@ -1,7 +1,12 @@
-//! Shared parts of the tests: an oracle for policy, frames, the datapath's tables in ordinary memory, loaded programs.
+//! Shared parts of the tests: an oracle for policy, frames, the datapath's tables in ordinary memory, loaded programs, the
+//! example policies' cases, and a stage for the real daemon and real traffic.
 
 pub mod bench;
 pub mod bytecode;
+pub mod cases;
+pub mod daemon;
 pub mod oracle;
 pub mod packet;
+pub mod stage;
+pub mod traffic;
 pub mod world;

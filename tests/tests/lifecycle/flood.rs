@@ -1,0 +1,142 @@
+//! Floods of denied packets: none arrives, and each is accounted for.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use enforcer::lab::Layout;
+use enforcer_common::id::Direction;
+use enforcer_common::verdict::Reason;
+use enforcer_tests::stage::Stage;
+use enforcer_tests::stage::log;
+use enforcer_tests::stage::wire::Wire;
+use enforcer_tests::traffic::{Service, nonce};
+use nix::sys::signal::Signal;
+
+use super::common::{Live, Numbers, address, open, policy, processors, stage, stay_on};
+
+/// A stage whose `b` is open at 7000/tcp, and a socket of `a` to flood it by.
+fn two() -> (Stage, UdpSocket) {
+    let stage = stage(Layout::Bridged, &["a", "b", "c"]);
+    stage.policy("b.yaml", &open("b", "7000/tcp"));
+    let source = SocketAddr::new(address(&stage, "a", true), 0);
+    let socket = stage.at("a").enter(|| UdpSocket::bind(source).unwrap()).unwrap();
+    (stage, socket)
+}
+
+/// Packets by class, and what the records of the log say together.
+#[derive(Debug)]
+struct Account {
+    logged: u64,
+    suppressed: u64,
+    lost: u64,
+    recorded: u64,
+    /// As the log says: in the ring, and on the way to the log.
+    said_lost: [u64; 2],
+}
+
+fn account(stage: &Stage, direction: Direction) -> Account {
+    let counts = stage.view().denied.get(&(direction, Reason::NoRule)).copied().unwrap_or_default();
+    let name = if direction == Direction::Egress { "EGRESS" } else { "INGRESS" };
+    let records = stage.log();
+    let of_direction = records.iter().filter(|record| record.reason == "no-rule" && record.direction == name);
+    Account {
+        logged: counts.logged,
+        suppressed: counts.suppressed,
+        lost: counts.lost,
+        recorded: of_direction.map(|record| record.count).sum(),
+        said_lost: log::lost(&stage.options.flow_log),
+    }
+}
+
+/// Every packet is in one class, and the log says as much. What finds no room in its queue it tells as a number, the news
+/// of the ring's losses included.
+fn balances(stage: &Stage, direction: Direction, sent: u64) -> Account {
+    let mut last = account(stage, direction);
+    let end = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < end && last.recorded + last.said_lost.iter().sum::<u64>() < sent {
+        std::thread::sleep(Duration::from_millis(100));
+        last = account(stage, direction);
+    }
+    assert_eq!(last.logged + last.suppressed + last.lost, sent, "{last:?}");
+    let [in_ring, in_queue] = last.said_lost;
+    assert_eq!(last.recorded + in_ring + in_queue, sent, "{last:?}");
+    if in_queue == 0 {
+        assert_eq!(last.recorded, last.logged + last.suppressed, "{last:?}");
+    }
+    last
+}
+
+#[test]
+fn one_flow_and_a_thousand() {
+    let (mut stage, socket) = two();
+    let nonce = nonce();
+    let tap = Wire::tap(stage.at("b"), move |frame| frame.holds(&nonce)).unwrap();
+    let victim = address(&stage, "b", true);
+    let target = |port: u16| SocketAddr::new(victim, port);
+    socket.send_to(&nonce, target(9)).unwrap();
+    assert_eq!(tap.arrived(&nonce), 1, "positive control");
+    stage.start();
+    let _service = Service::open(stage.at("b"), stage.address("b", true), enforcer_tests::cases::Port::Tcp(7000));
+    let live = Live::open(&stage, "c", "b", 7000, true, Duration::from_millis(5));
+    let mut sent = 0;
+    for _ in 0..50_000 {
+        sent += u64::from(socket.send_to(&nonce, target(9)).is_ok());
+    }
+    for number in 0..50_000_u16 {
+        sent += u64::from(socket.send_to(&nonce, target(10_000 + number % 1000)).is_ok());
+    }
+    let account = balances(&stage, Direction::Ingress, sent);
+    println!("{account:?}");
+    assert_eq!(account.said_lost, [0; 2], "the log keeps up: {account:?}");
+    assert!(account.suppressed > account.logged, "a flood is not a line a packet: {account:?}");
+    assert_eq!(tap.arrived(&nonce), 1, "only the control");
+    assert!(live.goes_on(Duration::from_secs(5)) && live.error().is_none(), "an allowed flow beside it");
+}
+
+#[test]
+fn more_flows_than_there_is_room_for() {
+    let (mut stage, socket) = two();
+    // At the sender: what a may send to b would fill its own share of the flow table.
+    stage.policy("a.yaml", &policy("a", "[egress]", ""));
+    let nonce = nonce();
+    let tap = Wire::tap(stage.at("b"), move |frame| frame.holds(&nonce)).unwrap();
+    let victim = address(&stage, "b", true);
+    socket.send_to(&nonce, SocketAddr::new(victim, 9)).unwrap();
+    assert_eq!(tap.arrived(&nonce), 1, "positive control");
+    stage.start();
+    let mut numbers = Numbers::new();
+    let mut sent = 0;
+    let mut batch = || {
+        let ports = (0..5000).map(|_| 1 + numbers.below(65_000) as u16);
+        sent += ports.filter(|port| socket.send_to(&nonce, SocketAddr::new(victim, *port)).is_ok()).count() as u64;
+    };
+    let counts =
+        |stage: &Stage| stage.view().denied.get(&(Direction::Egress, Reason::NoRule)).copied().unwrap_or_default();
+    // Nobody reads the ring until it has overflowed. One processor fills it: all ways of the other are free then, and
+    // their events find no room.
+    stage.daemon().signal(Signal::SIGSTOP);
+    let [first, second] = processors();
+    stay_on(first);
+    let (end, mut logged, mut since) = (Instant::now() + Duration::from_secs(25), 0, Instant::now());
+    while since.elapsed() < Duration::from_millis(1500) {
+        assert!(Instant::now() < end, "the ring is not full: {:?}", counts(&stage));
+        batch();
+        let now = counts(&stage).logged;
+        if now != logged {
+            (logged, since) = (now, Instant::now());
+        }
+    }
+    stay_on(second);
+    for _ in 0..4 {
+        batch();
+    }
+    let lost = counts(&stage).lost;
+    assert!(first == second || lost >= 1000, "the ring is full: {:?}", counts(&stage));
+    // Ways are used anew while the daemon reads.
+    stage.daemon().signal(Signal::SIGCONT);
+    for _ in 0..4 {
+        batch();
+    }
+    println!("{:?}", balances(&stage, Direction::Egress, sent));
+    assert_eq!(tap.arrived(&nonce), 1, "only the control");
+}
