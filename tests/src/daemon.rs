@@ -1,0 +1,163 @@
+//! The real binary as a child: started, awaited, killed.
+//!
+//! Input: options. Output: a running `enforcer run`. Signals go to that child alone.
+
+#![allow(clippy::unwrap_used, reason = "a test whose daemon cannot be handled has to stop")]
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Once;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use enforcer::kernel::status::{self, StatusView};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Longest wait for the daemon to do anything.
+pub const BOUND: Duration = Duration::from_secs(20);
+
+/// The binary of this build.
+pub fn binary() -> PathBuf {
+    static BUILT: Once = Once::new();
+    let own = std::env::current_exe().unwrap();
+    // The tests lie in `TARGET/PROFILE/deps`.
+    let directory = own.parent().and_then(Path::parent).unwrap();
+    BUILT.call_once(|| {
+        // Under cargo: a binary that is older than the code under test would prove nothing.
+        if let Some(cargo) = std::env::var_os("CARGO") {
+            let mut build = Command::new(cargo);
+            build.args(["build", "--locked", "--quiet", "--package", "enforcer", "--bin", "enforcer"]);
+            if directory.ends_with("release") {
+                build.arg("--release");
+            }
+            let status = build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).status().unwrap();
+            assert!(status.success(), "the binary does not build");
+        }
+    });
+    let binary = directory.join("enforcer");
+    assert!(binary.exists(), "{} is not there: `cargo build -p enforcer` makes it", binary.display());
+    binary
+}
+
+/// What the daemon is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `--policies`.
+    pub policies: PathBuf,
+    /// `--inventory`.
+    pub inventory: Option<PathBuf>,
+    /// `--unknown`.
+    pub unknown: Option<&'static str>,
+    /// `--flow-log`.
+    pub flow_log: PathBuf,
+    /// `--config`.
+    pub config: PathBuf,
+    /// `--pin-dir`.
+    pub pin_dir: PathBuf,
+    /// `--netns`.
+    pub netns: PathBuf,
+    /// Where stderr is appended.
+    pub log: PathBuf,
+}
+
+impl Options {
+    /// The command line of `enforcer run`.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(binary());
+        command.arg("run");
+        let named = [
+            ("--policies", Some(&self.policies)),
+            ("--inventory", self.inventory.as_ref()),
+            ("--flow-log", Some(&self.flow_log)),
+            ("--config", Some(&self.config)),
+            ("--pin-dir", Some(&self.pin_dir)),
+            ("--netns", Some(&self.netns)),
+        ];
+        for (option, value) in named {
+            if let Some(value) = value {
+                command.arg(option).arg(value);
+            }
+        }
+        if let Some(unknown) = self.unknown {
+            command.args(["--unknown", unknown]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+}
+
+/// A running daemon. Killed on drop.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    pin_dir: PathBuf,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts it.
+    pub fn start(options: &Options) -> Self {
+        let log: File = OpenOptions::new().append(true).create(true).open(&options.log).unwrap();
+        let child = options.command().stderr(log).spawn().unwrap();
+        Self { child, pin_dir: options.pin_dir.clone(), log: options.log.clone() }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until what is in force satisfies `wanted`; fails if the daemon ends before.
+    pub fn wait(&mut self, what: &str, wanted: impl Fn(&StatusView) -> bool) -> StatusView {
+        let end = Instant::now() + BOUND;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the daemon ended with {status}: {}", self.said());
+            }
+            let view = status::read(&self.pin_dir);
+            match &view {
+                Ok(view) if wanted(view) => return view.clone(),
+                Ok(_) | Err(_) if Instant::now() < end => sleep(Duration::from_millis(10)),
+                Ok(_) | Err(_) => panic!("the daemon does not come to: {what}; there is {view:#?}; {}", self.said()),
+            }
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn terminate(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        let end = Instant::now() + BOUND;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "the daemon does not end: {}", self.said());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Another signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Both fail only if it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
