@@ -175,7 +175,9 @@ impl Stage {
 
     /// Puts a file into the policy directory, as a whole.
     pub fn policy(&self, file: &str, text: &str) {
-        replace(&self.options.policies.join(file), text);
+        let path = self.options.policies.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        replace(&path, text);
     }
 
     /// Takes a file out of the policy directory.

@@ -1,0 +1,131 @@
+//! A container with `CAP_NET_ADMIN` takes addresses that are not its own: it gains nothing, and who has them loses nothing.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use enforcer::lab::Layout;
+use enforcer_common::id::Direction;
+use enforcer_common::verdict::Reason;
+use enforcer_tests::cases::Port;
+use enforcer_tests::stage::Stage;
+use enforcer_tests::traffic::{Attempt, Ground};
+
+use super::common::{Live, check, entry, inventory, passes, policy, rule, stage};
+
+/// Neighbour's, gateway's, remote peer's, off-subnet.
+const CLAIMS: [[&str; 2]; 4] = [
+    ["10.88.0.10", "fd00:88::10"],
+    ["10.88.0.1", "fd00:88::1"],
+    ["10.99.0.7", "fd00:99::7"],
+    ["172.16.5.5", "fd00:55::5"],
+];
+
+#[test]
+fn claimed_addresses_gain_nothing_bridged() {
+    claims(Layout::Bridged);
+}
+
+#[test]
+fn claimed_addresses_gain_nothing_routed() {
+    claims(Layout::Routed);
+}
+
+fn claims(layout: Layout) {
+    // `v` is open to `a` and to the remote peer by label and to all claimed addresses that are nobody's; `c` is the thief.
+    let mut stage = stage(layout, &["a", "c", "v"]);
+    let peer = "  - {name: peer, namespace: t, labels: {app: peer}, match: {address: [10.99.0.7, \"fd00:99::7\"]}}\n";
+    let entries = ["a", "c", "v"].map(|name| entry(&stage, name, ""));
+    stage.inventory(&inventory(&[entries.concat(), peer.to_owned()]));
+    let from = "from: [{workloads: {app: a}}, {workloads: {app: peer}}, {cidr: 172.16.0.0/12}, {cidr: \"fd00:55::/32\"}, \
+                {cidr: 10.88.0.1/32}, {cidr: \"fd00:88::1/128\"}]";
+    stage.policy("v.yaml", &policy("v", "[ingress]", &rule(from, "any/udp, 7000/tcp")));
+    keep_neighbours(&stage, layout);
+
+    claim(&stage, "add");
+    let attempts = attempts(&stage, true);
+    for (attempt, outcome) in attempts.iter().zip(Ground::prepare(&attempts).run(&attempts)) {
+        assert!(outcome.arrived > 0, "positive control: {}", attempt.source);
+    }
+    claim(&stage, "del");
+    stage.start();
+    let kept = [passes("a", "v", Port::Udp(7000)), passes("a", "v", Port::Tcp(7000)), passes("v", "a", Port::Udp(7000))];
+    check(&stage, "before the theft", &kept);
+    let service = [true, false].map(|v4| enforcer_tests::traffic::Service::open(stage.at("v"), stage.address("v", v4), Port::Tcp(7000)));
+    let live = [true, false].map(|v4| Live::open(&stage, "a", "v", 7000, v4, Duration::from_millis(20)));
+
+    claim(&stage, "add");
+    gains_nothing(&stage, "at once");
+    stage.until("the claims are refused and shown", || stage.status().0["report"]["refused_claims"].as_u64().unwrap_or(0) > 0);
+    gains_nothing(&stage, "known");
+    check(&stage, "who is robbed", &kept);
+    for flow in &live {
+        assert!(flow.goes_on(Duration::from_secs(5)) && flow.error().is_none(), "the neighbour's flow");
+    }
+    let own = |name: &str| {
+        let ifindex = stage.ifindex(name);
+        stage.view().endpoints.iter().find(|endpoint| endpoint.ifindex == ifindex).unwrap().addresses.clone()
+    };
+    for address in CLAIMS.iter().flatten() {
+        let address: IpAddr = address.parse().unwrap();
+        assert!(!own("c").contains(&address.into()), "{address} is not c's");
+    }
+    for v4 in [true, false] {
+        assert!(own("a").contains(&stage.address("a", v4).into()), "a keeps its address");
+    }
+    let spoofed = stage.denied(Direction::Egress, Reason::SpoofedSource);
+    assert!(spoofed >= 16, "each is counted: {spoofed}");
+    let record = stage.wait_record("the theft", |record| record.reason == "spoofed-source");
+    assert_eq!((record.from.as_str(), record.direction.as_str()), ("t/c", "EGRESS"), "the real sender: {record:#?}");
+
+    stage.kill();
+    gains_nothing(&stage, "the daemon is dead");
+    stage.start();
+    gains_nothing(&stage, "a new daemon");
+    check(&stage, "a new daemon", &kept);
+    drop(live);
+    drop(service);
+}
+
+/// Takes the addresses, or gives them back.
+fn claim(stage: &Stage, action: &str) {
+    for address in CLAIMS.iter().flatten() {
+        let length = if address.contains(':') { 128 } else { 32 };
+        stage.ip(stage.at("c"), &format!("addr {action} {address}/{length} dev eth0"));
+    }
+}
+
+fn attempts(stage: &Stage, hoped: bool) -> Vec<Attempt<'_>> {
+    let claims = CLAIMS.iter().flatten();
+    claims
+        .map(|source| {
+            let source: IpAddr = source.parse().unwrap();
+            Attempt {
+                from: stage.at("c"),
+                source,
+                to: stage.at("v"),
+                destination: stage.address("v", source.is_ipv4()),
+                port: Port::Udp(7000),
+                hoped,
+            }
+        })
+        .collect()
+}
+
+fn gains_nothing(stage: &Stage, when: &str) {
+    let attempts = attempts(stage, false);
+    for (attempt, outcome) in attempts.iter().zip(Ground::prepare(&attempts).run(&attempts)) {
+        assert_eq!(outcome.arrived, 0, "{when}: {}", attempt.source);
+    }
+}
+
+/// Who answers for an address is another matter than who may send from it.
+fn keep_neighbours(stage: &Stage, layout: Layout) {
+    if layout == Layout::Bridged {
+        for name in ["a", "v"] {
+            stage.pin_neighbour(name, stage.lab.node(), "br0");
+        }
+        stage.pin_neighbour("a", stage.at("v"), "eth0");
+        stage.pin_neighbour("v", stage.at("a"), "eth0");
+        stage.pin_neighbour("v", stage.at("c"), "eth0");
+    }
+}

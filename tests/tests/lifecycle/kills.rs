@@ -1,0 +1,110 @@
+//! The daemon is killed at random moments under denied and allowed traffic.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use enforcer::kernel::status::StatusView;
+use enforcer::lab::Layout;
+use enforcer_common::id::Direction;
+use enforcer_common::verdict::Reason;
+use enforcer_tests::cases::Port;
+use enforcer_tests::stage::wire::{Frame, Wire};
+use enforcer_tests::traffic::{Service, nonce};
+
+use super::common::{Done, Live, Numbers, address, open, place, stage};
+
+const KILLS: usize = 20;
+const FLOWS: usize = 50;
+const TCP_RST: u8 = 4;
+
+#[test]
+fn twenty_kills_let_nothing_through_and_cut_nothing() {
+    let mut stage = stage(Layout::Bridged, &["a", "b", "c"]);
+    stage.policy("b.yaml", &open("b", "7000/tcp"));
+    let nonce = nonce();
+    let senders = [("a", true), ("a", false), ("outside", true), ("outside", false)];
+    let sockets: Vec<(UdpSocket, SocketAddr)> = senders
+        .map(|(from, v4)| {
+            let source = SocketAddr::new(address(&stage, from, v4), 0);
+            let socket = place(&stage, from).enter(|| UdpSocket::bind(source).unwrap()).unwrap();
+            (socket, SocketAddr::new(address(&stage, "b", v4), 9))
+        })
+        .into();
+
+    let interesting = move |frame: &Frame| {
+        let reset = frame.packet().and_then(|packet| packet.tcp_flags()).is_some_and(|flags| flags & TCP_RST != 0);
+        reset || frame.holds(&nonce)
+    };
+    let taps: Vec<Wire> =
+        ["b", "c", "outside"].iter().map(|name| Wire::tap(place(&stage, name), interesting).unwrap()).collect();
+    for (socket, target) in &sockets {
+        socket.send_to(&nonce, target).unwrap();
+    }
+    assert_eq!(taps[0].arrived(&nonce), sockets.len(), "positive control");
+
+    let services = [true, false].map(|v4| Service::open(stage.at("b"), address(&stage, "b", v4), Port::Tcp(7000)));
+    stage.start();
+    for (socket, target) in &sockets {
+        // The node may still owe them an answer from before.
+        while socket.send_to(&nonce, target).is_err() {}
+    }
+    let flows: Vec<Live> = (0..FLOWS)
+        .map(|number| {
+            let from = if number % 3 == 0 { "outside" } else { "c" };
+            Live::open(&stage, from, "b", 7000, number % 2 == 0, Duration::from_millis(40))
+        })
+        .collect();
+    let before = links(&stage.view());
+    let (status, _) = stage.status();
+    let sent = AtomicU64::new(sockets.len() as u64);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for (socket, target) in &sockets {
+                    if socket.send_to(&nonce, target).is_ok() {
+                        sent.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                thread::sleep(Duration::from_millis(4));
+            }
+        });
+        let end = Done(&done);
+        let mut numbers = Numbers::new();
+        for _ in 0..KILLS {
+            thread::sleep(Duration::from_millis(numbers.below(400)));
+            stage.kill();
+            thread::sleep(Duration::from_millis(numbers.below(100)));
+            assert_eq!(links(&stage.view()), before, "with the daemon dead");
+            stage.start_only();
+        }
+        stage.ready();
+        drop(end);
+    });
+    assert_eq!(links(&stage.view()), before);
+    assert_eq!(stage.status().0["endpoints"], status["endpoints"], "links, ids and names as before");
+    for flow in &flows {
+        assert_eq!(flow.error(), None);
+        assert!(flow.goes_on(Duration::from_secs(5)), "a flow has stalled");
+    }
+    let longest = flows.iter().map(Live::longest).max().unwrap();
+    let exchanges: u64 = flows.iter().map(Live::exchanges).sum();
+    println!("{} denied packets, {exchanges} exchanges, the longest took {longest:?}", sent.load(Ordering::Relaxed));
+    assert!(longest < Duration::from_secs(3), "an exchange took {longest:?}");
+    for (tap, name) in taps.iter().zip(["b", "c", "outside"]) {
+        let resets = tap.count(|frame| frame.packet().and_then(|packet| packet.tcp_flags()).is_some());
+        assert_eq!(resets, 0, "RST at {name}");
+    }
+    assert_eq!(taps[0].arrived(&nonce), sockets.len(), "only those of the control");
+    assert_eq!(stage.denied(Direction::Ingress, Reason::NoRule), sent.load(Ordering::Relaxed), "each denial is counted");
+    drop(flows);
+    drop(services);
+}
+
+/// Ids of the links by device.
+fn links(view: &StatusView) -> BTreeMap<u32, [u32; 2]> {
+    view.endpoints.iter().map(|endpoint| (endpoint.ifindex, [endpoint.from.id, endpoint.to.id])).collect()
+}
