@@ -114,13 +114,18 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Fails if it has ended.
+    pub fn assert_runs(&mut self) {
+        if let Some(status) = self.child.try_wait().unwrap() {
+            panic!("the daemon ended with {status}: {}", self.said());
+        }
+    }
+
     /// Waits until what is in force satisfies `wanted`; fails if the daemon ends before.
     pub fn wait(&mut self, what: &str, wanted: impl Fn(&StatusView) -> bool) -> StatusView {
         let end = Instant::now() + BOUND;
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("the daemon ended with {status}: {}", self.said());
-            }
+            self.assert_runs();
             let view = status::read(&self.pin_dir);
             match &view {
                 Ok(view) if wanted(view) => return view.clone(),

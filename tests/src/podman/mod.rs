@@ -207,6 +207,7 @@ impl Host {
     pub fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
         let end = Instant::now() + BOUND;
         while !holds(self) {
+            self.daemon.iter_mut().for_each(Daemon::assert_runs);
             if Instant::now() >= end {
                 let said = fs::read_to_string(self.file("enforcer.log")).unwrap_or_default();
                 panic!("not after {BOUND:?}: {what}; status: {:#}\n{said}", self.status().0);
