@@ -6,7 +6,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use enforcer_tests::cases::Port;
+use enforcer_tests::daemon::binary;
 use enforcer_tests::podman::Host;
 use enforcer_tests::podman::container::{Container, OTHER_PORT, Outcome, PORT, join};
 use enforcer_tests::stage::log::Record;
@@ -123,6 +128,51 @@ fn containers_that_start_beside_the_daemon() {
     host.wait_for(&["shop/db", "shop/web", "shop/other"]);
     assert_enforced(&host, &db, &web, &other);
     assert_logged(&mut host, "shop/other", "shop/db", "shop/db");
+
+    // The last resort of the README: no program of ours is needed to get rid of it.
+    host.remove_pins();
+    assert_open(&host, &db, &[&web, &other]);
+}
+
+#[test]
+fn the_service_runs_with_the_capabilities_that_its_unit_grants() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/enforcer.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    let setting = |name: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("the unit has no {name}"))
+    };
+    let capabilities: Vec<String> =
+        setting("CapabilityBoundingSet").split(' ').map(|name| name.replace("CAP_", "+").to_lowercase()).collect();
+    let mut host = host();
+    let db = container(&mut host, "db", 10, &DB);
+    let web = container(&mut host, "web", 11, &WEB);
+    let other = container(&mut host, "other", 12, &OTHER);
+    assert_open(&host, &db, &[&web, &other]);
+
+    let (node, options) = host.inside();
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", node.display())).args(["setpriv", "--no-new-privs"]);
+    command.arg(format!("--bounding-set=-all,{}", capabilities.join(","))).arg(binary());
+    for word in setting("ExecStart").split(' ').skip(1) {
+        match word {
+            "/etc/enforcer/policies" => command.arg(host.policies()),
+            "/var/log/enforcer/flows.json" => command.arg(host.flow_log()),
+            other => command.arg(other),
+        };
+    }
+    for (option, value) in options {
+        command.arg(option).arg(value);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    host.start_by(command, &["shop/db", "shop/web", "shop/other"]);
+    assert_enforced(&host, &db, &web, &other);
+    assert_logged(&mut host, "shop/other", "shop/db", "shop/db");
+    assert_eq!(host.status().0["report"]["discovery"], "by events", "CAP_NET_BROADCAST is granted");
+    // Also what comes later is attached with these capabilities.
+    let late = container(&mut host, "late", 13, &DB);
+    host.wait_for(&["shop/late"]);
+    assert_enforced(&host, &late, &web, &other);
 
     host.purge();
     assert_open(&host, &db, &[&web, &other]);

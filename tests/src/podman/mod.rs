@@ -153,9 +153,33 @@ impl Host {
         let mut command = self.command("enforcer");
         command.args(["run", "--runtime", "podman", "--policies"]).arg(self.policies());
         command.arg("--flow-log").arg(self.flow_log()).stdout(Stdio::null());
-        let daemon = Daemon::spawn(command, &self.pin_dir, &self.file("enforcer.log"));
-        self.daemon = Some(daemon);
+        self.start_by(command, workloads);
+    }
+
+    /// Starts the daemon by another command line, which has to name the paths of this host.
+    pub fn start_by(&mut self, command: Command, workloads: &[&str]) {
+        self.daemon = Some(Daemon::spawn(command, &self.pin_dir, &self.file("enforcer.log")));
         self.wait_for(workloads);
+    }
+
+    /// The node's network namespace, and what the `enforcer` of this host adds to a command line that runs inside it.
+    pub fn inside(&self) -> (&Path, [(&'static str, PathBuf); 3]) {
+        let pins = ("--pin-dir", self.pin_dir.clone());
+        let settings = ("--config", self.file("settings.yaml"));
+        (&self.node, [pins, settings, ("--runtime-socket", self.socket())])
+    }
+
+    /// Names of what is pinned in a directory of this version.
+    pub fn pins(&self, directory: &str) -> Vec<String> {
+        let path = self.pin_dir.join(format!("abi-{}", enforcer_common::limits::ABI)).join(directory);
+        let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.map(|name| name.to_string_lossy().into_owned()).collect()
+    }
+
+    /// Removes the pins by hand, without `enforcer`.
+    pub fn remove_pins(&mut self) {
+        self.daemon = None;
+        fs::remove_dir_all(&self.pin_dir).unwrap();
     }
 
     /// Kills the daemon.

@@ -30,11 +30,8 @@ pub(super) fn write(host: &Host) {
     let (node, pins) = (host.node.display(), host.pin_dir.display());
     fs::write(host.file("containers.conf"), CONTAINERS_CONF).unwrap();
     // Below the host's own directory: nothing of the machine's own enforcer is read or written.
-    fs::write(
-        host.file("settings.yaml"),
-        format!("state_dir: {directory}/state\nflows: 16384\nflow_quota: 4096\n"),
-    )
-    .unwrap();
+    fs::write(host.file("settings.yaml"), format!("state_dir: {directory}/state\nflows: 16384\nflow_quota: 4096\n"))
+        .unwrap();
     fs::create_dir(host.file("bin")).unwrap();
     let inside = format!("nsenter --net={node}");
     script(
