@@ -8,14 +8,14 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use crate::decide::decide;
+use crate::decide::{self, Question};
 use crate::endpoint::Endpoint;
-use crate::flow_state::{FlowKey, FlowValue, FlowWord, Role, state, step};
-use crate::hygiene::{self, Discovery};
-use crate::id::{Address, Direction, OwnerId, PolicyWord, Row};
-use crate::image::{AddressEntry, Image, PortKey};
-use crate::packet::{self, Frame, Kind, Packet, PacketBytes, ProtocolClass, Seen, icmp, tcp};
+use crate::flow_state::{FlowKey, FlowValue, FlowWord, step};
+use crate::id::{Address, Direction, OwnerId, PolicyWord};
+use crate::image::Image;
+use crate::packet::{self, Frame, Kind, Packet, PacketBytes, ProtocolClass};
 use crate::verdict::{Reason, Verdict};
+use crate::{icmp_error, judge};
 
 /// The tables that a run reads and the flow state that it keeps.
 pub trait World {
@@ -37,9 +37,34 @@ pub trait World {
     fn tick(&self) -> u32;
     /// CLOCK_BOOTTIME in ns.
     fn boot_time(&self) -> u64;
+    /// [`judge::judge`]; the kernel's tables call it out of line.
+    #[inline(always)]
+    fn judge(&self, work: &Work) -> Result<(), Reason>
+    where
+        Self: Sized,
+    {
+        judge::judge(self, work)
+    }
+    /// [`decide::answer`]; the kernel's tables call it out of line.
+    #[inline(always)]
+    fn policy(&self, work: &Work, question: &Question<'_>) -> Verdict
+    where
+        Self: Sized,
+    {
+        decide::answer(self, work, question)
+    }
+    /// [`icmp_error::find_quoted`]; the kernel's tables call it out of line.
+    #[inline(always)]
+    fn find_quoted<B: PacketBytes>(&self, bytes: &B, work: &mut Work)
+    where
+        Self: Sized,
+    {
+        icmp_error::find_quoted(self, bytes, work);
+    }
 }
 
 /// Where a frame came by.
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Meta {
     /// The host side of the workload's veth.
@@ -50,36 +75,84 @@ pub struct Meta {
     pub vlan: bool,
 }
 
-/// Of whom and under what a verdict was given, for the record of a denial.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Subject {
+/// A packet under judgement: filled by [`run`] as far as the frame can be read. [`judge::judge`] and the record of a
+/// denial need no more than this.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// The policy in force, as read once for this run.
+    pub word: PolicyWord,
+    /// Where the frame came by.
+    pub meta: Meta,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// State bits of the packet's flow, or of the one that an ICMP error quotes, if it must be judged again; else 0.
+    pub flow: u8,
+    /// Its flow has been judged; only the guardrails are open, since its local address is not the workload's own.
+    pub settled: bool,
+    /// It is an ICMP error about a live flow.
+    pub quotes_live_flow: bool,
     /// The workload; [`OwnerId::NONE`] if the device is not known.
     pub workload: OwnerId,
-    /// Revision in force.
-    pub revision: u32,
-    /// What was read of the frame.
-    pub seen: Seen,
-    /// Source port.
-    pub source_port: u16,
-    /// Destination port; ICMP type for ICMP.
-    pub destination_port: u16,
-    /// TCP flags.
-    pub tcp_flags: u8,
+    /// Of the local address; [`OwnerId::NONE`]: it is not the workload's own.
+    pub owner: OwnerId,
+    /// Key of the packet's flow, or of the one that an ICMP error quotes.
+    pub key: FlowKey,
+    /// The headers.
+    pub packet: Packet,
 }
 
-/// Judges a frame in a direction. `subject` is filled as far as the frame could be read.
+impl Work {
+    /// Before a run.
+    pub const EMPTY: Self = Self {
+        word: PolicyWord { revision: 0, epoch: 0 },
+        meta: Meta { ifindex: 0, ingress_ifindex: 0, vlan: false },
+        direction: Direction::Ingress,
+        flow: 0,
+        settled: false,
+        quotes_live_flow: false,
+        workload: OwnerId::NONE,
+        owner: OwnerId::NONE,
+        key: FlowKey::NONE,
+        packet: Packet::EMPTY,
+    };
+}
+
+/// Judges a frame in a direction. Whatever `work` held before is overwritten.
 #[inline(always)]
 pub fn run<W: World, B: PacketBytes>(
     world: &W,
     direction: Direction,
     meta: &Meta,
     bytes: &B,
-    subject: &mut Subject,
+    work: &mut Work,
 ) -> Verdict {
-    match judge_frame(world, direction, meta, bytes, subject) {
+    match judge_frame(world, direction, meta, bytes, work) {
         Ok(()) => Verdict::Allow,
         Err(reason) => Verdict::Deny(reason),
     }
+}
+
+/// The verdict for a frame whose headers cannot be read.
+#[inline(always)]
+pub fn unreadable<W: World>(world: &W, direction: Direction, meta: &Meta, work: &mut Work) -> Verdict {
+    begin(world, direction, meta, work);
+    work.packet = Packet::EMPTY;
+    Verdict::Deny(Reason::PullFailed)
+}
+
+#[inline(always)]
+fn begin<'a, W: World>(world: &'a W, direction: Direction, meta: &Meta, work: &mut Work) -> Option<&'a Endpoint> {
+    let endpoint = world.endpoint(meta.ifindex);
+    work.word = world.word();
+    work.meta = *meta;
+    work.direction = direction;
+    work.flow = 0;
+    work.settled = false;
+    work.quotes_live_flow = false;
+    work.owner = OwnerId::NONE;
+    work.workload = endpoint.map_or(OwnerId::NONE, |endpoint| endpoint.id);
+    endpoint
 }
 
 #[inline(always)]
@@ -88,58 +161,56 @@ fn judge_frame<W: World, B: PacketBytes>(
     direction: Direction,
     meta: &Meta,
     bytes: &B,
-    subject: &mut Subject,
+    work: &mut Work,
 ) -> Result<(), Reason> {
-    let word = world.word();
-    let slot = word.slot();
-    let endpoint = world.endpoint(meta.ifindex);
-    subject.revision = word.revision;
-    if let Some(endpoint) = endpoint {
-        subject.workload = endpoint.id;
-    }
+    let endpoint = begin(world, direction, meta, work);
     if meta.vlan {
+        work.packet = Packet::EMPTY;
         return Err(Reason::Vlan);
     }
-    let packet = match packet::parse(bytes, &mut subject.seen)? {
+    match packet::parse(bytes, &mut work.packet)? {
         // Longer ones would carry something else.
         Frame::Arp if bytes.length() > 64 => return Err(Reason::Ethertype),
         Frame::Arp => return Ok(()),
-        Frame::Ip(packet) => packet,
-    };
-    subject.source_port = packet.source_port;
-    subject.destination_port = packet.destination_port | u16::from(packet.icmp_type);
-    subject.tcp_flags = packet.tcp_flags;
-    subject.seen.protocol = packet.protocol;
-
-    let known = endpoint.filter(|endpoint| endpoint.flags[slot] & Endpoint::UNKNOWN == 0);
-    let (local, peer) = match direction {
-        Direction::Egress => (&packet.source, &packet.destination),
-        Direction::Ingress => (&packet.destination, &packet.source),
-    };
-    let owner = known.and_then(|endpoint| endpoint.owner_of(local));
-    let discovery = hygiene::discovery(world.image(slot).as_ref(), direction, &packet);
-    let endpoint = match (known, discovery) {
-        (_, Discovery::Deny(reason)) => return Err(reason),
-        // Of an unknown workload no address is known, and it can use none that it claims.
-        (None, Discovery::Pass) => return Ok(()),
-        (None, Discovery::Judge) => return Err(Reason::UnknownWorkload),
-        (Some(endpoint), Discovery::Pass | Discovery::Judge) => endpoint,
-    };
-    if word.revision == 0 {
-        return Err(Reason::NoPolicy);
+        Frame::Ip => {}
     }
-    let case = Case { world, word, meta, endpoint, direction, packet: &packet, local, peer, own: owner.is_some() };
-    if matches!(discovery, Discovery::Pass) {
-        return case.clear().map(|_| ());
-    }
-    match packet.kind {
-        Kind::Opening | Kind::Following => {
-            let key = flow_key(owner.unwrap_or(endpoint.id), direction, &packet, peer);
-            if matches!(packet.kind, Kind::Opening) { case.open(&key) } else { case.follow(&key) }
+    if let Some(endpoint) = endpoint
+        && endpoint.flags[work.word.slot()] & Endpoint::UNKNOWN == 0
+    {
+        let (local, peer) = work.packet.sides(direction);
+        work.owner = endpoint.owner_of(local).unwrap_or(OwnerId::NONE);
+        let id = if work.owner == OwnerId::NONE { endpoint.id } else { work.owner };
+        work.key = flow_key(id, direction, &work.packet, peer);
+        if matches!(work.packet.kind, Kind::Following)
+            && work.word.revision != 0
+            && let Some(flow) = world.flow(&work.key)
+        {
+            let current = FlowWord(flow.word.load(Relaxed));
+            let same_way = match direction {
+                Direction::Egress => true,
+                Direction::Ingress => flow.ingress.load(Relaxed) == work.meta.ingress_ifindex,
+            };
+            let tag = work.key.tag();
+            // Addresses without an id share one: an entry of theirs does not vouch for this one.
+            work.settled = same_way && current.is_current(work.word.epoch, tag);
+            if work.settled && work.owner != OwnerId::NONE {
+                flow.touch(world.tick());
+                let next = step(current.state(), direction, &work.packet);
+                if next != current.state() {
+                    // A lost race only leaves the idle limit longer or shorter by one packet.
+                    let _ = flow.word.compare_exchange(current.0, current.with_state(next).0, Relaxed, Relaxed);
+                }
+                return Ok(());
+            }
+            if current.has_tag(tag) {
+                work.flow = current.state();
+            }
         }
-        Kind::IcmpError => case.icmp_error(bytes),
-        Kind::IcmpOther => case.judge().map(|_| ()),
     }
+    if matches!(work.packet.kind, Kind::IcmpError) {
+        world.find_quoted(bytes, work);
+    }
+    world.judge(work)
 }
 
 #[inline(always)]
@@ -159,332 +230,6 @@ fn flow_key(owner: OwnerId, direction: Direction, packet: &Packet, peer: &Addres
 }
 
 #[inline(always)]
-fn echo_ports(workload_asked: bool, id: u16) -> (u16, u16) {
+pub(crate) fn echo_ports(workload_asked: bool, id: u16) -> (u16, u16) {
     if workload_asked { (id, 0) } else { (0, id) }
-}
-
-/// The port that policy judges a flow by, from its key.
-#[inline(always)]
-fn service_port(role: Role, class: ProtocolClass, protocol: u8, key: &FlowKey) -> PortKey {
-    let port = match role {
-        Role::WorkloadOpened => key.peer_port(),
-        Role::PeerOpened | Role::NodeOpened => key.local_port(),
-    };
-    let request = if matches!(class, ProtocolClass::Icmp) { icmp::ECHO_REQUEST } else { icmp::V6_ECHO_REQUEST };
-    packet::port_key(class, protocol, port, request)
-}
-
-/// One packet of a known workload that has to be judged.
-struct Case<'a, W: World> {
-    world: &'a W,
-    word: PolicyWord,
-    meta: &'a Meta,
-    endpoint: &'a Endpoint,
-    direction: Direction,
-    packet: &'a Packet,
-    local: &'a Address,
-    peer: &'a Address,
-    own: bool,
-}
-
-/// The guardrails passed, and what policy needs next.
-struct Cleared<I> {
-    image: I,
-    peer: Option<AddressEntry>,
-    /// The node itself made the packet (D3).
-    from_node: bool,
-}
-
-impl<W: World> Case<'_, W> {
-    /// A packet that opens a flow: judged as new whatever state there is.
-    #[inline(always)]
-    fn open(&self, key: &FlowKey) -> Result<(), Reason> {
-        let role = self.judge()?;
-        match self.world.flow(key) {
-            // Once more if another CPU changed the state bits in between. If the element is another flow's by now, the
-            // entry is gone.
-            Some(flow) if self.take_over(flow, key, role as u8) || self.take_over(flow, key, role as u8) => Ok(()),
-            Some(_) | None => self.insert(key, role, self.ingress()),
-        }
-    }
-
-    /// A packet that may belong to a live flow.
-    #[inline(always)]
-    fn follow(&self, key: &FlowKey) -> Result<(), Reason> {
-        if !self.own {
-            // Addresses without an id share one: an entry of theirs does not vouch for this one.
-            self.clear()?;
-        }
-        let tag = key.tag();
-        if let Some(flow) = self.world.flow(key) {
-            let current = FlowWord(flow.word.load(Relaxed));
-            let same_way = match self.direction {
-                Direction::Egress => true,
-                Direction::Ingress => flow.ingress.load(Relaxed) == self.meta.ingress_ifindex,
-            };
-            if same_way && current.is_current(self.word.epoch, tag) {
-                flow.touch(self.world.tick());
-                let next = step(current.state(), self.direction, self.packet);
-                if next != current.state() {
-                    // A lost race only leaves the idle limit longer or shorter by one packet.
-                    let _ = flow.word.compare_exchange(current.0, current.with_state(next).0, Relaxed, Relaxed);
-                }
-                return Ok(());
-            }
-            if current.has_tag(tag)
-                && let Some(role) = current.role()
-            {
-                return self.judge_again(flow, key, role, current);
-            }
-        }
-        self.judge_first(key)
-    }
-
-    /// A packet without state that does not open a flow (D10): a new flow in its own direction.
-    #[inline(always)]
-    fn judge_first(&self, key: &FlowKey) -> Result<(), Reason> {
-        let cleared = self.clear()?;
-        if cleared.from_node {
-            // What answers a workload must not open a way back to the node that policy has closed.
-            let answers = self.packet.tcp_flags & (tcp::SYN | tcp::RST) != 0 || self.packet.is_echo_reply();
-            return if answers { Ok(()) } else { self.insert(key, Role::NodeOpened, self.ingress()) };
-        }
-        let role = Role::of_sender(self.direction);
-        match self.policy(&cleared, role.direction(), self.peer, self.packet.port_key()) {
-            Verdict::Allow => self.insert(key, self.kept_role(role, &cleared, key), self.ingress()),
-            Verdict::Deny(reason) if reason.is_policy() => match self.older_connection(&cleared, key) {
-                Some(role) => self.insert(key, role, FlowValue::UNKNOWN),
-                None => Err(reason),
-            },
-            Verdict::Deny(reason) => Err(reason),
-        }
-    }
-
-    /// The role under which a connection without state is kept, once its own direction allows it. Where the other
-    /// direction is isolated and allows it too, the connection may be the other side's: kept so, a later change of that
-    /// policy cuts it. Else a server would turn its clients' connections into its own by outliving their state.
-    #[inline(always)]
-    fn kept_role(&self, role: Role, cleared: &Cleared<W::Image>, key: &FlowKey) -> Role {
-        let other = match role {
-            Role::WorkloadOpened => Role::PeerOpened,
-            Role::PeerOpened | Role::NodeOpened => Role::WorkloadOpened,
-        };
-        let isolated = self.endpoint.row(self.word.slot(), other.direction()) != Row::NOT_ISOLATED;
-        if !self.is_midstream() || !isolated {
-            return role;
-        }
-        let port = service_port(other, self.packet.class, self.packet.protocol, key);
-        match self.policy(cleared, other.direction(), self.peer, port) {
-            Verdict::Allow => other,
-            Verdict::Deny(_) => role,
-        }
-    }
-
-    /// A TCP segment with ACK and without SYN.
-    #[inline(always)]
-    fn is_midstream(&self) -> bool {
-        matches!(self.packet.class, ProtocolClass::Tcp) && self.packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::ACK
-    }
-
-    /// D10's window: a segment of a connection that is older than the first attach passes as the reply that it is.
-    #[inline(always)]
-    fn older_connection(&self, cleared: &Cleared<W::Image>, key: &FlowKey) -> Option<Role> {
-        if !self.is_midstream() || self.endpoint.window_end == 0 || self.world.boot_time() >= self.endpoint.window_end {
-            return None;
-        }
-        let role = match self.direction {
-            Direction::Ingress => Role::WorkloadOpened,
-            Direction::Egress if cleared.peer.is_some_and(AddressEntry::is_node) => return Some(Role::NodeOpened),
-            Direction::Egress => Role::PeerOpened,
-        };
-        let port = service_port(role, self.packet.class, self.packet.protocol, key);
-        match self.policy(cleared, role.direction(), self.peer, port) {
-            Verdict::Allow => Some(role),
-            Verdict::Deny(_) => None,
-        }
-    }
-
-    /// A packet of a live flow that was judged under another epoch, or that came in by another device.
-    #[inline(always)]
-    fn judge_again(&self, flow: &FlowValue, key: &FlowKey, role: Role, current: FlowWord) -> Result<(), Reason> {
-        let cleared = self.clear()?;
-        let resets = self.packet.tcp_flags & (tcp::SYN | tcp::RST) != 0;
-        let judged_as = match (role, self.direction) {
-            (Role::NodeOpened, Direction::Ingress) if cleared.from_node => Role::NodeOpened,
-            // Whatever the peer's side did before, now it is the node; unless it only answers for a peer, as a firewall
-            // does that rejects.
-            (Role::PeerOpened, Direction::Ingress) if cleared.from_node && !resets => Role::NodeOpened,
-            (Role::NodeOpened, Direction::Ingress) => Role::PeerOpened,
-            (role, _) => role,
-        };
-        let verdict = if matches!(judged_as, Role::NodeOpened) {
-            Verdict::Allow
-        } else {
-            let port = service_port(judged_as, self.packet.class, self.packet.protocol, key);
-            self.policy(&cleared, judged_as.direction(), self.peer, port)
-        };
-        match verdict {
-            Verdict::Allow => {
-                let roleless = current.state() & !state::ROLE;
-                self.take_over(flow, key, step(roleless | judged_as as u8, self.direction, self.packet));
-                Ok(())
-            }
-            Verdict::Deny(reason) => {
-                self.keep_closed(flow, role, current);
-                // The node may always send (D3), but it does not renew what the workload opened and policy has closed.
-                if cleared.from_node { Ok(()) } else { Err(reason) }
-            }
-        }
-    }
-
-    /// Keeps the entry of a connection that policy has closed for as long as the answering side goes on: freed, the next
-    /// segment would come back as a new flow of that side.
-    #[inline(always)]
-    fn keep_closed(&self, flow: &FlowValue, role: Role, current: FlowWord) {
-        let connection = matches!(self.packet.class, ProtocolClass::Tcp | ProtocolClass::Sctp);
-        if connection && role.direction() as u8 != self.direction as u8 {
-            let kept = current.with_state(role as u8 | state::REPLIED);
-            if flow.word.compare_exchange(current.0, kept.0, Relaxed, Relaxed).is_ok() {
-                flow.touch(self.world.tick());
-            }
-        }
-    }
-
-    /// An ICMP error passes with the flow that it quotes; else policy judges it.
-    #[inline(always)]
-    fn icmp_error<B: PacketBytes>(&self, bytes: &B) -> Result<(), Reason> {
-        let cleared = self.clear()?;
-        if cleared.from_node || self.quotes_live_flow(&cleared, bytes) {
-            return Ok(());
-        }
-        self.policy(&cleared, self.direction, self.peer, self.packet.port_key()).into_result()
-    }
-
-    #[inline(always)]
-    fn quotes_live_flow<B: PacketBytes>(&self, cleared: &Cleared<W::Image>, bytes: &B) -> bool {
-        let Some(quote) = packet::quote(bytes, self.packet) else {
-            return false;
-        };
-        let from_workload = matches!(self.direction, Direction::Egress);
-        // The workload sends an error about what it received, and receives one about what it sent.
-        let (local, peer) =
-            if from_workload { (&quote.destination, &quote.source) } else { (&quote.source, &quote.destination) };
-        if from_workload && self.packet.destination != *peer {
-            return false;
-        }
-        let routes = self.endpoint.flags[self.word.slot()] & Endpoint::ROUTES != 0;
-        let Some(owner) = self.endpoint.owner_of(local).or(routes.then_some(self.endpoint.id)) else { return false };
-        let [source_port, destination_port] = quote.ports;
-        let (local_port, peer_port) = match quote.class {
-            ProtocolClass::Icmp | ProtocolClass::Icmpv6 => {
-                echo_ports(from_workload != quote.echo_request, quote.echo_id)
-            }
-            ProtocolClass::Other => (u16::from(quote.protocol), 0),
-            ProtocolClass::Tcp | ProtocolClass::Udp | ProtocolClass::Sctp if from_workload => {
-                (destination_port, source_port)
-            }
-            ProtocolClass::Tcp | ProtocolClass::Udp | ProtocolClass::Sctp => (source_port, destination_port),
-        };
-        let key = FlowKey::new(owner, quote.class, local_port, peer_port, peer);
-        let Some(flow) = self.world.flow(&key) else {
-            return false;
-        };
-        let (current, tag) = (FlowWord(flow.word.load(Relaxed)), key.tag());
-        if current.is_current(self.word.epoch, tag) {
-            return true;
-        }
-        match current.role() {
-            Some(role) if current.has_tag(tag) => {
-                let port = service_port(role, quote.class, quote.protocol, &key);
-                let quoted = Cleared { image: &cleared.image, peer: cleared.image.address(peer), from_node: false };
-                matches!(role, Role::NodeOpened) || self.policy(&quoted, role.direction(), peer, port) == Verdict::Allow
-            }
-            Some(_) | None => false,
-        }
-    }
-
-    /// The role of a new flow in the packet's own direction, if it is allowed.
-    #[inline(always)]
-    fn judge(&self) -> Result<Role, Reason> {
-        let cleared = self.clear()?;
-        if cleared.from_node {
-            return Ok(Role::NodeOpened);
-        }
-        self.policy(&cleared, self.direction, self.peer, self.packet.port_key()).into_result()?;
-        Ok(Role::of_sender(self.direction))
-    }
-
-    #[inline(always)]
-    fn clear(&self) -> Result<Cleared<W::Image>, Reason> {
-        let slot = self.word.slot();
-        let image = self.world.image(slot).ok_or(Reason::Internal)?;
-        let peer = image.address(self.peer);
-        let source = match self.direction {
-            Direction::Ingress => peer,
-            Direction::Egress if self.own => None,
-            Direction::Egress => image.address(self.local),
-        };
-        let destination = match self.direction {
-            Direction::Ingress if !self.own => image.address(self.local),
-            Direction::Ingress | Direction::Egress => None,
-        };
-        let ingress = matches!(self.direction, Direction::Ingress);
-        let place = hygiene::Place {
-            endpoint: self.endpoint,
-            slot,
-            direction: self.direction,
-            own: self.own,
-            source,
-            destination,
-            from_uplink: ingress && self.world.is_uplink(self.meta.ingress_ifindex),
-        };
-        hygiene::check(&place, self.packet)?;
-        Ok(Cleared { image, peer, from_node: ingress && self.meta.ingress_ifindex == 0 })
-    }
-
-    #[inline(always)]
-    fn policy<I: Image>(&self, cleared: &Cleared<I>, direction: Direction, peer: &Address, port: PortKey) -> Verdict {
-        // A workload cannot block access to itself (N19).
-        if self.endpoint.owner_of(peer).is_some() {
-            return Verdict::Allow;
-        }
-        decide(&cleared.image, self.endpoint.row(self.word.slot(), direction), peer, cleared.peer, port)
-    }
-
-    /// The device of the peer's side, as far as this packet shows it.
-    #[inline(always)]
-    fn ingress(&self) -> u32 {
-        match self.direction {
-            Direction::Ingress => self.meta.ingress_ifindex,
-            Direction::Egress => FlowValue::UNKNOWN,
-        }
-    }
-
-    #[inline(always)]
-    fn insert(&self, key: &FlowKey, role: Role, ingress: u32) -> Result<(), Reason> {
-        let word = FlowWord::new(self.word.epoch, key.tag(), step(role as u8, self.direction, self.packet));
-        let value = FlowValue::new(word, self.world.tick(), ingress, self.endpoint.workload);
-        match (self.world.insert(key, &value), role) {
-            // The node's own packets are always let in (D3), with state or without.
-            (Err(_), Role::NodeOpened) => Ok(()),
-            (result, _) => result,
-        }
-    }
-
-    /// Renews an entry under the epoch in force. If it was freed and reused meanwhile its tag or word has changed, and it
-    /// is left alone: the next packet is judged.
-    #[inline(always)]
-    fn take_over(&self, flow: &FlowValue, key: &FlowKey, flow_state: u8) -> bool {
-        let current = flow.word.load(Relaxed);
-        let next = FlowWord::new(self.word.epoch, key.tag(), flow_state);
-        let renewed = FlowWord(current).has_tag(key.tag())
-            && flow.word.compare_exchange(current, next.0, Relaxed, Relaxed).is_ok();
-        if renewed {
-            if matches!(self.direction, Direction::Ingress) {
-                flow.ingress.store(self.meta.ingress_ifindex, Relaxed);
-            }
-            flow.touch(self.world.tick());
-        }
-        renewed
-    }
 }

@@ -1,8 +1,37 @@
 //! The policy decision: one pure function, in the kernel, in the tests and in `explain`.
 
-use crate::id::{Address, PeerClass, Row};
+use crate::datapath::{Work, World};
+use crate::id::{Address, Direction, PeerClass, Row};
 use crate::image::{self, AddressEntry, Cell, Image, PortKey};
 use crate::verdict::{Reason, Verdict};
+
+/// A flow of a local workload, as policy sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// In which it was opened.
+    pub direction: Direction,
+    /// Address of the other side.
+    pub peer: &'a Address,
+    /// What the image in force knows of that address.
+    pub entry: Option<AddressEntry>,
+    /// Of its destination.
+    pub port: PortKey,
+}
+
+/// What policy says for the workload of `work`, from the tables that were in force when its run began.
+#[inline(always)]
+pub fn answer<W: World>(world: &W, work: &Work, question: &Question<'_>) -> Verdict {
+    let slot = work.word.slot();
+    let (Some(endpoint), Some(image)) = (world.endpoint(work.meta.ifindex), world.image(slot)) else {
+        return Verdict::Deny(Reason::Internal);
+    };
+    // A workload cannot block access to itself (N19).
+    if endpoint.owner_of(question.peer).is_some() {
+        return Verdict::Allow;
+    }
+    let row = endpoint.row(slot, question.direction);
+    decide(&image, row, question.peer, question.entry, question.port)
+}
 
 /// What policy says of a flow of the workload with `row`: from its peer's side (ingress row) or towards it (egress row).
 ///
@@ -26,7 +55,7 @@ fn look_up<I: Image>(image: &I, row: Row, peer: &Address, entry: Option<AddressE
     let port = image::port_class(image, header, port)?;
     let peer: PeerClass = match entry {
         Some(entry) => entry.class(),
-        None => image::range_class(image, peer)?,
+        None => image.range_class(peer)?,
     };
     image::cell(image, header, row, peer, port)
 }

@@ -9,10 +9,9 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use crate::datapath::Subject;
-use crate::id::{Address, Direction, OwnerId};
+use crate::datapath::Work;
+use crate::id::{Address, OwnerId};
 use crate::limits::DENIAL_WAYS;
-use crate::verdict::Reason;
 
 /// A denied flow. Source port and flags are not part of it: they are those of its first packet.
 #[repr(C)]
@@ -30,9 +29,9 @@ pub struct DenialKey {
     pub ethertype: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// [`Direction`].
+    /// [`Direction`](crate::id::Direction).
     pub direction: u8,
-    /// [`Reason`].
+    /// [`Reason`](crate::verdict::Reason).
     pub reason: u8,
     /// Zero.
     pub pad: u8,
@@ -40,6 +39,7 @@ pub struct DenialKey {
 const _: () = assert!(size_of::<DenialKey>() == 32 && align_of::<DenialKey>() == 4);
 
 impl DenialKey {
+    #[inline(always)]
     fn words(&self) -> [u32; 8] {
         let Address([a, b, c, d]) = self.peer;
         let small = u32::from(self.protocol)
@@ -48,6 +48,13 @@ impl DenialKey {
             | u32::from(self.pad) << 24;
         let wide = u32::from(self.destination_port) | u32::from(self.ethertype) << 16;
         [self.workload.0, self.revision, a, b, c, d, wide, small]
+    }
+
+    /// By words: equality of arrays becomes a call of `memcmp` on the bpf target.
+    #[inline(always)]
+    fn same(&self, other: &Self) -> bool {
+        let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) = (self.words(), other.words());
+        (a ^ i) | (b ^ j) | (c ^ k) | (d ^ l) | (e ^ m) | (f ^ n) | (g ^ o) | (h ^ p) == 0
     }
 
     /// The set for this key. Seeded, so that a sender cannot choose flows that share one.
@@ -134,9 +141,9 @@ const _: () = assert!(size_of::<Counts>() == 24);
 pub struct BusyKey {
     /// The workload's incarnation.
     pub workload: OwnerId,
-    /// [`Direction`].
+    /// [`Direction`](crate::id::Direction).
     pub direction: u8,
-    /// [`Reason`].
+    /// [`Reason`](crate::verdict::Reason).
     pub reason: u8,
     /// Zero.
     pub pad: u16,
@@ -164,39 +171,37 @@ pub trait Events {
     fn closed(&self, place: u32, way: &Way) -> bool;
 }
 
-/// The way of a denied packet before it is counted: key and first packet.
+/// The way of a denied packet before it is counted: key and first packet. `reason` is the number of a
+/// [`Reason`](crate::verdict::Reason).
 #[inline(always)]
-pub fn way_of(direction: Direction, reason: Reason, subject: &Subject, tick: u32) -> Way {
-    let (local, peer) = match direction {
-        Direction::Egress => (subject.seen.source, subject.seen.destination),
-        Direction::Ingress => (subject.seen.destination, subject.seen.source),
-    };
+pub fn way_of(work: &Work, reason: u8, tick: u32) -> Way {
+    let packet = &work.packet;
+    let (local, peer) = packet.sides(work.direction);
     Way {
         generation: 0,
         tick,
         total: 0,
-        source_port: subject.source_port,
-        tcp_flags: subject.tcp_flags,
+        source_port: packet.source_port,
+        tcp_flags: packet.tcp_flags,
         pad: 0,
         key: DenialKey {
-            workload: subject.workload,
-            revision: subject.revision,
-            peer,
-            destination_port: subject.destination_port,
-            ethertype: subject.seen.ethertype,
-            protocol: subject.seen.protocol,
-            direction: direction as u8,
-            reason: reason as u8,
+            workload: work.workload,
+            revision: work.word.revision,
+            peer: *peer,
+            destination_port: packet.destination_port | u16::from(packet.icmp_type),
+            ethertype: packet.ethertype,
+            protocol: packet.protocol,
+            direction: work.direction as u8,
+            reason,
             pad: 0,
         },
-        local,
+        local: *local,
     }
 }
 
 /// Counts a denied packet in its set. `first` comes from [`way_of`].
 #[inline(always)]
 pub fn count<E: Events>(set: &mut WaySet, first: &Way, events: &E) -> Class {
-    let wanted = first.key.words();
     let mut oldest = None;
     let mut oldest_tick = first.tick;
     for place in 0..DENIAL_WAYS {
@@ -205,7 +210,7 @@ pub fn count<E: Events>(set: &mut WaySet, first: &Way, events: &E) -> Class {
             oldest = Some(place);
             break;
         }
-        if way.key.words() == wanted {
+        if way.key.same(&first.key) {
             way.total = way.total.wrapping_add(1);
             way.tick = first.tick;
             return Class::Suppressed;

@@ -5,6 +5,7 @@
 
 use crate::id::{Address, Direction, OwnerId, Row};
 use crate::limits::OWN_ADDRESSES;
+use crate::opaque::opaque;
 
 /// One veth of a local workload. Key: `ifindex & (ENDPOINTS - 1)` in the array, ifindex in the hash for the rest.
 #[repr(C)]
@@ -53,21 +54,26 @@ impl Endpoint {
     /// The owner id of one of the workload's own addresses.
     #[inline(always)]
     pub fn owner_of(&self, address: &Address) -> Option<OwnerId> {
+        let mut found = OwnerId::NONE.0;
         for place in 0..OWN_ADDRESSES {
-            if place as u32 >= self.owned {
+            // A copy each time: what the verifier learns of it here would tell its states apart for ever.
+            if place as u64 >= opaque(u64::from(self.owned)) {
                 break;
             }
-            if self.owners[place] != OwnerId::NONE && self.addresses[place].0 == address.0 {
-                return Some(self.owners[place]);
+            if self.addresses[place] == *address && self.owners[place] != OwnerId::NONE {
+                // The id, and not its place, is what the ways out of this loop have in common.
+                found = opaque(u64::from(self.owners[place].0)) as u32;
+                break;
             }
         }
-        None
+        (found != OwnerId::NONE.0).then_some(OwnerId(found))
     }
 
     /// The row of a direction in a slot.
     #[inline(always)]
     pub fn row(&self, slot: usize, direction: Direction) -> Row {
-        self.rows[slot & 1][direction as usize & 1]
+        // The mask must survive: the verifier does not know that a direction has two values.
+        self.rows[slot & 1][opaque(direction as u64) as usize & 1]
     }
 }
 
@@ -76,11 +82,11 @@ impl Endpoint {
 #[derive(Debug, Default)]
 pub struct Quota {
     /// Flows in the table.
-    pub flows: core::sync::atomic::AtomicU32,
+    pub flows: crate::atomic::AtomicU32,
     /// How many it may have.
-    pub limit: core::sync::atomic::AtomicU32,
+    pub limit: crate::atomic::AtomicU32,
     /// Id of the incarnation that uses the place; 0: it is gone, and the sweep deletes its flows.
-    pub id: core::sync::atomic::AtomicU32,
+    pub id: crate::atomic::AtomicU32,
     /// Zero.
     pub pad: u32,
 }

@@ -2,8 +2,9 @@
 //!
 //! Written by the datapath after an allow verdict, read by it at every further packet. A layout change is an ABI change.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
+use crate::atomic::{AtomicU32, AtomicU64};
 use crate::id::{Address, Direction, OwnerId};
 use crate::packet::{Packet, ProtocolClass, tcp};
 
@@ -23,6 +24,9 @@ pub struct FlowKey {
 const _: () = assert!(size_of::<FlowKey>() == 24 && align_of::<FlowKey>() == 4);
 
 impl FlowKey {
+    /// Nobody's.
+    pub const NONE: Self = Self { owner_and_class: 0, ports: 0, peer: Address::UNSPECIFIED };
+
     /// A key.
     #[inline(always)]
     pub fn new(owner: OwnerId, class: ProtocolClass, local_port: u16, peer_port: u16, peer: &Address) -> Self {
@@ -38,10 +42,16 @@ impl FlowKey {
         OwnerId(self.owner_and_class >> 3)
     }
 
-    /// The protocol class, as its number.
+    /// The protocol class.
     #[inline(always)]
-    pub fn class(&self) -> u8 {
-        (self.owner_and_class & 7) as u8
+    pub fn class(&self) -> ProtocolClass {
+        ProtocolClass::from_bits(self.owner_and_class as u8 & 7)
+    }
+
+    /// The address of the other side.
+    #[inline(always)]
+    pub fn peer(&self) -> &Address {
+        &self.peer
     }
 
     /// Port of the workload, or as [`crate::datapath`] documents.
@@ -135,6 +145,17 @@ impl Role {
         }
     }
 
+    /// The role in state bits; `None`: there is no flow.
+    #[inline(always)]
+    pub fn of_state(state: u8) -> Option<Self> {
+        match state & state::ROLE {
+            1 => Some(Self::WorkloadOpened),
+            2 => Some(Self::PeerOpened),
+            3 => Some(Self::NodeOpened),
+            _ => None,
+        }
+    }
+
     /// The direction in which the flow was opened.
     #[inline(always)]
     pub fn direction(self) -> Direction {
@@ -187,12 +208,7 @@ impl FlowWord {
     /// The stored role; `None` is a corrupt word.
     #[inline(always)]
     pub fn role(self) -> Option<Role> {
-        match self.state() & state::ROLE {
-            1 => Some(Role::WorkloadOpened),
-            2 => Some(Role::PeerOpened),
-            3 => Some(Role::NodeOpened),
-            _ => None,
-        }
+        Role::of_state(self.state())
     }
 
     /// The same word with other state bits.
@@ -237,18 +253,14 @@ pub fn step(current: u8, direction: Direction, packet: &Packet) -> u8 {
 /// How long a flow in a state may be without a packet, in seconds.
 ///
 /// TCP: a connection with Linux's default keepalive (first probe after 7,200 s) never loses its state.
-pub fn idle_limit(class: u8, flow_state: u8) -> u32 {
-    const TCP: u8 = ProtocolClass::Tcp as u8;
-    const UDP: u8 = ProtocolClass::Udp as u8;
-    const SCTP: u8 = ProtocolClass::Sctp as u8;
+pub fn idle_limit(class: ProtocolClass, flow_state: u8) -> u32 {
     let replied = flow_state & state::REPLIED != 0;
     let both_fins = flow_state & (state::FIN_LOCAL | state::FIN_PEER) == state::FIN_LOCAL | state::FIN_PEER;
     match class {
-        TCP if both_fins || flow_state & state::RST != 0 => 10,
-        TCP | SCTP if !replied => 60,
-        TCP | SCTP => 7_800,
-        UDP if !replied => 30,
-        UDP => 180,
-        _ => 30,
+        ProtocolClass::Tcp if both_fins || flow_state & state::RST != 0 => 10,
+        ProtocolClass::Tcp | ProtocolClass::Sctp if !replied => 60,
+        ProtocolClass::Tcp | ProtocolClass::Sctp => 7_800,
+        ProtocolClass::Udp if replied => 180,
+        ProtocolClass::Udp | ProtocolClass::Icmp | ProtocolClass::Icmpv6 | ProtocolClass::Other => 30,
     }
 }

@@ -4,8 +4,23 @@
 ///
 /// Four words that lie in memory as the address lies in a packet: loaded, compared and hashed without a byte swap.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq)]
 pub struct Address(pub [u32; 4]);
+
+// By words: equality of arrays becomes a call of `memcmp` on the bpf target.
+impl PartialEq for Address {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let (Self([a, b, c, d]), Self([e, f, g, h])) = (self, other);
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
+    }
+}
+
+impl core::hash::Hash for Address {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
@@ -163,6 +178,7 @@ impl OwnerId {
 /// The policy in force: which image, and since when flow state must have been judged.
 ///
 /// One u64, stored atomically by user space and read once a program run (design: section 6).
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct PolicyWord {
     /// Counts the images; its lowest bit is the slot. 0: no image yet, everything judged is denied.

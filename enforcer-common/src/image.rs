@@ -60,6 +60,14 @@ pub trait Image {
     fn line(&self, index: u32) -> Option<&Line>;
     /// What is known of exactly this address.
     fn address(&self, address: &Address) -> Option<AddressEntry>;
+    /// The class of an address that is not known exactly. The kernel's tables call [`range_class`] out of line.
+    #[inline(always)]
+    fn range_class(&self, address: &Address) -> Option<PeerClass>
+    where
+        Self: Sized,
+    {
+        range_class(self, address)
+    }
 }
 
 impl<I: Image> Image for &I {
@@ -71,6 +79,11 @@ impl<I: Image> Image for &I {
     #[inline(always)]
     fn address(&self, address: &Address) -> Option<AddressEntry> {
         (*self).address(address)
+    }
+
+    #[inline(always)]
+    fn range_class(&self, address: &Address) -> Option<PeerClass> {
+        (*self).range_class(address)
     }
 }
 
@@ -120,6 +133,7 @@ pub enum Cell {
 }
 
 /// Index of the ports section: protocol and destination port, or ICMP type, or IP protocol number.
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PortKey(u32);
 
@@ -161,6 +175,12 @@ impl PortKey {
     #[inline(always)]
     pub const fn other(protocol: u8) -> Self {
         Self(3 * 65536 + 512 + protocol as u32)
+    }
+
+    /// The key of a place in the ports section; places beyond it have no class.
+    #[inline(always)]
+    pub const fn from_index(index: u32) -> Self {
+        Self(index)
     }
 
     /// The place in the ports section.
@@ -342,12 +362,14 @@ pub fn range_class<I: Image>(image: &I, address: &Address) -> Option<PeerClass> 
     let next = bucket + 1;
     // The range before the bucket's first may reach into the bucket.
     let mut found = first.saturating_sub(1);
-    let mut end = image.line(index_at + next / 16)?.u32(next * 4);
+    // A length that is halved, not an end: both ways through a step leave the verifier one state to follow, not two.
+    let mut length = image.line(index_at + next / 16)?.u32(next * 4).wrapping_sub(found);
     for _ in 0..limits::SEARCH_STEPS {
-        if end.wrapping_sub(found) <= 1 || end < found {
+        if length <= 1 {
             break;
         }
-        let middle = found + (end - found) / 2;
+        let half = length / 2;
+        let middle = found.wrapping_add(half);
         let reached = if v4 {
             u64::from(image.line(starts_at + middle / 16)?.u32(middle * 4)) <= x
         } else {
@@ -357,9 +379,8 @@ pub fn range_class<I: Image>(image: &I, address: &Address) -> Option<PeerClass> 
         };
         if reached {
             found = middle;
-        } else {
-            end = middle;
         }
+        length -= half;
     }
     Some(PeerClass(image.line(classes_at + found / 16)?.u32(found * 4)))
 }

@@ -4,10 +4,12 @@
 //! run [`datapath::run`] over eBPF maps; tests, the oracle comparison and `explain` run the same source over ordinary
 //! memory. Nothing here allocates, logs or reads a clock.
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
+pub mod atomic;
 pub mod datapath;
 pub mod decide;
 pub mod denial;
@@ -15,9 +17,12 @@ pub mod endpoint;
 pub mod event;
 pub mod flow_state;
 pub mod hygiene;
+pub mod icmp_error;
 pub mod id;
 pub mod image;
+pub mod judge;
 pub mod limits;
+pub mod opaque;
 pub mod packet;
 #[cfg(feature = "user")]
 mod pod;

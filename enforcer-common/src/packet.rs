@@ -2,7 +2,7 @@
 //!
 //! Input: an Ethernet frame behind [`PacketBytes`]. Output: a [`Frame`], or the reason for which it is dropped.
 
-use crate::id::Address;
+use crate::id::{Address, Direction};
 use crate::image::PortKey;
 use crate::limits::EXTENSION_HEADERS;
 use crate::verdict::Reason;
@@ -22,6 +22,22 @@ pub trait PacketBytes {
 
 /// Ethernet, IPv6 and TCP header: what [`PacketBytes::fixed`] is asked for at most.
 pub const HEAD: u32 = 14 + 40 + 20;
+
+/// How many bytes of this frame [`PacketBytes::fixed`] will be asked for, from what of it can be read so far. `None`: that
+/// cannot be told; [`HEAD`] is always enough.
+#[inline(always)]
+pub fn linear_need<B: PacketBytes>(bytes: &B) -> Option<u32> {
+    let (at, protocol) = match bytes.ethertype()? {
+        0x0800 => (V4_TRANSPORT, byte::<1>(bytes.fixed::<1>(ETHERNET as usize + 8)?[0])),
+        0x86dd => (V6_TRANSPORT, byte::<2>(bytes.fixed::<1>(ETHERNET as usize + 4)?[0])),
+        _ => return Some(ETHERNET),
+    };
+    Some(match protocol {
+        protocol::TCP => at + 20,
+        protocol::SCTP => at + 16,
+        _ => at + 8,
+    })
+}
 
 /// TCP flags (RFC 9293 section 3.1).
 pub mod tcp {
@@ -76,6 +92,19 @@ pub enum ProtocolClass {
 }
 
 impl ProtocolClass {
+    /// The class with this number.
+    #[inline(always)]
+    pub fn from_bits(number: u8) -> Self {
+        match number {
+            0 => Self::Tcp,
+            1 => Self::Udp,
+            2 => Self::Sctp,
+            3 => Self::Icmp,
+            4 => Self::Icmpv6,
+            _ => Self::Other,
+        }
+    }
+
     #[inline(always)]
     fn of(number: u8, v4: bool) -> Self {
         match number {
@@ -96,20 +125,7 @@ pub enum Frame {
     /// ARP: cannot carry a flow.
     Arp,
     /// IPv4 or IPv6.
-    Ip(Packet),
-}
-
-/// What was read of a frame before it was refused, for the record of the denial.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Seen {
-    /// Ethertype; 0: not even that.
-    pub ethertype: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Source.
-    pub source: Address,
-    /// Destination.
-    pub destination: Address,
+    Ip,
 }
 
 /// What a packet means to flow state.
@@ -126,7 +142,9 @@ pub enum Kind {
     IcmpOther,
 }
 
-/// The headers of an IP packet that a verdict depends on.
+/// The headers of a packet that a verdict depends on, and what the record of a denial shows: of a frame that is refused, as
+/// much as could be read.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Packet {
     /// Source.
@@ -155,6 +173,8 @@ pub struct Packet {
     pub destination_port: u16,
     /// Id of an ICMP echo, else 0.
     pub echo_id: u16,
+    /// Ethertype; 0: not even that.
+    pub ethertype: u16,
     /// Offset of the transport header in the frame.
     pub transport_at: u32,
     /// Bytes from there to the end of the IP packet.
@@ -162,6 +182,35 @@ pub struct Packet {
 }
 
 impl Packet {
+    /// Nothing was read.
+    pub const EMPTY: Self = Self {
+        source: Address::UNSPECIFIED,
+        destination: Address::UNSPECIFIED,
+        protocol: 0,
+        class: ProtocolClass::Other,
+        kind: Kind::Following,
+        tcp_flags: 0,
+        has_payload: false,
+        icmp_type: 0,
+        icmp_code: 0,
+        hop_limit: 0,
+        source_port: 0,
+        destination_port: 0,
+        echo_id: 0,
+        ethertype: 0,
+        transport_at: 0,
+        transport_length: 0,
+    };
+
+    /// The workload's address and its peer's.
+    #[inline(always)]
+    pub fn sides(&self, direction: Direction) -> (&Address, &Address) {
+        match direction {
+            Direction::Egress => (&self.source, &self.destination),
+            Direction::Ingress => (&self.destination, &self.source),
+        }
+    }
+
     /// An ICMP or ICMPv6 echo reply.
     #[inline(always)]
     pub fn is_echo_reply(&self) -> bool {
@@ -220,17 +269,28 @@ pub fn port_key(class: ProtocolClass, number: u8, port: u16, icmp_type: u8) -> P
     }
 }
 
-/// Parses a frame; `seen` gets what could be read even if the frame is refused.
+/// Parses a frame into `out`, which gets what could be read even if the frame is refused.
+///
+/// Each way out writes `out` itself: values that meet behind the parser would all have to be kept on the stack.
 #[inline(always)]
-pub fn parse<B: PacketBytes>(bytes: &B, seen: &mut Seen) -> Result<Frame, Reason> {
-    seen.ethertype = bytes.ethertype().ok_or(Reason::Ethertype)?;
-    match seen.ethertype {
-        0x0800 => parse_v4(bytes, seen),
-        0x86dd => parse_v6(bytes, seen),
+pub fn parse<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reason> {
+    let Some(ethertype) = bytes.ethertype() else {
+        return refuse(out, &Packet::EMPTY, Reason::Ethertype);
+    };
+    let packet = Packet { ethertype, ..Packet::EMPTY };
+    match ethertype {
+        0x0800 => parse_v4(bytes, out, packet),
+        0x86dd => parse_v6(bytes, out, packet),
         0x0806 => Ok(Frame::Arp),
-        0x8100 | 0x88a8 | 0x9100 => Err(Reason::Vlan),
-        _ => Err(Reason::Ethertype),
+        0x8100 | 0x88a8 | 0x9100 => refuse(out, &packet, Reason::Vlan),
+        _ => refuse(out, &packet, Reason::Ethertype),
     }
+}
+
+#[inline(always)]
+fn refuse(out: &mut Packet, packet: &Packet, reason: Reason) -> Result<Frame, Reason> {
+    *out = *packet;
+    Err(reason)
 }
 
 /// Byte `N` of the four that lie in memory as `word`.
@@ -250,63 +310,75 @@ const V4_TRANSPORT: u32 = ETHERNET + 20;
 const V6_TRANSPORT: u32 = ETHERNET + 40;
 
 #[inline(always)]
-fn parse_v4<B: PacketBytes>(bytes: &B, seen: &mut Seen) -> Result<Frame, Reason> {
+fn parse_v4<B: PacketBytes>(bytes: &B, out: &mut Packet, packet: Packet) -> Result<Frame, Reason> {
     let Some([first, fragment, third, source, destination]) = bytes.fixed::<5>(ETHERNET as usize) else {
-        return Err(Reason::IpMalformed);
+        return refuse(out, &packet, Reason::IpMalformed);
     };
-    let (source, destination) = (Address::v4(source), Address::v4(destination));
-    *seen = Seen { protocol: byte::<1>(third), source, destination, ..*seen };
-    if byte::<0>(first) != 0x45 {
-        return Err(if byte::<0>(first) > 0x45 && byte::<0>(first) <= 0x4f {
-            Reason::IpOptions
-        } else {
-            Reason::IpMalformed
-        });
-    }
     let mut total = u32::from(half::<1>(first));
     if total == 0 && bytes.length() > 0xffff {
         // An offloaded packet of over 64 KiB has no room for its length (kernel: BIG TCP, `iph_totlen`).
         total = bytes.length() - ETHERNET;
     }
+    let packet = Packet {
+        source: Address::v4(source),
+        destination: Address::v4(destination),
+        protocol: byte::<1>(third),
+        hop_limit: byte::<0>(third),
+        transport_at: V4_TRANSPORT,
+        transport_length: total.wrapping_sub(20),
+        ..packet
+    };
+    if byte::<0>(first) != 0x45 {
+        let options = byte::<0>(first) > 0x45 && byte::<0>(first) <= 0x4f;
+        return refuse(out, &packet, if options { Reason::IpOptions } else { Reason::IpMalformed });
+    }
     if total < 20 || total > bytes.length().saturating_sub(ETHERNET) {
-        return Err(Reason::IpMalformed);
+        return refuse(out, &packet, Reason::IpMalformed);
     }
     // More fragments, or an offset.
     if half::<1>(fragment) & 0x3fff != 0 {
-        return Err(Reason::Fragment);
+        return refuse(out, &packet, Reason::Fragment);
     }
-    let place = Place::<true> { at: V4_TRANSPORT, length: total - 20 };
-    let ip = Ip { source, destination, protocol: byte::<1>(third), hop_limit: byte::<0>(third), v4: true };
-    transport(bytes, place, ip)
+    transport::<B, true>(bytes, out, packet, true)
 }
 
 #[inline(always)]
-fn parse_v6<B: PacketBytes>(bytes: &B, seen: &mut Seen) -> Result<Frame, Reason> {
+fn parse_v6<B: PacketBytes>(bytes: &B, out: &mut Packet, packet: Packet) -> Result<Frame, Reason> {
     let Some([first, second, addresses @ ..]) = bytes.fixed::<10>(ETHERNET as usize) else {
-        return Err(Reason::IpMalformed);
+        return refuse(out, &packet, Reason::IpMalformed);
     };
     let (source, destination) = split(addresses);
-    *seen = Seen { protocol: byte::<2>(second), source, destination, ..*seen };
-    if byte::<0>(first) >> 4 != 6 {
-        return Err(Reason::IpMalformed);
-    }
     let mut length = u32::from(half::<0>(second));
     if length == 0 && bytes.length() > 0xffff {
         length = bytes.length() - V6_TRANSPORT;
     }
-    if length > bytes.length().saturating_sub(V6_TRANSPORT) {
-        return Err(Reason::IpMalformed);
+    let mut packet = Packet {
+        source,
+        destination,
+        protocol: byte::<2>(second),
+        hop_limit: byte::<3>(second),
+        transport_at: V6_TRANSPORT,
+        transport_length: length,
+        ..packet
+    };
+    let malformed = byte::<0>(first) >> 4 != 6
+        || length > bytes.length().saturating_sub(V6_TRANSPORT)
+        || source.is_v4()
+        || destination.is_v4();
+    if malformed {
+        return refuse(out, &packet, Reason::IpMalformed);
     }
-    if source.is_v4() || destination.is_v4() {
-        return Err(Reason::IpMalformed);
+    if !is_extension(packet.protocol) {
+        return transport::<B, true>(bytes, out, packet, false);
     }
-    let next = byte::<2>(second);
-    let ip = Ip { source, destination, protocol: next, hop_limit: byte::<3>(second), v4: false };
-    if is_extension(next) {
-        let (protocol, at, length) = walk(bytes, next, length)?;
-        transport(bytes, Place::<false> { at, length }, Ip { protocol, ..ip })
-    } else {
-        transport(bytes, Place::<true> { at: V6_TRANSPORT, length }, ip)
+    match walk(bytes, packet.protocol, length) {
+        Ok((protocol, at, length)) => {
+            packet.protocol = protocol;
+            packet.transport_at = at;
+            packet.transport_length = length;
+            transport::<B, false>(bytes, out, packet, false)
+        }
+        Err(reason) => refuse(out, &packet, reason),
     }
 }
 
@@ -354,109 +426,89 @@ fn walk<B: PacketBytes>(bytes: &B, first: u8, length: u32) -> Result<(u8, u32, u
     if is_extension(next) { Err(Reason::ExtensionHeader) } else { Ok((next, at, left)) }
 }
 
-#[derive(Clone, Copy)]
-struct Ip {
-    source: Address,
-    destination: Address,
-    protocol: u8,
-    hop_limit: u8,
-    v4: bool,
-}
-
-/// Where the transport header is. `FIXED`: at a constant offset, which direct access to the packet needs.
-#[derive(Clone, Copy)]
-struct Place<const FIXED: bool> {
-    at: u32,
-    length: u32,
-}
-
-impl<const FIXED: bool> Place<FIXED> {
-    #[inline(always)]
-    fn read<const N: usize, B: PacketBytes>(self, bytes: &B) -> Option<[u32; N]> {
-        if FIXED { bytes.fixed::<N>(self.at as usize) } else { bytes.at::<N>(self.at) }
-    }
+/// `FIXED`: the transport header is at a constant offset, which direct access to the packet needs.
+#[inline(always)]
+fn read<const N: usize, const FIXED: bool, B: PacketBytes>(bytes: &B, packet: &Packet) -> Option<[u32; N]> {
+    if FIXED { bytes.fixed::<N>(packet.transport_at as usize) } else { bytes.at::<N>(packet.transport_at) }
 }
 
 #[inline(always)]
-fn transport<B: PacketBytes, const FIXED: bool>(bytes: &B, place: Place<FIXED>, ip: Ip) -> Result<Frame, Reason> {
-    let Ip { source, destination, protocol, hop_limit, v4 } = ip;
-    let mut packet = Packet {
-        source,
-        destination,
-        protocol,
-        class: ProtocolClass::of(protocol, v4),
-        kind: Kind::Following,
-        tcp_flags: 0,
-        has_payload: false,
-        icmp_type: 0,
-        icmp_code: 0,
-        hop_limit,
-        source_port: 0,
-        destination_port: 0,
-        echo_id: 0,
-        transport_at: place.at,
-        transport_length: place.length,
+fn transport<B: PacketBytes, const FIXED: bool>(
+    bytes: &B,
+    out: &mut Packet,
+    mut packet: Packet,
+    v4: bool,
+) -> Result<Frame, Reason> {
+    packet.class = ProtocolClass::of(packet.protocol, v4);
+    let whole = match packet.class {
+        ProtocolClass::Tcp => tcp_header::<B, FIXED>(bytes, &mut packet),
+        ProtocolClass::Udp => udp_header::<B, FIXED>(bytes, &mut packet),
+        ProtocolClass::Sctp => sctp_header::<B, FIXED>(bytes, &mut packet),
+        ProtocolClass::Icmp | ProtocolClass::Icmpv6 => icmp_header::<B, FIXED>(bytes, &mut packet, v4),
+        ProtocolClass::Other => Some(()),
     };
-    match packet.class {
-        ProtocolClass::Tcp => {
-            let Some([ports, _, _, fourth, _]) = place.read::<5, B>(bytes) else {
-                return Err(Reason::L4Short);
-            };
-            let offset = u32::from(byte::<0>(fourth) >> 4) * 4;
-            if place.length < 20 || offset < 20 || offset > place.length {
-                return Err(Reason::L4Short);
-            }
-            packet.tcp_flags = byte::<1>(fourth);
-            packet.has_payload = offset < place.length;
-            packet.source_port = half::<0>(ports);
-            packet.destination_port = half::<1>(ports);
-            if byte::<1>(fourth) & (tcp::SYN | tcp::ACK) == tcp::SYN {
-                packet.kind = Kind::Opening;
-            }
-        }
-        ProtocolClass::Udp => {
-            let Some([ports, second]) = place.read::<2, B>(bytes) else {
-                return Err(Reason::L4Short);
-            };
-            let length = u32::from(half::<0>(second));
-            let jumbo = length == 0 && place.length > 0xffff;
-            if place.length < 8 || !jumbo && (length < 8 || length > place.length) {
-                return Err(Reason::L4Short);
-            }
-            packet.source_port = half::<0>(ports);
-            packet.destination_port = half::<1>(ports);
-        }
-        ProtocolClass::Sctp => {
-            // Common header (RFC 9260 section 3.1) and the type of the first chunk: there is no packet without one.
-            let Some([ports, _, _, chunk]) = place.read::<4, B>(bytes) else {
-                return Err(Reason::L4Short);
-            };
-            if place.length < 16 {
-                return Err(Reason::L4Short);
-            }
-            packet.source_port = half::<0>(ports);
-            packet.destination_port = half::<1>(ports);
-            if byte::<0>(chunk) == 1 {
-                packet.kind = Kind::Opening;
-            }
-        }
-        ProtocolClass::Icmp | ProtocolClass::Icmpv6 => {
-            let Some([first, second]) = place.read::<2, B>(bytes) else {
-                return Err(Reason::L4Short);
-            };
-            if place.length < 8 {
-                return Err(Reason::L4Short);
-            }
-            packet.icmp_type = byte::<0>(first);
-            packet.icmp_code = byte::<1>(first);
-            packet.kind = icmp_kind(v4, byte::<0>(first));
-            if matches!(packet.kind, Kind::Opening) || packet.is_echo_reply() {
-                packet.echo_id = half::<0>(second);
-            }
-        }
-        ProtocolClass::Other => {}
+    *out = packet;
+    whole.map(|()| Frame::Ip).ok_or(Reason::L4Short)
+}
+
+#[inline(always)]
+fn tcp_header<B: PacketBytes, const FIXED: bool>(bytes: &B, packet: &mut Packet) -> Option<()> {
+    let [ports, _, _, fourth, _] = read::<5, FIXED, B>(bytes, packet)?;
+    let offset = u32::from(byte::<0>(fourth) >> 4) * 4;
+    if packet.transport_length < 20 || offset < 20 || offset > packet.transport_length {
+        return None;
     }
-    Ok(Frame::Ip(packet))
+    packet.tcp_flags = byte::<1>(fourth);
+    packet.has_payload = offset < packet.transport_length;
+    packet.source_port = half::<0>(ports);
+    packet.destination_port = half::<1>(ports);
+    if byte::<1>(fourth) & (tcp::SYN | tcp::ACK) == tcp::SYN {
+        packet.kind = Kind::Opening;
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn udp_header<B: PacketBytes, const FIXED: bool>(bytes: &B, packet: &mut Packet) -> Option<()> {
+    let [ports, second] = read::<2, FIXED, B>(bytes, packet)?;
+    let length = u32::from(half::<0>(second));
+    let jumbo = length == 0 && packet.transport_length > 0xffff;
+    if packet.transport_length < 8 || !jumbo && (length < 8 || length > packet.transport_length) {
+        return None;
+    }
+    packet.source_port = half::<0>(ports);
+    packet.destination_port = half::<1>(ports);
+    Some(())
+}
+
+/// Common header (RFC 9260 section 3.1) and the type of the first chunk: there is no packet without one.
+#[inline(always)]
+fn sctp_header<B: PacketBytes, const FIXED: bool>(bytes: &B, packet: &mut Packet) -> Option<()> {
+    let [ports, _, _, chunk] = read::<4, FIXED, B>(bytes, packet)?;
+    if packet.transport_length < 16 {
+        return None;
+    }
+    packet.source_port = half::<0>(ports);
+    packet.destination_port = half::<1>(ports);
+    if byte::<0>(chunk) == 1 {
+        packet.kind = Kind::Opening;
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn icmp_header<B: PacketBytes, const FIXED: bool>(bytes: &B, packet: &mut Packet, v4: bool) -> Option<()> {
+    let [first, second] = read::<2, FIXED, B>(bytes, packet)?;
+    if packet.transport_length < 8 {
+        return None;
+    }
+    packet.icmp_type = byte::<0>(first);
+    packet.icmp_code = byte::<1>(first);
+    packet.kind = icmp_kind(v4, byte::<0>(first));
+    if matches!(packet.kind, Kind::Opening) || packet.is_echo_reply() {
+        packet.echo_id = half::<0>(second);
+    }
+    Some(())
 }
 
 #[inline(always)]

@@ -1,2 +1,92 @@
-//! Stub.
+//! The tcx programs on the host side of a container's veth: entry points only.
+//!
+//! Input: an skb and the maps of `maps.rs`. Output: the kernel's verdict code. What is decided is decided by
+//! `enforcer_common::datapath::run`; the modules here are that function's view of the kernel.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(
+    target_arch = "bpf",
+    allow(unsafe_code, reason = "maps, packet memory and helpers are raw pointers to the kernel")
+)]
+#![deny(clippy::wildcard_enum_match_arm)]
+
+#[cfg(target_arch = "bpf")]
+mod context;
+#[cfg(target_arch = "bpf")]
+mod emit;
+#[cfg(target_arch = "bpf")]
+mod lookup;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod sweep;
+
+#[cfg(target_arch = "bpf")]
+mod programs {
+    use aya_ebpf::bindings::__sk_buff;
+    use enforcer_common::{datapath, id::Direction, verdict::Verdict};
+
+    use crate::{context, emit, lookup::Maps, maps::SCRATCH, sweep};
+
+    /// Let the next program of the chain, or the stack, have the packet: an OK would end the chain.
+    const TCX_NEXT: i32 = -1;
+    /// Drop.
+    const TC_ACT_SHOT: i32 = 2;
+
+    // Not by aya's macro: it wraps the body in a function of its own, and a call costs as much as a quarter of the verdict.
+
+    /// tcx ingress on the host side: what the workload sends.
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "classifier")]
+    fn from_workload(skb: *mut __sk_buff) -> i32 {
+        judge(skb, Direction::Egress)
+    }
+
+    /// tcx egress on the host side: what the workload gets.
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "classifier")]
+    fn to_workload(skb: *mut __sk_buff) -> i32 {
+        judge(skb, Direction::Ingress)
+    }
+
+    /// Frees idle flows and those of workloads that are gone; run by the daemon's timer, never attached. Returns how many.
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "classifier")]
+    fn sweep(_: *mut __sk_buff) -> i32 {
+        sweep::run()
+    }
+
+    #[inline(always)]
+    fn judge(skb: *mut __sk_buff, direction: Direction) -> i32 {
+        let Some(work) = SCRATCH.get_ptr_mut(0) else {
+            return TC_ACT_SHOT;
+        };
+        // SAFETY: this CPU's place, and programs of this kind do not interrupt each other on a CPU.
+        let work = unsafe { &mut *work };
+        let (maps, meta) = (Maps { skb }, context::meta(skb));
+        let verdict = match context::Bytes::of(skb) {
+            Some(bytes) => datapath::run(&maps, direction, &meta, &bytes, work),
+            None => datapath::unreadable(&maps, direction, &meta, work),
+        };
+        match verdict {
+            Verdict::Allow => TCX_NEXT,
+            Verdict::Deny(reason) => {
+                emit::count_denied(work, reason as u32);
+                TC_ACT_SHOT
+            }
+        }
+    }
+
+    /// No helper that is called here is reserved to GPL programs.
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "license")]
+    static LICENSE: [u8; 11] = *b"Apache-2.0\0";
+
+    #[panic_handler]
+    fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+        // The verifier refuses a program that could get here.
+        loop {}
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -43,19 +43,13 @@ fn measure(what: &str, (policies, snapshot): (Vec<Policy>, Snapshot)) {
 }
 
 fn at() -> SourceLocation {
-    SourceLocation {
-        file: "made.yaml".into(),
-        line: 1,
-    }
+    SourceLocation { file: "made.yaml".into(), line: 1 }
 }
 
 fn identity(place: usize) -> Identity {
     let (namespace, app) = (place % 50, place / 50 % 20);
     Identity {
-        name: WorkloadName {
-            namespace: format!("ns{namespace}"),
-            name: format!("pod{place}"),
-        },
+        name: WorkloadName { namespace: format!("ns{namespace}"), name: format!("pod{place}") },
         // As a runtime names them: no two workloads have the same labels.
         labels: Labels::from([
             ("app".to_owned(), format!("app{app}")),
@@ -80,30 +74,18 @@ fn snapshot(remote: usize) -> Snapshot {
     Snapshot {
         local: local.collect(),
         remote: (LOCAL..LOCAL + remote)
-            .map(|place| RemoteWorkload {
-                identity: identity(place),
-                addresses: BTreeSet::from([address(place)]),
-            })
+            .map(|place| RemoteWorkload { identity: identity(place), addresses: BTreeSet::from([address(place)]) })
             .collect(),
         ..Snapshot::default()
     }
 }
 
 fn app(number: usize) -> LabelSelector {
-    LabelSelector {
-        requirements: vec![Requirement::In(
-            "app".to_owned(),
-            BTreeSet::from([format!("app{number}")]),
-        )],
-    }
+    LabelSelector { requirements: vec![Requirement::In("app".to_owned(), BTreeSet::from([format!("app{number}")]))] }
 }
 
 fn tcp(port: usize) -> Ports {
-    Ports::Only(vec![PortSpec::Range {
-        transport: Transport::Tcp,
-        first: port as u16,
-        last: port as u16,
-    }])
+    Ports::Only(vec![PortSpec::Range { transport: Transport::Tcp, first: port as u16, last: port as u16 }])
 }
 
 fn policy(namespace: usize, name: usize, subject: LabelSelector, rules: [Vec<Rule>; 2]) -> Policy {
@@ -122,18 +104,11 @@ fn policy(namespace: usize, name: usize, subject: LabelSelector, rules: [Vec<Rul
 }
 
 fn rule(peer: Peer, ports: Ports) -> Rule {
-    Rule {
-        at: at(),
-        peers: Peers::Only(vec![peer]),
-        ports,
-    }
+    Rule { at: at(), peers: Peers::Only(vec![peer]), ports }
 }
 
 fn services() -> (Vec<Policy>, Snapshot) {
-    let pods = |namespaces, number| Peer::Workloads {
-        namespaces,
-        workloads: app(number),
-    };
+    let pods = |namespaces, number| Peer::Workloads { namespaces, workloads: app(number) };
     let everywhere = || NamespaceScope::Matching(LabelSelector::default());
     let policies = (0..1_000).map(|place| {
         let number = place / 50;
@@ -141,16 +116,11 @@ fn services() -> (Vec<Policy>, Snapshot) {
             rule(pods(NamespaceScope::Own, (number + 1) % 20), tcp(8000 + place % 160)),
             rule(pods(everywhere(), (number + 2) % 20), tcp(9000)),
         ];
-        let outside = Peer::Cidr {
-            cidr: network(0, 0),
-            except: vec![network(0x0a00_0000, 8), network(0xac10_0000, 12)],
-        };
+        let outside =
+            Peer::Cidr { cidr: network(0, 0), except: vec![network(0x0a00_0000, 8), network(0xac10_0000, 12)] };
         let egress = vec![
             rule(outside, tcp(443)),
-            rule(
-                pods(NamespaceScope::Own, (number + 3) % 20),
-                tcp(8000 + place * 7 % 160),
-            ),
+            rule(pods(NamespaceScope::Own, (number + 3) % 20), tcp(8000 + place * 7 % 160)),
         ];
         policy(place % 50, place, app(number), [ingress, egress])
     });
@@ -166,20 +136,13 @@ fn blocks() -> (Vec<Policy>, Snapshot) {
         // Spread by a multiplicative hash; /20 to /32.
         let prefix = 20 + (place % 13) as u8;
         let address = (place as u32).wrapping_mul(0x9e37_79b1) >> (32 - u32::from(prefix)) << (32 - u32::from(prefix));
-        let peer = Peer::Cidr {
-            cidr: network(address, prefix),
-            except: Vec::new(),
-        };
+        let peer = Peer::Cidr { cidr: network(address, prefix), except: Vec::new() };
         rule(peer, tcp(1_000 + place * 31 % 500))
     });
     let rules: Vec<Rule> = rules.collect();
-    let policies = rules.chunks(1_000).enumerate().map(|(place, rules)| {
-        policy(
-            place % 50,
-            place,
-            LabelSelector::default(),
-            [rules.to_vec(), Vec::new()],
-        )
-    });
+    let policies = rules
+        .chunks(1_000)
+        .enumerate()
+        .map(|(place, rules)| policy(place % 50, place, LabelSelector::default(), [rules.to_vec(), Vec::new()]));
     (policies.collect(), snapshot(0))
 }

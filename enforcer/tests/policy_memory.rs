@@ -86,73 +86,27 @@ type Case = (&'static str, &'static str, fn() -> String);
 /// Name, how the message begins or what it contains ("" for a file that is taken), and the text.
 const CASES: &[Case] = &[
     ("rules", "", || documents(99_000, 198_000, RULES, |_| "{},".into(), "]")),
-    ("rules of one document", "more than 100000", || {
-        repeated(&(header(0) + "  " + RULES), "{},")
-    }),
-    ("rules of all documents", "more than 500000", || {
-        documents(90_000, 540_000, RULES, |_| "{},".into(), "]")
-    }),
-    ("ports", "", || {
-        documents(99_000, 198_000, PORTS, |_| "{},".into(), "]}]")
-    }),
-    ("named ports", "", || {
-        documents(33_000, 66_000, PORTS, |i| format!("{{port: abcdefgh-{i}}},"), "]}]")
-    }),
-    ("peers", "", || {
-        documents(33_000, 99_000, PEERS, |_| "{podSelector: {}},".into(), "]}]")
-    }),
+    ("rules of one document", "more than 100000", || repeated(&(header(0) + "  " + RULES), "{},")),
+    ("rules of all documents", "more than 500000", || documents(90_000, 540_000, RULES, |_| "{},".into(), "]")),
+    ("ports", "", || documents(99_000, 198_000, PORTS, |_| "{},".into(), "]}]")),
+    ("named ports", "", || documents(33_000, 66_000, PORTS, |i| format!("{{port: abcdefgh-{i}}},"), "]}]")),
+    ("peers", "", || documents(33_000, 99_000, PEERS, |_| "{podSelector: {}},".into(), "]}]")),
     ("addresses", "", || {
-        documents(
-            19_000,
-            95_000,
-            PEERS,
-            |i| format!("{{ipBlock: {{cidr: 10.0.0.0/{}}}}},", i % 32),
-            "]}]",
-        )
+        documents(19_000, 95_000, PEERS, |i| format!("{{ipBlock: {{cidr: 10.0.0.0/{}}}}},", i % 32), "]}]")
     }),
-    ("exceptions", "", || {
-        documents(
-            99_000,
-            297_000,
-            EXCEPT,
-            |i| format!("fd00::{:x}/128,", i % 60_000),
-            "]}}]}]",
-        )
-    }),
+    ("exceptions", "", || documents(99_000, 297_000, EXCEPT, |i| format!("fd00::{:x}/128,", i % 60_000), "]}}]}]")),
     ("masked exceptions", "", || {
-        documents(
-            99_000,
-            297_000,
-            EXCEPT,
-            |i| format!("fd00::{:x}/12,", i % 60_000),
-            "]}}]}]",
-        )
+        documents(99_000, 297_000, EXCEPT, |i| format!("fd00::{:x}/12,", i % 60_000), "]}}]}]")
     }),
     ("labels", "", || {
-        documents(
-            49_000,
-            49_000,
-            LABELS,
-            |i| format!("abcdefghijklmn{i}: abcdefghijklmn{i},"),
-            "}}}]}]",
-        )
+        documents(49_000, 49_000, LABELS, |i| format!("abcdefghijklmn{i}: abcdefghijklmn{i},"), "}}}]}]")
     }),
-    ("too many labels", "more than 50000", || {
-        documents(40_000, 240_000, LABELS, |i| format!("a{i}: b,"), "}}}]}]")
-    }),
-    ("values", "", || {
-        documents(99_000, 198_000, VALUES, |i| format!("a{i},"), "]}]}}]}]")
-    }),
-    ("policies", "", || {
-        (0..20_000).map(|i| header(i) + "  podSelector: {}\n").collect()
-    }),
+    ("too many labels", "more than 50000", || documents(40_000, 240_000, LABELS, |i| format!("a{i}: b,"), "}}}]}]")),
+    ("values", "", || documents(99_000, 198_000, VALUES, |i| format!("a{i},"), "]}]}}]}]")),
+    ("policies", "", || (0..20_000).map(|i| header(i) + "  podSelector: {}\n").collect()),
     ("bad policies", "too many errors", || repeated("", "---\nkind: x\n")),
-    ("bad rules", "more errors", || {
-        documents(99_000, 99_000, PEERS, |_| "{},".into(), "]}]")
-    }),
-    ("annotations", "more than 100000", || {
-        repeated(&(header(0) + "status: ["), "a,")
-    }),
+    ("bad rules", "more errors", || documents(99_000, 99_000, PEERS, |_| "{},".into(), "]}]")),
+    ("annotations", "more than 100000", || repeated(&(header(0) + "status: ["), "a,")),
     ("complex keys", "", || {
         let mut text = documents(1, 1, "ingress: []", |_| String::new(), "") + "status: {";
         for key in 0..20_000 {
@@ -166,15 +120,11 @@ const CASES: &[Case] = &[
     ("one plain scalar", "expected a map", || repeated("", "a")),
     ("a folded scalar", "expected a map", || repeated("\"", "a\n\n") + "\""),
     ("a long kind", "unknown kind", || repeated("apiVersion: a\nkind: ", "a")),
-    ("a long name", "not a legal name", || {
-        header(0).replace("p0", &"a".repeat(FILE - 200)) + "  podSelector: {}\n"
-    }),
+    ("a long name", "not a legal name", || header(0).replace("p0", &"a".repeat(FILE - 200)) + "  podSelector: {}\n"),
     ("a long value", "not a legal label value", || {
         documents(1, 1, LABELS, |_| format!("a: {}", "é".repeat(FILE / 2 - 200)), "}}}]}]")
     }),
-    ("a long key", "not valid YAML", || {
-        header(0) + "  " + &"a".repeat(FILE - 200) + ": b\n"
-    }),
+    ("a long key", "not valid YAML", || header(0) + "  " + &"a".repeat(FILE - 200) + ": b\n"),
     ("a long tag", "not valid YAML", || repeated("!", "a")),
     ("a line with an error at its end", "neither a port", || {
         documents(
@@ -182,11 +132,7 @@ const CASES: &[Case] = &[
             90_000,
             PORTS,
             |i| {
-                if i < 89_999 {
-                    "{},".to_owned() + &" ".repeat(80)
-                } else {
-                    "{port: A}".into()
-                }
+                if i < 89_999 { "{},".to_owned() + &" ".repeat(80) } else { "{port: A}".into() }
             },
             "]}]",
         )
@@ -201,21 +147,15 @@ const CASES: &[Case] = &[
         })
     }),
     ("anchors", "expand to too much", || repeated("a: [", "&a b,")),
-    ("an anchor on everything", "expand to too much", || {
-        repeated("&a {b: [", "bbbbbbbbbb,")
-    }),
-    ("aliases", "expand to too much", || {
-        repeated("a: &a [b, b, b, b, b, b, b, b]\nc: [", "*a,")
-    }),
+    ("an anchor on everything", "expand to too much", || repeated("&a {b: [", "bbbbbbbbbb,")),
+    ("aliases", "expand to too much", || repeated("a: &a [b, b, b, b, b, b, b, b]\nc: [", "*a,")),
     ("quotes", "expected a map", || repeated("'", "''") + "'"),
     ("carriage returns", "expected a map", || repeated("a", "\r")),
 ];
 
 /// Of this thread, so that a busy machine fails no test.
 fn cpu_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
-        .expect("the clock of this thread")
-        .into()
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("the clock of this thread").into()
 }
 
 #[test]
@@ -225,12 +165,7 @@ fn hostile_files_cost_less_than_64_mib() {
     for (name, expected, text) in CASES {
         let mut text = text();
         // Some cases close their last bracket behind the limit.
-        text.truncate(
-            (0..=FILE.min(text.len()))
-                .rev()
-                .find(|&at| text.is_char_boundary(at))
-                .unwrap(),
-        );
+        text.truncate((0..=FILE.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap());
         let size = text.len();
         std::fs::write(directory.path().join("hostile.yaml"), text).unwrap();
         let before = LIVE.load(Ordering::Relaxed);
@@ -238,20 +173,14 @@ fn hostile_files_cost_less_than_64_mib() {
         let start = cpu_time();
         let result = load::load(directory.path()).map_err(|errors| errors.to_string());
         let (took, grown) = (cpu_time().saturating_sub(start), PEAK.load(Ordering::Relaxed) - before);
-        let ending = result
-            .as_ref()
-            .map_or_else(|error| error.lines().next().unwrap(), |_| "taken");
+        let ending = result.as_ref().map_or_else(|error| error.lines().next().unwrap(), |_| "taken");
         println!("{name}: {size} bytes, {} KiB, {took:?}: {ending}", grown >> 10);
         let is_expected = match &result {
             Ok(_) => expected.is_empty(),
             Err(error) => !expected.is_empty() && error.contains(expected) && error.len() < 64 << 10,
         };
         if !is_expected || grown >= 64 * MIB || took > Duration::from_secs(30) {
-            wrong.push(format!(
-                "{name}: {} KiB, {took:?}: {:.1000}",
-                grown >> 10,
-                result.err().unwrap_or_default()
-            ));
+            wrong.push(format!("{name}: {} KiB, {took:?}: {:.1000}", grown >> 10, result.err().unwrap_or_default()));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));

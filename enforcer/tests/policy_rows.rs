@@ -25,27 +25,15 @@ struct Step {
 
 /// The policies of a text, checked to be of one kind, without what must differ: kind and places.
 fn model(what: &str, kind: PolicyKind, text: String) -> Vec<Policy> {
-    let nowhere = SourceLocation {
-        file: Arc::from(""),
-        line: 0,
-    };
-    let placeless = |rule: Rule| Rule {
-        at: nowhere.clone(),
-        ..rule
-    };
+    let nowhere = SourceLocation { file: Arc::from(""), line: 0 };
+    let placeless = |rule: Rule| Rule { at: nowhere.clone(), ..rule };
     let path = Arc::from("rows.yaml");
     let loaded = from_sources(vec![SourceFile { path, text }]).unwrap_or_else(|error| panic!("{what}\n{error}"));
     let policies = loaded.set.policies.into_iter().map(|policy| {
         assert_eq!(policy.kind, kind, "{what}");
         let ingress = policy.ingress.into_iter().map(placeless).collect();
         let egress = policy.egress.into_iter().map(placeless).collect();
-        Policy {
-            kind: PolicyKind::NetworkPolicy,
-            at: nowhere.clone(),
-            ingress,
-            egress,
-            ..policy
-        }
+        Policy { kind: PolicyKind::NetworkPolicy, at: nowhere.clone(), ingress, egress, ..policy }
     });
     policies.collect()
 }
@@ -54,21 +42,11 @@ fn model(what: &str, kind: PolicyKind, text: String) -> Vec<Policy> {
 fn every_row_says_the_same_in_both_kinds() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance_rows.yaml");
     let rows: Vec<Row> = serde_yaml::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
-    assert!(
-        rows.iter().map(|row| row.number).eq(1..=48),
-        "the 48 rows with traffic, in their order"
-    );
+    assert!(rows.iter().map(|row| row.number).eq(1..=48), "the 48 rows with traffic, in their order");
     let mut sets = BTreeSet::new();
     for Row { number, title, steps } in rows {
         assert!(!steps.is_empty());
-        for (
-            index,
-            Step {
-                network_policies,
-                flow_policies,
-            },
-        ) in steps.into_iter().enumerate()
-        {
+        for (index, Step { network_policies, flow_policies }) in steps.into_iter().enumerate() {
             let what = format!("row {number} step {index}: {title}");
             let expected = model(&what, PolicyKind::NetworkPolicy, network_policies);
             let translated = model(&what, PolicyKind::FlowPolicy, flow_policies);

@@ -32,11 +32,7 @@ impl Podman {
     /// With an image, and a network `net` of `10.231.0.0/24` and `fd31::/64`.
     fn new(lab: &Lab) -> Self {
         let directory = tempfile::Builder::new().prefix("enf-podman-").tempdir().unwrap();
-        let podman = Self {
-            directory,
-            prefix: lab.prefix.clone(),
-            service: None,
-        };
+        let podman = Self { directory, prefix: lab.prefix.clone(), service: None };
         let root = podman.directory.path();
         std::fs::write(
             root.join("containers.conf"),
@@ -78,16 +74,7 @@ impl Podman {
     }
 
     fn add_network(&self, name: &str, v4: &str, v6: &str) {
-        self.run(&[
-            "network",
-            "create",
-            "--disable-dns",
-            "--subnet",
-            v4,
-            "--subnet",
-            v6,
-            &self.network(name),
-        ]);
+        self.run(&["network", "create", "--disable-dns", "--subnet", v4, "--subnet", v6, &self.network(name)]);
     }
 
     fn network(&self, name: &str) -> String {
@@ -181,13 +168,7 @@ fn containers_are_named_before_and_after_the_start_and_again_with_another_addres
 
         // Longer than a call may take: an event stream without events is no failure.
         tokio::time::sleep(Duration::from_secs(9)).await;
-        assert!(
-            !watch
-                .discovery
-                .findings()
-                .iter()
-                .any(|finding| matches!(finding, Finding::SourceDown { .. }))
-        );
+        assert!(!watch.discovery.findings().iter().any(|finding| matches!(finding, Finding::SourceDown { .. })));
         podman.run(&["rm", "-f", "-t", "0", "web"]);
         watch.until("web's end", |s| s.local.len() == 1).await;
         podman.container("web", &[&podman.on("net", "10.231.0.9", "fd31::9")]);

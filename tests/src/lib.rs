@@ -1,6 +1,8 @@
-//! Shared parts of the tests: an oracle for policy, frames, the datapath's tables in ordinary memory, and real traffic
-//! between namespaces and containers.
+//! Shared parts of the tests: an oracle for policy, frames, the datapath's tables in ordinary memory, loaded programs, the
+//! example policies' cases, a stage for the real daemon and real traffic, and a host with real containers.
 
+pub mod bench;
+pub mod bytecode;
 pub mod cases;
 pub mod daemon;
 pub mod oracle;

@@ -4,11 +4,10 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 
 use enforcer::compile::Image;
 use enforcer::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
-use enforcer_common::datapath::{self, Meta, Subject, World};
+use enforcer_common::datapath::{self, Meta, Work, World};
 use enforcer_common::endpoint::Endpoint;
 use enforcer_common::flow_state::{FlowKey, FlowValue};
 use enforcer_common::id::{Address, Direction, OwnerId, PolicyWord, Row};
@@ -61,10 +60,7 @@ impl MemoryWorld {
 
     /// Puts an image in force, as a swap does: the other slot, the rows of every endpoint, then the word.
     pub fn install(&mut self, snapshot: &Snapshot, image: Image, unknown: Unknown) {
-        let next = PolicyWord {
-            revision: self.word.revision + 1,
-            epoch: self.word.epoch + 1,
-        };
+        let next = PolicyWord { revision: self.word.revision + 1, epoch: self.word.epoch + 1 };
         let slot = next.slot();
         for (key, workload) in &snapshot.local {
             for ifindex in workload.endpoints.keys() {
@@ -89,10 +85,7 @@ impl MemoryWorld {
             owned: workload.addresses.len() as u32,
             ..Endpoint::FREE
         };
-        assert!(
-            workload.addresses.len() <= OWN_ADDRESSES,
-            "more addresses than an endpoint holds"
-        );
+        assert!(workload.addresses.len() <= OWN_ADDRESSES, "more addresses than an endpoint holds");
         for (place, address) in workload.addresses.iter().enumerate() {
             endpoint.owners[place] = self.owner();
             endpoint.addresses[place] = Address::from(*address);
@@ -121,29 +114,21 @@ impl MemoryWorld {
     }
 
     /// Judges a frame as the program of that direction would.
-    pub fn judge(&self, direction: Direction, meta: &Meta, frame: &[u8]) -> (Verdict, Subject) {
-        let mut subject = Subject::default();
-        let verdict = datapath::run(&self, direction, meta, &Bytes(frame), &mut subject);
-        (verdict, subject)
+    pub fn judge(&self, direction: Direction, meta: &Meta, frame: &[u8]) -> (Verdict, Work) {
+        let mut work = Work::EMPTY;
+        let verdict = datapath::run(&self, direction, meta, &Bytes(frame), &mut work);
+        (verdict, work)
     }
 
     /// A frame that a workload sends.
     pub fn sends(&self, ifindex: u32, frame: &[u8]) -> Verdict {
-        let meta = Meta {
-            ifindex,
-            ingress_ifindex: ifindex,
-            vlan: false,
-        };
+        let meta = Meta { ifindex, ingress_ifindex: ifindex, vlan: false };
         self.judge(Direction::Egress, &meta, frame).0
     }
 
     /// A frame that is about to reach a workload; `from` is the device by which it came, 0 for the node itself.
     pub fn receives(&self, ifindex: u32, from: u32, frame: &[u8]) -> Verdict {
-        let meta = Meta {
-            ifindex,
-            ingress_ifindex: from,
-            vlan: false,
-        };
+        let meta = Meta { ifindex, ingress_ifindex: from, vlan: false };
         self.judge(Direction::Ingress, &meta, frame).0
     }
 }
@@ -158,10 +143,7 @@ fn set_rows(
 ) {
     let routes = if workload.routes { Endpoint::ROUTES } else { 0 };
     (endpoint.flags[slot], endpoint.rows[slot]) = match (&workload.identity, unknown) {
-        (Some(_), _) => (
-            routes,
-            [Direction::Ingress, Direction::Egress].map(|direction| image.row(key, direction)),
-        ),
+        (Some(_), _) => (routes, [Direction::Ingress, Direction::Egress].map(|direction| image.row(key, direction))),
         (None, Unknown::Strict) => (Endpoint::UNKNOWN, [Row::NONE; 2]),
         (None, Unknown::Open) => (Endpoint::ROUTES, [Row::NOT_ISOLATED; 2]),
     };
@@ -266,13 +248,4 @@ impl Flows {
             self.slots[place] = OnceCell::new();
         }
     }
-}
-
-/// The first address of a family that a workload may send from.
-pub fn own_address(workload: &LocalWorkload, v4: bool) -> Option<IpAddr> {
-    workload
-        .addresses
-        .iter()
-        .copied()
-        .find(|address| address.is_ipv4() == v4)
 }

@@ -43,9 +43,8 @@ fn image_and_datapath_agree_with_the_oracle() {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
     let share = pairs.div_ceil(threads);
     let counts: Vec<Count> = std::thread::scope(|scope| {
-        let runs: Vec<_> = (0..threads as u64)
-            .map(|thread| scope.spawn(move || run(Random(seed ^ thread << 56), share)))
-            .collect();
+        let runs: Vec<_> =
+            (0..threads as u64).map(|thread| scope.spawn(move || run(Random(seed ^ thread << 56), share))).collect();
         runs.into_iter().map(|run| run.join().unwrap()).collect()
     });
     let count = counts.into_iter().fold(Count::default(), |mut sum, part| {
@@ -112,11 +111,7 @@ struct Node {
 
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{:#?}\n{:#?}\nunknown: {:?}",
-            self.declared, self.snapshot, self.unknown
-        )
+        write!(f, "{:#?}\n{:#?}\nunknown: {:?}", self.declared, self.snapshot, self.unknown)
     }
 }
 
@@ -154,10 +149,7 @@ impl Node {
 
     /// Each side by policy alone: the tables and what the flow log would say must be what the oracle says.
     fn check_sides(&self, flow: &Flow) {
-        let sides = [
-            (flow.from, Direction::Egress, flow.destination),
-            (flow.to, Direction::Ingress, flow.source),
-        ];
+        let sides = [(flow.from, Direction::Egress, flow.destination), (flow.to, Direction::Ingress, flow.source)];
         for (key, direction, peer) in sides {
             let Some((key, identity)) = key.and_then(|key| Some((key, self.snapshot.local[&key].identity.as_ref()?)))
             else {
@@ -168,19 +160,12 @@ impl Node {
             let entry = self.image.address(&address);
             let row = self.image.row(key, direction);
             let verdict = decide(&self.image, row, &address, entry, service.port_key());
-            assert_eq!(
-                verdict == Verdict::Allow,
-                expected,
-                "the image of {direction:?}\n{flow:#?}\n{self:#?}"
-            );
+            assert_eq!(verdict == Verdict::Allow, expected, "the image of {direction:?}\n{flow:#?}\n{self:#?}");
             let decision = self.resolved.decide(key, direction, peer, service);
             if decision.by == DecidedBy::Itself {
                 assert!(self.snapshot.local[&key].addresses.contains(&peer));
             } else {
-                assert_eq!(
-                    decision.verdict, verdict,
-                    "the decision of {direction:?}\n{flow:#?}\n{self:#?}"
-                );
+                assert_eq!(decision.verdict, verdict, "the decision of {direction:?}\n{flow:#?}\n{self:#?}");
             }
         }
     }
@@ -188,13 +173,8 @@ impl Node {
     /// The frame of a flow through the programs of both sides.
     fn judge(&self, world: &MemoryWorld, flow: &Flow) -> bool {
         let frame = Frame::new(flow.source, flow.destination, transport(flow)).bytes();
-        let device = |key: WorkloadKey| {
-            *self.snapshot.local[&key]
-                .endpoints
-                .first_key_value()
-                .expect("it has a veth")
-                .0
-        };
+        let device =
+            |key: WorkloadKey| *self.snapshot.local[&key].endpoints.first_key_value().expect("it has a veth").0;
         if let Some(from) = flow.from
             && world.sends(device(from), &frame) != Verdict::Allow
         {
@@ -203,10 +183,7 @@ impl Node {
         let Some(to) = flow.to else {
             return true;
         };
-        let local = self
-            .image
-            .address(&flow.source.into())
-            .is_some_and(AddressEntry::is_local);
+        let local = self.image.address(&flow.source.into()).is_some_and(AddressEntry::is_local);
         let came_by = match flow.from {
             Some(from) => device(from),
             None if flow.from_node => 0,
@@ -231,20 +208,9 @@ fn transport(flow: &Flow) -> Transport {
     use enforcer::policy::model::Transport as Protocol;
     match flow.wants {
         Wants::Port(Protocol::Tcp, port) => Transport::syn(40_000, port),
-        Wants::Port(Protocol::Udp, port) => Transport::Udp {
-            source: 40_000,
-            destination: port,
-        },
-        Wants::Port(Protocol::Sctp, port) => Transport::Sctp {
-            source: 40_000,
-            destination: port,
-            chunk: 1,
-        },
-        Wants::Icmp(kind) => Transport::Icmp {
-            kind,
-            code: 0,
-            rest: [0, 7, 0, 1],
-        },
+        Wants::Port(Protocol::Udp, port) => Transport::Udp { source: 40_000, destination: port },
+        Wants::Port(Protocol::Sctp, port) => Transport::Sctp { source: 40_000, destination: port, chunk: 1 },
+        Wants::Icmp(kind) => Transport::Icmp { kind, code: 0, rest: [0, 7, 0, 1] },
         Wants::Other(number) => Transport::Other(number),
     }
 }

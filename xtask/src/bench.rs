@@ -15,19 +15,6 @@ use crate::{
 pub(crate) fn run(workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
     setup::ensure_needs(workspace, &[Need::Build, Need::Load])?;
     build_ebpf::run(workspace)?;
-    let cargo = [
-        "run",
-        "--release",
-        "--locked",
-        "--package",
-        "enforcer-tests",
-        "--bin",
-        "bench",
-        "--",
-    ];
-    Run::new("cargo")
-        .args(cargo)
-        .args(arguments)
-        .directory(workspace.root())
-        .status()
+    let cargo = ["run", "--release", "--locked", "--package", "enforcer-tests", "--bin", "bench", "--"];
+    Run::new("cargo").args(cargo).args(arguments).directory(workspace.root()).status()
 }

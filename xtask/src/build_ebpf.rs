@@ -55,24 +55,11 @@ fn command(workspace: &Workspace, machine: &Machine, compiler: BpfCompiler, lint
         flags.push("-Dwarnings".to_owned());
     }
     // A target directory of its own for lints: other flags would make the two builds evict each other.
-    let target = if lint {
-        workspace.bpf_target().join("lint")
-    } else {
-        workspace.bpf_target()
-    };
+    let target = if lint { workspace.bpf_target().join("lint") } else { workspace.bpf_target() };
     Ok(compiler
         .cargo(machine, lint)?
         .env("RUSTFLAGS", flags.join(" "))
-        .args([
-            "--locked",
-            "--package",
-            PACKAGE,
-            "--target",
-            TARGET,
-            "--profile",
-            PROFILE,
-            "-Zbuild-std=core",
-        ])
+        .args(["--locked", "--package", PACKAGE, "--target", TARGET, "--profile", PROFILE, "-Zbuild-std=core"])
         .arg("--target-dir")
         .arg(target)
         .directory(workspace.root()))

@@ -14,18 +14,12 @@ use crate::{
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let running = Kernel::running()?;
     ensure!(running.can_enforce(), "{running}");
-    ensure!(
-        kernel::is_root(),
-        "the demo loads programs and makes network namespaces: run `cargo xtask demo` as root"
-    );
+    ensure!(kernel::is_root(), "the demo loads programs and makes network namespaces: run `cargo xtask demo` as root");
     setup::ensure_needs(workspace, &[Need::Build, Need::Load])?;
     build_ebpf::run(workspace)?;
     Run::new("cargo")
         .args(["build", "--release", "--locked", "--package", "enforcer"])
         .directory(workspace.root())
         .status()?;
-    Run::new(workspace.target().join("release/enforcer"))
-        .arg("demo")
-        .directory(workspace.root())
-        .become_it()
+    Run::new(workspace.target().join("release/enforcer")).arg("demo").directory(workspace.root()).become_it()
 }

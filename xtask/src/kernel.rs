@@ -22,9 +22,7 @@ impl Kernel {
 
     pub(crate) fn parse(release: &str) -> Option<Self> {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-        Some(Self {
-            version: (numbers.next()?.ok()?, numbers.next()?.ok()?),
-        })
+        Some(Self { version: (numbers.next()?.ok()?, numbers.next()?.ok()?) })
     }
 
     pub(crate) fn can_enforce(self) -> bool {
@@ -40,20 +38,14 @@ impl fmt::Display for Kernel {
             return formatter.write_str("builds, enforces and runs every tier of tests");
         }
         let (need_major, need_minor) = MINIMUM;
-        write!(
-            formatter,
-            "builds and passes tier 0; enforcement and tiers 1 and 2 need {need_major}.{need_minor}"
-        )
+        write!(formatter, "builds and passes tier 0; enforcement and tiers 1 and 2 need {need_major}.{need_minor}")
     }
 }
 
 /// Whether this process is root, by its own entry in /proc: std has no call for it.
 pub(crate) fn is_root() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ids = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:"))
-        .unwrap_or_default();
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
     // Real, effective, saved, of the file system.
     ids.split_whitespace().nth(1) == Some("0")
 }
@@ -66,21 +58,14 @@ mod tests {
     fn a_kernel_without_tcx_links_is_named() {
         let old = Kernel::parse("6.1.0-37-amd64\n").unwrap();
         assert!(!old.can_enforce());
-        assert_eq!(
-            old.to_string(),
-            "kernel 6.1: builds and passes tier 0; enforcement and tiers 1 and 2 need 6.6"
-        );
+        assert_eq!(old.to_string(), "kernel 6.1: builds and passes tier 0; enforcement and tiers 1 and 2 need 6.6");
     }
 
     #[test]
     fn versions_compare_as_numbers() {
-        for (release, enforces) in [
-            ("6.5.13", false),
-            ("6.6.0", true),
-            ("6.18.44-fc", true),
-            ("5.19.0", false),
-            ("10.0", true),
-        ] {
+        for (release, enforces) in
+            [("6.5.13", false), ("6.6.0", true), ("6.18.44-fc", true), ("5.19.0", false), ("10.0", true)]
+        {
             assert_eq!(Kernel::parse(release).unwrap().can_enforce(), enforces, "{release}");
         }
         assert_eq!(Kernel::parse("unknown"), None);

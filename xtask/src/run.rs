@@ -51,10 +51,7 @@ impl Run {
         {
             command.env_remove(name);
         }
-        Self {
-            command,
-            shown: Vec::new(),
-        }
+        Self { command, shown: Vec::new() }
     }
 
     /// A cargo of another toolchain than the one that runs xtask.
@@ -69,9 +66,7 @@ impl Run {
 
     /// A cargo that must not build into this workspace's target directory.
     pub(crate) fn own_target(mut self) -> Self {
-        self.command
-            .env_remove("CARGO_TARGET_DIR")
-            .env_remove("CARGO_BUILD_TARGET_DIR");
+        self.command.env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET_DIR");
         self
     }
 
@@ -86,8 +81,7 @@ impl Run {
     }
 
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
-        self.shown
-            .push((name.to_owned(), value.as_ref().to_string_lossy().into_owned()));
+        self.shown.push((name.to_owned(), value.as_ref().to_string_lossy().into_owned()));
         self.command.env(name, value);
         self
     }
@@ -99,15 +93,9 @@ impl Run {
 
     /// The line to type for the same effect.
     pub(crate) fn line(&self) -> String {
-        let variables = self
-            .shown
-            .iter()
-            .map(|(name, value)| format!("{name}={}", quoted(value)));
+        let variables = self.shown.iter().map(|(name, value)| format!("{name}={}", quoted(value)));
         let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
-        variables
-            .chain(words.map(|word| quoted(&word.to_string_lossy())))
-            .collect::<Vec<_>>()
-            .join(" ")
+        variables.chain(words.map(|word| quoted(&word.to_string_lossy()))).collect::<Vec<_>>().join(" ")
     }
 
     /// Prints the line and becomes the program: an interrupt then reaches it alone, and it can clean up at leisure.
@@ -133,12 +121,9 @@ impl Run {
 /// The first executable of that name in the directories of `path`.
 pub(crate) fn find_program(path: &OsStr, name: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
-    std::env::split_paths(path)
-        .map(|directory| directory.join(name))
-        .find(|file| {
-            file.metadata()
-                .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-        })
+    std::env::split_paths(path).map(|directory| directory.join(name)).find(|file| {
+        file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    })
 }
 
 fn quoted(word: &str) -> String {

@@ -51,10 +51,7 @@ pub(crate) fn sources(root: &Path) -> Result<Vec<Source>> {
                 waiting.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-                found.push(Source {
-                    path: path.strip_prefix(root)?.to_path_buf(),
-                    text,
-                });
+                found.push(Source { path: path.strip_prefix(root)?.to_path_buf(), text });
             }
         }
     }
@@ -85,10 +82,7 @@ fn blank(text: &str) -> String {
 fn literal_or_comment(rest: &[char], before: Option<char>) -> usize {
     let position = |from: usize, end: &str| {
         let end: Vec<char> = end.chars().collect();
-        rest[from..]
-            .windows(end.len())
-            .position(|window| window == end)
-            .map_or(rest.len(), |at| from + at + end.len())
+        rest[from..].windows(end.len()).position(|window| window == end).map_or(rest.len(), |at| from + at + end.len())
     };
     match rest {
         ['/', '/', ..] => rest.iter().position(|c| *c == '\n').unwrap_or(rest.len()),
@@ -167,42 +161,29 @@ mod tests {
     use super::*;
 
     fn source(path: &str, text: &str) -> Source {
-        Source {
-            path: path.into(),
-            text: text.into(),
-        }
+        Source { path: path.into(), text: text.into() }
     }
 
     #[test]
     fn only_code_stays() {
         let text =
             "a // b\n/* c /* d */ e */ f \"g \\\" h\" i r#\"j \" k\"# 'l' '\\'' &'m n b'o' r\"p\" br\"q\" r#type";
-        let words: Vec<String> = source("x.rs", text)
-            .code()
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect();
+        let words: Vec<String> = source("x.rs", text).code().split_whitespace().map(str::to_owned).collect();
         assert_eq!(words, ["a", "f", "i", "&'m", "n", "b", "b", "r#type"]);
     }
 
     #[test]
     fn lines_keep_their_numbers() {
         let text = "\"two\nlines\"\n/* three\nlines\n*/ x\n";
-        assert_eq!(
-            source("x.rs", text).code().lines().position(|line| line.contains('x')),
-            Some(4)
-        );
+        assert_eq!(source("x.rs", text).code().lines().position(|line| line.contains('x')), Some(4));
     }
 
     #[test]
     fn unit_tests_are_cut_and_what_follows_stays() {
         let text =
             "a\n#[cfg(test)]\nmod tests { fn f() { x } }\nb\n#[cfg(test)]\nmod other;\nc #[cfg(test)] use y::{z}; d";
-        let words: Vec<String> = source("x.rs", text)
-            .code_without_tests()
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect();
+        let words: Vec<String> =
+            source("x.rs", text).code_without_tests().split_whitespace().map(str::to_owned).collect();
         assert_eq!(words, ["a", "b", "c", ";", "d"]);
         assert_eq!(source("policy/tests.rs", "a").code_without_tests(), "");
         assert_eq!(source("policy/parse/tests/limits.rs", "a").code_without_tests(), "");

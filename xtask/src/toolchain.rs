@@ -61,16 +61,12 @@ impl Machine {
 
     /// A nightly with its sources is preferred, as most people who write bpf programs have it; else Debian's.
     pub(crate) fn find_compiler(&self) -> Option<BpfCompiler> {
-        [BpfCompiler::Nightly, BpfCompiler::Debian]
-            .into_iter()
-            .find(|compiler| self.is_usable(*compiler))
+        [BpfCompiler::Nightly, BpfCompiler::Debian].into_iter().find(|compiler| self.is_usable(*compiler))
     }
 
     /// A linker of the version that was tried. One that is there but cannot start, for want of its LLVM, counts as none.
     pub(crate) fn has_linker(&self) -> bool {
-        let version = self
-            .program("bpf-linker")
-            .and_then(|linker| output(&[linker.into()], &["--version"]));
+        let version = self.program("bpf-linker").and_then(|linker| output(&[linker.into()], &["--version"]));
         version.is_some_and(|text| number_after(&text, "bpf-linker 0.").is_some_and(|minor| minor == LINKER_MINOR))
     }
 
@@ -95,11 +91,7 @@ impl Machine {
             return false;
         };
         let library = format!("{}/lib/rustlib/src/rust/library/core/Cargo.toml", sysroot.trim());
-        let sources = if compiler == BpfCompiler::Debian {
-            self.below_root(&library)
-        } else {
-            PathBuf::from(library)
-        };
+        let sources = if compiler == BpfCompiler::Debian { self.below_root(&library) } else { PathBuf::from(library) };
         let cargo = compiler == BpfCompiler::Nightly || self.below_root(DEBIAN_CARGO).exists();
         cargo
             && sources.exists()
@@ -132,24 +124,16 @@ impl BpfCompiler {
 
     /// `cargo SUBCOMMAND` by this compiler, for the bpf target. `lint` puts clippy in the compiler's place.
     pub(crate) fn cargo(self, machine: &Machine, lint: bool) -> Result<Run> {
-        let linker = machine
-            .program("bpf-linker")
-            .context("there is no bpf-linker: run `cargo xtask setup`")?;
+        let linker = machine.program("bpf-linker").context("there is no bpf-linker: run `cargo xtask setup`")?;
         let run = match self {
             Self::Nightly => Run::new(machine.program("rustup").context("there is no rustup")?)
                 .foreign_toolchain()
                 .args(["run", "nightly", "cargo", if lint { "clippy" } else { "build" }]),
             Self::Debian => {
-                let run = Run::new(DEBIAN_CARGO)
-                    .foreign_toolchain()
-                    .env("RUSTC", DEBIAN_RUSTC)
-                    .env("RUSTC_BOOTSTRAP", "1");
+                let run =
+                    Run::new(DEBIAN_CARGO).foreign_toolchain().env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
                 // By name: `cargo clippy` would find rustup's clippy, which is of another compiler.
-                let run = if lint {
-                    run.env("RUSTC_WORKSPACE_WRAPPER", DEBIAN_CLIPPY)
-                } else {
-                    run
-                };
+                let run = if lint { run.env("RUSTC_WORKSPACE_WRAPPER", DEBIAN_CLIPPY) } else { run };
                 run.arg(if lint { "check" } else { "build" })
             }
         };
@@ -182,16 +166,10 @@ pub(crate) fn record(workspace: &Workspace, compiler: BpfCompiler) -> Result<()>
 
 /// The compiler on record if it still works, else the one that is found now.
 pub(crate) fn recorded_or_found(workspace: &Workspace, machine: &Machine) -> Option<BpfCompiler> {
-    let recorded = std::fs::read_to_string(workspace.toolchain_record())
-        .ok()
-        .and_then(|text| {
-            [BpfCompiler::Nightly, BpfCompiler::Debian]
-                .into_iter()
-                .find(|compiler| compiler.name() == text.trim())
-        });
-    recorded
-        .filter(|compiler| machine.is_usable(*compiler))
-        .or_else(|| machine.find_compiler())
+    let recorded = std::fs::read_to_string(workspace.toolchain_record()).ok().and_then(|text| {
+        [BpfCompiler::Nightly, BpfCompiler::Debian].into_iter().find(|compiler| compiler.name() == text.trim())
+    });
+    recorded.filter(|compiler| machine.is_usable(*compiler)).or_else(|| machine.find_compiler())
 }
 
 /// What the program prints, `None` if it fails.
@@ -203,10 +181,7 @@ fn output(words: &[OsString], arguments: &[&str]) -> Option<String> {
     // A probe installs nothing.
     command.env("RUSTUP_AUTO_INSTALL", "0");
     let output = command.args(first).args(arguments).output().ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The number after `prefix` at the start of a line.

@@ -19,40 +19,21 @@ impl Workspace {
     pub(crate) fn locate() -> Result<Self> {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
         let output = Command::new("cargo")
-            .args([
-                "metadata",
-                "--no-deps",
-                "--offline",
-                "--format-version=1",
-                "--manifest-path",
-            ])
+            .args(["metadata", "--no-deps", "--offline", "--format-version=1", "--manifest-path"])
             .arg(&manifest)
             .output()
             .context("cannot run cargo")?;
-        ensure!(
-            output.status.success(),
-            "cargo metadata: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
         let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).context("cargo metadata's output")?;
         let directory = |key: &str| {
-            metadata[key]
-                .as_str()
-                .map(PathBuf::from)
-                .with_context(|| format!("cargo metadata names no {key}"))
+            metadata[key].as_str().map(PathBuf::from).with_context(|| format!("cargo metadata names no {key}"))
         };
-        Ok(Self {
-            root: directory("workspace_root")?,
-            target: directory("target_directory")?,
-        })
+        Ok(Self { root: directory("workspace_root")?, target: directory("target_directory")? })
     }
 
     #[cfg(test)]
     pub(crate) fn at(root: &str, target: &str) -> Self {
-        Self {
-            root: root.into(),
-            target: target.into(),
-        }
+        Self { root: root.into(), target: target.into() }
     }
 
     pub(crate) fn root(&self) -> &Path {

@@ -152,7 +152,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut allowed = true;
     for (source, destination) in pairs(&resolved, from, to)? {
         println!("{from} ({source}) -> {to} ({destination})");
-        for (direction, own, peer) in [(Direction::Egress, source, destination), (Direction::Ingress, destination, source)] {
+        for (direction, own, peer) in
+            [(Direction::Egress, source, destination), (Direction::Ingress, destination, source)]
+        {
             let (text, allows) = judge(&resolved, direction, own, peer, port.service(peer));
             println!("  {text}");
             allowed &= allows;
@@ -174,8 +176,7 @@ pub fn planned(inventory: &Inventory) -> Snapshot {
             addresses.insert(Ipv4Addr::new(192, 0, high, low).into());
             addresses.insert(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, number).into());
         }
-        let identity =
-            Identity { name: entry.name.clone(), labels: entry.labels.clone(), ports: entry.ports.clone() };
+        let identity = Identity { name: entry.name.clone(), labels: entry.labels.clone(), ports: entry.ports.clone() };
         let workload = LocalWorkload {
             identity: Some(identity),
             addresses,
@@ -220,7 +221,11 @@ fn addresses(resolved: &ResolvedPolicy, party: &Party) -> anyhow::Result<Vec<IpA
         format!("no workload {name}; known are: {}", Vec::from_iter(known).join(", "))
     })?;
     // Link-local addresses are not what one end would choose for the other.
-    Ok(found.iter().copied().filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())).collect())
+    Ok(found
+        .iter()
+        .copied()
+        .filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()))
+        .collect())
 }
 
 fn judge(

@@ -42,9 +42,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Err(error) => return Err(error.into()),
     };
-    let report: Option<Report> = fs::read_to_string(args.place.states()?.report())
-        .ok()
-        .and_then(|text| serde_json::from_str(&text).ok());
+    let report: Option<Report> =
+        fs::read_to_string(args.place.states()?.report()).ok().and_then(|text| serde_json::from_str(&text).ok());
     let troubles = troubles(&view, report.as_ref());
     if args.json {
         println!("{:#}", as_json(&view, report.as_ref(), &troubles));

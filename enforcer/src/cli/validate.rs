@@ -84,12 +84,7 @@ mod tests {
             std::fs::write(&path, format!("{head}{spec}\n")).unwrap();
             path
         };
-        let exit = |paths: &[&PathBuf], strict| {
-            run(&Args {
-                paths: paths.iter().copied().cloned().collect(),
-                strict,
-            })
-        };
+        let exit = |paths: &[&PathBuf], strict| run(&Args { paths: paths.iter().copied().cloned().collect(), strict });
         let good = document("good", "{podSelector: {}}");
         let doubtful = document("doubtful", "{podSelector: {}, egress: []}");
         let bad = document("bad", "{podSelectors: {}}");
@@ -98,11 +93,7 @@ mod tests {
         assert_eq!(exit(&[&doubtful], false), ExitCode::SUCCESS);
         assert_eq!(exit(&[&doubtful], true), ExitCode::from(1));
         assert_eq!(exit(&[&bad], false), ExitCode::from(1));
-        assert_eq!(
-            exit(&[&good, &doubtful], false),
-            ExitCode::from(1),
-            "the same policy twice"
-        );
+        assert_eq!(exit(&[&good, &doubtful], false), ExitCode::from(1), "the same policy twice");
         assert_eq!(exit(&[&good, &missing], false), ExitCode::from(2));
     }
 }

@@ -69,15 +69,7 @@ pub struct Sizes {
 
 impl fmt::Display for Sizes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            rows,
-            peer_classes,
-            port_classes,
-            vectors,
-            ranges: [v4, v6],
-            buckets: _,
-            addresses,
-        } = self;
+        let Self { rows, peer_classes, port_classes, vectors, ranges: [v4, v6], buckets: _, addresses } = self;
         write!(
             f,
             "{rows} rows, {peer_classes} peer classes, {port_classes} port classes, {vectors} vectors, {v4} IPv4 ranges, \
@@ -129,20 +121,12 @@ impl Sizes {
     pub(super) fn check(&self) -> Result<(), CompileError> {
         for (family, count) in ["IPv4", "IPv6"].into_iter().zip(self.ranges) {
             if count > RANGES as usize {
-                return Err(CompileError::Ranges {
-                    family,
-                    count,
-                    limit: RANGES,
-                });
+                return Err(CompileError::Ranges { family, count, limit: RANGES });
             }
         }
         let bytes = self.bytes();
         if bytes > IMAGE_BUDGET {
-            return Err(CompileError::Budget {
-                bytes,
-                budget: IMAGE_BUDGET,
-                sizes: *self,
-            });
+            return Err(CompileError::Budget { bytes, budget: IMAGE_BUDGET, sizes: *self });
         }
         Ok(())
     }
@@ -152,11 +136,7 @@ impl Sizes {
         let cells = self.rows as u64 * self.peer_classes as u64 * 2;
         let at_least = cells + self.vectors as u64 * self.port_classes as u64;
         if at_least > 2 * IMAGE_BUDGET {
-            return Err(CompileError::FarTooLarge {
-                at_least,
-                budget: IMAGE_BUDGET,
-                sizes: *self,
-            });
+            return Err(CompileError::FarTooLarge { at_least, budget: IMAGE_BUDGET, sizes: *self });
         }
         Ok(())
     }

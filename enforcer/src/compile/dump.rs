@@ -46,12 +46,7 @@ fn write_all(text: &mut String, image: &Image, header: &Header, line: &Line) -> 
     for (address, entry) in &image.addresses {
         let local = if entry.is_local() { ", local" } else { "" };
         let node = if entry.is_node() { ", node" } else { "" };
-        writeln!(
-            text,
-            "  {}: class {}{local}{node}",
-            IpAddr::from(*address),
-            entry.class().0
-        )?;
+        writeln!(text, "  {}: class {}{local}{node}", IpAddr::from(*address), entry.class().0)?;
     }
     for (v4, name) in [(true, "IPv4"), (false, "IPv6")] {
         writeln!(text, "\n{name} ranges")?;
@@ -77,11 +72,7 @@ fn ranges(image: &Image, v4: bool) -> Vec<(IpAddr, PeerClass)> {
         .map(|range| {
             let part = |of: u32, n: u32| u64::from(word(image, starts, range * of + n));
             let whole = |at: u32| {
-                let [low, high] = if cfg!(target_endian = "little") {
-                    [at, at + 1]
-                } else {
-                    [at + 1, at]
-                };
+                let [low, high] = if cfg!(target_endian = "little") { [at, at + 1] } else { [at + 1, at] };
                 part(4, high) << 32 | part(4, low)
             };
             let start = if v4 {
@@ -148,14 +139,9 @@ fn allowed(image: &Image, line: &Line, classes: &[(u32, u32, PortClass)], row: R
 fn spell(first: u32, end: u32) -> Vec<String> {
     let mut spelt = Vec::new();
     let mut base = 0;
-    for (name, size) in [
-        ("tcp", 65536),
-        ("udp", 65536),
-        ("sctp", 65536),
-        ("icmp", 256),
-        ("icmpv6", 256),
-        ("protocol", 256),
-    ] {
+    for (name, size) in
+        [("tcp", 65536), ("udp", 65536), ("sctp", 65536), ("icmp", 256), ("icmpv6", 256), ("protocol", 256)]
+    {
         let (from, to) = (first.max(base), end.min(base + size));
         if from < to {
             let (from, to) = (from - base, to - base - 1);

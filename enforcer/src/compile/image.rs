@@ -30,9 +30,7 @@ impl Image {
 
     /// The row of a workload in a direction.
     pub fn row(&self, workload: WorkloadKey, direction: Direction) -> Row {
-        self.rows
-            .get(&workload)
-            .map_or(Row::NONE, |rows| rows[direction as usize])
+        self.rows.get(&workload).map_or(Row::NONE, |rows| rows[direction as usize])
     }
 }
 

@@ -5,7 +5,7 @@
 
 mod budget;
 mod dump;
-mod image;
+pub mod image;
 mod peers;
 mod ports;
 mod ranges;

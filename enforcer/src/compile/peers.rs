@@ -89,14 +89,8 @@ pub(super) fn deltas(rows: &Rows, resolved: &ResolvedPolicy) -> Deltas {
     Deltas {
         everybody: store.intern(everybody),
         groups: groups.into_iter().map(|list| store.intern(list)).collect(),
-        addresses: addresses
-            .into_iter()
-            .map(|(at, list)| (at, store.intern(list)))
-            .collect(),
-        prefixes: prefixes
-            .into_iter()
-            .map(|(at, list)| (at, store.intern(list)))
-            .collect(),
+        addresses: addresses.into_iter().map(|(at, list)| (at, store.intern(list))).collect(),
+        prefixes: prefixes.into_iter().map(|(at, list)| (at, store.intern(list))).collect(),
         stored: store.deltas,
     }
 }
@@ -110,11 +104,7 @@ struct Store<'a> {
 
 impl<'a> Store<'a> {
     fn new(bundles: &'a [Vec<(u32, PortSetId)>]) -> Self {
-        Self {
-            bundles,
-            known: HashMap::from([(Vec::new(), DeltaId::NONE)]),
-            deltas: vec![Vec::new()],
-        }
+        Self { bundles, known: HashMap::from([(Vec::new(), DeltaId::NONE)]), deltas: vec![Vec::new()] }
     }
 
     fn intern(&mut self, mut list: Vec<(u32, i32)>) -> DeltaId {

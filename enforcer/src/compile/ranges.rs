@@ -19,21 +19,13 @@ impl Buckets {
     /// the others lie.
     pub(super) fn choose(words: &[u64]) -> Self {
         let [_, second, ..] = words else {
-            return Self {
-                base: 0,
-                shift: 0,
-                count: 1,
-            };
+            return Self { base: 0, shift: 0, count: 1 };
         };
         let (base, last) = (*second, words[words.len() - 1]);
         let most = (2 * words.len()).next_power_of_two().min(MAX_BUCKETS) as u64;
         let span = last - base;
         let shift = (0..63).find(|shift| span >> shift < most).unwrap_or(63);
-        Self {
-            base,
-            shift,
-            count: (span >> shift) as usize + 1,
-        }
+        Self { base, shift, count: (span >> shift) as usize + 1 }
     }
 
     fn bucket(self, word: u64) -> usize {

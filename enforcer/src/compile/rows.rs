@@ -24,11 +24,7 @@ pub(super) fn rows(resolved: &ResolvedPolicy) -> Rows {
                 return Row::NOT_ISOLATED;
             };
             *of_isolation.entry(place).or_insert_with(|| {
-                let mut row: Vec<_> = isolation
-                    .grants
-                    .iter()
-                    .map(|grant| (grant.peers, grant.ports))
-                    .collect();
+                let mut row: Vec<_> = isolation.grants.iter().map(|grant| (grant.peers, grant.ports)).collect();
                 row.sort_unstable();
                 row.dedup();
                 *known.entry(row).or_insert_with_key(|row| {

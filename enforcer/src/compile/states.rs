@@ -43,10 +43,7 @@ pub(super) struct Unique<T: ?Sized> {
 
 impl<T: ?Sized + Eq + std::hash::Hash> Unique<T> {
     fn new() -> Self {
-        Self {
-            values: Vec::new(),
-            places: HashMap::new(),
-        }
+        Self { values: Vec::new(), places: HashMap::new() }
     }
 
     fn intern(&mut self, value: impl Into<Rc<T>> + AsRef<T>) -> u32 {

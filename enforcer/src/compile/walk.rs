@@ -32,38 +32,19 @@ struct Stop {
 
 enum What {
     Prefix(DeltaId),
-    Known {
-        address: Address,
-        local: bool,
-        node: bool,
-        delta: DeltaId,
-    },
+    Known { address: Address, local: bool, node: bool, delta: DeltaId },
 }
 
 pub(super) fn walk(resolved: &ResolvedPolicy, deltas: &Deltas, states: States<'_>) -> Result<Found, CompileError> {
-    let mut walker = Walker {
-        deltas,
-        states,
-        numbers: Vec::new(),
-        classes: Vec::new(),
-        addresses: Vec::new(),
-    };
+    let mut walker = Walker { deltas, states, numbers: Vec::new(), classes: Vec::new(), addresses: Vec::new() };
     let v4 = walker.family(&stops(resolved, deltas, true), u128::from(u32::MAX))?;
     let v6 = walker.family(&stops(resolved, deltas, false), u128::MAX)?;
-    let Walker {
-        states,
-        classes,
-        addresses,
-        ..
-    } = walker;
+    let Walker { states, classes, addresses, .. } = walker;
     let tuples = states.tuples.values;
     Ok(Found {
         ranges: [v4, v6],
         addresses,
-        classes: classes
-            .into_iter()
-            .map(|tuple| std::rc::Rc::clone(&tuples[tuple as usize]))
-            .collect(),
+        classes: classes.into_iter().map(|tuple| std::rc::Rc::clone(&tuples[tuple as usize])).collect(),
         vectors: states.vectors,
     })
 }
@@ -73,11 +54,7 @@ fn stops(resolved: &ResolvedPolicy, deltas: &Deltas, v4: bool) -> Vec<Stop> {
     let prefixes = deltas.prefixes.iter().filter(|(prefix, _)| prefix.is_ipv4() == v4);
     let prefixes = prefixes.map(|(prefix, delta)| {
         let (first, last) = bounds(prefix);
-        Stop {
-            first,
-            last,
-            what: What::Prefix(*delta),
-        }
+        Stop { first, last, what: What::Prefix(*delta) }
     });
     let known = resolved.known_addresses().filter(|entry| entry.address.is_v4() == v4);
     let known = known.map(|entry| {
@@ -94,33 +71,20 @@ fn stops(resolved: &ResolvedPolicy, deltas: &Deltas, v4: bool) -> Vec<Stop> {
         }
     });
     let mut stops: Vec<Stop> = prefixes.chain(known).collect();
-    stops.sort_by_key(|stop| {
-        (
-            stop.first,
-            u128::MAX - stop.last,
-            matches!(stop.what, What::Known { .. }),
-        )
-    });
+    stops.sort_by_key(|stop| (stop.first, u128::MAX - stop.last, matches!(stop.what, What::Known { .. })));
     stops
 }
 
 fn bounds(prefix: &IpNetwork) -> (u128, u128) {
     match prefix {
-        IpNetwork::V4(prefix) => (
-            u128::from(u32::from(prefix.network())),
-            u128::from(u32::from(prefix.broadcast())),
-        ),
+        IpNetwork::V4(prefix) => (u128::from(u32::from(prefix.network())), u128::from(u32::from(prefix.broadcast()))),
         IpNetwork::V6(prefix) => (prefix.network().into(), prefix.broadcast().into()),
     }
 }
 
 fn number(address: Address) -> u128 {
     let [high, low] = address.halves();
-    if address.is_v4() {
-        u128::from(low & u64::from(u32::MAX))
-    } else {
-        u128::from(high) << 64 | u128::from(low)
-    }
+    if address.is_v4() { u128::from(low & u64::from(u32::MAX)) } else { u128::from(high) << 64 | u128::from(low) }
 }
 
 struct Walker<'a> {
@@ -146,11 +110,7 @@ impl Walker<'_> {
         let of = |id: DeltaId| (id, &deltas.stored[id.0 as usize]);
         let mut cuts: Vec<(u128, StateId)> = Vec::new();
         let state = self.states.enter(StateId::EMPTY, of(deltas.everybody))?;
-        let mut open = vec![Open {
-            last: end,
-            state,
-            delta: deltas.everybody,
-        }];
+        let mut open = vec![Open { last: end, state, delta: deltas.everybody }];
         cuts.push((0, state));
         for stop in stops {
             self.close(&mut open, stop.first, &mut cuts);
@@ -159,18 +119,9 @@ impl Walker<'_> {
                 What::Prefix(delta) => {
                     let state = self.states.enter(around, of(delta))?;
                     cuts.push((stop.first, state));
-                    open.push(Open {
-                        last: stop.last,
-                        state,
-                        delta,
-                    });
+                    open.push(Open { last: stop.last, state, delta });
                 }
-                What::Known {
-                    address,
-                    local,
-                    node,
-                    delta,
-                } => {
+                What::Known { address, local, node, delta } => {
                     let state = self.states.look(around, of(delta))?;
                     let class = self.class(state);
                     self.addresses.push((address, AddressEntry::new(class, local, node)));

@@ -13,10 +13,7 @@ use super::rows::Rows;
 use super::walk::Found;
 
 pub(super) fn write(rows: &Rows, ports: &PortClasses, found: Found) -> Result<Image, CompileError> {
-    let words = [
-        ranges::words(true, &found.ranges[0]),
-        ranges::words(false, &found.ranges[1]),
-    ];
+    let words = [ranges::words(true, &found.ranges[0]), ranges::words(false, &found.ranges[1])];
     let buckets = [Buckets::choose(&words[0]), Buckets::choose(&words[1])];
     let used = Used::of(rows.grants.len(), &found);
     let sizes = Sizes {
@@ -40,23 +37,11 @@ pub(super) fn write(rows: &Rows, ports: &PortClasses, found: Found) -> Result<Im
     } else {
         append(&mut lines, numbers.map(|vector| (vector as u16).to_ne_bytes()))
     };
-    let bits = used
-        .vectors
-        .iter()
-        .map(|vector| &found.vectors.values[*vector as usize]);
+    let bits = used.vectors.iter().map(|vector| &found.vectors.values[*vector as usize]);
     let cells = bits.flat_map(|bits| (0..ports.count).map(move |class| bits[class / 64] >> (class % 64) & 1 != 0));
-    let vectors_at = append(
-        &mut lines,
-        cells.map(|allowed| [if allowed { Cell::Allow } else { Cell::Deny } as u8]),
-    );
+    let vectors_at = append(&mut lines, cells.map(|allowed| [if allowed { Cell::Allow } else { Cell::Deny } as u8]));
     for family in [0, 1] {
-        let table = write_ranges(
-            &mut lines,
-            family == 0,
-            &found.ranges[family],
-            buckets[family],
-            &words[family],
-        );
+        let table = write_ranges(&mut lines, family == 0, &found.ranges[family], buckets[family], &words[family]);
         lines[Header::RANGES_AT as usize + family] = table.to_line();
     }
     let flag = |set: bool, flag: u32| if set { flag } else { 0 };
@@ -76,12 +61,7 @@ pub(super) fn write(rows: &Rows, ports: &PortClasses, found: Found) -> Result<Im
     .to_line();
     let mut addresses = found.addresses;
     addresses.sort_unstable();
-    Ok(Image {
-        lines,
-        addresses,
-        rows: rows.of_workload.clone(),
-        sizes,
-    })
+    Ok(Image { lines, addresses, rows: rows.of_workload.clone(), sizes })
 }
 
 /// The vectors that some class has in some row, numbered as they are written.
@@ -92,10 +72,7 @@ struct Used {
 
 impl Used {
     fn of(rows: usize, found: &Found) -> Self {
-        let mut used = Self {
-            vectors: Vec::new(),
-            numbers: HashMap::new(),
-        };
+        let mut used = Self { vectors: Vec::new(), numbers: HashMap::new() };
         for row in 0..rows {
             for class in &found.classes {
                 let next = used.vectors.len() as u32;
@@ -109,22 +86,13 @@ impl Used {
 }
 
 fn write_ports(lines: &mut Vec<Line>, ports: &PortClasses, wide: bool) -> u32 {
-    let ends = ports
-        .intervals
-        .iter()
-        .skip(1)
-        .map(|(start, _)| *start)
-        .chain([PortKey::COUNT]);
+    let ends = ports.intervals.iter().skip(1).map(|(start, _)| *start).chain([PortKey::COUNT]);
     let classes = ports
         .intervals
         .iter()
         .zip(ends)
         .flat_map(|((start, class), end)| std::iter::repeat_n(*class, (end - start) as usize));
-    if wide {
-        append(lines, classes.map(u16::to_ne_bytes))
-    } else {
-        append(lines, classes.map(|class| [class as u8]))
-    }
+    if wide { append(lines, classes.map(u16::to_ne_bytes)) } else { append(lines, classes.map(|class| [class as u8])) }
 }
 
 fn write_ranges(
@@ -139,10 +107,7 @@ fn write_ranges(
     let starts_at = if v4 {
         append(lines, starts.map(|start| (start as u32).to_ne_bytes()))
     } else {
-        append(
-            lines,
-            starts.flat_map(|start| [(start >> 64) as u64, start as u64].map(u64::to_ne_bytes)),
-        )
+        append(lines, starts.flat_map(|start| [(start >> 64) as u64, start as u64].map(u64::to_ne_bytes)))
     };
     let classes_at = append(lines, ranges.iter().map(|(_, class)| class.0.to_ne_bytes()));
     RangeTable {

@@ -56,23 +56,14 @@ pub(super) fn address(text: &str) -> Address {
 }
 
 pub(super) fn policy(name: &str, line: u32) -> DecidingPolicy {
-    let at = SourceLocation {
-        file: "shop.yaml".into(),
-        line,
-    };
+    let at = SourceLocation { file: "shop.yaml".into(), line };
     DecidingPolicy::new(PolicyKind::NetworkPolicy, "shop", name, &at)
 }
 
 pub(super) fn identity(name: &str, labels: &[(&str, &str)]) -> Identity {
     Identity {
-        name: WorkloadName {
-            namespace: "shop".to_owned(),
-            name: name.to_owned(),
-        },
-        labels: labels
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect(),
+        name: WorkloadName { namespace: "shop".to_owned(), name: name.to_owned() },
+        labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
         ports: BTreeMap::new(),
     }
 }
@@ -85,11 +76,7 @@ pub(super) fn local(identity: Option<Identity>, ifindexes: &[u32], addresses: &[
         endpoints: ifindexes
             .iter()
             .map(|ifindex| {
-                let interface = Interface {
-                    name: format!("veth{ifindex}"),
-                    peer_mac: None,
-                    existed_at_start: true,
-                };
+                let interface = Interface { name: format!("veth{ifindex}"), peer_mac: None, existed_at_start: true };
                 (*ifindex, interface)
             })
             .collect(),

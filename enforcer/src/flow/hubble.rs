@@ -267,10 +267,7 @@ mod number {
         Text(String),
     }
 
-    #[allow(
-        clippy::trivially_copy_pass_by_ref,
-        reason = "the signature that serde's attribute calls"
-    )]
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde's attribute calls")]
     pub(super) fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }

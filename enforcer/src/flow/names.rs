@@ -104,28 +104,17 @@ impl NameTable {
             .iter()
             .filter_map(|(owner, key)| {
                 let workload = snapshot.local.get(key)?;
-                let owned = Owned {
-                    key: *key,
-                    party: parties.get(key)?.clone(),
-                    interface: interface(workload),
-                };
+                let owned = Owned { key: *key, party: parties.get(key)?.clone(), interface: interface(workload) };
                 Some((*owner, owned))
             })
             .collect();
         self.generations.retain(|generation| generation.revision != revision);
-        self.generations.push_front(Generation {
-            revision,
-            owners,
-            addresses,
-            policies,
-        });
+        self.generations.push_front(Generation { revision, owners, addresses, policies });
         self.generations.truncate(KEPT_REVISIONS);
     }
 
     fn generation(&self, revision: u32) -> Option<&Generation> {
-        self.generations
-            .iter()
-            .find(|generation| generation.revision == revision)
+        self.generations.iter().find(|generation| generation.revision == revision)
     }
 }
 
@@ -155,12 +144,7 @@ fn interface(workload: &LocalWorkload) -> Option<Arc<InterfaceSeen>> {
     let mut endpoints = workload.endpoints.iter();
     let (ifindex, interface) = endpoints.next()?;
     // The kernel counts for the workload, not for the veth.
-    endpoints.next().is_none().then(|| {
-        Arc::new(InterfaceSeen {
-            ifindex: *ifindex,
-            name: interface.name.clone(),
-        })
-    })
+    endpoints.next().is_none().then(|| Arc::new(InterfaceSeen { ifindex: *ifindex, name: interface.name.clone() }))
 }
 
 /// Workloads that did not change share one allocation over all generations.
@@ -218,11 +202,7 @@ mod tests {
 
         assert_eq!(name(&names.address(REVISION, ip("10.88.0.2"))), "shop/web", "T60");
         assert_eq!(name(&names.address(REVISION + 1, ip("10.88.0.2"))), "shop/evil");
-        assert_eq!(
-            name(&names.address(1, ip("10.88.0.2"))),
-            "shop/evil",
-            "not kept: the newest"
-        );
+        assert_eq!(name(&names.address(1, ip("10.88.0.2"))), "shop/evil", "not kept: the newest");
         assert_eq!(
             name(&names.owner(None, WEB).unwrap().party),
             "shop/web",

@@ -137,9 +137,8 @@ const FIRST_IDENTITY: u32 = 256;
 /// FNV-1a over namespace and name: tools group by it, so it must not depend on the node that writes the record.
 fn identity(name: &WorkloadName) -> u32 {
     let bytes = name.namespace.bytes().chain([0]).chain(name.name.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     FIRST_IDENTITY + ((hash ^ (hash >> 32)) % u64::from(u32::MAX - FIRST_IDENTITY)) as u32
 }
 
@@ -199,12 +198,7 @@ pub struct DecidingPolicy {
 impl DecidingPolicy {
     /// From the fields of a policy.
     pub fn new(kind: PolicyKind, namespace: &str, name: &str, at: &SourceLocation) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            kind: kind.as_str(),
-            at: at.clone(),
-        }
+        Self { namespace: namespace.to_owned(), name: name.to_owned(), kind: kind.as_str(), at: at.clone() }
     }
 }
 
@@ -213,10 +207,7 @@ mod tests {
     use super::*;
 
     fn name(namespace: &str, name: &str) -> WorkloadName {
-        WorkloadName {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        }
+        WorkloadName { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
     #[test]

@@ -81,29 +81,17 @@ mod tests {
 
     fn labelled(key: &str, value: &str) -> LabelSelector {
         let values = BTreeSet::from([value.to_owned()]);
-        LabelSelector {
-            requirements: vec![Requirement::In(key.to_owned(), values)],
-        }
+        LabelSelector { requirements: vec![Requirement::In(key.to_owned(), values)] }
     }
 
     fn at(line: u32) -> SourceLocation {
-        SourceLocation {
-            file: "shop.yaml".into(),
-            line,
-        }
+        SourceLocation { file: "shop.yaml".into(), line }
     }
 
     /// Isolates db; web may reach it on 5432/tcp.
     fn policies() -> PolicySet {
-        let web = Peer::Workloads {
-            namespaces: NamespaceScope::Own,
-            workloads: labelled("app", "web"),
-        };
-        let port = PortSpec::Range {
-            transport: Transport::Tcp,
-            first: 5432,
-            last: 5432,
-        };
+        let web = Peer::Workloads { namespaces: NamespaceScope::Own, workloads: labelled("app", "web") };
+        let port = PortSpec::Range { transport: Transport::Tcp, first: 5432, last: 5432 };
         let policy = Policy {
             kind: PolicyKind::FlowPolicy,
             namespace: "shop".to_owned(),
@@ -112,11 +100,7 @@ mod tests {
             subject: labelled("app", "db"),
             isolates_ingress: true,
             isolates_egress: false,
-            ingress: vec![Rule {
-                at: at(9),
-                peers: Peers::Only(vec![web]),
-                ports: Ports::Only(vec![port]),
-            }],
+            ingress: vec![Rule { at: at(9), peers: Peers::Only(vec![web]), ports: Ports::Only(vec![port]) }],
             egress: Vec::new(),
         };
         PolicySet { policies: vec![policy] }
@@ -128,9 +112,7 @@ mod tests {
         let mut names = NameTable::default();
         names.install(REVISION, &snapshot, &fixture::owners(), Arc::new(resolved));
         let denial = Denial::Flow { way, count: 1 };
-        Enricher::new("n1")
-            .enrich(&names, Timestamp::UNIX_EPOCH, &denial)
-            .unwrap()
+        Enricher::new("n1").enrich(&names, Timestamp::UNIX_EPOCH, &denial).unwrap()
     }
 
     fn lines(decision: &Decision) -> Vec<u32> {
@@ -181,13 +163,7 @@ mod tests {
 
     #[test]
     fn of_a_workload_that_nobody_has_named_policies_say_nothing() {
-        let unnamed = record(way(
-            Reason::NoRule,
-            Direction::Egress,
-            UNNAMED,
-            "10.88.0.9",
-            "10.88.0.2",
-        ));
+        let unnamed = record(way(Reason::NoRule, Direction::Egress, UNNAMED, "10.88.0.9", "10.88.0.2"));
         assert_eq!(unnamed.decision, Decision::LaterWorkload { revision: REVISION });
     }
 }

@@ -92,10 +92,7 @@ mod tests {
 
     #[test]
     fn what_steers_a_terminal_is_written_out() {
-        assert_eq!(
-            printable("a\u{1b}[31m\u{202e}b\n\u{9b}"),
-            "a\\u{1b}[31m\\u{202e}b\\u{a}\\u{9b}"
-        );
+        assert_eq!(printable("a\u{1b}[31m\u{202e}b\n\u{9b}"), "a\\u{1b}[31m\\u{202e}b\\u{a}\\u{9b}");
         assert!(matches!(printable("web-1 \u{e4}\u{4f60}"), Cow::Borrowed(_)));
     }
 

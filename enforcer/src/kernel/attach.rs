@@ -4,7 +4,7 @@
 //! and it is taken over only while the kernel says that it is attached to that device: a pinned link outlives its device.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::kernel::error::{KernelError, at, on_device};
@@ -91,7 +91,7 @@ impl Links {
 
     /// Makes our program the first of a chain again, with no moment without it: a second link with a copy of the program
     /// goes in front, then the first is let go. (The kernel takes a program only once into a chain.)
-    pub(crate) fn to_front(&mut self, ifindex: u32, hook: Hook, copy: &Programs) -> Result<(), KernelError> {
+    pub(crate) fn put_first(&mut self, ifindex: u32, hook: Hook, copy: &Programs) -> Result<(), KernelError> {
         let (program, _) = copy.of(hook);
         let link = sys::link_create(program, ifindex, hook).map_err(on_device(ifindex, "attach"))?;
         self.pin(ifindex, hook, link)
@@ -134,8 +134,10 @@ impl Links {
     /// Detaches a device, or forgets one that is gone.
     pub(crate) fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
         for hook in HOOKS {
+            if let Some(link) = self.held.remove(&(ifindex, hook)) {
+                release(link.as_fd(), ifindex)?;
+            }
             layout::unpin(&self.directory.join(name(ifindex, hook)))?;
-            self.held.remove(&(ifindex, hook));
         }
         Ok(())
     }
@@ -167,17 +169,21 @@ impl Links {
     }
 }
 
+/// Detaches a link; its device may be gone already.
+pub(crate) fn release(link: BorrowedFd<'_>, ifindex: u32) -> Result<(), KernelError> {
+    match sys::link_detach(link) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => Err(on_device(ifindex, "detach")(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Ends a replacement that was cut short: the new pin counts if its link is attached.
 fn settle(directory: &Path, settled: &str) -> Result<(), KernelError> {
     let path = directory.join(settled);
     let new = incoming(&path);
     let link = sys::object_get(&new).map_err(at(&new, "open pin"))?;
     let info = sys::link_info(link.as_fd()).map_err(|_| KernelError::Foreign { path: new.clone() })?;
-    if info.ifindex == 0 {
-        layout::unpin(&new)
-    } else {
-        layout::replace(&new, &path)
-    }
+    if info.ifindex == 0 { layout::unpin(&new) } else { layout::replace(&new, &path) }
 }
 
 /// Name of a link's pin.

@@ -129,12 +129,14 @@ pub enum KernelError {
     #[error("the bpf object cannot be loaded")]
     Object(#[from] Box<aya::EbpfError>),
     /// A program was refused.
-    #[error("the kernel refuses program {name}")]
+    #[error("the kernel refuses program {name}: {}", log.join("; "))]
     Program {
         /// Program.
         name: &'static str,
+        /// The last lines of what the verifier says.
+        log: Vec<String>,
         /// Why.
-        source: Box<aya::programs::ProgramError>,
+        source: io::Error,
     },
     /// The object lacks a program, or it is of another kind.
     #[error("the bpf object has no classifier {name}")]

@@ -1,16 +1,17 @@
-//! The programs. Input: the bpf object and the pinned maps. Output: programs over those maps, pinned under a hash of the
-//! object, so that a restart of the same build loads nothing and a link's program tells whether it is of this build.
+//! The programs. Input: the bpf object and the pinned maps. Output: programs over those maps, pinned under a hash of both,
+//! so that a restart of the same build loads nothing and a link's program tells whether it is of this build.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::EbpfLoader;
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramError, SchedClassifier};
 use nix::time::{ClockId, clock_getres};
 
 use crate::kernel::error::{KernelError, at};
 use crate::kernel::layout::{self, Layout};
 use crate::kernel::maps::Maps;
+use crate::kernel::preflight;
 use crate::kernel::sys::{self, Hook};
 
 /// The object that `build.rs` embedded; empty in a build without the bpf compiler.
@@ -42,12 +43,12 @@ pub(crate) struct Programs {
 impl Programs {
     /// Takes over the programs of this object, or loads and pins them.
     pub(crate) fn open(layout: &Layout, maps: &Maps, object: &[u8]) -> Result<Self, KernelError> {
-        let directory = directory(layout, object);
-        if let Some(programs) = Self::pinned(&directory, maps)? {
+        let directory = directory(layout, maps, object);
+        if let Some(programs) = Self::pinned(&directory)? {
             return Ok(programs);
         }
         let programs = Self::load(layout, maps, object)?;
-        // Left by a start that was cut short, or over maps that are gone.
+        // Left by a start that was cut short.
         remove(&directory)?;
         std::fs::create_dir(&directory).map_err(at(&directory, "create"))?;
         for (name, program) in ALL.into_iter().zip([&programs.from, &programs.to, &programs.sweep]) {
@@ -72,27 +73,20 @@ impl Programs {
         }
         let mut ebpf = loader.load(object).map_err(Box::new)?;
         let mut load = |name: &'static str| -> Result<Program, KernelError> {
-            let failed = |source| KernelError::Program {
-                name,
-                source: Box::new(source),
-            };
+            let failed = |error| refused(name, error);
             let program = ebpf.program_mut(name).ok_or(KernelError::MissingProgram { name })?;
             let program: &mut SchedClassifier = program.try_into().map_err(|_| KernelError::MissingProgram { name })?;
             program.load().map_err(failed)?;
             let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
             let fd = fd.map_err(|source| KernelError::System { call: "dup", source })?;
-            let (id, _) = information(&fd)?;
+            let id = id(&fd)?;
             Ok(Program { fd, id })
         };
-        Ok(Self {
-            from: load(FROM)?,
-            to: load(TO)?,
-            sweep: load(SWEEP)?,
-        })
+        Ok(Self { from: load(FROM)?, to: load(TO)?, sweep: load(SWEEP)? })
     }
 
-    /// `None`: not all are there, or they use maps that are no longer the pinned ones.
-    fn pinned(directory: &Path, maps: &Maps) -> Result<Option<Self>, KernelError> {
+    /// `None`: not all are there.
+    fn pinned(directory: &Path) -> Result<Option<Self>, KernelError> {
         let mut found = Vec::new();
         for name in ALL {
             let path = directory.join(name);
@@ -101,11 +95,7 @@ impl Programs {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(at(&path, "open pin")(error)),
             };
-            let (id, used) = information(&fd)?;
-            let current = maps.of_programs().iter().all(|(_, map)| used.contains(&map.id()));
-            if name != SWEEP && !current {
-                return Ok(None);
-            }
+            let id = id(&fd)?;
             found.push(Program { fd, id });
         }
         let [from, to, sweep] =
@@ -114,8 +104,8 @@ impl Programs {
     }
 
     /// Removes the pins of other objects' programs.
-    pub(crate) fn remove_others(layout: &Layout, object: &[u8]) -> Result<(), KernelError> {
-        let own = directory(layout, object);
+    pub(crate) fn remove_others(layout: &Layout, maps: &Maps, object: &[u8]) -> Result<(), KernelError> {
+        let own = directory(layout, maps, object);
         for name in layout::names(&layout.programs())? {
             let path = layout.programs().join(name);
             if path != own {
@@ -140,15 +130,34 @@ impl Programs {
     }
 }
 
-fn information(fd: &OwnedFd) -> Result<(u32, Vec<u32>), KernelError> {
-    sys::program_info(fd.as_fd()).map_err(|source| KernelError::System {
-        call: "read a program's information",
+/// The verifier's whole log runs to megabytes; what is wrong stands at its end.
+fn refused(name: &'static str, error: ProgramError) -> KernelError {
+    const LINES: usize = 4;
+    let (source, log) = match error {
+        ProgramError::LoadError { io_error, verifier_log } => (io_error, verifier_log.to_string()),
+        other => (std::io::Error::other(other), String::new()),
+    };
+    let denied = source.kind() == std::io::ErrorKind::PermissionDenied;
+    if denied && matches!(preflight::may_skip_speculation_checks(), Ok(false)) {
+        return KernelError::MissingCapabilities { missing: vec!["CAP_PERFMON"] };
+    }
+    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = lines.len().saturating_sub(LINES);
+    KernelError::Program {
+        name,
+        log: lines[last..].iter().map(|line| line.chars().take(200).collect()).collect(),
         source,
-    })
+    }
 }
 
-fn directory(layout: &Layout, object: &[u8]) -> PathBuf {
-    layout.programs().join(format!("{:016x}", hash(object)))
+fn id(fd: &OwnedFd) -> Result<u32, KernelError> {
+    sys::program_id(fd.as_fd()).map_err(|source| KernelError::System { call: "read a program's information", source })
+}
+
+/// The maps are part of it: programs over maps whose pins were lost must not be taken over.
+fn directory(layout: &Layout, maps: &Maps, object: &[u8]) -> PathBuf {
+    let maps = maps.of_programs().into_iter().flat_map(|(_, map)| map.id().to_ne_bytes());
+    layout.programs().join(format!("{:016x}", hash(object.iter().copied().chain(maps))))
 }
 
 fn remove(directory: &Path) -> Result<(), KernelError> {
@@ -159,10 +168,10 @@ fn remove(directory: &Path) -> Result<(), KernelError> {
 }
 
 /// FNV-1a, 64 bits: it tells builds apart and guards against nothing.
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes
+        .into_iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// How the programs turn jiffies into ticks of about a second.
@@ -175,10 +184,8 @@ struct Tick {
 impl Tick {
     fn of_kernel() -> Result<Self, KernelError> {
         // The coarse clocks step once a jiffy, and this is the only place where user space can see how long that is.
-        let jiffy = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_err(|error| KernelError::System {
-            call: "clock_getres",
-            source: error.into(),
-        })?;
+        let jiffy = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
+            .map_err(|error| KernelError::System { call: "clock_getres", source: error.into() })?;
         Ok(Self::of(u64::try_from(jiffy.tv_nsec()).unwrap_or(0)))
     }
 
@@ -186,10 +193,7 @@ impl Tick {
     fn of(jiffy_ns: u64) -> Self {
         let hz = 1_000_000_000 / jiffy_ns.clamp(1_000_000, 100_000_000);
         let shift = (hz * 4 / 3).ilog2();
-        Self {
-            shift,
-            milliseconds: ((1_u64 << shift) * 1000 / hz) as u32,
-        }
+        Self { shift, milliseconds: ((1_u64 << shift) * 1000 / hz) as u32 }
     }
 }
 
@@ -206,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_hash_is_that_of_the_publication() {
-        assert_eq!(hash(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(hash(b"foobar"), 0x8594_4171_f739_67e8);
+        assert_eq!(hash(*b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(hash(*b"foobar"), 0x8594_4171_f739_67e8);
     }
 }

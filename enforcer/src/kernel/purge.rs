@@ -3,11 +3,14 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
+use crate::kernel::attach::release;
 use crate::kernel::error::{KernelError, at};
 use crate::kernel::layout::{is_abi, lock, names};
 use crate::kernel::preflight;
+use crate::kernel::sys;
 
 /// Removes the pins of every version. What no enforcer has made is left and told. Refused beside a daemon, which would make
 /// everything again.
@@ -24,7 +27,9 @@ pub fn purge(pin_dir: &Path) -> Result<(), Vec<KernelError>> {
                 let path = pin_dir.join(&name);
                 if is_abi(&name) {
                     // Links first: half removed maps must not be enforced with.
-                    remove(&path.join("links"), &mut errors);
+                    let links = path.join("links");
+                    release_all(&links, &mut errors);
+                    remove(&links, &mut errors);
                     remove(&path, &mut errors);
                 } else {
                     errors.push(KernelError::Foreign { path });
@@ -42,6 +47,19 @@ pub fn purge(pin_dir: &Path) -> Result<(), Vec<KernelError>> {
         }
     }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// Detaches every link below, so that nothing is enforced any more when this returns.
+fn release_all(links: &Path, errors: &mut Vec<KernelError>) {
+    for name in names(links).unwrap_or_default() {
+        let path = links.join(&name);
+        let ifindex = name.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0);
+        let released = match sys::object_get(&path) {
+            Ok(link) => release(link.as_fd(), ifindex),
+            Err(error) => Err(at(&path, "open pin")(error)),
+        };
+        errors.extend(released.err());
+    }
 }
 
 fn remove(path: &Path, errors: &mut Vec<KernelError>) {

@@ -46,10 +46,7 @@ pub(super) fn parse(text: &str) -> Result<Cidr, InvalidCidr> {
     {
         return Err(InvalidCidr::Mapped);
     }
-    Ok(Cidr {
-        network,
-        had_host_bits: network.ip() != written.ip(),
-    })
+    Ok(Cidr { network, had_host_bits: network.ip() != written.ip() })
 }
 
 /// Whether `inner` is a part of `outer`, of the same family, and not all of it (N14).
@@ -67,11 +64,8 @@ mod tests {
 
     #[test]
     fn n17_host_bits_are_cleared_and_reported() {
-        for (text, masked) in [
-            ("10.1.2.3/8", "10.0.0.0/8"),
-            ("10.20.1.1/4", "0.0.0.0/4"),
-            ("fd00::1/64", "fd00::/64"),
-        ] {
+        for (text, masked) in [("10.1.2.3/8", "10.0.0.0/8"), ("10.20.1.1/4", "0.0.0.0/4"), ("fd00::1/64", "fd00::/64")]
+        {
             let cidr = parse(text).unwrap();
             assert_eq!((cidr.network.to_string().as_str(), cidr.had_host_bits), (masked, true));
         }

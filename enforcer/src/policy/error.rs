@@ -391,11 +391,7 @@ impl Problem {
 
 /// `port 70000`; a number that was too big to be kept is not shown.
 fn port(number: i64) -> String {
-    if number == i64::MAX {
-        "the port".to_owned()
-    } else {
-        format!("port {number}")
-    }
+    if number == i64::MAX { "the port".to_owned() } else { format!("port {number}") }
 }
 
 fn meant(name: impl AsRef<str>) -> String {
@@ -437,10 +433,7 @@ mod tests {
     #[test]
     fn misspelt_names_are_found_and_strange_ones_are_not() {
         assert_eq!(near_name("prots", ["from", "ports"]), Some("ports"));
-        assert_eq!(
-            near_name("podselector", ["podSelector", "namespaceSelector"]),
-            Some("podSelector")
-        );
+        assert_eq!(near_name("podselector", ["podSelector", "namespaceSelector"]), Some("podSelector"));
         assert_eq!(near_name("networkpolicy", KINDS), Some("NetworkPolicy"));
         assert_eq!(near_name("Deployment", KINDS), None);
         assert_eq!(near_name(&"ports".repeat(1_000_000), ["ports"]), None);

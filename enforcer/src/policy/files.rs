@@ -59,21 +59,14 @@ impl Tree {
     /// Reads one file under the name `path`, whatever its ending.
     pub(super) fn file(&mut self, file: &Path, path: &str) {
         match read_file(file) {
-            Ok(text) => self.files.push(SourceFile {
-                path: path.into(),
-                text,
-            }),
+            Ok(text) => self.files.push(SourceFile { path: path.into(), text }),
             Err(problem) => self.refuse(path, problem),
         }
     }
 
     /// `above`: the directories on the way here, to see a link that leads back to one of them.
     fn directory(&mut self, directory: &Path, prefix: &str, above: &[(u64, u64)]) {
-        let shown = if prefix.is_empty() {
-            "."
-        } else {
-            prefix.trim_end_matches('/')
-        };
+        let shown = if prefix.is_empty() { "." } else { prefix.trim_end_matches('/') };
         let entries = match fs::read_dir(directory) {
             Ok(entries) => entries,
             Err(cause) => return self.refuse(shown, Problem::Unreadable { cause }),
@@ -119,15 +112,8 @@ impl Tree {
 
     fn refuse(&mut self, path: &str, what: Problem) {
         // A name with a newline must not look like two lines of a log.
-        let file: String = path
-            .chars()
-            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-            .collect();
-        self.errors.push(Finding {
-            file: file.into(),
-            place: None,
-            what,
-        });
+        let file: String = path.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        self.errors.push(Finding { file: file.into(), place: None, what });
     }
 }
 
@@ -145,11 +131,8 @@ fn read_file(path: &Path) -> Result<String, Problem> {
     // Opening a device can have effects, and the name may come to mean another file between the two checks; then
     // O_NONBLOCK keeps the opening of a pipe from waiting for its other end.
     check(&fs::metadata(path).map_err(unreadable)?)?;
-    let file: File = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-        .map_err(unreadable)?;
+    let file: File =
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     check(&metadata)?;
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len() + 1).unwrap_or(0));
@@ -166,25 +149,10 @@ mod tests {
 
     #[test]
     fn policy_files_are_told_by_their_ending() {
-        for name in [
-            "a.yaml",
-            "a.yml",
-            "a.b.yaml",
-            "cases.yaml",
-            "inventory.yml",
-            "mycases.yaml",
-        ] {
+        for name in ["a.yaml", "a.yml", "a.b.yaml", "cases.yaml", "inventory.yml", "mycases.yaml"] {
             assert!(is_policy_file(name), "{name}");
         }
-        for name in [
-            "a.cases.yaml",
-            "a.inventory.yml",
-            "a.yaml~",
-            "a.json",
-            "yaml",
-            ".yaml",
-            "a.YAML",
-        ] {
+        for name in ["a.cases.yaml", "a.inventory.yml", "a.yaml~", "a.json", "yaml", ".yaml", "a.YAML"] {
             assert!(!is_policy_file(name), "{name}");
         }
     }

@@ -53,11 +53,7 @@ impl Place {
         let text = text.strip_suffix('\r').unwrap_or(text);
         let at = usize::try_from(column).ok()?.saturating_sub(1);
         let from = at.saturating_sub(WINDOW);
-        let mut window = Window {
-            text: String::new(),
-            start: 0,
-            end: 0,
-        };
+        let mut window = Window { text: String::new(), start: 0, end: 0 };
         for (index, character) in text.chars().enumerate().skip(from).take(2 * WINDOW) {
             if index < at {
                 window.start += character.len_utf8();
@@ -69,11 +65,7 @@ impl Place {
         }
         // The place may lie behind the last character, at the end of the line or of the file.
         window.end = window.end.max(window.start);
-        Some(Self {
-            line: line + lines_before,
-            column,
-            window,
-        })
+        Some(Self { line: line + lines_before, column, window })
     }
 }
 
@@ -108,11 +100,7 @@ fn render<W: What>(finding: &Finding<W>, f: &mut fmt::Formatter<'_>) -> fmt::Res
     let mut group: Group<'_> = W::LEVEL.primary_title(what.to_string()).element(origin);
     if let Some(Place { line, window, .. }) = place {
         let mark = AnnotationKind::Primary.span(window.start..window.end);
-        group = group.element(
-            Snippet::source(&window.text)
-                .line_start(*line as usize)
-                .annotation(mark),
-        );
+        group = group.element(Snippet::source(&window.text).line_start(*line as usize).annotation(mark));
     }
     if let Some(help) = what.help() {
         group = group.element(Level::HELP.message(help));

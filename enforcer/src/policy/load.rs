@@ -72,14 +72,8 @@ pub fn load_paths(paths: &[PathBuf]) -> Result<Loaded, PolicyErrors> {
         if path.is_dir() {
             let Tree { files, errors } = Tree::read(path);
             let full = |inner: &str| path.join(inner).to_string_lossy().into();
-            all.files.extend(files.into_iter().map(|file| SourceFile {
-                path: full(&file.path),
-                ..file
-            }));
-            all.errors.extend(errors.into_iter().map(|error| Finding {
-                file: full(&error.file),
-                ..error
-            }));
+            all.files.extend(files.into_iter().map(|file| SourceFile { path: full(&file.path), ..file }));
+            all.errors.extend(errors.into_iter().map(|error| Finding { file: full(&error.file), ..error }));
         } else {
             all.file(path, &path.to_string_lossy());
         }
@@ -96,12 +90,7 @@ fn assemble(sources: Vec<SourceFile>, mut errors: Vec<PolicyError>) -> Result<Lo
     let mut loaded = Loaded::default();
     let mut seen = Seen::default();
     for source in &sources {
-        let Parsed {
-            policies,
-            warnings,
-            errors: refused,
-            columns,
-        } = parse(&source.path, &source.text);
+        let Parsed { policies, warnings, errors: refused, columns } = parse(&source.path, &source.text);
         errors.extend(refused);
         loaded.warnings.extend(warnings);
         for (policy, column) in policies.into_iter().zip(columns) {
@@ -115,10 +104,7 @@ fn assemble(sources: Vec<SourceFile>, mut errors: Vec<PolicyError>) -> Result<Lo
     }
     let line = |error: &PolicyError| error.place.as_ref().map_or(u32::MAX, |place| place.line);
     errors.sort_by(|a, b| a.file.cmp(&b.file).then(line(a).cmp(&line(b))));
-    Err(PolicyErrors {
-        errors,
-        warnings: loaded.warnings,
-    })
+    Err(PolicyErrors { errors, warnings: loaded.warnings })
 }
 
 /// The policies so far, by what must be unique.
@@ -136,21 +122,8 @@ impl Seen {
         let (kind, first) = (policy.kind.as_str(), first.clone());
         let (_, namespace, name) = key;
         let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
-        let position = Position {
-            line: policy.at.line,
-            column,
-            length,
-        };
+        let position = Position { line: policy.at.line, column, length };
         let place = Place::new(text.strip_prefix('\u{feff}').unwrap_or(text), position, 0);
-        Some(Finding {
-            file: policy.at.file.clone(),
-            place,
-            what: Problem::Duplicate {
-                kind,
-                namespace,
-                name,
-                first,
-            },
-        })
+        Some(Finding { file: policy.at.file.clone(), place, what: Problem::Duplicate { kind, namespace, name, first } })
     }
 }

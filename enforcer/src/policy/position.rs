@@ -39,10 +39,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Spanned { value, referenced, .. } = Spanned::<Option<T>>::deserialize(deserializer)?;
         let value = value.ok_or_else(|| de::Error::custom(NO_VALUE))?;
-        Ok(Self {
-            value,
-            at: referenced.into(),
-        })
+        Ok(Self { value, at: referenced.into() })
     }
 }
 

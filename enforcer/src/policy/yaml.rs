@@ -44,10 +44,7 @@ pub(super) fn documents(text: &str) -> impl Iterator<Item = Document<'_>> {
     std::iter::from_fn(move || {
         while !rest.is_empty() {
             let (end, lines, has_content) = first_document(rest);
-            let document = Document {
-                text: &rest[..end],
-                lines_before,
-            };
+            let document = Document { text: &rest[..end], lines_before };
             rest = &rest[end..];
             lines_before += lines;
             if has_content {
@@ -63,9 +60,8 @@ fn first_document(text: &str) -> (usize, u32, bool) {
     let (mut end, mut lines) = (0, 0);
     let (mut is_begun, mut has_content) = (false, false);
     for line in text.split_inclusive('\n') {
-        let behind_marker = line
-            .strip_prefix("---")
-            .filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        let behind_marker =
+            line.strip_prefix("---").filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
         if behind_marker.is_some() && is_begun {
             break;
         }
@@ -147,24 +143,21 @@ fn problem(error: &serde_yaml::Error, nodes_left: usize) -> Problem {
     use serde_yaml::Error;
     match error {
         Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => problem(error, nodes_left),
-        Error::SerdeUnknownField { field, expected, .. } => Problem::UnknownField {
-            field: shown(field),
-            expected: expected.clone(),
-        },
+        Error::SerdeUnknownField { field, expected, .. } => {
+            Problem::UnknownField { field: shown(field), expected: expected.clone() }
+        }
         Error::SerdeMissingField { field, .. } => Problem::MissingField { field },
-        Error::DuplicateMappingKey { key, .. } => Problem::DuplicateField {
-            field: key.as_deref().map_or_else(|| "?".to_owned(), shown),
-        },
+        Error::DuplicateMappingKey { key, .. } => {
+            Problem::DuplicateField { field: key.as_deref().map_or_else(|| "?".to_owned(), shown) }
+        }
         Error::MergeKeyNotAllowed { .. } => Problem::MergeKey,
         Error::QuotingRequired { value, .. } => Problem::NeedsQuotes { value: shown(value) },
         Error::Message { msg, .. } if msg == NO_VALUE => Problem::NoValue,
         Error::NullIntoString { .. } => Problem::NoValue,
-        Error::Unexpected { expected, .. } => Problem::WrongType {
-            expected: plain(expected),
-        },
-        Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => Problem::WrongType {
-            expected: expected.clone(),
-        },
+        Error::Unexpected { expected, .. } => Problem::WrongType { expected: plain(expected) },
+        Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
+            Problem::WrongType { expected: expected.clone() }
+        }
         Error::Budget { breach, .. } => match breach {
             BudgetBreach::Nodes { .. } | BudgetBreach::Events { .. } if nodes_left < DOCUMENT_NODES => {
                 Problem::FileNodes { limit: FILE_NODES }
@@ -178,31 +171,23 @@ fn problem(error: &serde_yaml::Error, nodes_left: usize) -> Problem {
             | BudgetBreach::AliasAnchorRatio { .. }
             | BudgetBreach::RecordedAnchorEvents { .. }
             | BudgetBreach::RecordedAnchorBytes { .. } => Problem::AliasBomb,
-            other => Problem::Syntax {
-                message: shown(&format!("{other:?}")),
-            },
+            other => Problem::Syntax { message: shown(&format!("{other:?}")) },
         },
         Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
         | Error::AliasReplayCounterOverflow { .. }
         | Error::AliasReplayStackDepthExceeded { .. } => Problem::AliasBomb,
-        Error::MultipleDocuments { .. } => Problem::Syntax {
-            message: "text behind the end of the document; begin the next one with `---`".to_owned(),
-        },
-        Error::UnsupportedTag { tag, .. } => Problem::Syntax {
-            message: format!("unsupported tag `{}`", shown(tag)),
-        },
+        Error::MultipleDocuments { .. } => {
+            Problem::Syntax { message: "text behind the end of the document; begin the next one with `---`".to_owned() }
+        }
+        Error::UnsupportedTag { tag, .. } => Problem::Syntax { message: format!("unsupported tag `{}`", shown(tag)) },
         // The scanner runs ahead of the budget and has its own limit for brackets.
         Error::ExternalMessage { msg, .. } if msg.contains("recursion limit") => Problem::TooDeep { limit: DEPTH },
         other => {
             let text = other.to_string();
             // The reader appends the place, which a finding shows by itself.
-            let message = text
-                .rsplit_once(" at line ")
-                .map_or(text.as_str(), |(message, _)| message);
-            Problem::Syntax {
-                message: shown(message),
-            }
+            let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
+            Problem::Syntax { message: shown(message) }
         }
     }
 }
@@ -219,11 +204,7 @@ fn plain(expected: &str) -> String {
 
 /// A value as a message shows it: one line, not too long.
 pub(super) fn shown(text: &str) -> String {
-    let mut shown: String = text
-        .chars()
-        .take(SHOWN)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect();
+    let mut shown: String = text.chars().take(SHOWN).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(SHOWN).is_some() {
         shown.push_str("..");
     }
@@ -235,9 +216,7 @@ mod tests {
     use super::*;
 
     fn split(text: &str) -> Vec<(u32, &str)> {
-        documents(text)
-            .map(|document| (document.lines_before, document.text))
-            .collect()
+        documents(text).map(|document| (document.lines_before, document.text)).collect()
     }
 
     #[test]
@@ -246,10 +225,7 @@ mod tests {
         assert_eq!(split("\n# nothing\n---\n--- # still nothing\n"), []);
         assert_eq!(split("a: b"), [(0, "a: b")]);
         assert_eq!(split("a\n---\nb\n---\n"), [(0, "a\n"), (1, "---\nb\n")]);
-        assert_eq!(
-            split("# c\n%YAML 1.2\n---\na\n---\r\nb"),
-            [(0, "# c\n%YAML 1.2\n---\na\n"), (4, "---\r\nb")]
-        );
+        assert_eq!(split("# c\n%YAML 1.2\n---\na\n---\r\nb"), [(0, "# c\n%YAML 1.2\n---\na\n"), (4, "---\r\nb")]);
         assert_eq!(split("--- {a: b}\n--- c\n"), [(0, "--- {a: b}\n"), (1, "--- c\n")]);
         assert_eq!(split("---a\n ---\n----\n"), [(0, "---a\n ---\n----\n")]);
     }

@@ -9,7 +9,7 @@ use enforcer_common::image::PortKey;
 use enforcer_common::verdict::{Reason, Verdict};
 
 use super::ports::port_key;
-use super::resolver::ResolvedPolicy;
+use super::resolved::ResolvedPolicy;
 use crate::policy::model::Transport;
 use crate::workload::model::WorkloadKey;
 
@@ -82,16 +82,10 @@ impl ResolvedPolicy {
             };
         };
         if local.addresses.iter().any(|own| Address::from(*own) == peer) {
-            return Decision {
-                verdict: Verdict::Allow,
-                by: DecidedBy::Itself,
-            };
+            return Decision { verdict: Verdict::Allow, by: DecidedBy::Itself };
         }
         let Some(isolation) = self.isolation(workload, direction) else {
-            return Decision {
-                verdict: Verdict::Allow,
-                by: DecidedBy::NotIsolated,
-            };
+            return Decision { verdict: Verdict::Allow, by: DecidedBy::NotIsolated };
         };
         let (group, key) = (self.group_at(peer), service.port_key());
         let grant = isolation
@@ -99,18 +93,12 @@ impl ResolvedPolicy {
             .iter()
             .find(|grant| self.port_set(grant.ports).contains(key) && self.peer_set(grant.peers).contains(peer, group));
         match grant {
-            Some(grant) => Decision {
-                verdict: Verdict::Allow,
-                by: DecidedBy::Rule {
-                    policy: grant.policy,
-                    rule: grant.rule,
-                },
-            },
+            Some(grant) => {
+                Decision { verdict: Verdict::Allow, by: DecidedBy::Rule { policy: grant.policy, rule: grant.rule } }
+            }
             None => Decision {
                 verdict: Verdict::Deny(Reason::NoRule),
-                by: DecidedBy::Isolated {
-                    policies: isolation.policies.clone(),
-                },
+                by: DecidedBy::Isolated { policies: isolation.policies.clone() },
             },
         }
     }

@@ -64,17 +64,10 @@ type Likeness<'a> = (&'a str, &'a Labels, &'a PortNames);
 impl<'a> Groups<'a> {
     /// Of all named workloads of a snapshot.
     pub(super) fn of(snapshot: &'a Snapshot) -> Self {
-        let mut groups = Self {
-            by_identity: HashMap::new(),
-            identities: Vec::new(),
-            names: Vec::new(),
-            names_of: Vec::new(),
-        };
+        let mut groups =
+            Self { by_identity: HashMap::new(), identities: Vec::new(), names: Vec::new(), names_of: Vec::new() };
         let mut known: HashMap<&PortNames, usize> = HashMap::new();
-        let local = snapshot
-            .local
-            .values()
-            .filter_map(|workload| workload.identity.as_ref());
+        let local = snapshot.local.values().filter_map(|workload| workload.identity.as_ref());
         for identity in local.chain(snapshot.remote.iter().map(|workload| &workload.identity)) {
             let next = GroupId(groups.identities.len() as u32);
             if *groups.by_identity.entry(likeness(identity)).or_insert(next) == next {
@@ -101,10 +94,7 @@ impl Directory {
     pub(super) fn of(snapshot: &Snapshot, groups: &Groups<'_>) -> Self {
         let mut entries: BTreeMap<Address, KnownAddress> = BTreeMap::new();
         for (key, workload) in &snapshot.local {
-            let group = workload
-                .identity
-                .as_ref()
-                .and_then(|identity| groups.group_of(identity));
+            let group = workload.identity.as_ref().and_then(|identity| groups.group_of(identity));
             for address in &workload.addresses {
                 add_local(&mut entries, Address::from(*address), Holder::Local(*key), group);
             }
@@ -145,10 +135,7 @@ impl Directory {
     }
 
     pub(super) fn at(&self, address: Address) -> Option<&KnownAddress> {
-        let place = self
-            .entries
-            .binary_search_by_key(&address, |entry| entry.address)
-            .ok()?;
+        let place = self.entries.binary_search_by_key(&address, |entry| entry.address).ok()?;
         self.entries.get(place)
     }
 }
@@ -162,13 +149,7 @@ fn add_local(entries: &mut BTreeMap<Address, KnownAddress>, address: Address, ho
                 entry.group = None;
             }
         })
-        .or_insert(KnownAddress {
-            address,
-            holder,
-            group,
-            local: true,
-            node: false,
-        });
+        .or_insert(KnownAddress { address, holder, group, local: true, node: false });
 }
 
 fn add_remote(entries: &mut BTreeMap<Address, KnownAddress>, address: Address, place: usize, group: Option<GroupId>) {
@@ -181,11 +162,5 @@ fn add_remote(entries: &mut BTreeMap<Address, KnownAddress>, address: Address, p
                 entry.group = None;
             }
         })
-        .or_insert(KnownAddress {
-            address,
-            holder: Holder::Remote(place),
-            group,
-            local: false,
-            node: false,
-        });
+        .or_insert(KnownAddress { address, holder: Holder::Remote(place), group, local: false, node: false });
 }

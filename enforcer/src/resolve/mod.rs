@@ -8,6 +8,7 @@ mod decision;
 mod directory;
 mod peers;
 mod ports;
+mod resolved;
 mod resolver;
 mod selector;
 
@@ -15,4 +16,5 @@ pub use decision::{DecidedBy, Decision, Service};
 pub use directory::{GroupId, Holder, KnownAddress};
 pub use peers::{Block, PeerSet, PeerSetId};
 pub use ports::{PortSet, PortSetId};
-pub use resolver::{Grant, Isolation, ResolvedPolicy, resolve};
+pub use resolved::{Grant, Isolation, ResolvedPolicy};
+pub use resolver::resolve;

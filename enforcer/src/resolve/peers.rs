@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 
 use super::directory::GroupId;
 
-/// Index of a set in [`ResolvedPolicy::peer_sets`](super::ResolvedPolicy::peer_sets).
+/// Names a set to [`ResolvedPolicy::peer_set`](super::ResolvedPolicy::peer_set).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PeerSetId(pub u32);
 
@@ -38,11 +38,8 @@ pub struct Block {
 impl Block {
     /// A block without the parts of `except` that others hold already.
     pub(super) fn new(cidr: IpNetwork, except: &[IpNetwork]) -> Self {
-        let mut sorted: Vec<IpNetwork> = except
-            .iter()
-            .copied()
-            .filter(|part| part.is_ipv4() == cidr.is_ipv4())
-            .collect();
+        let mut sorted: Vec<IpNetwork> =
+            except.iter().copied().filter(|part| part.is_ipv4() == cidr.is_ipv4()).collect();
         sorted.sort_unstable_by_key(|part| (part.network(), part.prefix()));
         let mut apart: Vec<IpNetwork> = Vec::with_capacity(sorted.len());
         for part in sorted {
@@ -62,10 +59,7 @@ impl Block {
 impl PeerSet {
     /// Every address.
     pub(super) fn everybody() -> Self {
-        Self {
-            any: true,
-            ..Self::default()
-        }
+        Self { any: true, ..Self::default() }
     }
 
     /// Whether nobody is in it.

@@ -10,7 +10,7 @@ use enforcer_common::packet::protocol;
 use crate::policy::model::{PortSpec, Transport};
 use crate::workload::model::NamedPort;
 
-/// Index of a set in [`ResolvedPolicy::port_sets`](super::ResolvedPolicy::port_sets).
+/// Names a set to [`ResolvedPolicy::port_set`](super::ResolvedPolicy::port_set).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PortSetId(pub u32);
 
@@ -26,9 +26,7 @@ pub(super) type PortNames = BTreeMap<String, BTreeSet<NamedPort>>;
 impl PortSet {
     /// Every protocol and port (N7).
     pub fn every() -> Self {
-        Self {
-            intervals: vec![(0, PortKey::COUNT)],
-        }
+        Self { intervals: vec![(0, PortKey::COUNT)] }
     }
 
     /// The union of some intervals `first..end`, which may overlap.
@@ -59,12 +57,10 @@ impl PortSet {
         Self::of_intervals(
             intervals
                 .flat_map(|(ports, transport)| {
-                    ports
-                        .iter()
-                        .filter_map(move |named| match (transport, transport_of(named.protocol)?) {
-                            (Some(wanted), served) if wanted != served => None,
-                            (_, served) => Some(interval(served, named.port, named.port)),
-                        })
+                    ports.iter().filter_map(move |named| match (transport, transport_of(named.protocol)?) {
+                        (Some(wanted), served) if wanted != served => None,
+                        (_, served) => Some(interval(served, named.port, named.port)),
+                    })
                 })
                 .collect(),
         )
@@ -88,9 +84,7 @@ impl PortSet {
     /// Whether it grants a port.
     pub fn contains(&self, key: PortKey) -> bool {
         let after = self.intervals.partition_point(|(first, _)| *first <= key.index());
-        after
-            .checked_sub(1)
-            .is_some_and(|place| key.index() < self.intervals[place].1)
+        after.checked_sub(1).is_some_and(|place| key.index() < self.intervals[place].1)
     }
 }
 
@@ -104,10 +98,7 @@ fn numeric(spec: &PortSpec) -> Option<(u32, u32)> {
 }
 
 fn interval(transport: Transport, first: u16, last: u16) -> (u32, u32) {
-    (
-        port_key(transport, first).index(),
-        port_key(transport, last).index() + 1,
-    )
+    (port_key(transport, first).index(), port_key(transport, last).index() + 1)
 }
 
 pub(super) fn port_key(transport: Transport, port: u16) -> PortKey {
@@ -161,11 +152,7 @@ mod tests {
 
     #[test]
     fn a_range_ends_with_its_protocol() {
-        let set = PortSet::of_numbers(&[PortSpec::Range {
-            transport: Transport::Tcp,
-            first: 65_000,
-            last: u16::MAX,
-        }]);
+        let set = PortSet::of_numbers(&[PortSpec::Range { transport: Transport::Tcp, first: 65_000, last: u16::MAX }]);
         assert!(set.contains(PortKey::tcp(u16::MAX)) && !set.contains(PortKey::udp(0)));
     }
 }

@@ -3,52 +3,17 @@
 //! Only policies that isolate a workload on this node are looked into: the others cost nothing.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use enforcer_common::id::{Address, Direction};
 
-use super::directory::{Directory, GroupId, Groups, Holder, KnownAddress};
+use super::directory::{Directory, GroupId, Groups};
 use super::peers::{Block, PeerSet, PeerSetId};
 use super::ports::{PortNames, PortSet, PortSetId};
+use super::resolved::{Grant, Isolation, ResolvedPolicy};
 use super::selector::Index;
 use crate::policy::model::{Peer, Peers, Policy, PolicySet, PortSpec, Ports, Rule};
-use crate::workload::model::{Identity, Snapshot, WorkloadKey, WorkloadName};
-
-/// The policies in force joined with the workloads of one moment.
-#[derive(Clone, Debug)]
-pub struct ResolvedPolicy {
-    policies: Arc<PolicySet>,
-    snapshot: Arc<Snapshot>,
-    directory: Directory,
-    peer_sets: Vec<PeerSet>,
-    port_sets: Vec<PortSet>,
-    isolations: Vec<Isolation>,
-    /// Per named local workload and direction; `None`: not isolated.
-    subjects: BTreeMap<WorkloadKey, [Option<usize>; 2]>,
-}
-
-/// Why and how far a workload is isolated in one direction (N2).
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Isolation {
-    /// Places of the policies that isolate it, sorted by namespace and name.
-    pub policies: Vec<usize>,
-    /// What their rules grant, in the same order.
-    pub grants: Vec<Grant>,
-}
-
-/// A rule, or the part of it whose ports are the same for all peers.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Grant {
-    /// Place of the policy.
-    pub policy: usize,
-    /// Place of the rule in the direction's list.
-    pub rule: usize,
-    /// The other side.
-    pub peers: PeerSetId,
-    /// Ports of the destination.
-    pub ports: PortSetId,
-}
+use crate::workload::model::{Identity, Snapshot};
 
 /// Joins policies with workloads.
 pub fn resolve(policies: Arc<PolicySet>, snapshot: Arc<Snapshot>) -> ResolvedPolicy {
@@ -73,22 +38,9 @@ pub fn resolve(policies: Arc<PolicySet>, snapshot: Arc<Snapshot>) -> ResolvedPol
             subjects.insert(*key, [Direction::Ingress, Direction::Egress].map(of));
         }
     }
-    let Resolver {
-        peer_sets,
-        port_sets,
-        isolations,
-        ..
-    } = resolver;
+    let Resolver { peer_sets, port_sets, isolations, .. } = resolver;
     let (peer_sets, port_sets) = (peer_sets.values, port_sets.values);
-    ResolvedPolicy {
-        policies,
-        snapshot,
-        directory,
-        peer_sets,
-        port_sets,
-        isolations,
-        subjects,
-    }
+    ResolvedPolicy { policies, snapshot, directory, peer_sets, port_sets, isolations, subjects }
 }
 
 struct Resolver<'a> {
@@ -121,11 +73,9 @@ impl<'a> Resolver<'a> {
             return None;
         }
         let named = direction == Direction::Ingress
-            && policies.iter().any(|place| {
-                rules_of(&self.policies[*place], direction)
-                    .iter()
-                    .any(|rule| has_names(&rule.ports))
-            });
+            && policies
+                .iter()
+                .any(|place| rules_of(&self.policies[*place], direction).iter().any(|rule| has_names(&rule.ports)));
         let key = (direction, policies, named.then_some(&identity.ports));
         if let Some(known) = self.known.get(&key) {
             return Some(*known);
@@ -137,10 +87,7 @@ impl<'a> Resolver<'a> {
             }
         }
         let place = self.isolations.len();
-        self.isolations.push(Isolation {
-            policies: key.1.clone(),
-            grants,
-        });
+        self.isolations.push(Isolation { policies: key.1.clone(), grants });
         self.known.insert(key, place);
         Some(place)
     }
@@ -178,12 +125,7 @@ impl<'a> Resolver<'a> {
     fn push(&self, grants: &mut Vec<Grant>, policy: usize, rule: usize, peers: PeerSetId, ports: PortSetId) {
         // A rule whose selectors match nobody, or whose names nobody has, grants nothing.
         if !self.peer_sets.values[peers.0 as usize].is_empty() && !self.port_sets.values[ports.0 as usize].is_empty() {
-            grants.push(Grant {
-                policy,
-                rule,
-                peers,
-                ports,
-            });
+            grants.push(Grant { policy, rule, peers, ports });
         }
     }
 
@@ -289,10 +231,7 @@ struct Interned<T> {
 
 impl<T> Default for Interned<T> {
     fn default() -> Self {
-        Self {
-            values: Vec::new(),
-            places: HashMap::new(),
-        }
+        Self { values: Vec::new(), places: HashMap::new() }
     }
 }
 
@@ -305,79 +244,5 @@ impl<T: Clone + Eq + std::hash::Hash> Interned<T> {
         self.values.push(value.clone());
         self.places.insert(value, place);
         place
-    }
-}
-
-impl ResolvedPolicy {
-    /// The policies that were resolved.
-    pub fn policies(&self) -> &Arc<PolicySet> {
-        &self.policies
-    }
-
-    /// The workloads that they were joined with.
-    pub fn snapshot(&self) -> &Arc<Snapshot> {
-        &self.snapshot
-    }
-
-    /// Why and how far a workload is isolated. `None`: it is not, or nobody has named it.
-    pub fn isolation(&self, workload: WorkloadKey, direction: Direction) -> Option<&Isolation> {
-        self.isolation_of(workload, direction).map(|(_, isolation)| isolation)
-    }
-
-    /// Who has an address.
-    pub fn holder(&self, address: IpAddr) -> Option<Holder> {
-        self.directory.at(address.into()).map(|entry| entry.holder)
-    }
-
-    /// Name, labels and ports of the workload that has an address; `None` where no selector may see one.
-    pub fn identity_at(&self, address: IpAddr) -> Option<&Identity> {
-        let entry = self.directory.at(address.into())?;
-        entry.group?;
-        match entry.holder {
-            Holder::Local(key) => self.snapshot.local.get(&key)?.identity.as_ref(),
-            Holder::Remote(place) => self.snapshot.remote.get(place).map(|workload| &workload.identity),
-            Holder::Node | Holder::Disputed => None,
-        }
-    }
-
-    /// Name of the workload that has an address.
-    pub fn name_at(&self, address: IpAddr) -> Option<&WorkloadName> {
-        self.identity_at(address).map(|identity| &identity.name)
-    }
-
-    /// A set of peers.
-    pub fn peer_set(&self, id: PeerSetId) -> &PeerSet {
-        &self.peer_sets[id.0 as usize]
-    }
-
-    /// A set of ports.
-    pub fn port_set(&self, id: PortSetId) -> &PortSet {
-        &self.port_sets[id.0 as usize]
-    }
-
-    /// The named workloads on this node.
-    pub fn subjects(&self) -> impl Iterator<Item = WorkloadKey> {
-        self.subjects.keys().copied()
-    }
-
-    /// As [`Self::isolation`], with a number that workloads with the same isolation share.
-    pub fn isolation_of(&self, workload: WorkloadKey, direction: Direction) -> Option<(usize, &Isolation)> {
-        let place = self.subjects.get(&workload)?[direction as usize]?;
-        Some((place, self.isolations.get(place)?))
-    }
-
-    /// Every known address, sorted.
-    pub fn known_addresses(&self) -> impl Iterator<Item = &KnownAddress> {
-        self.directory.entries.iter()
-    }
-
-    /// Number of groups.
-    pub fn group_count(&self) -> usize {
-        self.directory.members.len()
-    }
-
-    /// The group by which selectors see an address.
-    pub fn group_at(&self, address: Address) -> Option<GroupId> {
-        self.directory.at(address)?.group
     }
 }

@@ -29,31 +29,20 @@ impl<'a> Index<'a> {
         for (place, identity) in identities.iter().enumerate() {
             let group = GroupId(place as u32);
             let name = identity.name.namespace.as_str();
-            namespaces
-                .entry(name)
-                .or_insert_with(|| Namespace::of(snapshot, name))
-                .groups
-                .push(group);
+            namespaces.entry(name).or_insert_with(|| Namespace::of(snapshot, name)).groups.push(group);
             for (key, value) in &identity.labels {
                 by_label.entry(key).or_default().entry(value).or_default().push(group);
             }
         }
-        Self {
-            identities,
-            namespaces,
-            by_label,
-        }
+        Self { identities, namespaces, by_label }
     }
 
     /// The groups that match, sorted.
     pub(super) fn select(&self, own: &str, scope: &NamespaceScope, workloads: &LabelSelector) -> Vec<GroupId> {
         let in_scope: Vec<(&str, &Namespace<'_>)> = match scope {
-            NamespaceScope::Own => self
-                .namespaces
-                .get_key_value(own)
-                .map(|(name, it)| (*name, it))
-                .into_iter()
-                .collect(),
+            NamespaceScope::Own => {
+                self.namespaces.get_key_value(own).map(|(name, it)| (*name, it)).into_iter().collect()
+            }
             NamespaceScope::Matching(selector) => self
                 .namespaces
                 .iter()
@@ -76,11 +65,7 @@ impl<'a> Index<'a> {
                     })
                     .collect()
             }
-            _ => in_scope
-                .iter()
-                .flat_map(|(_, namespace)| namespace.groups.iter().copied())
-                .filter(matches)
-                .collect(),
+            _ => in_scope.iter().flat_map(|(_, namespace)| namespace.groups.iter().copied()).filter(matches).collect(),
         };
         selected.sort_unstable();
         selected
@@ -88,19 +73,16 @@ impl<'a> Index<'a> {
 
     /// The groups that the most selective `In` requirement leaves, as lists that share no group.
     fn rarest_label(&self, selector: &LabelSelector) -> Option<(usize, Vec<&[GroupId]>)> {
-        let lists = selector
-            .requirements
-            .iter()
-            .filter_map(|requirement| match requirement {
-                Requirement::In(key, values) => {
-                    let lists: Vec<&[GroupId]> = values
-                        .iter()
-                        .filter_map(|value| self.by_label.get(key.as_str())?.get(value.as_str()).map(Vec::as_slice))
-                        .collect();
-                    Some((lists.iter().map(|list| list.len()).sum(), lists))
-                }
-                Requirement::NotIn(..) | Requirement::Exists(_) | Requirement::DoesNotExist(_) => None,
-            });
+        let lists = selector.requirements.iter().filter_map(|requirement| match requirement {
+            Requirement::In(key, values) => {
+                let lists: Vec<&[GroupId]> = values
+                    .iter()
+                    .filter_map(|value| self.by_label.get(key.as_str())?.get(value.as_str()).map(Vec::as_slice))
+                    .collect();
+                Some((lists.iter().map(|list| list.len()).sum(), lists))
+            }
+            Requirement::NotIn(..) | Requirement::Exists(_) | Requirement::DoesNotExist(_) => None,
+        });
         lists.min_by_key(|(count, _)| *count)
     }
 }
@@ -111,9 +93,6 @@ impl<'a> Namespace<'a> {
             Some(labels) => std::borrow::Cow::Borrowed(labels),
             None => std::borrow::Cow::Owned(Labels::from([(METADATA_NAME.to_owned(), name.to_owned())])),
         };
-        Self {
-            labels,
-            groups: Vec::new(),
-        }
+        Self { labels, groups: Vec::new() }
     }
 }

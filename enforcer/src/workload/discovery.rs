@@ -125,10 +125,7 @@ pub async fn start(config: Config) -> Result<Discovery, WorkloadError> {
         Ok(Err(_)) => return Err(WorkloadError::Stopped),
         Err(_) => {
             let state = containers.as_ref().map(|containers| containers.borrow().clone());
-            let silent = config
-                .runtime
-                .as_ref()
-                .filter(|_| state.as_ref().is_some_and(|state| state.list.is_none()));
+            let silent = config.runtime.as_ref().filter(|_| state.as_ref().is_some_and(|state| state.list.is_none()));
             return Err(WorkloadError::SourceSilent {
                 source_name: silent.map_or_else(|| "netlink".to_owned(), ToString::to_string),
                 within: FIRST_LIST,
@@ -137,14 +134,7 @@ pub async fn start(config: Config) -> Result<Discovery, WorkloadError> {
         }
     }
     published.mark_changed();
-    Ok(Discovery {
-        published,
-        commands,
-        mode,
-        has_inventory: config.inventory.is_some(),
-        overruns,
-        failure,
-    })
+    Ok(Discovery { published, commands, mode, has_inventory: config.inventory.is_some(), overruns, failure })
 }
 
 impl Discovery {
@@ -153,23 +143,17 @@ impl Discovery {
         if self.published.changed().await.is_err() {
             return Err(WorkloadError::Stopped);
         }
-        self.latest()
-            .map(|published| Arc::clone(&published.snapshot))
-            .ok_or(WorkloadError::Stopped)
+        self.latest().map(|published| Arc::clone(&published.snapshot)).ok_or(WorkloadError::Stopped)
     }
 
     /// The present snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.latest()
-            .map(|published| Arc::clone(&published.snapshot))
-            .unwrap_or_default()
+        self.latest().map(|published| Arc::clone(&published.snapshot)).unwrap_or_default()
     }
 
     /// What a person should know about the present snapshot.
     pub fn findings(&self) -> BTreeSet<Finding> {
-        self.latest()
-            .map(|published| published.findings.clone())
-            .unwrap_or_default()
+        self.latest().map(|published| published.findings.clone()).unwrap_or_default()
     }
 
     /// How many address claims have been refused so far.
@@ -199,10 +183,7 @@ impl Discovery {
         }
         let inventory = Arc::new(Inventory::load(path)?);
         let (done, wait) = oneshot::channel();
-        self.commands
-            .send(Command::Inventory(inventory, done))
-            .await
-            .map_err(|_| WorkloadError::Stopped)?;
+        self.commands.send(Command::Inventory(inventory, done)).await.map_err(|_| WorkloadError::Stopped)?;
         wait.await.map_err(|_| WorkloadError::Stopped)
     }
 

@@ -27,11 +27,7 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
             Some(name) => write!(f, "{name} ({}, ifindex {})", self.interface, self.ifindex),
-            None => write!(
-                f,
-                "unknown workload behind {} (ifindex {})",
-                self.interface, self.ifindex
-            ),
+            None => write!(f, "unknown workload behind {} (ifindex {})", self.interface, self.ifindex),
         }
     }
 }
@@ -173,21 +169,13 @@ impl fmt::Display for Disagreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Namespace { first, second } => {
-                write!(
-                    f,
-                    "{} puts it in namespace `{}`, {} in `{}`",
-                    first.0, first.1, second.0, second.1
-                )
+                write!(f, "{} puts it in namespace `{}`, {} in `{}`", first.0, first.1, second.0, second.1)
             }
             Self::Name { first, second } => {
                 write!(f, "{} calls it `{}`, {} `{}`", first.0, first.1, second.0, second.1)
             }
             Self::Label { key, first, second } => {
-                write!(
-                    f,
-                    "label `{key}` is `{}` by {} and `{}` by {}",
-                    first.1, first.0, second.1, second.0
-                )
+                write!(f, "label `{key}` is `{}` by {} and `{}` by {}", first.1, first.0, second.1, second.0)
             }
             Self::InvalidName { by, name } => write!(f, "{by} names it `{name}`, which cannot be a name"),
         }
@@ -197,15 +185,8 @@ impl fmt::Display for Disagreement {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AddressRefused {
-                claimant,
-                address,
-                because,
-            } => {
-                write!(
-                    f,
-                    "ADDRESS_CONFLICT: {claimant} shows {address}, which is refused: {because}"
-                )
+            Self::AddressRefused { claimant, address, because } => {
+                write!(f, "ADDRESS_CONFLICT: {claimant} shows {address}, which is refused: {because}")
             }
             Self::AddressDisputed { address, between } => {
                 write!(f, "ADDRESS_CONFLICT: {address} is shown by ")?;
@@ -227,21 +208,11 @@ impl fmt::Display for Finding {
                 f.write_str("all are treated as unknown workloads, name the right one with --uplink")
             }
             Self::UplinkMissing { name } => write!(f, "--uplink {name}: there is no such device"),
-            Self::LabelIgnored {
-                container,
-                label,
-                value,
-            } => {
-                write!(
-                    f,
-                    "label `{label}: {value}` of container {container} is ignored: write a port as `8080/tcp`"
-                )
+            Self::LabelIgnored { container, label, value } => {
+                write!(f, "label `{label}: {value}` of container {container} is ignored: write a port as `8080/tcp`")
             }
             Self::CannotLookInside { workload } => {
-                write!(
-                    f,
-                    "{workload}: its addresses cannot be read, it belongs to another user namespace"
-                )
+                write!(f, "{workload}: its addresses cannot be read, it belongs to another user namespace")
             }
             Self::SourceDown { source, error } => write!(f, "{source} cannot be read, its last state stays: {error}"),
         }

@@ -141,13 +141,7 @@ impl Merger {
         }
         if let Some(containers) = &self.containers {
             let state = containers.borrow();
-            paths.extend(
-                state
-                    .list
-                    .iter()
-                    .flat_map(|list| list.iter())
-                    .filter_map(|one| one.sandbox.clone()),
-            );
+            paths.extend(state.list.iter().flat_map(|list| list.iter()).filter_map(|one| one.sandbox.clone()));
         }
         let mut netns = BTreeMap::new();
         for path in paths {
@@ -166,11 +160,7 @@ impl Merger {
 
     fn publish(&mut self, to: &watch::Sender<Option<Arc<Published>>>) {
         let Some(view) = self.view.clone() else { return };
-        let state = self
-            .containers
-            .as_ref()
-            .map(|containers| containers.borrow().clone())
-            .unwrap_or_default();
+        let state = self.containers.as_ref().map(|containers| containers.borrow().clone()).unwrap_or_default();
         // Before every source has spoken nobody can tell an unknown workload from one whose name is still to come.
         if self.containers.is_some() && state.list.is_none() {
             return;
@@ -186,18 +176,12 @@ impl Merger {
         });
         let mut findings = outcome.findings;
         if let Some(error) = state.error {
-            findings.insert(Finding::SourceDown {
-                source: state.name,
-                error,
-            });
+            findings.insert(Finding::SourceDown { source: state.name, error });
         }
         let refused = self.store.refused();
         to.send_if_modified(|published| {
             let before = published.as_deref();
-            for finding in findings
-                .iter()
-                .filter(|finding| before.is_none_or(|old| !old.findings.contains(finding)))
-            {
+            for finding in findings.iter().filter(|finding| before.is_none_or(|old| !old.findings.contains(finding))) {
                 tracing::warn!(%finding, "workload discovery");
             }
             let same = before.is_some_and(|old| *old.snapshot == outcome.snapshot);
@@ -205,11 +189,7 @@ impl Merger {
                 Some(old) if same => Arc::clone(&old.snapshot),
                 _ => Arc::new(outcome.snapshot),
             };
-            *published = Some(Arc::new(Published {
-                snapshot,
-                findings,
-                refused,
-            }));
+            *published = Some(Arc::new(Published { snapshot, findings, refused }));
             !same
         });
     }

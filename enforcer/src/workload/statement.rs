@@ -61,11 +61,7 @@ pub(super) fn unite(statements: &[Statement]) -> Result<Option<Identity>, Disagr
         for (key, value) in &statement.labels {
             let mut slot = labels.get(key.as_str()).copied();
             if let Err((first, second)) = agree(&mut slot, statement, value) {
-                return Err(Disagreement::Label {
-                    key: key.clone(),
-                    first,
-                    second,
-                });
+                return Err(Disagreement::Label { key: key.clone(), first, second });
             }
             labels.insert(key, (statement, value));
         }
@@ -77,21 +73,12 @@ pub(super) fn unite(statements: &[Statement]) -> Result<Option<Identity>, Disagr
     let (spaced_by, namespace) = namespace.unwrap_or((named_by, DEFAULT_NAMESPACE));
     for (by, text) in [(named_by, name), (spaced_by, namespace)] {
         if !is_name(text) {
-            return Err(Disagreement::InvalidName {
-                by: by.by.clone(),
-                name: text.to_owned(),
-            });
+            return Err(Disagreement::InvalidName { by: by.by.clone(), name: text.to_owned() });
         }
     }
     Ok(Some(Identity {
-        name: WorkloadName {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        },
-        labels: labels
-            .into_iter()
-            .map(|(key, (_, value))| (key.to_owned(), value.to_owned()))
-            .collect(),
+        name: WorkloadName { namespace: namespace.to_owned(), name: name.to_owned() },
+        labels: labels.into_iter().map(|(key, (_, value))| (key.to_owned(), value.to_owned())).collect(),
         ports,
     }))
 }
@@ -104,10 +91,9 @@ fn agree<'a>(
     said: &'a str,
 ) -> Result<(), (Said, Said)> {
     match *slot {
-        Some((first, value)) if value != said => Err((
-            (first.by.clone(), value.to_owned()),
-            (statement.by.clone(), said.to_owned()),
-        )),
+        Some((first, value)) if value != said => {
+            Err(((first.by.clone(), value.to_owned()), (statement.by.clone(), said.to_owned())))
+        }
         Some(_) => Ok(()),
         None => {
             *slot = Some((statement, said));

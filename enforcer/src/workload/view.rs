@@ -29,9 +29,7 @@ pub struct NetworkView {
 impl NetworkView {
     /// Veths whose peer is in another namespace.
     pub fn veths(&self) -> impl Iterator<Item = (u32, &Link, &VethPeer)> {
-        self.links
-            .iter()
-            .filter_map(|(index, link)| Some((*index, link, link.peer.as_ref()?)))
+        self.links.iter().filter_map(|(index, link)| Some((*index, link, link.peer.as_ref()?)))
     }
 
     /// Devices directly below this one, if it is a bridge, a bond or a VLAN.
@@ -40,12 +38,9 @@ impl NetworkView {
             return BTreeSet::new();
         };
         match link.kind {
-            Kind::Master => self
-                .links
-                .iter()
-                .filter(|(_, port)| port.master == Some(index))
-                .map(|(port, _)| *port)
-                .collect(),
+            Kind::Master => {
+                self.links.iter().filter(|(_, port)| port.master == Some(index)).map(|(port, _)| *port).collect()
+            }
             Kind::Stacked => link.below.into_iter().collect(),
             Kind::Plain => BTreeSet::new(),
         }

@@ -172,11 +172,7 @@ impl Watch {
         while !expected(&self.last) {
             let next = tokio::time::timeout_at(deadline, self.discovery.changed()).await;
             let Ok(next) = next else {
-                panic!(
-                    "not seen in time: {what}\nlast: {:#?}\n{:#?}",
-                    self.last,
-                    self.discovery.findings()
-                );
+                panic!("not seen in time: {what}\nlast: {:#?}\n{:#?}", self.last, self.discovery.findings());
             };
             self.last = next.unwrap();
         }

@@ -31,14 +31,7 @@ pub enum Defaults {
 /// The model of some declared policies.
 pub fn model(declared: &[Declared], defaults: Defaults) -> PolicySet {
     let policy = |declared: &Declared| {
-        let Declared {
-            namespace,
-            name,
-            subject,
-            types,
-            ingress,
-            egress,
-        } = declared.clone();
+        let Declared { namespace, name, subject, types, ingress, egress } = declared.clone();
         let [isolates_ingress, isolates_egress] = types.unwrap_or(match defaults {
             Defaults::Standard => [true, !egress.is_empty()],
             Defaults::Both => [true, true],
@@ -55,15 +48,10 @@ pub fn model(declared: &[Declared], defaults: Defaults) -> PolicySet {
             egress: if isolates_egress { egress } else { Vec::new() },
         }
     };
-    PolicySet {
-        policies: declared.iter().map(policy).collect(),
-    }
+    PolicySet { policies: declared.iter().map(policy).collect() }
 }
 
 /// A place for what no file declared.
 pub fn at() -> SourceLocation {
-    SourceLocation {
-        file: "random.yaml".into(),
-        line: 1,
-    }
+    SourceLocation { file: "random.yaml".into(), line: 1 }
 }

@@ -134,12 +134,10 @@ impl<'a> Oracle<'a> {
 
     /// Whether a flow passes: by the sender's side and by the receiver's (N5).
     pub fn allows(&self, flow: &Flow) -> bool {
-        let sends = flow
-            .from
-            .is_none_or(|from| self.side(from, Direction::Egress, flow.destination, flow.wants, false));
-        let receives = flow
-            .to
-            .is_none_or(|to| self.side(to, Direction::Ingress, flow.source, flow.wants, flow.from_node));
+        let sends =
+            flow.from.is_none_or(|from| self.side(from, Direction::Egress, flow.destination, flow.wants, false));
+        let receives =
+            flow.to.is_none_or(|to| self.side(to, Direction::Ingress, flow.source, flow.wants, flow.from_node));
         if self.lacks(Number::N5) && flow.from.is_some() {
             return sends;
         }
@@ -178,9 +176,7 @@ impl<'a> Oracle<'a> {
             return !self.lacks(Number::N1);
         };
         let grants = |policy: &Policy| {
-            rules(policy, direction)
-                .iter()
-                .any(|rule| self.rule_allows(policy, rule, subject, direction, peer, wants))
+            rules(policy, direction).iter().any(|rule| self.rule_allows(policy, rule, subject, direction, peer, wants))
         };
         grants(first) || (!self.lacks(Number::N4) && isolating.any(grants))
     }
@@ -229,11 +225,7 @@ impl<'a> Oracle<'a> {
                     NamespaceScope::Own => pod && (who.name.namespace == policy.namespace || self.lacks(Number::N11)),
                     NamespaceScope::Matching(selector) => {
                         let namespace = self.selects(selector, &self.namespace_labels(&who.name.namespace));
-                        if self.lacks(Number::N11) {
-                            namespace || pod
-                        } else {
-                            namespace && pod
-                        }
+                        if self.lacks(Number::N11) { namespace || pod } else { namespace && pod }
                     }
                 }
             }
@@ -269,11 +261,7 @@ impl<'a> Oracle<'a> {
             return None;
         }
         let shows = |addresses: &BTreeSet<IpAddr>| {
-            if self.lacks(Number::N29) {
-                addresses.first() == Some(&address)
-            } else {
-                addresses.contains(&address)
-            }
+            if self.lacks(Number::N29) { addresses.first() == Some(&address) } else { addresses.contains(&address) }
         };
         let mut local = self
             .snapshot
@@ -282,17 +270,9 @@ impl<'a> Oracle<'a> {
             .filter(|workload| shows(&workload.addresses) || workload.disputed.contains(&address));
         if let Some(first) = local.next() {
             let disputed = first.disputed.contains(&address) || local.next().is_some();
-            return if disputed && !self.lacks(Number::Disputed) {
-                None
-            } else {
-                first.identity.as_ref()
-            };
+            return if disputed && !self.lacks(Number::Disputed) { None } else { first.identity.as_ref() };
         }
-        let mut remote = self
-            .snapshot
-            .remote
-            .iter()
-            .filter(|workload| shows(&workload.addresses));
+        let mut remote = self.snapshot.remote.iter().filter(|workload| shows(&workload.addresses));
         let first = remote.next()?;
         if remote.next().is_some() && !self.lacks(Number::Disputed) {
             return None;
@@ -301,17 +281,8 @@ impl<'a> Oracle<'a> {
     }
 
     fn is_workload(&self, address: IpAddr) -> bool {
-        let local = self
-            .snapshot
-            .local
-            .values()
-            .any(|workload| workload.addresses.contains(&address));
-        local
-            || self
-                .snapshot
-                .remote
-                .iter()
-                .any(|workload| workload.addresses.contains(&address))
+        let local = self.snapshot.local.values().any(|workload| workload.addresses.contains(&address));
+        local || self.snapshot.remote.iter().any(|workload| workload.addresses.contains(&address))
     }
 
     fn is_unknown(&self, address: IpAddr) -> bool {

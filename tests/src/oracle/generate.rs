@@ -46,11 +46,7 @@ pub fn snapshot(random: &mut Random) -> Snapshot {
             endpoints: BTreeMap::new(),
             routes: false,
         };
-        let interface = Interface {
-            name: format!("veth{place}"),
-            peer_mac: None,
-            existed_at_start: false,
-        };
+        let interface = Interface { name: format!("veth{place}"), peer_mac: None, existed_at_start: false };
         workload.endpoints.insert(10 + place as u32, interface);
         snapshot.local.insert(WorkloadKey(place + 1), workload);
     }
@@ -61,10 +57,9 @@ pub fn snapshot(random: &mut Random) -> Snapshot {
         }
     }
     for place in 0..random.below(5) as u64 {
-        snapshot.remote.push(RemoteWorkload {
-            identity: identity(random, 100 + place),
-            addresses: addresses(random, &mut next),
-        });
+        snapshot
+            .remote
+            .push(RemoteWorkload { identity: identity(random, 100 + place), addresses: addresses(random, &mut next) });
     }
     if let [first, .., last] = snapshot.remote.as_mut_slice()
         && random.chance(60)
@@ -76,10 +71,7 @@ pub fn snapshot(random: &mut Random) -> Snapshot {
 }
 
 fn owned(labels: &[(&str, &str)]) -> Labels {
-    labels
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect()
+    labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 fn identity(random: &mut Random, place: u64) -> Identity {
@@ -90,17 +82,14 @@ fn identity(random: &mut Random, place: u64) -> Identity {
     let mut ports: BTreeMap<String, BTreeSet<NamedPort>> = BTreeMap::new();
     for name in PORT_NAMES {
         for _ in 0..random.below(3) {
-            ports.entry(name.to_owned()).or_default().insert(NamedPort {
-                protocol: random.pick(&[6, 6, 17, 132]),
-                port: random.pick(&PORTS),
-            });
+            ports
+                .entry(name.to_owned())
+                .or_default()
+                .insert(NamedPort { protocol: random.pick(&[6, 6, 17, 132]), port: random.pick(&PORTS) });
         }
     }
     Identity {
-        name: WorkloadName {
-            namespace: random.pick(&NAMESPACES).to_owned(),
-            name: format!("w{place}"),
-        },
+        name: WorkloadName { namespace: random.pick(&NAMESPACES).to_owned(), name: format!("w{place}") },
         labels,
         ports,
     }
@@ -155,15 +144,9 @@ pub fn policies(random: &mut Random, places: &[IpAddr]) -> Vec<Declared> {
         namespace: random.pick(&NAMESPACES).to_owned(),
         name: format!("p{place}"),
         subject: selector(random),
-        types: random
-            .chance(60)
-            .then(|| random.pick(&[[true, false], [false, true], [true, true], [true, true]])),
+        types: random.chance(60).then(|| random.pick(&[[true, false], [false, true], [true, true], [true, true]])),
         ingress: rules(random, places),
-        egress: if random.chance(70) {
-            rules(random, places)
-        } else {
-            Vec::new()
-        },
+        egress: if random.chance(70) { rules(random, places) } else { Vec::new() },
     };
     (0..=random.below(9)).map(|place| policy(random, place)).collect()
 }
@@ -172,11 +155,7 @@ fn selector(random: &mut Random) -> LabelSelector {
     let mut requirements = Vec::new();
     if !random.chance(45) {
         for _ in 0..=random.below(2) {
-            let (key, values): (&str, &[&str]) = if random.chance(60) {
-                ("app", &APPS)
-            } else {
-                ("tier", &TIERS)
-            };
+            let (key, values): (&str, &[&str]) = if random.chance(60) { ("app", &APPS) } else { ("tier", &TIERS) };
             let some = |random: &mut Random| (0..=random.below(2)).map(|_| random.pick(values).to_owned()).collect();
             requirements.push(match random.below(6) {
                 0 => Requirement::NotIn(key.to_owned(), some(random)),
@@ -196,14 +175,10 @@ fn namespace_selector(random: &mut Random) -> LabelSelector {
         2 => Requirement::DoesNotExist("team".to_owned()),
         _ => Requirement::In(
             "kubernetes.io/metadata.name".to_owned(),
-            (0..=random.below(2))
-                .map(|_| random.pick(&NAMESPACES).to_owned())
-                .collect(),
+            (0..=random.below(2)).map(|_| random.pick(&NAMESPACES).to_owned()).collect(),
         ),
     };
-    LabelSelector {
-        requirements: vec![requirement],
-    }
+    LabelSelector { requirements: vec![requirement] }
 }
 
 fn rules(random: &mut Random, places: &[IpAddr]) -> Vec<Rule> {
@@ -272,11 +247,7 @@ fn port(random: &mut Random) -> PortSpec {
             PortSpec::Range {
                 transport,
                 first: one.min(other),
-                last: if random.chance(50) {
-                    one.min(other)
-                } else {
-                    one.max(other)
-                },
+                last: if random.chance(50) { one.min(other) } else { one.max(other) },
             }
         }
     }
@@ -288,27 +259,16 @@ pub fn flow(random: &mut Random, snapshot: &Snapshot, places: &[IpAddr]) -> Flow
     let subject = random.pick(&keys);
     let own: Vec<IpAddr> = snapshot.local[&subject].addresses.iter().copied().collect();
     let own = random.pick(&own);
-    let family: Vec<IpAddr> = places
-        .iter()
-        .copied()
-        .filter(|place| place.is_ipv4() == own.is_ipv4())
-        .collect();
+    let family: Vec<IpAddr> = places.iter().copied().filter(|place| place.is_ipv4() == own.is_ipv4()).collect();
     let peer = if random.chance(6) { own } else { random.pick(&family) };
-    let holder = keys
-        .iter()
-        .copied()
-        .find(|key| snapshot.local[key].addresses.contains(&peer));
+    let holder = keys.iter().copied().find(|key| snapshot.local[key].addresses.contains(&peer));
     let sends = random.chance(50);
     let served = if sends { holder } else { Some(subject) };
     let served = served.and_then(|key| snapshot.local[&key].identity.as_ref());
     let wants = wants(random, own.is_ipv4(), served);
     let from_node = !sends && random.chance(10);
     Flow {
-        from: if sends {
-            Some(subject)
-        } else {
-            holder.filter(|_| !from_node)
-        },
+        from: if sends { Some(subject) } else { holder.filter(|_| !from_node) },
         to: if sends { holder } else { Some(subject) },
         source: if sends { own } else { peer },
         destination: if sends { peer } else { own },
@@ -318,9 +278,8 @@ pub fn flow(random: &mut Random, snapshot: &Snapshot, places: &[IpAddr]) -> Flow
 }
 
 fn wants(random: &mut Random, v4: bool, destination: Option<&Identity>) -> Wants {
-    let named: Vec<NamedPort> = destination.map_or_else(Vec::new, |destination| {
-        destination.ports.values().flatten().copied().collect()
-    });
+    let named: Vec<NamedPort> =
+        destination.map_or_else(Vec::new, |destination| destination.ports.values().flatten().copied().collect());
     if !named.is_empty() && random.chance(25) {
         let transport = random.pick(&TRANSPORTS);
         return Wants::Port(transport, random.pick(&named).port);
@@ -335,9 +294,5 @@ fn wants(random: &mut Random, v4: bool, destination: Option<&Identity>) -> Wants
 
 fn port_near(random: &mut Random) -> u16 {
     let port = random.pick(&PORTS);
-    if random.chance(20) {
-        port.wrapping_add(1).max(1)
-    } else {
-        port
-    }
+    if random.chance(20) { port.wrapping_add(1).max(1) } else { port }
 }

@@ -26,11 +26,7 @@ pub(crate) struct Violation {
 
 impl Source {
     fn violation(&self, line: usize, message: String) -> Violation {
-        Violation {
-            path: self.path.clone(),
-            line,
-            message,
-        }
+        Violation { path: self.path.clone(), line, message }
     }
 }
 
@@ -53,11 +49,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         ("clippy for the bpf target", build_ebpf::lint(workspace)),
         ("rustdoc", cargo().env("RUSTDOCFLAGS", "-Dwarnings").args(doc).status()),
     ];
-    let failed: Vec<&str> = results
-        .iter()
-        .filter(|(_, result)| result.is_err())
-        .map(|(name, _)| *name)
-        .collect();
+    let failed: Vec<&str> = results.iter().filter(|(_, result)| result.is_err()).map(|(name, _)| *name).collect();
     for (name, result) in &results {
         match result {
             Ok(()) => println!("check {name}: ok"),
@@ -73,10 +65,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 fn laws(workspace: &Workspace) -> Result<()> {
     let sources = sources(workspace.root())?;
     let laws = [layers::check, laws::length, laws::unsafety];
-    let violations: Vec<Violation> = sources
-        .iter()
-        .flat_map(|source| laws.iter().flat_map(|law| law(source)))
-        .collect();
+    let violations: Vec<Violation> =
+        sources.iter().flat_map(|source| laws.iter().flat_map(|law| law(source))).collect();
     for violation in &violations {
         println!("{violation}");
     }

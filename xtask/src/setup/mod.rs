@@ -70,11 +70,7 @@ fn carry_out(steps: Vec<Step>) -> Result<()> {
 }
 
 fn reasons(steps: &[Step]) -> String {
-    steps
-        .iter()
-        .map(|step| step.reason.as_str())
-        .collect::<Vec<_>>()
-        .join("\n  ")
+    steps.iter().map(|step| step.reason.as_str()).collect::<Vec<_>>().join("\n  ")
 }
 
 #[cfg(test)]

@@ -32,36 +32,21 @@ pub(crate) fn plan(machine: &Machine, needs: &[Need]) -> Vec<Step> {
     }
     if needs.contains(&Need::Load) && !is_mounted(machine) {
         let run = Run::new("mount").args(["-t", "bpf", "bpf", BPFFS]);
-        steps.push(Step {
-            reason: "programs and maps are pinned in a bpf file system".into(),
-            run,
-            as_root: true,
-        });
+        steps.push(Step { reason: "programs and maps are pinned in a bpf file system".into(), run, as_root: true });
     }
     steps
 }
 
 fn packages(machine: &Machine, compiler: Option<BpfCompiler>, needs: &[Need]) -> Vec<Step> {
-    let debian = if compiler == Some(BpfCompiler::Nightly) {
-        &[]
-    } else {
-        COMPILER
-    };
+    let debian = if compiler == Some(BpfCompiler::Nightly) { &[] } else { COMPILER };
     // Without a usable compiler each of its packages is asked for: apt tells which of them are too old.
     let missing = |tool: &&Tool| !has(machine, tool) || (compiler.is_none() && is_compiler(tool));
-    let missing: Vec<&Tool> = TOOLS
-        .iter()
-        .chain(debian)
-        .filter(|tool| needs.contains(&tool.need))
-        .filter(missing)
-        .collect();
+    let missing: Vec<&Tool> =
+        TOOLS.iter().chain(debian).filter(|tool| needs.contains(&tool.need)).filter(missing).collect();
     if missing.is_empty() {
         return Vec::new();
     }
-    let reasons: Vec<String> = missing
-        .iter()
-        .map(|tool| format!("{}: {}", tool.package, tool.reason))
-        .collect();
+    let reasons: Vec<String> = missing.iter().map(|tool| format!("{}: {}", tool.package, tool.reason)).collect();
     // A fresh machine has no package lists, and an old one has lists of packages that are gone.
     let update = Run::new("apt-get").arg("update");
     let install = Run::new("apt-get")
@@ -69,16 +54,8 @@ fn packages(machine: &Machine, compiler: Option<BpfCompiler>, needs: &[Need]) ->
         .args(["install", "--yes", "--no-install-recommends"])
         .args(missing.iter().map(|tool| tool.package));
     vec![
-        Step {
-            reason: "package lists".into(),
-            run: update,
-            as_root: true,
-        },
-        Step {
-            reason: reasons.join("\n  "),
-            run: install,
-            as_root: true,
-        },
+        Step { reason: "package lists".into(), run: update, as_root: true },
+        Step { reason: reasons.join("\n  "), run: install, as_root: true },
     ]
 }
 
@@ -92,9 +69,7 @@ fn has(machine: &Machine, tool: &Tool) -> bool {
         Sign::Program(name) => {
             let administrators = ["/usr/sbin", "/sbin"].map(|directory| machine.below_root(directory));
             machine.program(name).is_some()
-                || administrators
-                    .iter()
-                    .any(|directory| find_program(directory.as_os_str(), name).is_some())
+                || administrators.iter().any(|directory| find_program(directory.as_os_str(), name).is_some())
         }
     }
 }
@@ -106,11 +81,7 @@ fn linker() -> Step {
         .env("LLVM_PREFIX", Path::new("/usr/lib").join(format!("llvm-{LLVM_MAJOR}")))
         .args(["install", "bpf-linker", "--version", "^0.13", "--locked", "--force", "--no-default-features", "--features"])
         .arg(format!("llvm-{LLVM_MAJOR}"));
-    Step {
-        reason: "bpf-linker: links the bpf programs and writes their BTF".into(),
-        run,
-        as_root: false,
-    }
+    Step { reason: "bpf-linker: links the bpf programs and writes their BTF".into(), run, as_root: false }
 }
 
 fn components(machine: &Machine, compiler: Option<BpfCompiler>) -> Vec<Step> {
@@ -122,19 +93,11 @@ fn components(machine: &Machine, compiler: Option<BpfCompiler>) -> Vec<Step> {
         .collect();
     if !missing.is_empty() {
         let run = Run::new("rustup").args(["component", "add"]).args(missing);
-        steps.push(Step {
-            reason: "formatting and lints of user space".into(),
-            run,
-            as_root: false,
-        });
+        steps.push(Step { reason: "formatting and lints of user space".into(), run, as_root: false });
     }
     if compiler == Some(BpfCompiler::Nightly) && !machine.has_component(Some("nightly"), "clippy") {
         let run = Run::new("rustup").args(["component", "add", "clippy", "--toolchain", "nightly"]);
-        steps.push(Step {
-            reason: "lints of the bpf programs".into(),
-            run,
-            as_root: false,
-        });
+        steps.push(Step { reason: "lints of the bpf programs".into(), run, as_root: false });
     }
     steps
 }

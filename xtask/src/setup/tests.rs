@@ -28,10 +28,8 @@ struct Fake {
 impl Fake {
     /// Debian 12 with rustup's stable and nothing else.
     fn fresh() -> Self {
-        let fake = Self {
-            root: tempfile::tempdir().unwrap(),
-            _alone: MACHINE.lock().unwrap_or_else(PoisonError::into_inner),
-        };
+        let fake =
+            Self { root: tempfile::tempdir().unwrap(), _alone: MACHINE.lock().unwrap_or_else(PoisonError::into_inner) };
         fake.toolchain("cargo", "stable", "1.95.0", "22.1", &["cargo-fmt", "cargo-clippy"]);
         fake.file("/proc/mounts", "sysfs /sys sysfs rw 0 0\n");
         fake
@@ -49,10 +47,7 @@ impl Fake {
                 Sign::File(_) => {}
             }
         }
-        fake.file(
-            "/proc/mounts",
-            "sysfs /sys sysfs rw 0 0\nbpf /sys/fs/bpf bpf rw,nosuid 0 0\n",
-        );
+        fake.file("/proc/mounts", "sysfs /sys sysfs rw 0 0\nbpf /sys/fs/bpf bpf rw,nosuid 0 0\n");
         fake
     }
 
@@ -116,10 +111,7 @@ impl Fake {
     }
 
     fn lines(&self) -> Vec<String> {
-        plan(&self.machine(), EVERYTHING)
-            .iter()
-            .map(|step| step.run.line())
-            .collect()
+        plan(&self.machine(), EVERYTHING).iter().map(|step| step.run.line()).collect()
     }
 }
 
@@ -140,16 +132,9 @@ fn a_fresh_machine_gets_lists_packages_linker_and_file_system_in_that_order() {
     assert_eq!(lines.len(), 4, "{lines:#?}");
     assert_eq!(lines[0], "apt-get update");
     for tool in TOOLS.iter().chain(COMPILER) {
-        assert!(
-            lines[1].split(' ').any(|word| word == tool.package),
-            "{}: {lines:#?}",
-            tool.package
-        );
+        assert!(lines[1].split(' ').any(|word| word == tool.package), "{}: {lines:#?}", tool.package);
     }
-    assert!(
-        lines[2].starts_with("LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker"),
-        "{lines:#?}"
-    );
+    assert!(lines[2].starts_with("LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker"), "{lines:#?}");
     assert_eq!(lines[3], "mount -t bpf bpf /sys/fs/bpf");
 }
 
@@ -166,10 +151,8 @@ fn each_missing_tool_is_installed_alone() {
             Sign::Program(name) => fake.remove(&format!("/usr/bin/{name}")),
             Sign::File(path) => fake.remove(path),
         }
-        let install = format!(
-            "DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends {}",
-            tool.package
-        );
+        let install =
+            format!("DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends {}", tool.package);
         assert_eq!(fake.lines(), ["apt-get update".to_owned(), install]);
     }
 }
@@ -183,10 +166,7 @@ fn a_nightly_counts_only_with_its_sources() {
     assert_eq!(fake.machine().find_compiler(), Some(BpfCompiler::Nightly));
     let lines = fake.lines().join("\n");
     assert!(!lines.contains("rustc-web"), "{lines}");
-    assert!(
-        lines.contains("llvm-22-dev"),
-        "the linker needs it with any compiler: {lines}"
-    );
+    assert!(lines.contains("llvm-22-dev"), "the linker needs it with any compiler: {lines}");
 }
 
 #[test]
@@ -235,10 +215,7 @@ fn a_linker_that_is_old_or_does_not_start_is_replaced() {
         let fake = Fake::ready();
         fake.linker(version);
         let lines = fake.lines();
-        assert!(
-            lines.len() == 1 && lines[0].contains("cargo install bpf-linker"),
-            "{version}: {lines:#?}"
-        );
+        assert!(lines.len() == 1 && lines[0].contains("cargo install bpf-linker"), "{version}: {lines:#?}");
     }
 }
 
@@ -246,20 +223,11 @@ fn a_linker_that_is_old_or_does_not_start_is_replaced() {
 fn a_check_asks_for_no_containers() {
     let lines = plan(&Fake::fresh().machine(), &[Need::Build, Need::Check]);
     let lines: Vec<String> = lines.iter().map(|step| step.run.line()).collect();
-    assert!(
-        !lines
-            .iter()
-            .any(|line| line.contains("podman") || line.starts_with("mount")),
-        "{lines:#?}"
-    );
+    assert!(!lines.iter().any(|line| line.contains("podman") || line.starts_with("mount")), "{lines:#?}");
     assert!(lines.iter().any(|line| line.contains("rust-web-clippy")), "{lines:#?}");
 }
 
 #[test]
 fn the_table_names_the_llvm_that_the_linker_is_built_with() {
-    assert!(
-        TOOLS
-            .iter()
-            .any(|tool| tool.package == format!("llvm-{LLVM_MAJOR}-dev"))
-    );
+    assert!(TOOLS.iter().any(|tool| tool.package == format!("llvm-{LLVM_MAJOR}-dev")));
 }

@@ -32,41 +32,16 @@ pub(crate) struct Tool {
 }
 
 const fn tool(need: Need, package: &'static str, sign: Sign, reason: &'static str) -> Tool {
-    Tool {
-        package,
-        sign,
-        need,
-        reason,
-    }
+    Tool { package, sign, need, reason }
 }
 
 /// Packages that every machine needs, whichever bpf compiler it has. A C compiler is not among them: without one cargo
 /// could not have built this program.
 pub(crate) const TOOLS: &[Tool] = &[
-    tool(
-        Need::Build,
-        "llvm-22-dev",
-        Sign::File("/usr/lib/llvm-22/bin/llvm-config"),
-        "bpf-linker is built against it",
-    ),
-    tool(
-        Need::Test,
-        "aardvark-dns",
-        Sign::File("/usr/lib/podman/aardvark-dns"),
-        "names in podman's networks",
-    ),
-    tool(
-        Need::Test,
-        "busybox-static",
-        Sign::Program("busybox"),
-        "the programs inside the test containers",
-    ),
-    tool(
-        Need::Test,
-        "iproute2",
-        Sign::Program("ip"),
-        "network namespaces and veths of the tests",
-    ),
+    tool(Need::Build, "llvm-22-dev", Sign::File("/usr/lib/llvm-22/bin/llvm-config"), "bpf-linker is built against it"),
+    tool(Need::Test, "aardvark-dns", Sign::File("/usr/lib/podman/aardvark-dns"), "names in podman's networks"),
+    tool(Need::Test, "busybox-static", Sign::Program("busybox"), "the programs inside the test containers"),
+    tool(Need::Test, "iproute2", Sign::Program("ip"), "network namespaces and veths of the tests"),
     tool(Need::Test, "iptables", Sign::Program("iptables"), "netavark's rules"),
     tool(
         Need::Test,
@@ -74,56 +49,21 @@ pub(crate) const TOOLS: &[Tool] = &[
         Sign::File("/usr/lib/podman/netavark"),
         "podman's bridge networks, a veth a container",
     ),
-    tool(
-        Need::Test,
-        "nftables",
-        Sign::Program("nft"),
-        "tests that look at the host's own packet filter",
-    ),
-    tool(
-        Need::Test,
-        "podman",
-        Sign::Program("podman"),
-        "real containers and the Docker-compatible API",
-    ),
-    tool(
-        Need::Test,
-        "procps",
-        Sign::Program("ps"),
-        "tests that look for processes left behind",
-    ),
-    tool(
-        Need::Test,
-        "runc",
-        Sign::Program("runc"),
-        "podman starts containers with it",
-    ),
+    tool(Need::Test, "nftables", Sign::Program("nft"), "tests that look at the host's own packet filter"),
+    tool(Need::Test, "podman", Sign::Program("podman"), "real containers and the Docker-compatible API"),
+    tool(Need::Test, "procps", Sign::Program("ps"), "tests that look for processes left behind"),
+    tool(Need::Test, "runc", Sign::Program("runc"), "podman starts containers with it"),
 ];
 
 /// Debian's compiler for the bpf target, needed where no nightly with rust-src is.
 pub(crate) const COMPILER: &[Tool] = &[
-    tool(
-        Need::Build,
-        "cargo-web",
-        Sign::File("/usr/bin/cargo"),
-        "builds the bpf programs",
-    ),
+    tool(Need::Build, "cargo-web", Sign::File("/usr/bin/cargo"), "builds the bpf programs"),
     tool(
         Need::Build,
         "rust-web-src",
         Sign::File("/usr/lib/rustlib/src/rust"),
         "`core` for the bpf target is built from it",
     ),
-    tool(
-        Need::Build,
-        "rustc-web",
-        Sign::File("/usr/bin/rustc"),
-        "compiles the bpf programs",
-    ),
-    tool(
-        Need::Check,
-        "rust-web-clippy",
-        Sign::File("/usr/bin/clippy-driver"),
-        "lints the bpf programs",
-    ),
+    tool(Need::Build, "rustc-web", Sign::File("/usr/bin/rustc"), "compiles the bpf programs"),
+    tool(Need::Check, "rust-web-clippy", Sign::File("/usr/bin/clippy-driver"), "lints the bpf programs"),
 ];

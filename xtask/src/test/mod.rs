@@ -21,10 +21,7 @@ const SKIP: &str = "ENFORCER_SKIP_PRIV";
 
 /// Runs one tier, or all in order.
 pub(crate) fn run(workspace: &Workspace, tier: Option<u8>) -> Result<()> {
-    let asked: Vec<Tier> = Tier::ALL
-        .into_iter()
-        .filter(|each| tier.is_none_or(|tier| tier == each.number()))
-        .collect();
+    let asked: Vec<Tier> = Tier::ALL.into_iter().filter(|each| tier.is_none_or(|tier| tier == each.number())).collect();
     // Table and files are compared for a skipped tier too.
     let mut suites = suites(workspace.root(), &asked)?;
     if skips(std::env::var_os(SKIP).as_deref()) {
@@ -49,10 +46,7 @@ fn prepare(workspace: &Workspace) -> Result<()> {
     setup::ensure_needs(workspace, &[Need::Build, Need::Load, Need::Test])?;
     build_ebpf::run(workspace)?;
     // The tests start the daemon, and cargo builds no binary of another package for them.
-    Run::new("cargo")
-        .args(["build", "--locked", "--package", "enforcer"])
-        .directory(workspace.root())
-        .status()
+    Run::new("cargo").args(["build", "--locked", "--package", "enforcer"]).directory(workspace.root()).status()
 }
 
 fn require(root: bool, kernel: Kernel) -> Result<()> {
@@ -86,44 +80,26 @@ fn all(workspace: &Workspace, suites: &BTreeMap<Tier, Suites>) -> Result<()> {
 }
 
 fn commands(workspace: &Workspace, tier: Tier, suites: &Suites) -> Vec<Run> {
-    let cargo = || {
-        Run::new("cargo")
-            .args(["test", "--locked", "--no-fail-fast"])
-            .directory(workspace.root())
-    };
+    let cargo = || Run::new("cargo").args(["test", "--locked", "--no-fail-fast"]).directory(workspace.root());
     let tests = suites.tests.iter().flat_map(|(_, test)| ["--test", test.as_str()]);
     let of = |packages: Vec<&str>| {
-        packages
-            .into_iter()
-            .flat_map(|name| ["--package".to_owned(), name.to_owned()])
-            .collect::<Vec<_>>()
+        packages.into_iter().flat_map(|name| ["--package".to_owned(), name.to_owned()]).collect::<Vec<_>>()
     };
     match tier {
         Tier::Zero => vec![
             cargo().args(of(vec!["enforcer", "enforcer-common"])).arg("--doc"),
-            cargo()
-                .args(of(unit_test_packages().collect()))
-                .args(["--lib", "--bins"])
-                .args(tests),
+            cargo().args(of(unit_test_packages().collect())).args(["--lib", "--bins"]).args(tests),
         ],
         Tier::One => vec![cargo().args(of(suites.packages())).args(tests)],
         // One at a time: they share the kernel, podman and two or three processors, and some measure time.
-        Tier::Two => vec![
-            cargo()
-                .args(of(suites.packages()))
-                .args(tests)
-                .args(["--", "--test-threads=1"]),
-        ],
+        Tier::Two => vec![cargo().args(of(suites.packages())).args(tests).args(["--", "--test-threads=1"])],
     }
 }
 
 /// The tier of `--tier`.
 pub(crate) fn parse_tier(text: &str) -> Result<u8> {
     let known = Tier::ALL.iter().map(|tier| tier.number());
-    known
-        .into_iter()
-        .find(|number| number.to_string() == text)
-        .context("the tiers are 0, 1 and 2")
+    known.into_iter().find(|number| number.to_string() == text).context("the tiers are 0, 1 and 2")
 }
 
 #[cfg(test)]
@@ -136,30 +112,16 @@ mod tests {
 
     #[test]
     fn a_privileged_tier_that_cannot_run_fails_and_says_why() {
-        assert!(
-            require(false, kernel("6.18.0"))
-                .unwrap_err()
-                .to_string()
-                .contains("need root")
-        );
-        assert!(
-            require(true, kernel("6.1.0"))
-                .unwrap_err()
-                .to_string()
-                .contains("need 6.6")
-        );
+        assert!(require(false, kernel("6.18.0")).unwrap_err().to_string().contains("need root"));
+        assert!(require(true, kernel("6.1.0")).unwrap_err().to_string().contains("need 6.6"));
         require(true, kernel("6.6.0")).unwrap();
     }
 
     #[test]
     fn only_the_value_1_skips() {
-        for (value, skipped) in [
-            (None, false),
-            (Some(""), false),
-            (Some("0"), false),
-            (Some("true"), false),
-            (Some("1"), true),
-        ] {
+        for (value, skipped) in
+            [(None, false), (Some(""), false), (Some("0"), false), (Some("true"), false), (Some("1"), true)]
+        {
             assert_eq!(skips(value.map(OsStr::new)), skipped, "{value:?}");
         }
     }
@@ -167,15 +129,8 @@ mod tests {
     #[test]
     fn each_tier_is_one_cargo_call_that_names_its_tests() {
         let workspace = Workspace::at("/w", "/w/target");
-        let suites = Suites {
-            tests: vec![("enforcer".into(), "a".into()), ("enforcer-tests".into(), "b".into())],
-        };
-        let lines = |tier| {
-            commands(&workspace, tier, &suites)
-                .iter()
-                .map(Run::line)
-                .collect::<Vec<_>>()
-        };
+        let suites = Suites { tests: vec![("enforcer".into(), "a".into()), ("enforcer-tests".into(), "b".into())] };
+        let lines = |tier| commands(&workspace, tier, &suites).iter().map(Run::line).collect::<Vec<_>>();
         assert_eq!(
             lines(Tier::One),
             ["cargo test --locked --no-fail-fast --package enforcer --package enforcer-tests --test a --test b"]

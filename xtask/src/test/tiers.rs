@@ -35,9 +35,16 @@ impl Tier {
 /// Test files, by package, that are listed one by one.
 const TABLE: &[(&str, &str, Tier)] = &[
     ("enforcer-tests", "conformance", Tier::Zero),
+    ("enforcer-tests", "datapath", Tier::Zero),
+    ("enforcer-tests", "documents", Tier::Zero),
     ("enforcer-tests", "golden", Tier::Zero),
     ("enforcer-tests", "oracle", Tier::Zero),
     ("enforcer-tests", "bytecode", Tier::One),
+    ("enforcer", "kernel_capabilities", Tier::Two),
+    ("enforcer", "kernel_kill", Tier::Two),
+    ("enforcer", "kernel_lifecycle", Tier::Two),
+    ("enforcer", "kernel_traffic", Tier::Two),
+    ("enforcer", "lab", Tier::Two),
     ("enforcer", "workload_netlink", Tier::Two),
     ("enforcer", "workload_podman", Tier::Two),
     ("enforcer-tests", "netns", Tier::Two),
@@ -92,25 +99,15 @@ pub(crate) fn suites(root: &Path, tiers: &[Tier]) -> Result<BTreeMap<Tier, Suite
         present.insert(package, test_files(&root.join(directory).join("tests"))?);
     }
     for (package, test, tier) in TABLE {
-        let there = present
-            .get(package)
-            .is_some_and(|tests| tests.iter().any(|name| name == test));
+        let there = present.get(package).is_some_and(|tests| tests.iter().any(|name| name == test));
         if there {
             add(*tier, package, test);
         } else if tiers.contains(tier) {
-            complaints.push(format!(
-                "tier {} lists {package}'s test {test}, which is not there",
-                tier.number()
-            ));
+            complaints.push(format!("tier {} lists {package}'s test {test}, which is not there", tier.number()));
         }
     }
     for (package, _, fallback) in PACKAGES {
-        for test in present
-            .get(package)
-            .into_iter()
-            .flatten()
-            .filter(|test| !is_listed(package, test))
-        {
+        for test in present.get(package).into_iter().flatten().filter(|test| !is_listed(package, test)) {
             match fallback {
                 Some(tier) => add(*tier, package, test),
                 None => complaints.push(format!("{package}'s test {test} stands in no tier")),
@@ -120,18 +117,12 @@ pub(crate) fn suites(root: &Path, tiers: &[Tier]) -> Result<BTreeMap<Tier, Suite
     // cargo picks tests by name alone.
     let names: Vec<&String> = present.values().flatten().collect();
     for (package, tests) in &present {
-        for test in tests
-            .iter()
-            .filter(|test| names.iter().filter(|name| *name == test).count() > 1)
-        {
+        for test in tests.iter().filter(|test| names.iter().filter(|name| *name == test).count() > 1) {
             complaints.push(format!("{package}'s test {test} has a namesake in another package"));
         }
     }
     if !complaints.is_empty() {
-        bail!(
-            "xtask/src/test/tiers.rs and the test files disagree:\n  {}",
-            complaints.join("\n  ")
-        );
+        bail!("xtask/src/test/tiers.rs and the test files disagree:\n  {}", complaints.join("\n  "));
     }
     Ok(found)
 }
@@ -193,10 +184,7 @@ mod tests {
         let root = workspace();
         fs::remove_file(root.path().join("tests/tests/bytecode.rs")).unwrap();
         let error = suites(root.path(), &[Tier::One]).unwrap_err().to_string();
-        assert!(
-            error.contains("tier 1 lists enforcer-tests's test bytecode, which is not there"),
-            "{error}"
-        );
+        assert!(error.contains("tier 1 lists enforcer-tests's test bytecode, which is not there"), "{error}");
         suites(root.path(), &[Tier::Zero]).unwrap();
     }
 
@@ -206,10 +194,7 @@ mod tests {
         file(&root, "enforcer-tests", "forgotten");
         for tier in Tier::ALL {
             let error = suites(root.path(), &[tier]).unwrap_err().to_string();
-            assert!(
-                error.contains("enforcer-tests's test forgotten stands in no tier"),
-                "{error}"
-            );
+            assert!(error.contains("enforcer-tests's test forgotten stands in no tier"), "{error}");
         }
     }
 
@@ -227,12 +212,7 @@ mod tests {
     fn two_tests_of_one_name_are_refused() {
         let root = workspace();
         file(&root, "enforcer", "netns");
-        assert!(
-            suites(root.path(), &[Tier::Zero])
-                .unwrap_err()
-                .to_string()
-                .contains("namesake")
-        );
+        assert!(suites(root.path(), &[Tier::Zero]).unwrap_err().to_string().contains("namesake"));
     }
 
     #[test]

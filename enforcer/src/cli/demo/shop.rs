@@ -70,7 +70,10 @@ impl StopHandle {
 impl Shop {
     /// Makes the directories, after removing what a killed demo left.
     pub(super) fn prepare(show_log: bool) -> anyhow::Result<Self> {
-        ensure!(nix::unistd::geteuid().is_root(), "the demo makes network namespaces and loads programs: run it as root");
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "the demo makes network namespaces and loads programs: run it as root"
+        );
         remove_leftovers();
         let name = format!("enforcer-demo-{}", std::process::id());
         let shop = Self {
@@ -85,7 +88,8 @@ impl Shop {
         fs::create_dir(shop.policies())?;
         fs::write(shop.policies().join("shop.yaml"), POLICIES)?;
         fs::write(shop.inventory(), INVENTORY)?;
-        let settings = format!("state_dir: {}\nflows: 16384\nflow_quota: 4096\n", shop.directory.join("state").display());
+        let settings =
+            format!("state_dir: {}\nflows: 16384\nflow_quota: 4096\n", shop.directory.join("state").display());
         fs::write(shop.settings(), settings)?;
         Ok(shop)
     }
@@ -173,12 +177,19 @@ impl Shop {
     }
 
     /// Of both families: how many connections came about. Each comes from the first address of its family.
-    fn connect(&self, from: &str, to: &str, port: u16, addresses: &BTreeMap<String, Vec<IpAddr>>) -> anyhow::Result<usize> {
+    fn connect(
+        &self,
+        from: &str,
+        to: &str,
+        port: u16,
+        addresses: &BTreeMap<String, Vec<IpAddr>>,
+    ) -> anyhow::Result<usize> {
         ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
         let mut connected = 0;
         for address in &addresses[to] {
             let target = SocketAddr::new(*address, port);
-            connected += usize::from(self.place(from)?.enter(|| TcpStream::connect_timeout(&target, PATIENCE))?.is_ok());
+            connected +=
+                usize::from(self.place(from)?.enter(|| TcpStream::connect_timeout(&target, PATIENCE))?.is_ok());
         }
         Ok(connected)
     }
@@ -210,7 +221,11 @@ impl Shop {
                 bail!("the daemon ended with {status}:\n{}", fs::read_to_string(&log).unwrap_or_default());
             }
             let attached = status::read(&self.pin_dir).map_or(0, |view| {
-                if view.word.revision == 0 { 0 } else { view.endpoints.iter().filter(|endpoint| endpoint.is_attached()).count() }
+                if view.word.revision == 0 {
+                    0
+                } else {
+                    view.endpoints.iter().filter(|endpoint| endpoint.is_attached()).count()
+                }
             });
             if attached == workloads {
                 return Ok(());
@@ -294,7 +309,8 @@ fn remove_leftovers() {
         let daemon = fs::read_to_string(entry.path().join("daemon.pid")).ok().and_then(|pid| pid.trim().parse().ok());
         if let Some(pid) = daemon {
             let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let ours = arguments.split(|byte| *byte == 0).any(|argument| argument == pin_dir.as_os_str().as_encoded_bytes());
+            let ours =
+                arguments.split(|byte| *byte == 0).any(|argument| argument == pin_dir.as_os_str().as_encoded_bytes());
             if ours && kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
                 sleep(Duration::from_millis(100));
             }
@@ -316,10 +332,9 @@ fn allowed_by(
     let service = Service::Transport(Transport::Tcp, port);
     let mut deciding = None;
     for (direction, own, peer) in [(Direction::Egress, from, to), (Direction::Ingress, to, from)] {
-        let name = own.split_once('/').map(|(namespace, name)| WorkloadName {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        });
+        let name = own
+            .split_once('/')
+            .map(|(namespace, name)| WorkloadName { namespace: namespace.to_owned(), name: name.to_owned() });
         let holder = resolved.snapshot().local.iter().find(|(_, local)| {
             name.is_some() && local.identity.as_ref().map(|identity| &identity.name) == name.as_ref()
         });
@@ -348,7 +363,8 @@ struct Record {
 impl Record {
     fn is_from(&self, address: IpAddr) -> bool {
         // The outside has several addresses of its own; which one it sends from is its choice.
-        self.source == address || (OUTSIDE.iter().any(|outside| outside.parse() == Ok(address)) && is_outside(self.source))
+        self.source == address
+            || (OUTSIDE.iter().any(|outside| outside.parse() == Ok(address)) && is_outside(self.source))
     }
 }
 

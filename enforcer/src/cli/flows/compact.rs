@@ -27,10 +27,8 @@ fn time(text: &str) -> String {
 
 fn flow_text(flow: &Flow) -> String {
     let (source_port, destination_port) = ports(flow.l4.as_ref());
-    let (source_ip, destination_ip) = flow
-        .ip
-        .as_ref()
-        .map_or((None, None), |ip| (Some(&*ip.source), Some(&*ip.destination)));
+    let (source_ip, destination_ip) =
+        flow.ip.as_ref().map_or((None, None), |ip| (Some(&*ip.source), Some(&*ip.destination)));
     let source = party(flow.source.as_ref(), source_ip, source_port);
     let destination = party(flow.destination.as_ref(), destination_ip, destination_port);
     // The arrow shows who opened the flow.
@@ -45,9 +43,7 @@ fn flow_text(flow: &Flow) -> String {
 fn ports(layer4: Option<&Layer4>) -> (u16, u16) {
     let Some(layer4) = layer4 else { return (0, 0) };
     let tcp = layer4.tcp.map(|tcp| tcp.ports);
-    tcp.or(layer4.udp)
-        .or(layer4.sctp)
-        .map_or((0, 0), |ports| (ports.source, ports.destination))
+    tcp.or(layer4.udp).or(layer4.sctp).map_or((0, 0), |ports| (ports.source, ports.destination))
 }
 
 fn party(endpoint: Option<&Endpoint>, address: Option<&str>, port: u16) -> String {

@@ -70,10 +70,9 @@ impl FromStr for PartyFilter {
         Ok(match (text.parse(), text.split_once('/')) {
             (Ok(address), _) => Self::Address(address),
             (Err(_), Some((namespace, ""))) => Self::Namespace(namespace.to_owned()),
-            (Err(_), Some((namespace, name))) => Self::Workload {
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-            },
+            (Err(_), Some((namespace, name))) => {
+                Self::Workload { namespace: namespace.to_owned(), name: name.to_owned() }
+            }
             (Err(_), None) => Self::Name(text.to_owned()),
         })
     }

@@ -60,14 +60,7 @@ impl Input {
         } else {
             (Some(path.to_owned()), Box::new(File::open(path)?))
         };
-        Ok(Self {
-            path,
-            reader: BufReader::new(source),
-            partial: Vec::new(),
-            too_long: false,
-            number: 0,
-            next: None,
-        })
+        Ok(Self { path, reader: BufReader::new(source), partial: Vec::new(), too_long: false, number: 0, next: None })
     }
 
     /// The next line and its number; `None`: there is no more for now. `last`: a line without an end counts at the end.
@@ -100,11 +93,7 @@ impl Input {
     fn line(&mut self) -> (u64, Line) {
         self.number += 1;
         let whole = std::mem::take(&mut self.partial);
-        let line = if std::mem::take(&mut self.too_long) {
-            Line::TooLong
-        } else {
-            Line::Whole(whole)
-        };
+        let line = if std::mem::take(&mut self.too_long) { Line::TooLong } else { Line::Whole(whole) };
         (self.number, line)
     }
 

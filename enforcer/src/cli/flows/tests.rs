@@ -14,17 +14,11 @@ fn golden() -> String {
     let snapshot = include_str!(
         "../../flow/sink/json/snapshots/enforcer__flow__sink__json__tests__every_kind_of_record_as_it_is_written.snap"
     );
-    snapshot
-        .lines()
-        .filter(|line| line.starts_with('{'))
-        .flat_map(|line| [line, "\n"])
-        .collect()
+    snapshot.lines().filter(|line| line.starts_with('{')).flat_map(|line| [line, "\n"]).collect()
 }
 
 fn args(file: &Path, more: &[&str]) -> Args {
-    let words = ["flows", file.to_str().unwrap()]
-        .into_iter()
-        .chain(more.iter().copied());
+    let words = ["flows", file.to_str().unwrap()].into_iter().chain(more.iter().copied());
     Args::try_parse_from(words).unwrap()
 }
 

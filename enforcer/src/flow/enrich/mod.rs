@@ -53,10 +53,7 @@ pub struct Enricher {
 impl Enricher {
     /// For records of a node.
     pub fn new(node: &str) -> Self {
-        Self {
-            node: node.into(),
-            disagreements: 0,
-        }
+        Self { node: node.into(), disagreements: 0 }
     }
 
     /// Packets that the kernel denied and that the policies of the same revision allow: an error of ours.
@@ -89,11 +86,8 @@ impl Enricher {
                 names.address(revision, way.key.peer.into())
             }
         });
-        let (is_reply, decision) = if reason.is_policy() {
-            decide(names, direction, way, owner)
-        } else {
-            (false, Decision::NotPolicy)
-        };
+        let (is_reply, decision) =
+            if reason.is_policy() { decide(names, direction, way, owner) } else { (false, Decision::NotPolicy) };
         let (source, destination) = sides(direction, local(owner), peer);
         Ok(FlowRecord {
             time,
@@ -165,17 +159,11 @@ fn packet(direction: Direction, way: &Way) -> PacketSeen {
 }
 
 fn transport(way: &Way) -> TransportSeen {
-    let ports = Ports {
-        source: way.source_port,
-        destination: way.key.destination_port,
-    };
+    let ports = Ports { source: way.source_port, destination: way.key.destination_port };
     // A type is a byte; the kernel puts nothing else there.
     let kind = way.key.destination_port as u8;
     match way.key.protocol {
-        protocol::TCP => TransportSeen::Tcp {
-            ports,
-            flags: way.tcp_flags,
-        },
+        protocol::TCP => TransportSeen::Tcp { ports, flags: way.tcp_flags },
         protocol::UDP => TransportSeen::Udp(ports),
         protocol::SCTP => TransportSeen::Sctp(ports),
         protocol::ICMP => TransportSeen::Icmpv4 { kind },
@@ -196,10 +184,7 @@ fn decide(names: &dyn Names, direction: Direction, way: &Way, owner: Option<&Own
     };
     let peer = way.key.peer.into();
     let ask = |direction, port| {
-        let service = Service {
-            protocol: way.key.protocol,
-            port,
-        };
+        let service = Service { protocol: way.key.protocol, port };
         owner.and_then(|owned| policies.rule_on(owned.key, direction, peer, service))
     };
     match ask(direction, way.key.destination_port) {

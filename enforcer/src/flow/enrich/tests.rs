@@ -30,13 +30,7 @@ fn a_denial_names_both_sides_and_every_policy_sorted() {
     let addresses = (fixture::ip("10.88.0.2"), fixture::ip("10.88.0.3"));
     assert_eq!(record.packet.unwrap().addresses, Some(addresses));
     let policies = vec![policy("a", 30), policy("db", 12)];
-    assert_eq!(
-        record.decision,
-        Decision::Policies {
-            revision: REVISION,
-            policies
-        }
-    );
+    assert_eq!(record.decision, Decision::Policies { revision: REVISION, policies });
     assert_eq!((record.count, disagreements), (7, 0));
     assert_eq!(record.interface.unwrap().name, "veth5");
 
@@ -66,10 +60,7 @@ fn an_answer_of_a_flow_that_policy_closed_is_denied_by_what_denies_the_flow() {
         (answer.key.protocol, answer.tcp_flags) = (protocol, flags);
         let (record, disagreements) = flow(&closed, answer);
         assert!(record.is_reply, "{protocol} {flags}");
-        assert_eq!(
-            (record.direction, record.opened()),
-            (Direction::Egress, Direction::Ingress)
-        );
+        assert_eq!((record.direction, record.opened()), (Direction::Egress, Direction::Ingress));
         assert!(matches!(record.decision, Decision::Policies { .. }), "{record:?}");
         assert_eq!(disagreements, 0);
     }
@@ -112,10 +103,8 @@ fn a_revision_that_is_not_kept_gives_names_and_no_policy() {
 
 #[test]
 fn a_workload_that_the_policies_do_not_know_is_no_disagreement() {
-    let (record, disagreements) = flow(
-        &fixture::names(None),
-        way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3"),
-    );
+    let (record, disagreements) =
+        flow(&fixture::names(None), way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3"));
     assert_eq!(record.decision, Decision::LaterWorkload { revision: REVISION });
     assert_eq!(disagreements, 0);
 }
@@ -140,26 +129,14 @@ fn the_sender_of_a_spoofed_packet_is_who_sent_it() {
     assert_eq!(name(record.source.as_ref()), "shop/web");
     assert_eq!(record.packet.unwrap().addresses.unwrap().0, fixture::ip("10.88.0.3"));
     // T8: web's address from outside.
-    let outside = way(
-        Reason::SpoofedFromUplink,
-        Direction::Ingress,
-        DB,
-        "10.88.0.3",
-        "10.88.0.2",
-    );
+    let outside = way(Reason::SpoofedFromUplink, Direction::Ingress, DB, "10.88.0.3", "10.88.0.2");
     assert_eq!(flow(&names, outside).0.source, Some(Party::World));
 }
 
 #[test]
 fn unknown_workloads_and_unread_packets_have_no_invented_names() {
     let names = fixture::names(None);
-    let unnamed = way(
-        Reason::UnknownWorkload,
-        Direction::Egress,
-        UNNAMED,
-        "10.88.0.9",
-        "10.88.0.3",
-    );
+    let unnamed = way(Reason::UnknownWorkload, Direction::Egress, UNNAMED, "10.88.0.9", "10.88.0.3");
     assert_eq!(flow(&names, unnamed).0.source, Some(Party::Unknown));
     let mut nobody = unnamed;
     nobody.key.workload = OwnerId::NONE;
@@ -174,20 +151,12 @@ fn unknown_workloads_and_unread_packets_have_no_invented_names() {
 
 #[test]
 fn packets_of_several_flows_are_named_by_their_workload() {
-    let key = BusyKey {
-        workload: DB,
-        direction: Direction::Ingress as u8,
-        reason: Reason::NoRule as u8,
-        pad: 0,
-    };
+    let key = BusyKey { workload: DB, direction: Direction::Ingress as u8, reason: Reason::NoRule as u8, pad: 0 };
     let names = fixture::names(Some(Ruling::Allowed(Vec::new())));
     let (record, disagreements) = enrich(&names, Denial::Busy { key, count: 1000 });
     assert_eq!((record.packet, record.source), (None, None));
     assert_eq!(name(record.destination.as_ref()), "shop/db");
-    assert_eq!(
-        (record.count, record.decision, disagreements),
-        (1000, Decision::NotPolicy, 0)
-    );
+    assert_eq!((record.count, record.decision, disagreements), (1000, Decision::NotPolicy, 0));
 }
 
 #[test]
@@ -197,15 +166,9 @@ fn numbers_of_another_build_are_refused() {
     let mut denied = way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3");
     denied.key.reason = 200;
     let denial = Denial::Flow { way: denied, count: 1 };
-    assert_eq!(
-        enricher.enrich(&names, Timestamp::UNIX_EPOCH, &denial),
-        Err(InvalidDenial::Reason(200))
-    );
+    assert_eq!(enricher.enrich(&names, Timestamp::UNIX_EPOCH, &denial), Err(InvalidDenial::Reason(200)));
     denied.key.reason = Reason::NoRule as u8;
     denied.key.direction = 2;
     let denial = Denial::Flow { way: denied, count: 1 };
-    assert_eq!(
-        enricher.enrich(&names, Timestamp::UNIX_EPOCH, &denial),
-        Err(InvalidDenial::Direction(2))
-    );
+    assert_eq!(enricher.enrich(&names, Timestamp::UNIX_EPOCH, &denial), Err(InvalidDenial::Direction(2)));
 }

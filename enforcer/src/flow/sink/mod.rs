@@ -146,12 +146,7 @@ impl FlowLog {
                 drop(end);
             })
             .map_err(InvalidFlowLog::Thread)?;
-        Ok(Self {
-            entries,
-            counters,
-            ended,
-            thread: handle.thread().clone(),
-        })
+        Ok(Self { entries, counters, ended, thread: handle.thread().clone() })
     }
 
     /// Queues a record. Never waits: what finds no room is counted, and a line tells of it later.
@@ -178,12 +173,7 @@ impl FlowLog {
 
     /// Writes what is queued, for at most `wait`. What could not be written is counted as lost.
     pub fn finish(self, wait: Duration) -> SinkCounts {
-        let Self {
-            entries,
-            counters,
-            ended,
-            thread,
-        } = self;
+        let Self { entries, counters, ended, thread } = self;
         counters.closing.store(true, Release);
         drop(entries);
         thread.unpark();

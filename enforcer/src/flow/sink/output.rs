@@ -60,12 +60,7 @@ impl FileOutput {
     fn open(&mut self) -> io::Result<()> {
         self.file = None;
         // Read, to see whether the last line is whole. A pipe without a reader must not stop the daemon here.
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&self.path)?;
+        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&self.path)?;
         if file.metadata()?.is_file() && file.seek(SeekFrom::End(0))? > 0 {
             let mut last = [0];
             file.seek(SeekFrom::End(-1))?;
@@ -100,10 +95,7 @@ fn heals(error: &io::Error) -> bool {
             | io::ErrorKind::ResourceBusy
             | io::ErrorKind::TimedOut
             | io::ErrorKind::Interrupted
-    ) || matches!(
-        error.raw_os_error(),
-        Some(libc::EIO | libc::EMFILE | libc::ENFILE | libc::ENOMEM)
-    )
+    ) || matches!(error.raw_os_error(), Some(libc::EIO | libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 impl Write for FileOutput {

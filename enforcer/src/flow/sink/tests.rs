@@ -17,9 +17,7 @@ const SOON: Duration = Duration::from_secs(20);
 fn record(count: u64) -> FlowRecord {
     let way = way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3");
     let names = fixture::names(None);
-    Enricher::new("n1")
-        .enrich(&names, Timestamp::UNIX_EPOCH, &Denial::Flow { way, count })
-        .unwrap()
+    Enricher::new("n1").enrich(&names, Timestamp::UNIX_EPOCH, &Denial::Flow { way, count }).unwrap()
 }
 
 fn open(path: &Path) -> FlowLog {
@@ -36,10 +34,7 @@ fn packets(text: &str) -> (u64, u64) {
             lost += event.num_events_lost;
         }
         let log = response.flow.map(|flow| flow.policy_log).unwrap_or_default();
-        counted += log
-            .iter()
-            .find_map(|entry| entry.strip_prefix("count="))
-            .map_or(0, |count| count.parse().unwrap());
+        counted += log.iter().find_map(|entry| entry.strip_prefix("count=")).map_or(0, |count| count.parse().unwrap());
     }
     (counted, lost)
 }

@@ -46,13 +46,7 @@ struct Line {
 
 impl<O: Output> Writer<O> {
     pub(super) fn new(output: O, node: String, counters: Arc<Counters>) -> Self {
-        Self {
-            output,
-            node,
-            counters,
-            batch: Batch::default(),
-            failing: false,
-        }
+        Self { output, node, counters, batch: Batch::default(), failing: false }
     }
 
     /// Until the queue's other end is dropped and all is written, or given up.
@@ -168,10 +162,7 @@ impl Batch {
     fn push(&mut self, line: &str, packets: u64) {
         self.text.push_str(line);
         self.text.push('\n');
-        self.lines.push(Line {
-            end: self.text.len(),
-            packets,
-        });
+        self.lines.push(Line { end: self.text.len(), packets });
     }
 
     fn rest(&self) -> &[u8] {

@@ -5,6 +5,7 @@
 //! the report is handed over: a daemon that is killed between that and its log loses those counts, and a restarted one
 //! reports nothing twice.
 
+mod slice;
 mod tracker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,10 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
-use enforcer_common::denial::{BusyKey, Counts, DenialKey, Way};
+use enforcer_common::denial::{BusyKey, Counts, Way};
 use enforcer_common::event::DenialEvent;
-use enforcer_common::id::{Address, Direction, OwnerId};
-use enforcer_common::limits::{BUSY, DENIAL_SETS, DENIAL_WAYS, EVENTS, map};
+use enforcer_common::id::{Direction, OwnerId};
+use enforcer_common::limits::{BUSY, EVENTS, map};
 use enforcer_common::verdict::{REASON_COUNT, REASONS, Reason};
 
 use crate::kernel::error::{KernelError, on_map};
@@ -25,6 +26,7 @@ use crate::kernel::maps::{Maps, REPORTED, REPORTED_BUSY};
 use crate::kernel::mmap::Mapped;
 use crate::kernel::sys::Map;
 
+use slice::{place, read_way, ways};
 use tracker::{Mark, Marks, Tracker};
 
 /// How often the slices are read.
@@ -99,10 +101,7 @@ impl Marks for Pinned {
 
 impl Denials {
     pub(crate) fn open(layout: &Layout, maps: &Maps) -> Result<Self, KernelError> {
-        let failed = |source| KernelError::Map {
-            name: map::EVENTS,
-            source: Box::new(source),
-        };
+        let failed = |source| KernelError::Map { name: map::EVENTS, source: Box::new(source) };
         let events = MapData::from_pin(layout.map(map::EVENTS)).map_err(failed)?;
         let ring = RingBuf::try_from(aya::maps::Map::RingBuf(events)).map_err(failed)?;
         let slices = Mapped::new(&maps.denials, false).map_err(on_map(map::DENIALS, "mmap"))?;
@@ -161,9 +160,7 @@ impl Denials {
                 from_key(&key).is_some_and(|key| key.workload == OwnerId::NONE || living.contains(&key.workload));
             if !known {
                 self.busy.delete(&key).map_err(on_map(map::BUSY, "delete"))?;
-                self.reported_busy
-                    .delete(&key)
-                    .map_err(on_map(REPORTED_BUSY, "delete"))?;
+                self.reported_busy.delete(&key).map_err(on_map(REPORTED_BUSY, "delete"))?;
             }
         }
         Ok(())
@@ -205,11 +202,9 @@ impl Denials {
             let before = self.reported_busy.lookup(&key, &mut reported);
             before.map_err(on_map(REPORTED_BUSY, "lookup"))?;
             let packets = now.saturating_sub(u64::from_ne_bytes(reported));
-            let crowded = from_key(&key).and_then(|key| crowded(&key, packets));
+            let crowded = from_key(&key).and_then(|key| crowded(key, packets));
             if let Some(crowded) = crowded.filter(|_| packets != 0) {
-                self.reported_busy
-                    .update(&key, &now.to_ne_bytes())
-                    .map_err(on_map(REPORTED_BUSY, "update"))?;
+                self.reported_busy.update(&key, &now.to_ne_bytes()).map_err(on_map(REPORTED_BUSY, "update"))?;
                 report.crowded.push(crowded);
             }
         }
@@ -259,14 +254,7 @@ pub(crate) fn read_totals(denied: &Map) -> Result<Totals, KernelError> {
 fn sum_per_cpu(map: &Map, key: &[u8], name: &'static str) -> Result<Option<u64>, KernelError> {
     let mut bytes = per_cpu_buffer(map)?;
     let found = map.lookup(key, &mut bytes).map_err(on_map(name, "lookup"))?;
-    Ok(found.map(|()| {
-        bytes
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|cpu| u64::from_ne_bytes(*cpu))
-            .sum()
-    }))
+    Ok(found.map(|()| bytes.as_chunks::<8>().0.iter().map(|cpu| u64::from_ne_bytes(*cpu)).sum()))
 }
 
 fn per_cpu_buffer(map: &Map) -> Result<Vec<u8>, KernelError> {
@@ -281,75 +269,14 @@ fn double_word(bytes: &[u8; 24], at: usize) -> u64 {
 
 fn from_key(key: &[u8]) -> Option<BusyKey> {
     let [a, b, c, d, direction, reason, ..] = *key.first_chunk::<8>()?;
-    Some(BusyKey {
-        workload: OwnerId(u32::from_ne_bytes([a, b, c, d])),
-        direction,
-        reason,
-        pad: 0,
-    })
+    Some(BusyKey { workload: OwnerId(u32::from_ne_bytes([a, b, c, d])), direction, reason, pad: 0 })
 }
 
-fn crowded(key: &BusyKey, packets: u64) -> Option<Crowded> {
+fn crowded(key: BusyKey, packets: u64) -> Option<Crowded> {
     Some(Crowded {
         workload: key.workload,
         direction: Direction::from_u8(key.direction)?,
         reason: Reason::from_u8(key.reason)?,
         packets,
     })
-}
-
-/// Number of a way: CPU, set and place in one.
-fn way_number(event: &DenialEvent) -> Option<u32> {
-    let set = event.cpu.checked_mul(DENIAL_SETS)?.checked_add(event.set)?;
-    let place = (event.place as usize) < DENIAL_WAYS && event.set < DENIAL_SETS;
-    let number = set.checked_mul(DENIAL_WAYS as u32)?.checked_add(event.place)?;
-    place.then_some(number)
-}
-
-fn ways(slices: &Mapped) -> u32 {
-    slices.entries() * DENIAL_WAYS as u32
-}
-
-/// Element and offset of a way.
-fn place(way: u32) -> (u32, usize) {
-    let ways = DENIAL_WAYS as u32;
-    (way / ways, (way % ways) as usize * size_of::<Way>())
-}
-
-/// A way; `None` if it is free, or was rewritten meanwhile.
-fn read_way(slices: &Mapped, way: u32) -> Option<Way> {
-    let (index, at) = place(way);
-    let word = |offset: usize| slices.read32(index, at + offset);
-    let generation = word(offset_of!(Way, generation));
-    if generation == 0 || generation & 1 == 1 {
-        return None;
-    }
-    let key = offset_of!(Way, key);
-    let [first, wide, small] = [
-        word(offset_of!(Way, source_port)).to_ne_bytes(),
-        word(key + offset_of!(DenialKey, destination_port)).to_ne_bytes(),
-        word(key + offset_of!(DenialKey, protocol)).to_ne_bytes(),
-    ];
-    let address = |offset: usize| Address([0, 4, 8, 12].map(|more| word(offset + more)));
-    let found = Way {
-        generation,
-        tick: word(offset_of!(Way, tick)),
-        total: word(offset_of!(Way, total)),
-        source_port: u16::from_ne_bytes([first[0], first[1]]),
-        tcp_flags: first[2],
-        pad: 0,
-        key: DenialKey {
-            workload: OwnerId(word(key)),
-            revision: word(key + offset_of!(DenialKey, revision)),
-            peer: address(key + offset_of!(DenialKey, peer)),
-            destination_port: u16::from_ne_bytes([wide[0], wide[1]]),
-            ethertype: u16::from_ne_bytes([wide[2], wide[3]]),
-            protocol: small[0],
-            direction: small[1],
-            reason: small[2],
-            pad: 0,
-        },
-        local: address(offset_of!(Way, local)),
-    };
-    (word(offset_of!(Way, generation)) == generation).then_some(found)
 }

@@ -3,6 +3,7 @@
 //! Input: the plan, the endpoints as they are, the ids given out. Output: each endpoint before the word is stored, after
 //! it, and after one more grace period: an address is never edited under a live id.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::endpoint::Endpoint;
@@ -45,7 +46,10 @@ pub(crate) struct Stage {
     pub(crate) before: Vec<Endpoint>,
     /// To be stored after the word and a grace period: addresses that went away lose their ids.
     pub(crate) after: Vec<Endpoint>,
-    /// To be stored one more grace period later: addresses that had no place before.
+    /// To be stored one more grace period later: those addresses are wiped, so that a program which reads an address first
+    /// and its id last never sees one beside another's id.
+    pub(crate) wiped: Vec<Endpoint>,
+    /// To be stored yet one more grace period later: addresses that had no place before.
     pub(crate) late: Vec<Endpoint>,
     /// To be stored after the word, then attached.
     pub(crate) fresh: Vec<Endpoint>,
@@ -68,17 +72,13 @@ impl Incarnations {
     ) -> Result<Self, KernelError> {
         let mut incarnations = Self::default();
         for endpoint in endpoints.filter(|endpoint| endpoint.id != OwnerId::NONE) {
-            if !incarnations.by_id.contains_key(&endpoint.id) {
-                let incarnation = Incarnation {
-                    quota: quota(endpoint.id)?,
-                    owners: BTreeMap::new(),
-                    unclaimed: true,
-                };
-                incarnations.by_id.insert(endpoint.id, incarnation);
-            }
-            if let Some(incarnation) = incarnations.by_id.get_mut(&endpoint.id) {
-                incarnation.owners.extend(owned(endpoint));
-            }
+            let incarnation = match incarnations.by_id.entry(endpoint.id) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    new.insert(Incarnation { quota: quota(endpoint.id)?, owners: BTreeMap::new(), unclaimed: true })
+                }
+            };
+            incarnation.owners.extend(owned(endpoint));
         }
         Ok(incarnations)
     }
@@ -125,19 +125,18 @@ impl Incarnations {
                 if let Some(endpoint) = current.get(ifindex) {
                     let mut endpoint = *endpoint;
                     set(&mut endpoint, slot);
-                    let (before, after, late) = arrange(&endpoint, &wanted);
+                    let [before, after, wiped, late] = arrange(&endpoint, &wanted);
                     stage.before.push(before);
                     stage.after.extend((after != before).then_some(after));
-                    stage.late.extend((late != after).then_some(late));
+                    stage.wiped.extend((wiped != after).then_some(wiped));
+                    stage.late.extend((late != wiped).then_some(late));
                 } else {
-                    let mut endpoint = Endpoint {
-                        ifindex: *ifindex,
-                        window_end: window_end(workload, boot_time),
-                        ..Endpoint::FREE
-                    };
+                    let mut endpoint =
+                        Endpoint { ifindex: *ifindex, window_end: window_end(workload, boot_time), ..Endpoint::FREE };
                     set(&mut endpoint, 0);
                     set(&mut endpoint, 1);
-                    stage.fresh.push(arrange(&endpoint, &wanted).0);
+                    let [endpoint, ..] = arrange(&endpoint, &wanted);
+                    stage.fresh.push(endpoint);
                 }
             }
         }
@@ -196,10 +195,7 @@ impl Incarnations {
         }
         addresses.sort_by_key(|address| !incarnation.owners.contains_key(address));
         for address in addresses.split_off(addresses.len().min(OWN_ADDRESSES)) {
-            refused.push(RefusedAddress {
-                key: workload.key,
-                address,
-            });
+            refused.push(RefusedAddress { key: workload.key, address });
         }
         let mut owned = BTreeMap::new();
         for address in addresses {
@@ -219,11 +215,7 @@ impl Incarnations {
     fn new_incarnation(&mut self, ids: &impl Ids, unclaimed: bool) -> Result<(OwnerId, u32), KernelError> {
         let id = ids.owner()?;
         let quota = ids.quota(id)?;
-        let incarnation = Incarnation {
-            quota,
-            owners: BTreeMap::new(),
-            unclaimed,
-        };
+        let incarnation = Incarnation { quota, owners: BTreeMap::new(), unclaimed };
         self.by_id.insert(id, incarnation);
         Ok((id, quota))
     }
@@ -231,11 +223,7 @@ impl Incarnations {
 
 /// Addresses of an endpoint that have an id.
 pub(crate) fn owned(endpoint: &Endpoint) -> impl Iterator<Item = (Address, OwnerId)> {
-    let places = endpoint
-        .owners
-        .iter()
-        .zip(&endpoint.addresses)
-        .take(endpoint.owned as usize);
+    let places = endpoint.owners.iter().zip(&endpoint.addresses).take(endpoint.owned as usize);
     let used = places.filter(|(owner, _)| **owner != OwnerId::NONE);
     used.map(|(owner, address)| (*address, *owner))
 }
@@ -247,14 +235,12 @@ fn flags(workload: &PlannedWorkload) -> u32 {
 }
 
 fn window_end(workload: &PlannedWorkload, boot_time: u64) -> u64 {
-    workload.window.map_or(0, |window| {
-        boot_time.saturating_add(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX))
-    })
+    workload.window.map_or(0, |window| boot_time.saturating_add(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX)))
 }
 
-/// Three states of an endpoint on its way to the wanted addresses. Every place without an id is clean: no program that
-/// runs now has seen an id there.
-fn arrange(current: &Endpoint, wanted: &[(Address, OwnerId)]) -> (Endpoint, Endpoint, Endpoint) {
+/// The states of an endpoint on its way to the wanted addresses: as they are called in [`Stage`]. Every place without an id
+/// is clean: no program that runs now has seen an id there.
+fn arrange(current: &Endpoint, wanted: &[(Address, OwnerId)]) -> [Endpoint; 4] {
     let mut before = *current;
     // Beyond `owned` nothing was ever read.
     for owner in before.owners.iter_mut().skip(current.owned as usize) {
@@ -274,20 +260,24 @@ fn arrange(current: &Endpoint, wanted: &[(Address, OwnerId)]) -> (Endpoint, Endp
         }
     }
     bound(&mut after);
-    let mut late = after;
+    let mut wiped = after;
+    for (owner, address) in wiped.owners.iter().zip(&mut wiped.addresses) {
+        if *owner == OwnerId::NONE {
+            *address = Address::UNSPECIFIED;
+        }
+    }
+    let mut late = wiped;
     for (address, owner) in homeless {
         // There is a place for every wanted address once the others are gone.
         place(&mut late, &address, owner);
     }
     bound(&mut late);
-    (before, after, late)
+    [before, after, wiped, late]
 }
 
 fn place(endpoint: &mut Endpoint, address: &Address, owner: OwnerId) -> bool {
     let used = |place: &usize| endpoint.owners[*place] != OwnerId::NONE;
-    let has = (0..OWN_ADDRESSES)
-        .filter(used)
-        .find(|place| endpoint.addresses[*place] == *address);
+    let has = (0..OWN_ADDRESSES).filter(used).find(|place| endpoint.addresses[*place] == *address);
     let free = || (0..OWN_ADDRESSES).find(|place| endpoint.owners[*place] == OwnerId::NONE);
     let Some(place) = has.or_else(free) else { return false };
     endpoint.addresses[place] = *address;

@@ -30,22 +30,11 @@ pub(super) struct Context<'a> {
 impl<'a> Context<'a> {
     pub(super) fn new(file: &'a Arc<str>, document: Document<'a>, requirements_left: &'a mut usize) -> Self {
         let (errors, warnings) = (Vec::new(), Vec::new());
-        Self {
-            file,
-            document,
-            requirements_left,
-            errors,
-            warnings,
-            more_errors: 0,
-            more_warnings: 0,
-        }
+        Self { file, document, requirements_left, errors, warnings, more_errors: 0, more_warnings: 0 }
     }
 
     pub(super) fn location(&self, position: Position) -> SourceLocation {
-        SourceLocation {
-            file: Arc::clone(self.file),
-            line: self.document.lines_before + position.line,
-        }
+        SourceLocation { file: Arc::clone(self.file), line: self.document.lines_before + position.line }
     }
 
     pub(super) fn error(&mut self, position: Position, problem: Problem) {
@@ -88,40 +77,21 @@ impl<'a> Context<'a> {
             *self.requirements_left = left;
             return Some(());
         }
-        self.refuse(
-            position,
-            Problem::FileRequirements {
-                limit: FILE_REQUIREMENTS,
-            },
-        )
+        self.refuse(position, Problem::FileRequirements { limit: FILE_REQUIREMENTS })
     }
 
     pub(super) fn finish(mut self) -> (Vec<PolicyError>, Vec<PolicyWarning>) {
         if self.more_errors > 0 {
-            self.errors.push(self.finding(
-                None,
-                Problem::More {
-                    count: self.more_errors,
-                },
-            ));
+            self.errors.push(self.finding(None, Problem::More { count: self.more_errors }));
         }
         if self.more_warnings > 0 {
-            self.warnings.push(self.finding(
-                None,
-                Caution::More {
-                    count: self.more_warnings,
-                },
-            ));
+            self.warnings.push(self.finding(None, Caution::More { count: self.more_warnings }));
         }
         (self.errors, self.warnings)
     }
 
     fn finding<What>(&self, position: Option<Position>, what: What) -> Finding<What> {
         let place = position.and_then(|at| Place::new(self.document.text, at, self.document.lines_before));
-        Finding {
-            file: Arc::clone(self.file),
-            place,
-            what,
-        }
+        Finding { file: Arc::clone(self.file), place, what }
     }
 }

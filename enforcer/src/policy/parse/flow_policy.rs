@@ -22,14 +22,7 @@ const NO_PORTS: &str = "remove the field to allow every port, or remove the rule
 const NO_DIRECTION: &str = "remove the field to isolate what `allow` mentions, or name `ingress`, `egress` or both";
 
 pub(super) fn read(context: &mut Context<'_>, spec: At<SpecDoc>) -> Option<Spec> {
-    let At {
-        value: SpecDoc {
-            workloads,
-            isolate,
-            allow,
-        },
-        at,
-    } = spec;
+    let At { value: SpecDoc { workloads, isolate, allow }, at } = spec;
     let subject = workloads.map_or_else(|| Some(LabelSelector::default()), |doc| labels(context, doc.value));
     let isolated = match isolate {
         None => None,
@@ -50,13 +43,7 @@ pub(super) fn read(context: &mut Context<'_>, spec: At<SpecDoc>) -> Option<Spec>
     let (isolates_ingress, isolates_egress) = isolated.unwrap_or((!ingress.is_empty(), !egress.is_empty()));
     ingress.shrink_to_fit();
     egress.shrink_to_fit();
-    legal.then_some(Spec {
-        subject: subject?,
-        isolates_ingress,
-        isolates_egress,
-        ingress,
-        egress,
-    })
+    legal.then_some(Spec { subject: subject?, isolates_ingress, isolates_egress, ingress, egress })
 }
 
 #[derive(Clone, Copy)]
@@ -67,13 +54,7 @@ enum Direction {
 
 fn directions(context: &mut Context<'_>, list: At<Vec<At<String>>>) -> Option<(bool, bool)> {
     if list.value.is_empty() {
-        return context.refuse(
-            list.at,
-            Problem::EmptyList {
-                field: "isolate",
-                help: NO_DIRECTION,
-            },
-        );
+        return context.refuse(list.at, Problem::EmptyList { field: "isolate", help: NO_DIRECTION });
     }
     let (mut ingress, mut egress) = (false, false);
     let mut legal = Some(());
@@ -83,14 +64,7 @@ fn directions(context: &mut Context<'_>, list: At<Vec<At<String>>>) -> Option<(b
             "egress" => &mut egress,
             word => {
                 let (what, word) = ("direction", shown(word));
-                legal = context.refuse(
-                    at,
-                    Problem::UnknownWord {
-                        what,
-                        word,
-                        expected: DIRECTIONS,
-                    },
-                );
+                legal = context.refuse(at, Problem::UnknownWord { what, word, expected: DIRECTIONS });
                 continue;
             }
         };
@@ -102,10 +76,7 @@ fn directions(context: &mut Context<'_>, list: At<Vec<At<String>>>) -> Option<(b
 }
 
 fn rule(context: &mut Context<'_>, isolated: Option<(bool, bool)>, doc: At<AllowDoc>) -> Option<(Direction, Rule)> {
-    let At {
-        value: AllowDoc { from, to, ports },
-        at,
-    } = doc;
+    let At { value: AllowDoc { from, to, ports }, at } = doc;
     let (direction, list) = match (from, to) {
         (Some(from), None) => (Direction::Ingress, from),
         (None, Some(to)) => (Direction::Egress, to),
@@ -122,20 +93,12 @@ fn rule(context: &mut Context<'_>, isolated: Option<(bool, bool)>, doc: At<Allow
     let peers = peers(context, field, list);
     let ports = match ports {
         None => Some(Ports::Any),
-        Some(list) if list.value.is_empty() => context.refuse(
-            list.at,
-            Problem::EmptyList {
-                field: "ports",
-                help: NO_PORTS,
-            },
-        ),
+        Some(list) if list.value.is_empty() => {
+            context.refuse(list.at, Problem::EmptyList { field: "ports", help: NO_PORTS })
+        }
         Some(list) => each(list.value, |doc| port(context, doc)).map(Ports::Only),
     };
-    let rule = Rule {
-        at: context.location(at),
-        peers: peers?,
-        ports: ports?,
-    };
+    let rule = Rule { at: context.location(at), peers: peers?, ports: ports? };
     (!is_open).then_some((direction, rule))
 }
 
@@ -144,14 +107,7 @@ fn peers(context: &mut Context<'_>, field: &'static str, list: At<PeersDoc>) -> 
         PeersDoc::Word(word) if word == "anywhere" => Some(Peers::Any),
         PeersDoc::Word(word) => {
             let (what, word) = ("peer", shown(&word));
-            context.refuse(
-                list.at,
-                Problem::UnknownWord {
-                    what,
-                    word,
-                    expected: EVERYBODY,
-                },
-            )
+            context.refuse(list.at, Problem::UnknownWord { what, word, expected: EVERYBODY })
         }
         PeersDoc::Items(items) if items.is_empty() => {
             context.refuse(list.at, Problem::EmptyList { field, help: NOBODY })
@@ -161,16 +117,7 @@ fn peers(context: &mut Context<'_>, field: &'static str, list: At<PeersDoc>) -> 
 }
 
 fn peer(context: &mut Context<'_>, doc: At<PeerDoc>) -> Option<Peer> {
-    let At {
-        value:
-            PeerDoc {
-                workloads,
-                namespaces,
-                cidr: range,
-                except,
-            },
-        at,
-    } = doc;
+    let At { value: PeerDoc { workloads, namespaces, cidr: range, except }, at } = doc;
     match (workloads, namespaces, range, except) {
         (None, None, None, None) => context.refuse(at, Problem::EmptyPeer { fields: PEER_FIELDS }),
         (_, _, None, Some(except)) => context.refuse(except.at, Problem::ExceptAlone),
@@ -190,10 +137,7 @@ fn peer(context: &mut Context<'_>, doc: At<PeerDoc>) -> Option<Peer> {
                 None => Some(NamespaceScope::Own),
                 Some(doc) => labels(context, doc.value).map(NamespaceScope::Matching),
             };
-            Some(Peer::Workloads {
-                namespaces: namespaces?,
-                workloads: workloads?,
-            })
+            Some(Peer::Workloads { namespaces: namespaces?, workloads: workloads? })
         }
     }
 }
@@ -205,13 +149,7 @@ fn port(context: &mut Context<'_>, doc: At<PortValueDoc>) -> Option<PortSpec> {
         PortValueDoc::Text(text) => text,
         PortValueDoc::Number(number) => {
             let port = port_number(context, at, number)?;
-            return context.refuse(
-                at,
-                Problem::Port {
-                    text: port.to_string(),
-                    meant: Some(format!("{port}/tcp")),
-                },
-            );
+            return context.refuse(at, Problem::Port { text: port.to_string(), meant: Some(format!("{port}/tcp")) });
         }
     };
     let Some((port, transport)) = text.split_once('/') else {
@@ -223,34 +161,18 @@ fn port(context: &mut Context<'_>, doc: At<PortValueDoc>) -> Option<PortSpec> {
         "sctp" => Transport::Sctp,
         word => {
             let (what, word) = ("protocol", shown(word));
-            return context.refuse(
-                at,
-                Problem::UnknownWord {
-                    what,
-                    word,
-                    expected: TRANSPORTS,
-                },
-            );
+            return context.refuse(at, Problem::UnknownWord { what, word, expected: TRANSPORTS });
         }
     };
     if port == "any" {
         return Some(PortSpec::Every(transport));
     }
     if is_port_name(port) {
-        return Some(PortSpec::Named {
-            name: port.to_owned(),
-            transport: Some(transport),
-        });
+        return Some(PortSpec::Named { name: port.to_owned(), transport: Some(transport) });
     }
     let (first, last) = port.split_once('-').unwrap_or((port, port));
     let (Some(first), Some(last)) = (digits(first), digits(last)) else {
-        return context.refuse(
-            at,
-            Problem::Port {
-                text: shown(&text),
-                meant: None,
-            },
-        );
+        return context.refuse(at, Problem::Port { text: shown(&text), meant: None });
     };
     let (first, last) = (port_number(context, at, first)?, port_number(context, at, last)?);
     if last < first {
@@ -267,31 +189,14 @@ fn bare(context: &mut Context<'_>, at: Position, text: &str) -> Option<PortSpec>
         "tcp" | "udp" | "sctp" => Some(format!("any/{text}")),
         "icmpv6" | "icmp6" | "ping" => Some("icmp".to_owned()),
         "any" => {
-            return context.refuse(
-                at,
-                Problem::Port {
-                    text: "any".to_owned(),
-                    meant: Some("any/tcp".to_owned()),
-                },
-            );
+            return context.refuse(at, Problem::Port { text: "any".to_owned(), meant: Some("any/tcp".to_owned()) });
         }
         name if is_port_name(name) => {
-            return Some(PortSpec::Named {
-                name: name.to_owned(),
-                transport: None,
-            });
+            return Some(PortSpec::Named { name: name.to_owned(), transport: None });
         }
-        number => digits(number)
-            .filter(|port| (1..=65535).contains(port))
-            .map(|port| format!("{port}/tcp")),
+        number => digits(number).filter(|port| (1..=65535).contains(port)).map(|port| format!("{port}/tcp")),
     };
-    context.refuse(
-        at,
-        Problem::Port {
-            text: shown(text),
-            meant,
-        },
-    )
+    context.refuse(at, Problem::Port { text: shown(text), meant })
 }
 
 /// A number without sign and leading zeros; what is too big for an `i64` is out of range as its maximum.

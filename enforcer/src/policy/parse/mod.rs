@@ -48,29 +48,19 @@ pub fn parse(file: &Arc<str>, text: &str) -> Parsed {
     let mut parsed = Parsed::default();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if let Some((problem, position)) = yaml::unprintable(text) {
-        parsed.errors.push(Finding {
-            file: Arc::clone(file),
-            place: Place::new(text, position, 0),
-            what: problem,
-        });
+        parsed.errors.push(Finding { file: Arc::clone(file), place: Place::new(text, position, 0), what: problem });
         return parsed;
     }
     let (mut nodes_left, mut requirements_left) = (yaml::FILE_NODES, FILE_REQUIREMENTS);
     for document in yaml::documents(text) {
         if parsed.errors.len() >= FILE_ERRORS {
-            parsed.errors.push(Finding {
-                file: Arc::clone(file),
-                place: None,
-                what: Problem::Rest,
-            });
+            parsed.errors.push(Finding { file: Arc::clone(file), place: None, what: Problem::Rest });
             return parsed;
         }
         let mut context = Context::new(file, document, &mut requirements_left);
         let policy = read_document(&mut context, document, &mut nodes_left);
         let (errors, warnings) = context.finish();
-        let is_full = errors
-            .iter()
-            .any(|error| matches!(error.what, Problem::FileNodes { .. }));
+        let is_full = errors.iter().any(|error| matches!(error.what, Problem::FileNodes { .. }));
         if errors.is_empty()
             && let Some((policy, column)) = policy
         {
@@ -90,10 +80,7 @@ pub fn parse(file: &Arc<str>, text: &str) -> Parsed {
 fn read_document(context: &mut Context<'_>, document: Document<'_>, nodes_left: &mut usize) -> Option<(Policy, u32)> {
     let (header, nodes) = yaml::read::<At<HeaderDoc>>(document, *nodes_left);
     *nodes_left = nodes_left.saturating_sub(nodes);
-    let At {
-        value: HeaderDoc { api_version, kind },
-        at: start,
-    } = context.take(header)??;
+    let At { value: HeaderDoc { api_version, kind }, at: start } = context.take(header)??;
     let Some(At { value: kind, at }) = kind else {
         return context.refuse(start, Problem::MissingField { field: "kind" });
     };
@@ -111,14 +98,7 @@ fn read_document(context: &mut Context<'_>, document: Document<'_>, nodes_left: 
     };
     if version != expected {
         let found = shown(&version);
-        return context.refuse(
-            at,
-            Problem::UnknownVersion {
-                kind: kind.as_str(),
-                found,
-                expected,
-            },
-        );
+        return context.refuse(at, Problem::UnknownVersion { kind: kind.as_str(), found, expected });
     }
     match kind {
         PolicyKind::NetworkPolicy => whole(context, document, kind, network_policy::read),
@@ -146,32 +126,16 @@ fn whole<Doc: DeserializeOwned>(
     let PolicyDoc { metadata, spec, .. } = context.take(doc)??;
     let MetadataDoc { name, namespace } = metadata.value;
     if !is_dns_subdomain(&name.value) {
-        context.error(
-            name.at,
-            Problem::InvalidName {
-                name: shown(&name.value),
-            },
-        );
+        context.error(name.at, Problem::InvalidName { name: shown(&name.value) });
     }
     let namespace = match namespace {
         Some(namespace) if !is_dns_label(&namespace.value) => {
-            return context.refuse(
-                namespace.at,
-                Problem::InvalidNamespace {
-                    name: shown(&namespace.value),
-                },
-            );
+            return context.refuse(namespace.at, Problem::InvalidNamespace { name: shown(&namespace.value) });
         }
         Some(namespace) => namespace.value,
         None => DEFAULT_NAMESPACE.to_owned(),
     };
-    let Spec {
-        subject,
-        isolates_ingress,
-        isolates_egress,
-        ingress,
-        egress,
-    } = read_spec(context, spec)?;
+    let Spec { subject, isolates_ingress, isolates_egress, ingress, egress } = read_spec(context, spec)?;
     let policy = Policy {
         kind,
         namespace,
@@ -197,7 +161,4 @@ fn each<Doc, Out>(docs: Vec<Doc>, mut read: impl FnMut(Doc) -> Option<Out>) -> O
     (items.len() == count).then_some(items)
 }
 
-const _: () = assert!(
-    KINDS.len() == 2,
-    "a kind is added in `read_document`, in `PolicyKind` and in `KINDS` together"
-);
+const _: () = assert!(KINDS.len() == 2, "a kind is added in `read_document`, in `PolicyKind` and in `KINDS` together");

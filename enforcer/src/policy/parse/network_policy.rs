@@ -18,16 +18,7 @@ const PROTOCOLS: &[&str] = &["TCP", "UDP", "SCTP"];
 const PEER_FIELDS: &[&str] = &["podSelector", "namespaceSelector", "ipBlock"];
 
 pub(super) fn read(context: &mut Context<'_>, spec: At<SpecDoc>) -> Option<Spec> {
-    let At {
-        value:
-            SpecDoc {
-                pod_selector,
-                policy_types,
-                ingress,
-                egress,
-            },
-        at,
-    } = spec;
+    let At { value: SpecDoc { pod_selector, policy_types, ingress, egress }, at } = spec;
     let subject = if let Some(selector) = pod_selector {
         label_selector(context, selector.value)
     } else {
@@ -38,48 +29,24 @@ pub(super) fn read(context: &mut Context<'_>, spec: At<SpecDoc>) -> Option<Spec>
     let (ingress_at, ingress) = ingress.map_or((at, Vec::new()), |rules| (rules.at, rules.value));
     let (egress_at, egress) = egress.map_or((at, Vec::new()), |rules| (rules.at, rules.value));
     let ingress = each(ingress, |doc| {
-        let At {
-            value: IngressRuleDoc { from, ports },
-            at,
-        } = doc;
+        let At { value: IngressRuleDoc { from, ports }, at } = doc;
         rule(context, at, "from", from, ports)
     });
     let egress = each(egress, |doc| {
-        let At {
-            value: EgressRuleDoc { to, ports },
-            at,
-        } = doc;
+        let At { value: EgressRuleDoc { to, ports }, at } = doc;
         rule(context, at, "to", to, ports)
     });
     let (isolates_ingress, isolates_egress) = types?;
     let (mut ingress, mut egress) = (ingress?, egress?);
     if !isolates_ingress && !ingress.is_empty() {
-        context.warn(
-            ingress_at,
-            Caution::NoEffect {
-                field: "ingress",
-                direction: "Ingress",
-            },
-        );
+        context.warn(ingress_at, Caution::NoEffect { field: "ingress", direction: "Ingress" });
         ingress.clear();
     }
     if !isolates_egress && !egress.is_empty() {
-        context.warn(
-            egress_at,
-            Caution::NoEffect {
-                field: "egress",
-                direction: "Egress",
-            },
-        );
+        context.warn(egress_at, Caution::NoEffect { field: "egress", direction: "Egress" });
         egress.clear();
     }
-    Some(Spec {
-        subject: subject?,
-        isolates_ingress,
-        isolates_egress,
-        ingress,
-        egress,
-    })
+    Some(Spec { subject: subject?, isolates_ingress, isolates_egress, ingress, egress })
 }
 
 /// Whether the policy isolates ingress and egress (N3).
@@ -107,14 +74,7 @@ fn directions(
             "Egress" => directions.1 = true,
             word => {
                 let (what, word) = ("policy type", shown(word));
-                legal = context.refuse(
-                    at,
-                    Problem::UnknownWord {
-                        what,
-                        word,
-                        expected: POLICY_TYPES,
-                    },
-                );
+                legal = context.refuse(at, Problem::UnknownWord { what, word, expected: POLICY_TYPES });
             }
         }
     }
@@ -131,13 +91,7 @@ fn rule(
     let peers = match peers {
         None => Some(Peers::Any),
         Some(list) if list.value.is_empty() => {
-            context.warn(
-                list.at,
-                Caution::EmptyMeansAll {
-                    field,
-                    meaning: "everybody, the outside included",
-                },
-            );
+            context.warn(list.at, Caution::EmptyMeansAll { field, meaning: "everybody, the outside included" });
             Some(Peers::Any)
         }
         Some(list) => each(list.value, |doc| peer(context, doc)).map(Peers::Only),
@@ -145,33 +99,16 @@ fn rule(
     let ports = match ports {
         None => Some(Ports::Any),
         Some(list) if list.value.is_empty() => {
-            context.warn(
-                list.at,
-                Caution::EmptyMeansAll {
-                    field: "ports",
-                    meaning: "every protocol and port",
-                },
-            );
+            context.warn(list.at, Caution::EmptyMeansAll { field: "ports", meaning: "every protocol and port" });
             Some(Ports::Any)
         }
         Some(list) => each(list.value, |doc| port(context, doc)).map(Ports::Only),
     };
-    Some(Rule {
-        at: context.location(at),
-        peers: peers?,
-        ports: ports?,
-    })
+    Some(Rule { at: context.location(at), peers: peers?, ports: ports? })
 }
 
 fn peer(context: &mut Context<'_>, doc: At<PeerDoc>) -> Option<Peer> {
-    let At {
-        value: PeerDoc {
-            pod_selector,
-            namespace_selector,
-            ip_block,
-        },
-        at,
-    } = doc;
+    let At { value: PeerDoc { pod_selector, namespace_selector, ip_block }, at } = doc;
     match (pod_selector, namespace_selector, ip_block) {
         (None, None, None) => context.refuse(at, Problem::EmptyPeer { fields: PEER_FIELDS }),
         (None, None, Some(block)) => {
@@ -180,32 +117,20 @@ fn peer(context: &mut Context<'_>, doc: At<PeerDoc>) -> Option<Peer> {
         }
         (_, _, Some(block)) => context.refuse(block.at, Problem::MixedPeer { cidr: "ipBlock" }),
         (pods, namespaces, None) => {
-            let workloads = pods.map_or_else(
-                || Some(LabelSelector::default()),
-                |pods| label_selector(context, pods.value),
-            );
+            let workloads =
+                pods.map_or_else(|| Some(LabelSelector::default()), |pods| label_selector(context, pods.value));
             let namespaces = match namespaces {
                 None => Some(NamespaceScope::Own),
                 Some(selector) => label_selector(context, selector.value).map(NamespaceScope::Matching),
             };
-            Some(Peer::Workloads {
-                namespaces: namespaces?,
-                workloads: workloads?,
-            })
+            Some(Peer::Workloads { namespaces: namespaces?, workloads: workloads? })
         }
     }
 }
 
 /// A port item (N8-N10).
 fn port(context: &mut Context<'_>, doc: At<PortDoc>) -> Option<PortSpec> {
-    let At {
-        value: PortDoc {
-            protocol,
-            port,
-            end_port,
-        },
-        at: _,
-    } = doc;
+    let At { value: PortDoc { protocol, port, end_port }, at: _ } = doc;
     let transport = match &protocol {
         None => Transport::Tcp,
         Some(At { value, at }) => match value.as_str() {
@@ -214,67 +139,27 @@ fn port(context: &mut Context<'_>, doc: At<PortDoc>) -> Option<PortSpec> {
             "SCTP" => Transport::Sctp,
             word => {
                 let (what, word) = ("protocol", shown(word));
-                return context.refuse(
-                    *at,
-                    Problem::UnknownWord {
-                        what,
-                        word,
-                        expected: PROTOCOLS,
-                    },
-                );
+                return context.refuse(*at, Problem::UnknownWord { what, word, expected: PROTOCOLS });
             }
         },
     };
     match (port, end_port) {
         (None, None) => Some(PortSpec::Every(transport)),
-        (
-            None
-            | Some(At {
-                value: PortValueDoc::Text(_),
-                ..
-            }),
-            Some(end),
-        ) => context.refuse(end.at, Problem::EndPortAlone),
-        (
-            Some(At {
-                value: PortValueDoc::Text(name),
-                at,
-            }),
-            None,
-        ) => {
-            if is_port_name(&name) {
-                return Some(PortSpec::Named {
-                    name,
-                    transport: Some(transport),
-                });
-            }
-            let meant = name
-                .parse::<u16>()
-                .ok()
-                .filter(|&port| port > 0)
-                .map(|port| port.to_string());
-            context.refuse(
-                at,
-                Problem::PortName {
-                    text: shown(&name),
-                    meant,
-                },
-            )
+        (None | Some(At { value: PortValueDoc::Text(_), .. }), Some(end)) => {
+            context.refuse(end.at, Problem::EndPortAlone)
         }
-        (
-            Some(At {
-                value: PortValueDoc::Number(number),
-                at,
-            }),
-            end,
-        ) => {
+        (Some(At { value: PortValueDoc::Text(name), at }), None) => {
+            if is_port_name(&name) {
+                return Some(PortSpec::Named { name, transport: Some(transport) });
+            }
+            let meant = name.parse::<u16>().ok().filter(|&port| port > 0).map(|port| port.to_string());
+            context.refuse(at, Problem::PortName { text: shown(&name), meant })
+        }
+        (Some(At { value: PortValueDoc::Number(number), at }), end) => {
             let first = port_number(context, at, number);
             let last = match end {
                 None => first,
-                Some(At {
-                    value: PortValueDoc::Number(number),
-                    at,
-                }) => {
+                Some(At { value: PortValueDoc::Number(number), at }) => {
                     let last = port_number(context, at, number);
                     if let (Some(first), Some(last)) = (first, last)
                         && last < first
@@ -283,23 +168,11 @@ fn port(context: &mut Context<'_>, doc: At<PortDoc>) -> Option<PortSpec> {
                     }
                     last
                 }
-                Some(At {
-                    value: PortValueDoc::Text(_),
-                    at,
-                }) => {
-                    return context.refuse(
-                        at,
-                        Problem::WrongType {
-                            expected: "a number".to_owned(),
-                        },
-                    );
+                Some(At { value: PortValueDoc::Text(_), at }) => {
+                    return context.refuse(at, Problem::WrongType { expected: "a number".to_owned() });
                 }
             };
-            Some(PortSpec::Range {
-                transport,
-                first: first?,
-                last: last?,
-            })
+            Some(PortSpec::Range { transport, first: first?, last: last? })
         }
     }
 }

@@ -31,41 +31,20 @@ pub(super) fn cidr(
             None => {}
         }
     }
-    (legal.len() == count).then_some(Peer::Cidr {
-        cidr: cidr?,
-        except: legal,
-    })
+    (legal.len() == count).then_some(Peer::Cidr { cidr: cidr?, except: legal })
 }
 
 fn network(context: &mut Context<'_>, kind: PolicyKind, text: &At<String>) -> Option<IpNetwork> {
     let At { value, at } = text;
     match cidr::parse(value) {
-        Ok(cidr::Cidr {
-            network,
-            had_host_bits: false,
-        }) => Some(network),
-        Ok(cidr::Cidr {
-            network,
-            had_host_bits: true,
-        }) => match kind {
+        Ok(cidr::Cidr { network, had_host_bits: false }) => Some(network),
+        Ok(cidr::Cidr { network, had_host_bits: true }) => match kind {
             // Kubernetes stores such objects, and every reader of them masks (N17).
             PolicyKind::NetworkPolicy => {
-                context.warn(
-                    *at,
-                    Caution::HostBits {
-                        text: shown(value),
-                        network,
-                    },
-                );
+                context.warn(*at, Caution::HostBits { text: shown(value), network });
                 Some(network)
             }
-            PolicyKind::FlowPolicy => context.refuse(
-                *at,
-                Problem::HostBits {
-                    text: shown(value),
-                    network,
-                },
-            ),
+            PolicyKind::FlowPolicy => context.refuse(*at, Problem::HostBits { text: shown(value), network }),
         },
         Err(invalid) => {
             let meant = match invalid {
@@ -75,13 +54,7 @@ fn network(context: &mut Context<'_>, kind: PolicyKind, text: &At<String>) -> Op
                 InvalidCidr::Mapped => mapped_as_v4(value),
                 InvalidCidr::Syntax => None,
             };
-            context.refuse(
-                *at,
-                Problem::Cidr {
-                    text: shown(value),
-                    meant,
-                },
-            )
+            context.refuse(*at, Problem::Cidr { text: shown(value), meant })
         }
     }
 }

@@ -16,20 +16,10 @@ const OPERATORS: &[&str] = &["In", "NotIn", "Exists", "DoesNotExist"];
 
 /// Labels, or a `LabelSelector`.
 pub(super) fn labels(context: &mut Context<'_>, doc: LabelsDoc) -> Option<LabelSelector> {
-    let LabelsDoc {
-        labels,
-        selector,
-        misspelt,
-    } = doc;
+    let LabelsDoc { labels, selector, misspelt } = doc;
     if let Some(key) = misspelt {
         let expected = SELECTOR_FIELDS.to_vec();
-        return context.refuse(
-            key.at,
-            Problem::UnknownField {
-                field: shown(&key.value),
-                expected,
-            },
-        );
+        return context.refuse(key.at, Problem::UnknownField { field: shown(&key.value), expected });
     }
     let is_selector = selector.match_labels.is_some() || selector.match_expressions.is_some();
     if !is_selector {
@@ -45,17 +35,8 @@ pub(super) fn labels(context: &mut Context<'_>, doc: LabelsDoc) -> Option<LabelS
 
 /// A `LabelSelector`.
 pub(super) fn label_selector(context: &mut Context<'_>, doc: LabelSelectorDoc) -> Option<LabelSelector> {
-    let LabelSelectorDoc {
-        match_labels,
-        match_expressions,
-    } = doc;
-    let labels = match_labels.map_or_else(
-        Vec::new,
-        |At {
-             value: LabelMapDoc(labels),
-             ..
-         }| labels,
-    );
+    let LabelSelectorDoc { match_labels, match_expressions } = doc;
+    let labels = match_labels.map_or_else(Vec::new, |At { value: LabelMapDoc(labels), .. }| labels);
     let expressions = match_expressions.map_or_else(Vec::new, |expressions| expressions.value);
     let mut requirements = Vec::with_capacity(labels.len() + expressions.len());
     let mut legal = all_labels(context, labels, &mut requirements).is_some();
@@ -81,10 +62,7 @@ fn all_labels(context: &mut Context<'_>, labels: Vec<LabelDoc>, requirements: &m
 }
 
 fn requirement(context: &mut Context<'_>, doc: At<ExpressionDoc>) -> Option<Requirement> {
-    let At {
-        value: ExpressionDoc { key, operator, values },
-        at,
-    } = doc;
+    let At { value: ExpressionDoc { key, operator, values }, at } = doc;
     context.requirement(at)?;
     let key = label_key(context, key);
     let values_at = values.as_ref().map(|values| values.at);
@@ -111,14 +89,7 @@ fn requirement(context: &mut Context<'_>, doc: At<ExpressionDoc>) -> Option<Requ
         "DoesNotExist" => Requirement::DoesNotExist(key?),
         word => {
             let word = shown(word);
-            return context.refuse(
-                operator.at,
-                Problem::UnknownWord {
-                    what: "operator",
-                    word,
-                    expected: OPERATORS,
-                },
-            );
+            return context.refuse(operator.at, Problem::UnknownWord { what: "operator", word, expected: OPERATORS });
         }
     };
     legal.then_some(requirement)
@@ -135,10 +106,5 @@ fn label_value(context: &mut Context<'_>, value: At<String>) -> Option<String> {
     if is_label_value(&value.value) {
         return Some(value.value);
     }
-    context.refuse(
-        value.at,
-        Problem::LabelValue {
-            value: shown(&value.value),
-        },
-    )
+    context.refuse(value.at, Problem::LabelValue { value: shown(&value.value) })
 }

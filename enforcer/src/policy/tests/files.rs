@@ -22,12 +22,7 @@ fn named(name: &str) -> String {
 }
 
 fn names(loaded: &Loaded) -> Vec<String> {
-    loaded
-        .set
-        .policies
-        .iter()
-        .map(|policy| format!("{} {}", policy.at, policy.name))
-        .collect()
+    loaded.set.policies.iter().map(|policy| format!("{} {}", policy.at, policy.name)).collect()
 }
 
 /// The message of a directory whose only bad entry `make` has made.
@@ -40,13 +35,9 @@ fn refused(make: impl FnOnce(&Path)) -> String {
 
 fn tree() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
-    for (path, name) in [
-        ("b.yaml", "b"),
-        ("sub/a.yml", "c"),
-        ("a.yaml", "a"),
-        ("sub.yaml", "d"),
-        ("sub/deep/x.yaml", "e"),
-    ] {
+    for (path, name) in
+        [("b.yaml", "b"), ("sub/a.yml", "c"), ("a.yaml", "a"), ("sub.yaml", "d"), ("sub/deep/x.yaml", "e")]
+    {
         write(directory.path(), path, &named(name));
     }
     for path in [
@@ -67,24 +58,10 @@ fn tree() -> TempDir {
 fn a_tree_is_read_in_the_order_of_its_paths() {
     let directory = tree();
     let loaded = load(directory.path()).unwrap();
-    assert_eq!(
-        names(&loaded),
-        [
-            "a.yaml:4 a",
-            "b.yaml:4 b",
-            "sub.yaml:4 d",
-            "sub/a.yml:4 c",
-            "sub/deep/x.yaml:4 e"
-        ]
-    );
+    assert_eq!(names(&loaded), ["a.yaml:4 a", "b.yaml:4 b", "sub.yaml:4 d", "sub/a.yml:4 c", "sub/deep/x.yaml:4 e"]);
     let again = from_sources(loaded.sources.clone()).unwrap();
     assert_eq!((&again.set, &again.sources), (&loaded.set, &loaded.sources));
-    assert!(
-        loaded
-            .sources
-            .iter()
-            .any(|source| &*source.path == "sub/a.yml" && source.text == named("c"))
-    );
+    assert!(loaded.sources.iter().any(|source| &*source.path == "sub/a.yml" && source.text == named("c")));
 }
 
 #[test]
@@ -93,10 +70,7 @@ fn an_empty_directory_is_an_empty_set_and_a_missing_one_an_error() {
     write(directory.path(), "empty.yaml", "# nothing yet\n---\n");
     assert_eq!(load(directory.path()).unwrap().set.policies, []);
     let missing = load(&directory.path().join("missing")).unwrap_err().to_string();
-    assert!(
-        missing.starts_with("error: cannot read it: No such file or directory"),
-        "{missing}"
-    );
+    assert!(missing.starts_with("error: cannot read it: No such file or directory"), "{missing}");
     let file = load(&directory.path().join("empty.yaml")).unwrap_err().to_string();
     assert!(file.starts_with("error: not a directory"), "{file}");
 }
@@ -107,14 +81,7 @@ fn paths_are_read_as_one_set_and_shown_as_given() {
     let [file, sub] = ["b.yaml", "sub"].map(|name| directory.path().join(name));
     let loaded = load_paths(&[file.clone(), sub.clone()]).unwrap();
     let (file, sub) = (file.display(), sub.display());
-    assert_eq!(
-        names(&loaded),
-        [
-            format!("{file}:4 b"),
-            format!("{sub}/a.yml:4 c"),
-            format!("{sub}/deep/x.yaml:4 e")
-        ]
-    );
+    assert_eq!(names(&loaded), [format!("{file}:4 b"), format!("{sub}/a.yml:4 c"), format!("{sub}/deep/x.yaml:4 e")]);
 }
 
 #[test]
@@ -141,11 +108,7 @@ fn a_duplicate_across_files_names_both_places() {
     // Another kind or namespace is another policy.
     let directory = tempfile::tempdir().unwrap();
     write(directory.path(), "a.yaml", &named("web"));
-    write(
-        directory.path(),
-        "b.yaml",
-        &named("web").replace("name: web", "name: web\n  namespace: shop"),
-    );
+    write(directory.path(), "b.yaml", &named("web").replace("name: web", "name: web\n  namespace: shop"));
     write(directory.path(), "c.yaml", &super::network_policy("  podSelector: {}"));
     assert_eq!(load(directory.path()).unwrap().set.policies.len(), 3);
 }
@@ -165,56 +128,35 @@ fn every_bad_file_is_named() {
 #[test]
 fn what_is_no_regular_file_is_refused_and_hangs_nobody() {
     let message = refused(|directory| mkfifo(&directory.join("pipe.yaml"), Mode::S_IRWXU).unwrap());
-    assert!(
-        message.starts_with("error: not a regular file\n--> pipe.yaml"),
-        "{message}"
-    );
+    assert!(message.starts_with("error: not a regular file\n--> pipe.yaml"), "{message}");
     for device in ["/dev/zero", "/dev/tty"] {
         let message = refused(|directory| symlink(device, directory.join("device.yaml")).unwrap());
-        assert!(
-            message.starts_with("error: not a regular file\n--> device.yaml"),
-            "{message}"
-        );
+        assert!(message.starts_with("error: not a regular file\n--> device.yaml"), "{message}");
     }
     let socket =
         refused(|directory| drop(std::os::unix::net::UnixListener::bind(directory.join("socket.yaml")).unwrap()));
-    assert!(
-        socket.starts_with("error: not a regular file\n--> socket.yaml"),
-        "{socket}"
-    );
+    assert!(socket.starts_with("error: not a regular file\n--> socket.yaml"), "{socket}");
 }
 
 #[test]
 fn links_to_nowhere_and_in_circles_are_refused() {
     let dangling = refused(|directory| symlink("gone", directory.join("team-a")).unwrap());
-    assert!(
-        dangling.starts_with("error: cannot read it: No such file or directory"),
-        "{dangling}"
-    );
+    assert!(dangling.starts_with("error: cannot read it: No such file or directory"), "{dangling}");
     assert!(dangling.ends_with("--> team-a"), "{dangling}");
     let to_itself = refused(|directory| symlink("self.yaml", directory.join("self.yaml")).unwrap());
-    assert!(
-        to_itself.starts_with("error: cannot read it: Too many levels of symbolic links"),
-        "{to_itself}"
-    );
+    assert!(to_itself.starts_with("error: cannot read it: Too many levels of symbolic links"), "{to_itself}");
     let upwards = refused(|directory| {
         fs::create_dir(directory.join("sub")).unwrap();
         symlink("..", directory.join("sub/up")).unwrap();
     });
-    assert!(
-        upwards.starts_with("error: a symbolic link leads back to a directory above it\n--> sub/up"),
-        "{upwards}"
-    );
+    assert!(upwards.starts_with("error: a symbolic link leads back to a directory above it\n--> sub/up"), "{upwards}");
 }
 
 #[test]
 fn names_that_would_break_a_line_are_refused() {
     for name in ["a\nb.yaml", "a\x1b[2J.yaml"] {
         let message = refused(|directory| write(directory, name, &named("web")));
-        assert!(
-            message.starts_with("error: the file name is not plain text\n--> a\u{fffd}"),
-            "{message:?}"
-        );
+        assert!(message.starts_with("error: the file name is not plain text\n--> a\u{fffd}"), "{message:?}");
         assert!(!message.contains('\x1b') && message.lines().count() == 3, "{message:?}");
     }
 }
@@ -224,20 +166,14 @@ fn an_unreadable_file_is_refused() {
     if nix::unistd::geteuid().is_root() {
         // Root reads everything; a directory that cannot be listed is the same branch for it.
         let message = refused(|directory| symlink("/proc/self/mem/x", directory.join("a.yaml")).unwrap());
-        assert!(
-            message.starts_with("error: cannot read it: Not a directory"),
-            "{message}"
-        );
+        assert!(message.starts_with("error: cannot read it: Not a directory"), "{message}");
         return;
     }
     let message = refused(|directory| {
         write(directory, "a.yaml", &named("web"));
         fs::set_permissions(directory.join("a.yaml"), fs::Permissions::from_mode(0o000)).unwrap();
     });
-    assert!(
-        message.starts_with("error: cannot read it: Permission denied"),
-        "{message}"
-    );
+    assert!(message.starts_with("error: cannot read it: Permission denied"), "{message}");
 }
 
 #[test]
@@ -253,8 +189,5 @@ fn a_file_over_8_mib_is_refused_unread() {
     --> big.yaml
      = help: split it into several files
     ");
-    assert!(
-        big(8 << 20).starts_with("error: the character U+0000"),
-        "one of just 8 MiB is read"
-    );
+    assert!(big(8 << 20).starts_with("error: the character U+0000"), "one of just 8 MiB is read");
 }

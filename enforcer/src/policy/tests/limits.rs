@@ -6,20 +6,12 @@ use super::{flow_policy, loaded};
 use crate::policy::load::{SourceFile, from_sources};
 
 fn refused(text: String) -> String {
-    from_sources(vec![SourceFile {
-        path: Arc::from("test.yaml"),
-        text,
-    }])
-    .unwrap_err()
-    .to_string()
+    from_sources(vec![SourceFile { path: Arc::from("test.yaml"), text }]).unwrap_err().to_string()
 }
 
 /// A FlowPolicy of `nodes` nodes: 18 of the document around the list, and 1 for each port.
 fn with_nodes(nodes: usize) -> String {
-    flow_policy(&format!(
-        "  allow: [{{from: anywhere, ports: [{}]}}]",
-        "any/tcp, ".repeat(nodes - 18)
-    ))
+    flow_policy(&format!("  allow: [{{from: anywhere, ports: [{}]}}]", "any/tcp, ".repeat(nodes - 18)))
 }
 
 #[test]
@@ -38,12 +30,7 @@ fn a_file_has_at_most_500_000_nodes() {
     assert!(!refused(almost.clone()).contains("more than 500000"));
     let message = refused(almost + "---\nkind: x\n");
     assert_eq!(message.matches("unknown kind").count(), 5);
-    assert_eq!(
-        message
-            .matches("error: the file has more than 500000 YAML nodes")
-            .count(),
-        1
-    );
+    assert_eq!(message.matches("error: the file has more than 500000 YAML nodes").count(), 1);
 }
 
 #[test]

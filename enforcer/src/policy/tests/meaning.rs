@@ -13,11 +13,7 @@ fn isolates(spec: &str) -> (bool, bool) {
 }
 
 fn warnings(text: &str) -> Vec<String> {
-    loaded(text)
-        .warnings
-        .iter()
-        .map(|warning| warning.what.to_string())
-        .collect()
+    loaded(text).warnings.iter().map(|warning| warning.what.to_string()).collect()
 }
 
 fn ports(spec: &str) -> Ports {
@@ -31,9 +27,7 @@ fn peers(spec: &str) -> Peers {
 }
 
 fn labels(key: &str, value: &str) -> LabelSelector {
-    LabelSelector {
-        requirements: vec![Requirement::In(key.to_owned(), BTreeSet::from([value.to_owned()]))],
-    }
+    LabelSelector { requirements: vec![Requirement::In(key.to_owned(), BTreeSet::from([value.to_owned()]))] }
 }
 
 #[test]
@@ -56,24 +50,16 @@ fn n3_rules_of_a_direction_that_is_not_isolated_are_dropped_with_a_warning() {
     let text = network_policy("  podSelector: {}\n  policyTypes: [Egress]\n  ingress: [{}]\n  egress: [{}]");
     let policy = policy(&text);
     assert_eq!((policy.ingress.len(), policy.egress.len()), (0, 1));
-    assert_eq!(
-        warnings(&text),
-        ["`ingress` has no effect: `policyTypes` does not list `Ingress`"]
-    );
+    assert_eq!(warnings(&text), ["`ingress` has no effect: `policyTypes` does not list `Ingress`"]);
     let empty = network_policy("  podSelector: {}\n  egress: []");
-    assert_eq!(
-        warnings(&empty),
-        ["`egress: []` without `policyTypes` does not isolate egress"]
-    );
+    assert_eq!(warnings(&empty), ["`egress: []` without `policyTypes` does not isolate egress"]);
 }
 
 #[test]
 fn n6_no_rule_allows_nothing_and_an_empty_rule_everything() {
     assert_eq!(policy(&network_policy("  podSelector: {}\n  ingress: []")).ingress, []);
     assert_eq!(policy(&network_policy("  podSelector: {}")).ingress, []);
-    let rule = policy(&network_policy("  podSelector: {}\n  ingress: [{}]"))
-        .ingress
-        .remove(0);
+    let rule = policy(&network_policy("  podSelector: {}\n  ingress: [{}]")).ingress.remove(0);
     assert_eq!((rule.peers, rule.ports), (Peers::Any, Ports::Any));
 }
 
@@ -95,10 +81,7 @@ fn n8_n9_n10_ports() {
     let spec = "  podSelector: {}\n  ingress: [{ports: [{}, {protocol: UDP}, {port: 80}, {port: 0x50, protocol: SCTP}, \
                 {port: 1, endPort: 65535}, {port: 7, endPort: 7}, {port: http, protocol: UDP}, {port: http}]}]";
     let range = |transport, first, last| PortSpec::Range { transport, first, last };
-    let named = |transport| PortSpec::Named {
-        name: "http".to_owned(),
-        transport: Some(transport),
-    };
+    let named = |transport| PortSpec::Named { name: "http".to_owned(), transport: Some(transport) };
     let expected = vec![
         PortSpec::Every(Transport::Tcp),
         PortSpec::Every(Transport::Udp),
@@ -117,10 +100,7 @@ fn flow_policy_ports() {
     let spec = "  allow:\n    - from: anywhere\n      ports: [5432/tcp, 8000-8010/udp, any/sctp, icmp, http, http/tcp, \
                 icmp/udp, tcp/tcp, any/udp, 1-65535/tcp]";
     let range = |transport, first, last| PortSpec::Range { transport, first, last };
-    let named = |name: &str, transport| PortSpec::Named {
-        name: name.to_owned(),
-        transport,
-    };
+    let named = |name: &str, transport| PortSpec::Named { name: name.to_owned(), transport };
     let expected = vec![
         range(Transport::Tcp, 5432, 5432),
         range(Transport::Udp, 8000, 8010),
@@ -142,18 +122,9 @@ fn n11_n12_peers_by_label() {
                 {namespaceSelector: {matchLabels: {team: shop}}, podSelector: {}}]}]";
     let all = LabelSelector::default;
     let expected = Peers::Only(vec![
-        Peer::Workloads {
-            namespaces: NamespaceScope::Own,
-            workloads: labels("app", "web"),
-        },
-        Peer::Workloads {
-            namespaces: NamespaceScope::Matching(all()),
-            workloads: all(),
-        },
-        Peer::Workloads {
-            namespaces: NamespaceScope::Matching(labels("team", "shop")),
-            workloads: all(),
-        },
+        Peer::Workloads { namespaces: NamespaceScope::Own, workloads: labels("app", "web") },
+        Peer::Workloads { namespaces: NamespaceScope::Matching(all()), workloads: all() },
+        Peer::Workloads { namespaces: NamespaceScope::Matching(labels("team", "shop")), workloads: all() },
     ]);
     assert_eq!(peers(&network_policy(spec)), expected);
     let spec =
@@ -167,14 +138,8 @@ fn n14_n17_n29_addresses() {
         "  podSelector: {}\n  ingress: [{from: [{ipBlock: {cidr: 10.1.2.3/8, except: [10.1.2.3/16]}}, {ipBlock: {cidr: \"::/0\"}}]}]",
     );
     let expected = vec![
-        Peer::Cidr {
-            cidr: "10.0.0.0/8".parse().unwrap(),
-            except: vec!["10.1.0.0/16".parse().unwrap()],
-        },
-        Peer::Cidr {
-            cidr: "::/0".parse().unwrap(),
-            except: Vec::new(),
-        },
+        Peer::Cidr { cidr: "10.0.0.0/8".parse().unwrap(), except: vec!["10.1.0.0/16".parse().unwrap()] },
+        Peer::Cidr { cidr: "::/0".parse().unwrap(), except: Vec::new() },
     ];
     assert_eq!(peers(&text), Peers::Only(expected));
     assert_eq!(
@@ -201,10 +166,7 @@ fn selectors_keep_all_that_they_require() {
         ],
     };
     let selector = format!("{{matchLabels: {{app.io/e: \"\"}}, {expressions}}}");
-    assert_eq!(
-        policy(&network_policy(&format!("  podSelector: {selector}"))).subject,
-        expected
-    );
+    assert_eq!(policy(&network_policy(&format!("  podSelector: {selector}"))).subject, expected);
     let flow = format!("  workloads: {selector}\n  isolate: [ingress]");
     assert_eq!(policy(&flow_policy(&flow)).subject, expected);
 }
@@ -217,10 +179,7 @@ fn flow_policy_isolates_what_it_names() {
         ("  allow: [{from: anywhere}]", (true, false)),
         ("  allow: [{to: anywhere}]", (false, true)),
         ("  allow: [{to: anywhere}, {from: anywhere}]", (true, true)),
-        (
-            "  isolate: [ingress, egress]\n  allow: [{from: anywhere}]",
-            (true, true),
-        ),
+        ("  isolate: [ingress, egress]\n  allow: [{from: anywhere}]", (true, true)),
     ] {
         let policy = policy(&flow_policy(spec));
         assert_eq!((policy.isolates_ingress, policy.isolates_egress), expected, "{spec}");
@@ -235,10 +194,7 @@ fn policies_and_rules_know_their_lines() {
     for text in [text.to_owned(), format!("\u{feff}{text}"), text.replace('\n', "\r\n")] {
         let policy = policy(&text);
         assert_eq!(policy.at.to_string(), "test.yaml:9");
-        assert_eq!(
-            policy.ingress.iter().map(|rule| rule.at.line).collect::<Vec<_>>(),
-            [12, 16]
-        );
+        assert_eq!(policy.ingress.iter().map(|rule| rule.at.line).collect::<Vec<_>>(), [12, 16]);
         assert_eq!(policy.egress[0].at.line, 15);
     }
 }
@@ -253,19 +209,13 @@ fn metadata_and_status_are_open_and_the_namespace_has_a_default() {
         (PolicyKind::NetworkPolicy, "default", "a.b")
     );
     let missing = network_policy("  policyTypes: [Ingress]");
-    assert_eq!(
-        warnings(&missing),
-        ["without `podSelector` the policy selects every pod of its namespace"]
-    );
+    assert_eq!(warnings(&missing), ["without `podSelector` the policy selects every pod of its namespace"]);
 }
 
 #[test]
 fn aliases_are_followed_and_placed_where_they_are_used() {
     let text = flow_policy("  workloads: &web {app: web}\n  allow:\n    - from: [{workloads: *web}]");
     assert_eq!(policy(&text).subject, labels("app", "web"));
-    let own = Peer::Workloads {
-        namespaces: NamespaceScope::Own,
-        workloads: labels("app", "web"),
-    };
+    let own = Peer::Workloads { namespaces: NamespaceScope::Own, workloads: labels("app", "web") };
     assert_eq!(peers(&text), Peers::Only(vec![own]));
 }

@@ -15,11 +15,8 @@ use super::model::Policy;
 /// The set of one file.
 fn loaded(text: &str) -> Loaded {
     let path = Arc::from("test.yaml");
-    from_sources(vec![SourceFile {
-        path,
-        text: text.to_owned(),
-    }])
-    .unwrap_or_else(|error| panic!("{text:.2000}\n{error}"))
+    from_sources(vec![SourceFile { path, text: text.to_owned() }])
+        .unwrap_or_else(|error| panic!("{text:.2000}\n{error}"))
 }
 
 /// The one policy of a text.

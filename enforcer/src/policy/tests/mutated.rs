@@ -40,20 +40,12 @@ spec:
 ";
 
 fn answer(text: String) -> Option<Loaded> {
-    from_sources(vec![SourceFile {
-        path: Arc::from("test.yaml"),
-        text,
-    }])
-    .ok()
+    from_sources(vec![SourceFile { path: Arc::from("test.yaml"), text }]).ok()
 }
 
 /// Whether the policy has a rule for everybody: the seed has none.
 fn is_open(policy: &Policy) -> bool {
-    policy
-        .ingress
-        .iter()
-        .chain(&policy.egress)
-        .any(|rule| rule.peers == Peers::Any)
+    policy.ingress.iter().chain(&policy.egress).any(|rule| rule.peers == Peers::Any)
 }
 
 /// What an editor, a merge or a broken disk puts into a file.
@@ -96,10 +88,7 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
         "%YAML 1.1\n",
         "@",
     ]);
-    prop_oneof![
-        token.prop_map(|token| token.as_bytes().to_vec()),
-        prop::collection::vec(any::<u8>(), 0..4)
-    ]
+    prop_oneof![token.prop_map(|token| token.as_bytes().to_vec()), prop::collection::vec(any::<u8>(), 0..4)]
 }
 
 proptest! {
@@ -143,11 +132,7 @@ fn a_truncated_file_is_refused_or_a_part_of_the_whole() {
             // A policy whose `podSelector` or rules are cut off isolates at least as much. No cut
             // opens a rule to everybody; only one at the very line of `ports` takes its ports away.
             assert!(!is_open(policy), "{}", &SEED[..end]);
-            assert!(
-                policy.ingress.len() <= full.ingress.len() && policy.isolates_ingress,
-                "{}",
-                &SEED[..end]
-            );
+            assert!(policy.ingress.len() <= full.ingress.len() && policy.isolates_ingress, "{}", &SEED[..end]);
         }
     }
     assert!(taken > 10 && refused > 500, "{taken} taken, {refused} refused");

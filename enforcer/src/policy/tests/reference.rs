@@ -12,15 +12,8 @@ fn page() -> String {
 #[test]
 fn whole_examples_are_legal_and_mean_no_surprise() {
     let page = page();
-    let examples: Vec<_> = page
-        .split("```yaml\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap())
-        .collect();
-    let whole: Vec<_> = examples
-        .iter()
-        .filter(|example| example.starts_with("apiVersion:"))
-        .collect();
+    let examples: Vec<_> = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let whole: Vec<_> = examples.iter().filter(|example| example.starts_with("apiVersion:")).collect();
     assert_eq!((examples.len() > 10, whole.len()), (true, 2));
     for example in whole {
         assert_eq!(loaded(example).warnings.len(), 0, "{example}");
@@ -30,19 +23,9 @@ fn whole_examples_are_legal_and_mean_no_surprise() {
 #[test]
 fn parts_of_a_flow_policy_are_legal() {
     let page = page();
-    let section = page
-        .split("## FlowPolicy")
-        .nth(1)
-        .unwrap()
-        .split("\n## ")
-        .next()
-        .unwrap();
+    let section = page.split("## FlowPolicy").nth(1).unwrap().split("\n## ").next().unwrap();
     let mut seen = 0;
-    for example in section
-        .split("```yaml\n")
-        .skip(2)
-        .map(|rest| rest.split("```").next().unwrap())
-    {
+    for example in section.split("```yaml\n").skip(2).map(|rest| rest.split("```").next().unwrap()) {
         let indented = format!("  {}\n", example.trim_end().replace('\n', "\n  "));
         let spec = match example {
             example if example.starts_with("workloads:") => format!("{indented}  isolate: [ingress]\n"),
@@ -84,9 +67,6 @@ fn every_field_is_on_the_page() {
         "metadata.name",
         "metadata.namespace",
     ] {
-        assert!(
-            page.contains(&format!("`{field}`")) || page.contains(&format!(".{field}`")),
-            "{field}"
-        );
+        assert!(page.contains(&format!("`{field}`")) || page.contains(&format!(".{field}`")), "{field}");
     }
 }

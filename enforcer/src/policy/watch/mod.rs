@@ -67,14 +67,7 @@ pub fn watch(paths: Vec<PathBuf>) -> Result<ChangeStream, WatchError> {
     })
     .map_err(WatchError::Inotify)?;
     let rescan = Instant::now() + RESCAN;
-    let mut stream = ChangeStream {
-        paths,
-        watcher,
-        shared,
-        watched: BTreeMap::new(),
-        burst: None,
-        rescan,
-    };
+    let mut stream = ChangeStream { paths, watcher, shared, watched: BTreeMap::new(), burst: None, rescan };
     stream.arm();
     Ok(stream)
 }
@@ -83,9 +76,8 @@ impl ChangeStream {
     /// Waits until something may have changed. Dropping the future loses nothing: what it had seen is seen by the next.
     pub async fn changed(&mut self) {
         loop {
-            let due = self.burst.map_or(self.rescan, |(first, last)| {
-                (last + QUIET).min(first + LONGEST).min(self.rescan)
-            });
+            let due =
+                self.burst.map_or(self.rescan, |(first, last)| (last + QUIET).min(first + LONGEST).min(self.rescan));
             tokio::select! {
                 // First, so that events without end cannot put it off.
                 biased;
@@ -107,10 +99,8 @@ impl ChangeStream {
     /// Puts watches where the paths lead now.
     fn arm(&mut self) {
         let interest = Interest::of(&self.paths);
-        let wanted: BTreeMap<PathBuf, Identity> = interest
-            .watches()
-            .filter_map(|path| Some((path.to_owned(), identity(path).ok()?)))
-            .collect();
+        let wanted: BTreeMap<PathBuf, Identity> =
+            interest.watches().filter_map(|path| Some((path.to_owned(), identity(path).ok()?))).collect();
         *self.shared.interest.lock().unwrap_or_else(PoisonError::into_inner) = interest;
         for (path, identity) in std::mem::take(&mut self.watched) {
             if wanted.get(&path) == Some(&identity) {

@@ -24,10 +24,7 @@ async fn ticks(stream: &mut ChangeStream, what: &str) {
 }
 
 async fn is_quiet(stream: &mut ChangeStream, what: &str) {
-    assert!(
-        timeout(Duration::from_millis(400), stream.changed()).await.is_err(),
-        "a tick: {what}"
-    );
+    assert!(timeout(Duration::from_millis(400), stream.changed()).await.is_err(), "a tick: {what}");
 }
 
 /// Reads everything, as the reader of a tick does.
@@ -142,11 +139,7 @@ async fn a_link_to_a_file_elsewhere_ticks_when_that_is_edited() {
     let directory = directory();
     let elsewhere = tempfile::tempdir().unwrap();
     fs::write(elsewhere.path().join("real.yaml"), "a").unwrap();
-    symlink(
-        elsewhere.path().join("real.yaml"),
-        directory.path().join("policies/linked.yaml"),
-    )
-    .unwrap();
+    symlink(elsewhere.path().join("real.yaml"), directory.path().join("policies/linked.yaml")).unwrap();
     let mut stream = watch(vec![directory.path().join("policies")]).unwrap();
     fs::write(elsewhere.path().join("real.yaml"), "b").unwrap();
     ticks(&mut stream, "the file behind the link").await;
@@ -167,10 +160,7 @@ async fn events_without_end_do_not_put_off_a_tick_and_dropped_futures_lose_none(
         }
     }
     let ticked = ticked.expect("a tick although the writes go on");
-    assert!(
-        ticked >= Duration::from_millis(900),
-        "a burst is one tick, not after {ticked:?}"
-    );
+    assert!(ticked >= Duration::from_millis(900), "a burst is one tick, not after {ticked:?}");
     fs::write(&file, "y").unwrap();
     assert!(timeout(Duration::from_millis(30), stream.changed()).await.is_err());
     ticks(&mut stream, "the event that the dropped future saw").await;

@@ -94,44 +94,28 @@ impl<'de> Deserialize<'de> for OneOrManyDoc {
 fn into_vec(value: OneOrMany) -> Vec<Spanned<String>> {
     match value.value {
         OneOrManyDoc::One(text) => {
-            vec![Spanned {
-                value: text,
-                referenced: value.referenced,
-                defined: value.defined,
-            }]
+            vec![Spanned { value: text, referenced: value.referenced, defined: value.defined }]
         }
         OneOrManyDoc::Many(values) => values,
     }
 }
 
 fn default_namespace() -> Spanned<String> {
-    Spanned {
-        value: "default".to_owned(),
-        referenced: Location::UNKNOWN,
-        defined: Location::UNKNOWN,
-    }
+    Spanned { value: "default".to_owned(), referenced: Location::UNKNOWN, defined: Location::UNKNOWN }
 }
 
 struct Fault(Location, Mistake);
 
 pub(super) fn parse(path: &Path, text: &str) -> Result<Inventory, InvalidInventory> {
     // A file of comments only is an empty inventory, not a missing one.
-    let blank = text
-        .lines()
-        .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
+    let blank = text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
     if blank {
         return Ok(Inventory::default());
     }
     let document: InventoryDoc = serde_yaml::from_str(text).map_err(|error| {
         let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
         let (message, snippet) = (plain_message(&error), snippet(text, line, column));
-        InvalidInventory::Syntax {
-            path: path.to_owned(),
-            line,
-            column,
-            message,
-            snippet,
-        }
+        InvalidInventory::Syntax { path: path.to_owned(), line, column, message, snippet }
     })?;
     build(document).map_err(|Fault(location, mistake)| InvalidInventory::Meaning {
         path: path.to_owned(),
@@ -146,9 +130,7 @@ fn build(document: InventoryDoc) -> Result<Inventory, Fault> {
     let InventoryDoc { namespaces, workloads } = document;
     let mut inventory = Inventory::default();
     for (name, NamespaceDoc { labels }) in namespaces {
-        inventory
-            .namespaces
-            .insert(name.clone(), namespace_labels(&name, labels)?);
+        inventory.namespaces.insert(name.clone(), namespace_labels(&name, labels)?);
     }
     let mut seen = Seen::default();
     for workload in workloads {
@@ -160,24 +142,13 @@ fn build(document: InventoryDoc) -> Result<Inventory, Fault> {
 
 fn namespace_labels(namespace: &str, document: BTreeMap<String, Spanned<String>>) -> Result<Labels, Fault> {
     if !is_name(namespace) {
-        let at = document
-            .values()
-            .next()
-            .map_or(Location::UNKNOWN, |value| value.referenced);
-        return Err(Fault(
-            at,
-            Mistake::Name {
-                name: namespace.to_owned(),
-            },
-        ));
+        let at = document.values().next().map_or(Location::UNKNOWN, |value| value.referenced);
+        return Err(Fault(at, Mistake::Name { name: namespace.to_owned() }));
     }
     let mut labels = Labels::new();
     for (key, value) in document {
         if key == NAMESPACE_NAME_LABEL && value.value != namespace {
-            let mistake = Mistake::NamespaceNameLabel {
-                label: NAMESPACE_NAME_LABEL,
-                namespace: namespace.to_owned(),
-            };
+            let mistake = Mistake::NamespaceNameLabel { label: NAMESPACE_NAME_LABEL, namespace: namespace.to_owned() };
             return Err(Fault(value.referenced, mistake));
         }
         labels.insert(key, value.value);
@@ -194,36 +165,17 @@ struct Seen {
 }
 
 fn build_entry(document: Spanned<WorkloadDoc>, seen: &mut Seen) -> Result<Entry, Fault> {
-    let WorkloadDoc {
-        name,
-        namespace,
-        labels,
-        ports,
-        matches,
-        addresses,
-        routes,
-    } = document.value;
+    let WorkloadDoc { name, namespace, labels, ports, matches, addresses, routes } = document.value;
     let line = document.referenced.line();
     let at = name.referenced;
-    let name = WorkloadName {
-        namespace: checked_name(namespace)?,
-        name: checked_name(name)?,
-    };
+    let name = WorkloadName { namespace: checked_name(namespace)?, name: checked_name(name)? };
     if let Some(line) = seen.names.insert(name.clone(), line) {
         return Err(Fault(at, Mistake::NameTwice { name, line }));
     }
     let mut own = BTreeSet::new();
     let matches = build_match(matches, &mut own, seen, line)?;
     add_addresses(addresses, &mut own, seen, line)?;
-    Ok(Entry {
-        name,
-        labels,
-        ports: build_ports(ports)?,
-        matches,
-        addresses: own,
-        routes,
-        line,
-    })
+    Ok(Entry { name, labels, ports: build_ports(ports)?, matches, addresses: own, routes, line })
 }
 
 fn build_match(
@@ -234,31 +186,19 @@ fn build_match(
 ) -> Result<Match, Fault> {
     let at = document.referenced;
     match document.value {
-        MatchDoc {
-            netns: Some(netns),
-            interface: None,
-            address: None,
-        } => {
+        MatchDoc { netns: Some(netns), interface: None, address: None } => {
             let path = netns_path(&netns)?;
             once(seen, path.display().to_string(), netns.referenced, line)?;
             Ok(Match::Netns(path))
         }
-        MatchDoc {
-            netns: None,
-            interface: Some(interface),
-            address: None,
-        } => {
+        MatchDoc { netns: None, interface: Some(interface), address: None } => {
             if interface.value.is_empty() {
                 return Err(Fault(interface.referenced, Mistake::Empty { field: "interface" }));
             }
             once(seen, interface.value.clone(), interface.referenced, line)?;
             Ok(Match::Interface(interface.value))
         }
-        MatchDoc {
-            netns: None,
-            interface: None,
-            address: Some(addresses),
-        } => {
+        MatchDoc { netns: None, interface: None, address: Some(addresses) } => {
             let addresses = into_vec(addresses);
             if addresses.is_empty() {
                 return Err(Fault(at, Mistake::Empty { field: "address" }));
@@ -266,14 +206,8 @@ fn build_match(
             add_addresses(addresses, own, seen, line)?;
             Ok(Match::Address)
         }
-        MatchDoc {
-            netns,
-            interface,
-            address,
-        } => {
-            let given = [netns.is_some(), interface.is_some(), address.is_some()]
-                .into_iter()
-                .filter(|given| *given);
+        MatchDoc { netns, interface, address } => {
+            let given = [netns.is_some(), interface.is_some(), address.is_some()].into_iter().filter(|given| *given);
             Err(Fault(at, Mistake::MatchKeys { given: given.count() }))
         }
     }
@@ -338,9 +272,5 @@ fn build_ports(document: BTreeMap<String, OneOrMany>) -> Result<BTreeMap<String,
 }
 
 fn checked_name(name: Spanned<String>) -> Result<String, Fault> {
-    if is_name(&name.value) {
-        Ok(name.value)
-    } else {
-        Err(Fault(name.referenced, Mistake::Name { name: name.value }))
-    }
+    if is_name(&name.value) { Ok(name.value) } else { Err(Fault(name.referenced, Mistake::Name { name: name.value })) }
 }

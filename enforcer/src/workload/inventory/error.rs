@@ -138,18 +138,12 @@ pub enum Mistake {
 
 /// The source line with a caret below the column.
 pub(super) fn snippet(text: &str, line: u64, column: u64) -> String {
-    let source = text
-        .lines()
-        .nth(usize::try_from(line).unwrap_or(1).saturating_sub(1))
-        .unwrap_or_default();
+    let source = text.lines().nth(usize::try_from(line).unwrap_or(1).saturating_sub(1)).unwrap_or_default();
     // A line without end must not fill a terminal.
     let source: String = source.chars().take(160).collect();
     let margin = line.to_string().len();
     let mut rendered = String::new();
-    let indent = usize::try_from(column)
-        .unwrap_or(1)
-        .saturating_sub(1)
-        .min(source.chars().count());
+    let indent = usize::try_from(column).unwrap_or(1).saturating_sub(1).min(source.chars().count());
     _ = write!(rendered, "{line} | {source}\n{:margin$} | {:indent$}^", "", "");
     rendered
 }
@@ -173,11 +167,7 @@ pub(super) fn plain_message(error: &serde_yaml::Error) -> String {
 
 /// The known field that an unknown one was probably meant to be.
 fn near_name(message: &str) -> Option<&str> {
-    let (unknown, expected) = message
-        .strip_prefix("unknown field `")?
-        .split_once("`, expected one of ")?;
-    let names = expected
-        .split(", ")
-        .map(|name| (strsim::damerau_levenshtein(unknown, name), name));
+    let (unknown, expected) = message.strip_prefix("unknown field `")?.split_once("`, expected one of ")?;
+    let names = expected.split(", ").map(|name| (strsim::damerau_levenshtein(unknown, name), name));
     names.min().filter(|(distance, _)| *distance <= 2).map(|(_, name)| name)
 }

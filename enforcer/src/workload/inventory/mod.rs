@@ -65,17 +65,10 @@ pub enum Match {
 impl Inventory {
     /// Reads a file.
     pub fn load(path: &Path) -> Result<Self, InvalidInventory> {
-        let unreadable = |source| InvalidInventory::Unreadable {
-            path: path.to_owned(),
-            source,
-        };
+        let unreadable = |source| InvalidInventory::Unreadable { path: path.to_owned(), source };
         let size = std::fs::metadata(path).map_err(unreadable)?.len();
         if size > MAX_BYTES {
-            return Err(InvalidInventory::TooLarge {
-                path: path.to_owned(),
-                size,
-                limit: MAX_BYTES,
-            });
+            return Err(InvalidInventory::TooLarge { path: path.to_owned(), size, limit: MAX_BYTES });
         }
         Self::parse(path, &std::fs::read_to_string(path).map_err(unreadable)?)
     }
@@ -96,11 +89,7 @@ pub(super) fn parse_port(text: &str) -> Option<NamedPort> {
         _ => return None,
     };
     // `u16::from_str` takes a leading plus.
-    let port: u16 = port
-        .bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| port.parse().ok())
-        .flatten()?;
+    let port: u16 = port.bytes().all(|byte| byte.is_ascii_digit()).then(|| port.parse().ok()).flatten()?;
     (port != 0).then_some(NamedPort { protocol, port })
 }
 
@@ -108,7 +97,5 @@ pub(super) fn parse_port(text: &str) -> Option<NamedPort> {
 pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 253
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }

@@ -12,11 +12,7 @@ fn parse(text: &str) -> Result<Inventory, String> {
 #[test]
 fn the_documented_example_parses_to_what_it_says() {
     let reference = include_str!("../../../../docs/inventory-reference.md");
-    let example = reference
-        .split("```yaml\n")
-        .nth(1)
-        .and_then(|rest| rest.split("```").next())
-        .expect("an example");
+    let example = reference.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
     insta::assert_snapshot!(format!("{:#?}", parse(example).unwrap()));
 }
 
@@ -48,56 +44,26 @@ fn each_mistake_has_a_message_with_its_place() {
         ("empty netns", workload("  match: {netns: ''}\n")),
         ("empty address list", workload("  match: {address: []}\n")),
         ("no address", workload("  match: {address: 10.88.0}\n")),
-        (
-            "a subnet is no address",
-            workload("  match: {address: [10.88.0.2, 10.88.0.0/16]}\n"),
-        ),
+        ("a subnet is no address", workload("  match: {address: [10.88.0.2, 10.88.0.0/16]}\n")),
         ("multicast", workload("  match: {address: 224.0.0.1}\n")),
         ("mapped", workload("  match: {address: '::ffff:10.0.0.1'}\n")),
         ("port zero", workload("  ports: {http: 0/tcp}\n  match: {netns: web}\n")),
-        (
-            "port without protocol",
-            workload("  ports: {http: 8080}\n  match: {netns: web}\n"),
-        ),
-        (
-            "port too large",
-            workload("  ports: {http: [80/tcp, 65536/udp]}\n  match: {netns: web}\n"),
-        ),
+        ("port without protocol", workload("  ports: {http: 8080}\n  match: {netns: web}\n")),
+        ("port too large", workload("  ports: {http: [80/tcp, 65536/udp]}\n  match: {netns: web}\n")),
         ("wrong type", workload("  routes: perhaps\n  match: {netns: web}\n")),
-        (
-            "bad name",
-            "workloads:\n- {name: shop/web, match: {netns: web}}\n".to_owned(),
-        ),
+        ("bad name", "workloads:\n- {name: shop/web, match: {netns: web}}\n".to_owned()),
         (
             "name twice",
-            format!(
-                "{}- {{name: web, namespace: shop, match: {{netns: b}}}}\n",
-                workload("  match: {netns: a}\n")
-            ),
+            format!("{}- {{name: web, namespace: shop, match: {{netns: b}}}}\n", workload("  match: {netns: a}\n")),
         ),
         (
             "address twice",
-            format!(
-                "{}- {{name: b, match: {{address: 10.0.0.1}}}}\n",
-                workload("  match: {address: 10.0.0.1}\n")
-            ),
+            format!("{}- {{name: b, match: {{address: 10.0.0.1}}}}\n", workload("  match: {address: 10.0.0.1}\n")),
         ),
-        (
-            "match twice",
-            format!(
-                "{}- {{name: b, match: {{netns: a}}}}\n",
-                workload("  match: {netns: a}\n")
-            ),
-        ),
-        (
-            "metadata name",
-            "namespaces:\n  shop:\n    labels:\n      kubernetes.io/metadata.name: bank\n".to_owned(),
-        ),
+        ("match twice", format!("{}- {{name: b, match: {{netns: a}}}}\n", workload("  match: {netns: a}\n"))),
+        ("metadata name", "namespaces:\n  shop:\n    labels:\n      kubernetes.io/metadata.name: bank\n".to_owned()),
         ("key twice", "namespaces:\n  shop: {}\n  shop: {}\n".to_owned()),
-        (
-            "label twice",
-            workload("  labels: {app: a, app: b}\n  match: {netns: web}\n"),
-        ),
+        ("label twice", workload("  labels: {app: a, app: b}\n  match: {netns: web}\n")),
         ("truncated", workload("  match: {netns: web\n")),
     ];
     let mut messages = String::new();

@@ -107,10 +107,7 @@ impl Requests {
             Ok(addresses) => addresses,
             Err(NetlinkError::Refused { source }) => {
                 let refused = source.kind() == io::ErrorKind::PermissionDenied;
-                return Ok(Inside {
-                    refused,
-                    ..Inside::default()
-                });
+                return Ok(Inside { refused, ..Inside::default() });
             }
             Err(error) => return Err(error),
         };
@@ -128,20 +125,14 @@ impl Requests {
             Err(NetlinkError::Refused { .. }) => {}
             Err(error) => return Err(error),
         }
-        Ok(Inside {
-            addresses,
-            macs,
-            refused: false,
-        })
+        Ok(Inside { addresses, macs, refused: false })
     }
 
     /// The nsid of the namespace that a path stands for; `None` if there is none, or no device of ours leads there.
     pub(in crate::workload) async fn nsid_of(&self, path: &Path) -> Result<Option<i32>, NetlinkError> {
         let Ok(file) = File::open(path) else { return Ok(None) };
         let mut request = NsidMessage::default();
-        request
-            .attributes
-            .push(NsidAttribute::Fd(u32::try_from(file.as_raw_fd()).unwrap_or(u32::MAX)));
+        request.attributes.push(NsidAttribute::Fd(u32::try_from(file.as_raw_fd()).unwrap_or(u32::MAX)));
         match self.ask(RouteNetlinkMessage::GetNsId(request), NLM_F_REQUEST).await {
             Ok((messages, _)) => Ok(messages.into_iter().find_map(|message| match message {
                 RouteNetlinkMessage::NewNsId(answer) => {
@@ -201,9 +192,7 @@ impl Requests {
                     return Err(NetlinkError::Refused { source: error.to_io() });
                 }
                 NetlinkPayload::Done(done) if done.code < 0 => {
-                    return Err(NetlinkError::Refused {
-                        source: io::Error::from_raw_os_error(-done.code),
-                    });
+                    return Err(NetlinkError::Refused { source: io::Error::from_raw_os_error(-done.code) });
                 }
                 NetlinkPayload::Overrun(_) => interrupted = true,
                 _ => {}
@@ -215,9 +204,7 @@ impl Requests {
 
 fn link_request(nsid: Option<i32>) -> LinkMessage {
     let mut request = LinkMessage::default();
-    request
-        .attributes
-        .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     request.attributes.extend(nsid.map(LinkAttribute::IfNetnsId));
     request
 }
@@ -251,13 +238,7 @@ fn link_of(message: &LinkMessage) -> Link {
     if nsid.is_some() {
         below = None;
     }
-    Link {
-        name,
-        kind,
-        master,
-        below,
-        peer,
-    }
+    Link { name, kind, master, below, peer }
 }
 
 fn kind_of(kind: &InfoKind) -> Kind {

@@ -17,10 +17,7 @@ const NETLINK_HEADER_LEN: usize = 16;
 const RTM_DELNSID: u16 = 89;
 
 /// What may have changed since it was read.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "one for each list that can be read by itself"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each list that can be read by itself")]
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Stale {
     pub(super) links: bool,
@@ -35,13 +32,7 @@ pub(super) struct Stale {
 
 impl Stale {
     pub(super) fn everything() -> Self {
-        Self {
-            links: true,
-            routes: true,
-            node: true,
-            all_inside: true,
-            ..Self::default()
-        }
+        Self { links: true, routes: true, node: true, all_inside: true, ..Self::default() }
     }
 
     pub(super) fn any(&self) -> bool {
@@ -55,10 +46,7 @@ impl Stale {
 
     /// Everything has been read; namespaces that went still have to be told of.
     pub(super) fn all_read(&mut self) {
-        *self = Self {
-            gone: std::mem::take(&mut self.gone),
-            ..Self::default()
-        };
+        *self = Self { gone: std::mem::take(&mut self.gone), ..Self::default() };
     }
 
     pub(super) fn inside_of(&self, nsid: i32) -> bool {
@@ -86,10 +74,7 @@ impl Stale {
 
     pub(super) fn add_everything(&mut self) {
         let gone = std::mem::take(&mut self.gone);
-        *self = Self {
-            gone,
-            ..Self::everything()
-        };
+        *self = Self { gone, ..Self::everything() };
     }
 
     fn mark_message(&mut self, nsid: Option<i32>, kind: u16, bytes: &[u8]) {
@@ -131,10 +116,7 @@ impl Stale {
 
 /// `ifi_index` of `struct ifinfomsg`.
 fn ifindex_in(bytes: &[u8]) -> Option<u32> {
-    bytes
-        .get(NETLINK_HEADER_LEN + 4..)?
-        .first_chunk::<4>()
-        .map(|index| u32::from_ne_bytes(*index))
+    bytes.get(NETLINK_HEADER_LEN + 4..)?.first_chunk::<4>().map(|index| u32::from_ne_bytes(*index))
 }
 
 fn nsid_in(bytes: &[u8]) -> Option<i32> {
@@ -199,18 +181,9 @@ mod tests {
     #[test]
     fn a_lying_length_and_an_overrun_make_everything_stale_and_forget_no_namespace() {
         for heard in [Heard::Datagram(None, message(libc::RTM_NEWROUTE, 4096)), Heard::Overrun] {
-            let mut stale = Stale {
-                gone: BTreeSet::from([3]),
-                ..Stale::default()
-            };
+            let mut stale = Stale { gone: BTreeSet::from([3]), ..Stale::default() };
             stale.mark(heard);
-            assert_eq!(
-                stale,
-                Stale {
-                    gone: BTreeSet::from([3]),
-                    ..Stale::everything()
-                }
-            );
+            assert_eq!(stale, Stale { gone: BTreeSet::from([3]), ..Stale::everything() });
         }
     }
 }

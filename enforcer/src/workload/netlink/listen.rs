@@ -3,10 +3,7 @@
 //! netlink-sys drops the control message that carries the nsid, so the two system calls that need it are made here.
 //! Input: a netlink socket. Output: datagrams with the nsid they came from.
 
-#![allow(
-    unsafe_code,
-    reason = "an option that nix does not know, and tokio's registration of a descriptor"
-)]
+#![allow(unsafe_code, reason = "an option that nix does not know, and tokio's registration of a descriptor")]
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -121,10 +118,7 @@ fn nsid_of(control: &ControlMessageOwned) -> Option<i32> {
             if unknown.cmsg_header.cmsg_level == libc::SOL_NETLINK
                 && unknown.cmsg_header.cmsg_type == libc::NETLINK_LISTEN_ALL_NSID =>
         {
-            unknown
-                .data_bytes
-                .first_chunk::<4>()
-                .map(|bytes| i32::from_ne_bytes(*bytes))
+            unknown.data_bytes.first_chunk::<4>().map(|bytes| i32::from_ne_bytes(*bytes))
         }
         _ => None,
     }
@@ -142,9 +136,5 @@ fn listen_to_all(fd: &OwnedFd) -> io::Result<()> {
             size_of_val(&on) as libc::socklen_t,
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -33,12 +33,8 @@ const PAUSE_FACTOR: u32 = 2;
 /// Longest such pause, so that a new veth is never late by more.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// Without events from inside the containers: reads after a link event.
-const ECHOES: [Duration; 4] = [
-    Duration::from_millis(10),
-    Duration::from_millis(50),
-    Duration::from_millis(200),
-    Duration::from_secs(1),
-];
+const ECHOES: [Duration; 4] =
+    [Duration::from_millis(10), Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1)];
 /// Without events from inside the containers: a read at least so often.
 const POLL: Duration = Duration::from_secs(1);
 /// With events: a complete read so often, against what no event told.
@@ -125,11 +121,7 @@ impl Watcher {
     }
 
     pub(in crate::workload) fn mode(&self) -> Mode {
-        if self.listener.hears_all {
-            Mode::Events
-        } else {
-            Mode::Polling
-        }
+        if self.listener.hears_all { Mode::Events } else { Mode::Polling }
     }
 
     /// Counts how often the kernel dropped events.
@@ -198,11 +190,7 @@ impl Watcher {
     /// Reads what is stale and sends what comes of it.
     async fn read(&mut self, to: &mpsc::Sender<Change>) -> Result<(), NetlinkError> {
         // Events that are already queued are older than what is read now, so they need no read of their own.
-        while let Some(heard) = self
-            .listener
-            .pending()
-            .map_err(|source| NetlinkError::Receive { source })?
-        {
+        while let Some(heard) = self.listener.pending().map_err(|source| NetlinkError::Receive { source })? {
             self.mark(heard);
         }
         if self.stale.any_link() {
@@ -210,11 +198,7 @@ impl Watcher {
             self.read_links().await?;
             let now = self.veths();
             // A number that stands for another namespace now must not show the old one's addresses for a moment.
-            let stays = |nsid: i32| {
-                before
-                    .iter()
-                    .any(|(veth, was)| *was == Some(nsid) && now.get(veth) == Some(was))
-            };
+            let stays = |nsid: i32| before.iter().any(|(veth, was)| *was == Some(nsid) && now.get(veth) == Some(was));
             let gone = &self.stale.gone;
             self.inside.retain(|nsid, _| !gone.contains(nsid) && stays(*nsid));
             // A new veth must not wait for its addresses, nor for those of all others.
@@ -273,32 +257,18 @@ impl Watcher {
 
     /// Veths whose far end is elsewhere, and where.
     fn veths(&self) -> BTreeMap<u32, Option<i32>> {
-        self.links
-            .iter()
-            .filter_map(|(index, link)| Some((*index, link.peer.as_ref()?.nsid)))
-            .collect()
+        self.links.iter().filter_map(|(index, link)| Some((*index, link.peer.as_ref()?.nsid))).collect()
     }
 
     fn view(&self) -> NetworkView {
         let mut links = self.links.clone();
         for peer in links.values_mut().filter_map(|link| link.peer.as_mut()) {
-            peer.mac = peer
-                .nsid
-                .and_then(|nsid| self.inside.get(&nsid)?.macs.get(&peer.index).copied());
+            peer.mac = peer.nsid.and_then(|nsid| self.inside.get(&nsid)?.macs.get(&peer.index).copied());
         }
         NetworkView {
             links,
-            inside: self
-                .inside
-                .iter()
-                .map(|(nsid, inside)| (*nsid, inside.addresses.clone()))
-                .collect(),
-            unreadable: self
-                .inside
-                .iter()
-                .filter(|(_, inside)| inside.refused)
-                .map(|(nsid, _)| *nsid)
-                .collect(),
+            inside: self.inside.iter().map(|(nsid, inside)| (*nsid, inside.addresses.clone())).collect(),
+            unreadable: self.inside.iter().filter(|(_, inside)| inside.refused).map(|(nsid, _)| *nsid).collect(),
             routes: self.routes.routes.clone(),
             gateways: self.routes.gateways.clone(),
             node: self.node.clone(),

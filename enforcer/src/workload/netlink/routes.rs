@@ -36,11 +36,7 @@ pub(super) fn collect_routes(message: &RouteMessage, into: &mut Routes) {
         return;
     }
     let Some(to) = destination_of(message) else { return };
-    into.routes.extend(hops.iter().map(|hop| Route {
-        to,
-        device: hop.device,
-        via: hop.gateway.is_some(),
-    }));
+    into.routes.extend(hops.iter().map(|hop| Route { to, device: hop.device, via: hop.gateway.is_some() }));
 }
 
 struct Hop {
@@ -55,17 +51,16 @@ fn hops_of(message: &RouteMessage) -> Vec<Hop> {
         _ => None,
     });
     if let Some(device) = device {
-        hops.push(Hop {
-            device,
-            gateway: gateway_of(&message.attributes),
-        });
+        hops.push(Hop { device, gateway: gateway_of(&message.attributes) });
     }
     for attribute in &message.attributes {
         if let RouteAttribute::MultiPath(next_hops) = attribute {
-            hops.extend(next_hops.iter().map(|hop: &RouteNextHop| Hop {
-                device: hop.interface_index,
-                gateway: gateway_of(&hop.attributes),
-            }));
+            hops.extend(
+                next_hops.iter().map(|hop: &RouteNextHop| Hop {
+                    device: hop.interface_index,
+                    gateway: gateway_of(&hop.attributes),
+                }),
+            );
         }
     }
     hops

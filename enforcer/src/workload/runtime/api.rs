@@ -36,9 +36,7 @@ pub(super) struct Events {
 impl Api {
     pub(super) fn connect(socket: &Path) -> Result<Self, Error> {
         let path = socket.to_string_lossy();
-        Ok(Self {
-            docker: Docker::connect_with_unix(&path, CALL_TIMEOUT, bollard::API_DEFAULT_VERSION)?,
-        })
+        Ok(Self { docker: Docker::connect_with_unix(&path, CALL_TIMEOUT, bollard::API_DEFAULT_VERSION)? })
     }
 
     /// Subscribes to what happens to containers.
@@ -50,21 +48,15 @@ impl Api {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let since = now.saturating_sub(REPLAY).as_secs().to_string();
         let options = EventsOptionsBuilder::new().since(&since).filters(&filters).build();
-        Ok(Events {
-            stream: Box::pin(docker.events(Some(options))),
-        })
+        Ok(Events { stream: Box::pin(docker.events(Some(options))) })
     }
 
     /// All running containers, and those that own the namespace of one of them.
     pub(super) async fn running(&self) -> Result<Vec<Container>, Error> {
         let docker = self.docker.clone().negotiate_version().await?;
         let options = ListContainersOptionsBuilder::new().all(false).build();
-        let mut wanted: BTreeSet<String> = docker
-            .list_containers(Some(options))
-            .await?
-            .into_iter()
-            .filter_map(|container| container.id)
-            .collect();
+        let mut wanted: BTreeSet<String> =
+            docker.list_containers(Some(options)).await?.into_iter().filter_map(|container| container.id).collect();
         let mut seen = BTreeSet::new();
         let mut containers: Vec<Container> = Vec::new();
         // podman's list leaves out the infra container of a pod, which its members refer to.
@@ -111,18 +103,12 @@ impl Events {
 
 /// Health checks and execs fire all the time and change nothing.
 fn matters(event: &EventMessage) -> bool {
-    !event
-        .action
-        .as_deref()
-        .is_some_and(|action| action.starts_with("exec") || action.starts_with("health"))
+    !event.action.as_deref().is_some_and(|action| action.starts_with("exec") || action.starts_with("health"))
 }
 
 fn container_of(details: ContainerInspectResponse) -> Container {
     let network = details.network_settings.unwrap_or_default();
-    let mode = details
-        .host_config
-        .and_then(|host| host.network_mode)
-        .unwrap_or_default();
+    let mode = details.host_config.and_then(|host| host.network_mode).unwrap_or_default();
     let networks = network.networks.unwrap_or_default();
     let addresses = networks
         .values()
@@ -133,12 +119,7 @@ fn container_of(details: ContainerInspectResponse) -> Container {
     Container {
         id: details.id.unwrap_or_default(),
         name: details.name.unwrap_or_default().trim_start_matches('/').to_owned(),
-        labels: details
-            .config
-            .and_then(|config| config.labels)
-            .unwrap_or_default()
-            .into_iter()
-            .collect(),
+        labels: details.config.and_then(|config| config.labels).unwrap_or_default().into_iter().collect(),
         sandbox: network.sandbox_key.filter(|path| !path.is_empty()).map(PathBuf::from),
         network_of: mode.strip_prefix("container:").map(ToOwned::to_owned),
         addresses,

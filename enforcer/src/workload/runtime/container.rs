@@ -51,10 +51,7 @@ impl Container {
         if owner {
             labels.insert(CONTAINER_LABEL.to_owned(), self.name.clone());
         }
-        let namespace = labels
-            .get(NAMESPACE_LABEL)
-            .or_else(|| labels.get(COMPOSE_PROJECT_LABEL))
-            .cloned();
+        let namespace = labels.get(NAMESPACE_LABEL).or_else(|| labels.get(COMPOSE_PROJECT_LABEL)).cloned();
         Statement {
             by: self.title(),
             namespace,
@@ -94,11 +91,7 @@ pub(in crate::workload) fn by_owner(containers: &[Container]) -> BTreeMap<usize,
         let mut owner = start;
         // Bounded: two containers that name each other must not hang us.
         for _ in 0..containers.len() {
-            let Some(next) = containers[owner]
-                .network_of
-                .as_deref()
-                .and_then(|id| find(containers, id))
-            else {
+            let Some(next) = containers[owner].network_of.as_deref().and_then(|id| find(containers, id)) else {
                 break;
             };
             owner = next;
@@ -116,8 +109,6 @@ fn find(containers: &[Container], reference: &str) -> Option<usize> {
         .or_else(|| {
             // The API takes unique prefixes of ids, and so do compose files.
             let mut matching = (0..containers.len()).filter(|i| containers[*i].id.starts_with(reference));
-            matching
-                .next()
-                .filter(|_| reference.len() >= 12 && matching.next().is_none())
+            matching.next().filter(|_| reference.len() >= 12 && matching.next().is_none())
         })
 }

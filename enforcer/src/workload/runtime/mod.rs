@@ -70,10 +70,7 @@ pub(in crate::workload) struct RuntimeState {
 
 /// Watches the runtime for as long as somebody listens.
 pub(in crate::workload) fn watch(kind: RuntimeKind) -> watch::Receiver<RuntimeState> {
-    let (to, from) = watch::channel(RuntimeState {
-        name: kind.to_string(),
-        ..RuntimeState::default()
-    });
+    let (to, from) = watch::channel(RuntimeState { name: kind.to_string(), ..RuntimeState::default() });
     tokio::spawn(async move {
         while !to.is_closed() {
             let result = tokio::select! {

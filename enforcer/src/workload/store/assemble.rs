@@ -40,9 +40,7 @@ impl Store {
         findings.extend(verdicts.findings(&subject_of));
         for (key, space) in &self.known {
             if space.nsid.is_some_and(|nsid| inputs.view.unreadable.contains(&nsid)) {
-                findings.insert(Finding::CannotLookInside {
-                    workload: subject_of(*key),
-                });
+                findings.insert(Finding::CannotLookInside { workload: subject_of(*key) });
             }
         }
         let mut addresses = verdicts.by_workload();
@@ -60,10 +58,7 @@ impl Store {
                         .iter()
                         .filter_map(|veth| Some((*veth, self.interface(inputs, *veth)?)))
                         .collect(),
-                    routes: said
-                        .statements
-                        .get(key)
-                        .is_some_and(|all| all.iter().any(|one| one.routes)),
+                    routes: said.statements.get(key).is_some_and(|all| all.iter().any(|one| one.routes)),
                 };
                 (*key, workload)
             })
@@ -71,13 +66,7 @@ impl Store {
         let remote = remote(inputs, said, verdicts);
         let named = local.values().filter_map(|workload| workload.identity.as_ref());
         let namespaces = namespaces(inputs.inventory, named);
-        Snapshot {
-            namespaces,
-            local,
-            remote,
-            node: inputs.view.node.clone(),
-            uplinks,
-        }
+        Snapshot { namespaces, local, remote, node: inputs.view.node.clone(), uplinks }
     }
 
     fn interface(&self, inputs: &Inputs<'_>, veth: u32) -> Option<Interface> {
@@ -92,18 +81,8 @@ impl Store {
 
 fn subject(inputs: &Inputs<'_>, space: &Space, name: Option<WorkloadName>) -> Subject {
     let ifindex = space.veths.first().copied().unwrap_or_default();
-    let interface = inputs
-        .view
-        .links
-        .get(&ifindex)
-        .map(|link| link.name.clone())
-        .unwrap_or_default();
-    Subject {
-        name,
-        ifindex,
-        interface,
-        nsid: space.nsid,
-    }
+    let interface = inputs.view.links.get(&ifindex).map(|link| link.name.clone()).unwrap_or_default();
+    Subject { name, ifindex, interface, nsid: space.nsid }
 }
 
 /// Entries that no local namespace is. An address that is local or the node's is not theirs.
@@ -115,11 +94,7 @@ fn remote(inputs: &Inputs<'_>, said: &Said, verdicts: &Verdicts) -> Vec<RemoteWo
         .enumerate()
         .filter(|(index, _)| !said.entries.contains_key(index))
         .map(|(_, entry)| RemoteWorkload {
-            identity: Identity {
-                name: entry.name.clone(),
-                labels: entry.labels.clone(),
-                ports: entry.ports.clone(),
-            },
+            identity: Identity { name: entry.name.clone(), labels: entry.labels.clone(), ports: entry.ports.clone() },
             addresses: entry
                 .addresses
                 .iter()

@@ -22,14 +22,7 @@ pub(super) fn bind(
     said: &mut Said,
 ) {
     let mut bound = BTreeMap::new();
-    let entries = || {
-        inputs
-            .inventory
-            .entries
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| entry.matches == Match::Address)
-    };
+    let entries = || inputs.inventory.entries.iter().enumerate().filter(|(_, entry)| entry.matches == Match::Address);
     // Old bindings first: a namespace that is one entry cannot become another by showing that one's address too.
     for (index, entry) in entries() {
         if let Some(key) = store.bound.get(&entry.name).copied()
@@ -72,12 +65,10 @@ fn candidate(
         .iter()
         .filter(|(key, _)| !said.statements.contains_key(*key))
         .filter(|(key, space)| {
-            shown(inputs.view, space)
-                .filter(|address| entry.addresses.contains(address))
-                .any(|address| {
-                    let free = store.owners.get(address).is_none_or(|owner| owner == *key);
-                    free && implausible(inputs.view, routing, space, *address).is_none()
-                })
+            shown(inputs.view, space).filter(|address| entry.addresses.contains(address)).any(|address| {
+                let free = store.owners.get(address).is_none_or(|owner| owner == *key);
+                free && implausible(inputs.view, routing, space, *address).is_none()
+            })
         })
         .map(|(key, _)| *key)
         .collect();
@@ -85,9 +76,5 @@ fn candidate(
         let had = |address: &IpAddr| restored.get(address).or_else(|| store.owners.get(address)) == Some(*key);
         entry.addresses.iter().any(had)
     };
-    claimants
-        .iter()
-        .find(earlier)
-        .or(if claimants.len() == 1 { claimants.first() } else { None })
-        .copied()
+    claimants.iter().find(earlier).or(if claimants.len() == 1 { claimants.first() } else { None }).copied()
 }

@@ -84,22 +84,14 @@ impl Claims<'_> {
             let strong = given.get(&address).unwrap_or(&nobody);
             let weak = shown_by.get(&address).unwrap_or(&nobody);
             let contenders = if strong.is_empty() { weak } else { strong };
-            let earlier = before
-                .get(&address)
-                .or_else(|| restored.get(&address))
-                .filter(|key| contenders.contains(key));
-            let owner = earlier.or(if contenders.len() == 1 {
-                contenders.first()
-            } else {
-                None
-            });
+            let earlier =
+                before.get(&address).or_else(|| restored.get(&address)).filter(|key| contenders.contains(key));
+            let owner = earlier.or(if contenders.len() == 1 { contenders.first() } else { None });
             match owner {
                 Some(owner) => {
                     verdicts.owners.insert(address, *owner);
                     let losers = strong.union(weak).filter(|key| *key != owner);
-                    verdicts
-                        .refused
-                        .extend(losers.map(|key| (*key, address, Refused::Owned(*owner))));
+                    verdicts.refused.extend(losers.map(|key| (*key, address, Refused::Owned(*owner))));
                 }
                 None => _ = verdicts.disputed.insert(address, strong.union(weak).copied().collect()),
             }
@@ -109,10 +101,8 @@ impl Claims<'_> {
 
     /// Why an address that is only shown cannot be this workload's.
     fn refusal(&self, key: WorkloadKey, space: &Space, address: IpAddr) -> Option<Refusal> {
-        implausible(self.inputs.view, self.routing, space, address).or_else(|| {
-            self.entry_of_another(key, address)
-                .map(|name| Refusal::Inventory { name })
-        })
+        implausible(self.inputs.view, self.routing, space, address)
+            .or_else(|| self.entry_of_another(key, address).map(|name| Refusal::Inventory { name }))
     }
 
     fn entry_of_another(&self, key: WorkloadKey, address: IpAddr) -> Option<WorkloadName> {
@@ -123,12 +113,7 @@ impl Claims<'_> {
         }
         // Claimed by several namespaces and bound to none: nobody knows whose it is, so it is disputed, not refused.
         let contested = bound.is_none()
-            && self
-                .known
-                .iter()
-                .filter(|(key, space)| self.contests(**key, space, address))
-                .count()
-                > 1;
+            && self.known.iter().filter(|(key, space)| self.contests(**key, space, address)).count() > 1;
         (!contested || self.said.statements.contains_key(&key))
             .then(|| self.inputs.inventory.entries[index].name.clone())
     }
@@ -161,19 +146,14 @@ impl Verdicts {
     }
 
     pub(super) fn findings(&self, subject_of: &impl Fn(WorkloadKey) -> Subject) -> BTreeSet<Finding> {
-        let refused = self
-            .refused
-            .iter()
-            .map(|(key, address, refused)| Finding::AddressRefused {
-                claimant: subject_of(*key),
-                address: *address,
-                because: match refused {
-                    Refused::Plainly(refusal) => refusal.clone(),
-                    Refused::Owned(owner) => Refusal::Owned {
-                        owner: subject_of(*owner),
-                    },
-                },
-            });
+        let refused = self.refused.iter().map(|(key, address, refused)| Finding::AddressRefused {
+            claimant: subject_of(*key),
+            address: *address,
+            because: match refused {
+                Refused::Plainly(refusal) => refusal.clone(),
+                Refused::Owned(owner) => Refusal::Owned { owner: subject_of(*owner) },
+            },
+        });
         let disputed = self.disputed.iter().map(|(address, keys)| Finding::AddressDisputed {
             address: *address,
             between: keys.iter().map(|key| subject_of(*key)).collect(),
@@ -207,21 +187,15 @@ pub(super) fn implausible(
         _ => {}
     }
     let best = routing.best(address);
-    let masters: BTreeSet<u32> = space
-        .veths
-        .iter()
-        .filter_map(|veth| view.links.get(veth).and_then(|link| link.master))
-        .collect();
+    let masters: BTreeSet<u32> =
+        space.veths.iter().filter_map(|veth| view.links.get(veth).and_then(|link| link.master)).collect();
     // A subnet behind a next hop is that next hop's, and on a bridge anyone could be it.
-    let leads_here = best
-        .iter()
-        .any(|route| space.veths.contains(&route.device) || masters.contains(&route.device) && !route.via);
+    let leads_here =
+        best.iter().any(|route| space.veths.contains(&route.device) || masters.contains(&route.device) && !route.via);
     if !leads_here {
         return Some(Refusal::OffSubnet);
     }
-    best.iter()
-        .any(|route| is_edge(&route.to, address))
-        .then_some(Refusal::Reserved)
+    best.iter().any(|route| is_edge(&route.to, address)).then_some(Refusal::Reserved)
 }
 
 fn refused_to_all(view: &NetworkView, address: IpAddr) -> Option<Refusal> {

@@ -87,9 +87,7 @@ struct Said {
 
 impl Said {
     fn given_to(&self, key: WorkloadKey, address: IpAddr) -> bool {
-        self.given
-            .get(&key)
-            .is_some_and(|addresses| addresses.contains(&address))
+        self.given.get(&key).is_some_and(|addresses| addresses.contains(&address))
     }
 
     fn enter(&mut self, index: usize, entry: &Entry, key: WorkloadKey) {
@@ -132,22 +130,13 @@ impl Store {
         let routing = Routing::new(inputs.view);
         binding::bind(self, inputs, &routing, &restored, &mut said);
         let entries = entries_by_address(inputs.inventory);
-        let claims = Claims {
-            inputs,
-            known: &self.known,
-            said: &said,
-            routing: &routing,
-            entries: &entries,
-        };
+        let claims = Claims { inputs, known: &self.known, said: &said, routing: &routing, entries: &entries };
         let verdicts = claims.decide(&self.owners, &restored);
         self.owners.clone_from(&verdicts.owners);
         self.restored.clear();
         self.updated = true;
         let snapshot = self.snapshot(inputs, &said, &verdicts, uplinks, &mut findings);
-        self.refused += findings
-            .iter()
-            .filter(|f| is_refusal(f) && !self.last_findings.contains(f))
-            .count() as u64;
+        self.refused += findings.iter().filter(|f| is_refusal(f) && !self.last_findings.contains(f)).count() as u64;
         self.last_findings.clone_from(&findings);
         Outcome { snapshot, findings }
     }
@@ -168,21 +157,11 @@ impl Store {
             let was = before.get(&index).copied();
             let key = was.unwrap_or_else(|| self.new_key());
             let nsid = was.and_then(|key| self.known[&key].nsid);
-            next.entry(key)
-                .or_insert_with(|| Space {
-                    nsid,
-                    ..Space::default()
-                })
-                .veths
-                .insert(index);
+            next.entry(key).or_insert_with(|| Space { nsid, ..Space::default() }).veths.insert(index);
         }
         for (nsid, veths) in spaces {
             let same = |key: &WorkloadKey| self.known[key].nsid == Some(nsid) && !inputs.gone.contains(&nsid);
-            let known = veths
-                .iter()
-                .filter_map(|veth| before.get(veth))
-                .find(|key| same(key))
-                .copied();
+            let known = veths.iter().filter_map(|veth| before.get(veth)).find(|key| same(key)).copied();
             let key = known.unwrap_or_else(|| self.new_key());
             let space = next.entry(key).or_default();
             space.nsid = Some(nsid);
@@ -207,11 +186,8 @@ impl Store {
     fn gather(&self, inputs: &Inputs<'_>, findings: &mut BTreeSet<Finding>) -> Said {
         let mut said = Said::default();
         let by_veth = self.keys_by_veth();
-        let by_nsid: BTreeMap<i32, WorkloadKey> = self
-            .known
-            .iter()
-            .filter_map(|(key, space)| Some((space.nsid?, *key)))
-            .collect();
+        let by_nsid: BTreeMap<i32, WorkloadKey> =
+            self.known.iter().filter_map(|(key, space)| Some((space.nsid?, *key))).collect();
         let at = |path: &PathBuf| inputs.netns.get(path).and_then(|nsid| by_nsid.get(nsid)).copied();
         for (owner, members) in by_owner(inputs.containers) {
             let key = inputs.containers[owner].sandbox.as_ref().and_then(at);
@@ -221,10 +197,7 @@ impl Store {
             };
             for member in members {
                 let container = &inputs.containers[member];
-                said.statements
-                    .entry(key)
-                    .or_default()
-                    .push(container.statement(member == owner, findings));
+                said.statements.entry(key).or_default().push(container.statement(member == owner, findings));
                 said.given.entry(key).or_default().extend(&container.addresses);
             }
         }
@@ -251,37 +224,24 @@ impl Store {
     }
 
     fn keys_by_veth(&self) -> BTreeMap<u32, WorkloadKey> {
-        self.known
-            .iter()
-            .flat_map(|(key, space)| space.veths.iter().map(|veth| (*veth, *key)))
-            .collect()
+        self.known.iter().flat_map(|(key, space)| space.veths.iter().map(|veth| (*veth, *key))).collect()
     }
 
     fn veths_of<'a>(&self, keys: impl Iterator<Item = &'a WorkloadKey>) -> BTreeSet<u32> {
-        keys.filter_map(|key| self.known.get(key))
-            .flat_map(|space| space.veths.iter().copied())
-            .collect()
+        keys.filter_map(|key| self.known.get(key)).flat_map(|space| space.veths.iter().copied()).collect()
     }
 
     fn restored_owners(&self) -> BTreeMap<IpAddr, WorkloadKey> {
         let by_veth = self.keys_by_veth();
-        self.restored
-            .iter()
-            .filter_map(|(address, veth)| Some((*address, *by_veth.get(veth)?)))
-            .collect()
+        self.restored.iter().filter_map(|(address, veth)| Some((*address, *by_veth.get(veth)?))).collect()
     }
 }
 
 fn is_refusal(finding: &Finding) -> bool {
-    matches!(
-        finding,
-        Finding::AddressRefused { .. } | Finding::AddressDisputed { .. }
-    )
+    matches!(finding, Finding::AddressRefused { .. } | Finding::AddressDisputed { .. })
 }
 
 fn entries_by_address(inventory: &Inventory) -> BTreeMap<IpAddr, usize> {
     let entries = inventory.entries.iter().enumerate();
-    entries
-        .flat_map(|(index, entry)| entry.addresses.iter().map(move |address| (*address, index)))
-        .collect()
+    entries.flat_map(|(index, entry)| entry.addresses.iter().map(move |address| (*address, index))).collect()
 }

@@ -22,11 +22,7 @@ impl<'a> Routing<'a> {
         for route in view.routes.iter().filter(|route| !route.is_default()) {
             let length = route.to.prefix();
             routing.lengths.insert(length);
-            routing
-                .routes
-                .entry((length, route.to.network()))
-                .or_default()
-                .push(route);
+            routing.routes.entry((length, route.to.network())).or_default().push(route);
         }
         routing
     }
@@ -34,11 +30,7 @@ impl<'a> Routing<'a> {
     /// The routes with the longest prefix that holds this address.
     pub(super) fn best(&self, address: IpAddr) -> &[&'a Route] {
         let network = |length: u8| IpNetwork::new(address, length).ok().map(|net| (length, net.network()));
-        let found = self
-            .lengths
-            .iter()
-            .rev()
-            .find_map(|length| self.routes.get(&network(*length)?));
+        let found = self.lengths.iter().rev().find_map(|length| self.routes.get(&network(*length)?));
         found.map_or(&[], Vec::as_slice)
     }
 }

@@ -44,12 +44,7 @@ impl Uplinks {
                 None => _ = findings.insert(Finding::UplinkMissing { name: name.clone() }),
             }
         }
-        let routed = inputs
-            .view
-            .routes
-            .iter()
-            .filter(|route| route.is_default())
-            .map(|route| route.device);
+        let routed = inputs.view.routes.iter().filter(|route| route.is_default()).map(|route| route.device);
         let mut open: Vec<u32> = routed.chain(asked.iter().copied()).collect();
         let mut uplinks = BTreeMap::new();
         while let Some(index) = open.pop() {
@@ -72,26 +67,13 @@ impl Uplinks {
             }
         }
         let judgement = |veth| {
-            if uplinks.contains_key(&veth) {
-                Judged::Uplink
-            } else {
-                Judged::Workload
-            }
+            if uplinks.contains_key(&veth) { Judged::Uplink } else { Judged::Workload }
         };
         // What `--uplink` asks for is no judgement of ours: without the option it is a workload's again.
         self.judged = inputs
             .view
             .veths()
-            .map(|(veth, _, _)| {
-                (
-                    veth,
-                    if asked.contains(&veth) {
-                        Judged::Workload
-                    } else {
-                        judgement(veth)
-                    },
-                )
-            })
+            .map(|(veth, _, _)| (veth, if asked.contains(&veth) { Judged::Workload } else { judgement(veth) }))
             .collect();
         uplinks
     }
@@ -107,11 +89,8 @@ impl Uplinks {
         findings: &mut BTreeSet<Finding>,
     ) -> Vec<u32> {
         let links = &inputs.view.links;
-        let (veths, mut others): (Vec<u32>, Vec<u32>) = inputs
-            .view
-            .lower(index)
-            .into_iter()
-            .partition(|lower| links.get(lower).is_some_and(is_foreign));
+        let (veths, mut others): (Vec<u32>, Vec<u32>) =
+            inputs.view.lower(index).into_iter().partition(|lower| links.get(lower).is_some_and(is_foreign));
         // Unnamed containers and the node's own way out look alike here. With another device in the bridge that one
         // is the way out; with a single unnamed veth it is that veth; else a person has to say.
         let candidates: Vec<u32> = veths.into_iter().filter(|veth| !named.contains(veth)).collect();

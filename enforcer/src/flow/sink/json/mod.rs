@@ -51,10 +51,7 @@ pub fn flow_line(record: &FlowRecord, uuid: Uuid) -> String {
 pub fn lost_line(node: &str, time: Timestamp, source: &str, packets: u64) -> String {
     to_line(&GetFlowsResponse {
         flow: None,
-        lost_events: Some(LostEvent {
-            source: source.to_owned(),
-            num_events_lost: packets,
-        }),
+        lost_events: Some(LostEvent { source: source.to_owned(), num_events_lost: packets }),
         node_name: cut(node, NAME_MOST).into_owned(),
         time: time.to_string(),
     })
@@ -77,10 +74,7 @@ fn flow(record: &FlowRecord, uuid: Uuid, time: &str) -> Flow {
     Flow {
         time: time.to_owned(),
         uuid: uuid.to_string(),
-        emitter: Emitter {
-            name: "Enforcer".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        },
+        emitter: Emitter { name: "Enforcer".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
         verdict: "DROPPED".to_owned(),
         drop_reason: u32::from(number),
         drop_reason_desc: drop_reason_desc.to_owned(),
@@ -91,15 +85,9 @@ fn flow(record: &FlowRecord, uuid: Uuid, time: &str) -> Flow {
         kind: "L3_L4".to_owned(),
         node_name: cut(&record.node, NAME_MOST).into_owned(),
         event_type: if record.reason.is_policy() {
-            EventType {
-                kind: EVENT_POLICY_VERDICT,
-                sub_type: 0,
-            }
+            EventType { kind: EVENT_POLICY_VERDICT, sub_type: 0 }
         } else {
-            EventType {
-                kind: EVENT_DROP,
-                sub_type: i32::from(number),
-            }
+            EventType { kind: EVENT_DROP, sub_type: i32::from(number) }
         },
         traffic_direction: match record.opened() {
             Direction::Ingress => "INGRESS",
@@ -129,17 +117,11 @@ fn ip(packet: PacketSeen) -> Option<Ip> {
 
 fn layer4(packet: PacketSeen) -> Option<Layer4> {
     packet.addresses?;
-    let ports = |ports: record::Ports| Ports {
-        source: ports.source,
-        destination: ports.destination,
-    };
+    let ports = |ports: record::Ports| Ports { source: ports.source, destination: ports.destination };
     let mut layer4 = Layer4::default();
     match packet.transport {
         TransportSeen::Tcp { ports: both, flags } => {
-            layer4.tcp = Some(Tcp {
-                ports: ports(both),
-                flags: tcp_flags(flags),
-            });
+            layer4.tcp = Some(Tcp { ports: ports(both), flags: tcp_flags(flags) });
         }
         TransportSeen::Udp(both) => layer4.udp = Some(ports(both)),
         TransportSeen::Sctp(both) => layer4.sctp = Some(ports(both)),
@@ -152,24 +134,12 @@ fn layer4(packet: PacketSeen) -> Option<Layer4> {
 
 fn tcp_flags(flags: u8) -> TcpFlags {
     let has = |bit: u8| flags & (1 << bit) != 0;
-    TcpFlags {
-        fin: has(0),
-        syn: has(1),
-        rst: has(2),
-        psh: has(3),
-        ack: has(4),
-        urg: has(5),
-        ece: has(6),
-        cwr: has(7),
-    }
+    TcpFlags { fin: has(0), syn: has(1), rst: has(2), psh: has(3), ack: has(4), urg: has(5), ece: has(6), cwr: has(7) }
 }
 
 fn endpoint(party: &Party) -> Endpoint {
-    let reserved = |identity: u32, label: &str| Endpoint {
-        identity,
-        labels: vec![label.to_owned()],
-        ..Endpoint::default()
-    };
+    let reserved =
+        |identity: u32, label: &str| Endpoint { identity, labels: vec![label.to_owned()], ..Endpoint::default() };
     match party {
         Party::Workload(workload) => Endpoint {
             identity: workload.identity,

@@ -89,24 +89,13 @@ fn kinds() -> Vec<(&'static str, String)> {
     let mut old = tcp;
     old.key.revision = 2;
     let busy = Denial::Busy {
-        key: BusyKey {
-            workload: DB,
-            direction: Direction::Ingress as u8,
-            reason: Reason::NoRule as u8,
-            pad: 0,
-        },
+        key: BusyKey { workload: DB, direction: Direction::Ingress as u8, reason: Reason::NoRule as u8, pad: 0 },
         count: 90_000,
     };
     let many = Ruling::Denied((1..=6).map(|index| policy(&format!("p{index}"), index)).collect());
     let flow = |way| Denial::Flow { way, count: 1 };
     let spoofed = way(Reason::SpoofedSource, Direction::Egress, WEB, "10.88.0.3", "10.88.0.1");
-    let nobody = way(
-        Reason::UnknownWorkload,
-        Direction::Egress,
-        UNNAMED,
-        "10.88.0.9",
-        "10.99.0.7",
-    );
+    let nobody = way(Reason::UnknownWorkload, Direction::Egress, UNNAMED, "10.88.0.9", "10.99.0.7");
     vec![
         ("no rule, TCP", line(&denied(tcp, 7))),
         ("no rule, TCP flags", line(&denied(odd, 1))),
@@ -116,20 +105,11 @@ fn kinds() -> Vec<(&'static str, String)> {
         ("no rule, ICMPv6 to the world", line(&denied(icmpv6, 1))),
         ("no rule, another protocol", line(&denied(gre, 1))),
         ("no rule, six policies", line(&record(Some(many), &flow(tcp)))),
-        (
-            "rule deny",
-            line(&denied(
-                way(Reason::RuleDeny, Direction::Ingress, DB, "fd00::3", "fd00::2"),
-                1,
-            )),
-        ),
+        ("rule deny", line(&denied(way(Reason::RuleDeny, Direction::Ingress, DB, "fd00::3", "fd00::2"), 1))),
         ("no rule, answer of a flow that policy closed", line(&answer())),
         ("earlier run", line(&denied(old, 1))),
         ("later workload", line(&record(None, &flow(tcp)))),
-        (
-            "verdicts differ",
-            line(&record(Some(Ruling::Allowed(vec![policy("db", 14)])), &flow(tcp))),
-        ),
+        ("verdicts differ", line(&record(Some(Ruling::Allowed(vec![policy("db", 14)])), &flow(tcp)))),
         ("spoofed source, to the node", line(&denied(spoofed, 1))),
         ("unknown workload, to a remote one", line(&denied(nobody, 1))),
         ("fragment", line(&denied(fragment, 3))),
@@ -142,10 +122,7 @@ fn kinds() -> Vec<(&'static str, String)> {
 
 #[test]
 fn every_kind_of_record_as_it_is_written() {
-    let text: Vec<String> = kinds()
-        .into_iter()
-        .map(|(kind, line)| format!("# {kind}\n{line}"))
-        .collect();
+    let text: Vec<String> = kinds().into_iter().map(|(kind, line)| format!("# {kind}\n{line}")).collect();
     insta::assert_snapshot!(text.join("\n\n"));
 }
 
@@ -155,14 +132,8 @@ fn every_kind_of_record_parses_strictly_with_ciliums_proto() {
     for (kind, line) in kinds() {
         let message = parse_strictly(&envelope, &line);
         let times = message.get_field_by_name("time").unwrap();
-        assert!(
-            times.as_message().is_some(),
-            "{kind}: --since reads the envelope's time"
-        );
-        assert!(
-            message.has_field_by_name("flow") != message.has_field_by_name("lost_events"),
-            "{kind}"
-        );
+        assert!(times.as_message().is_some(), "{kind}: --since reads the envelope's time");
+        assert!(message.has_field_by_name("flow") != message.has_field_by_name("lost_events"), "{kind}");
     }
 }
 
@@ -177,10 +148,7 @@ fn the_documentation_shows_lines_that_parse_strictly_and_every_reason() {
     assert_eq!(examples.len(), 4);
     for (_, ours, theirs, number) in REASONS {
         let row = text.lines().find(|line| line.starts_with(&format!("| `{ours}` |")));
-        assert!(
-            row.is_some_and(|row| row.ends_with(&format!("| `{theirs}` {number} |"))),
-            "{ours}: {row:?}"
-        );
+        assert!(row.is_some_and(|row| row.ends_with(&format!("| `{theirs}` {number} |"))), "{ours}: {row:?}");
     }
 }
 
@@ -203,11 +171,7 @@ fn every_reason_stands_for_a_drop_reason_of_cilium() {
     let reasons = POOL.get_enum_by_name("enforcer.test.DropReason").unwrap();
     for (_, ours, theirs, number) in REASONS {
         let value = reasons.get_value_by_name(theirs);
-        assert_eq!(
-            value.map(|value| value.number()),
-            Some(i32::from(number)),
-            "{ours}: {theirs}"
-        );
+        assert_eq!(value.map(|value| value.number()), Some(i32::from(number)), "{ours}: {theirs}");
     }
 }
 
@@ -234,18 +198,12 @@ fn reasons_are_pinned() {
 
 fn with_names(namespace: &str, name: &str, labels: BTreeMap<String, String>, file: &str) -> FlowRecord {
     let mut record = denied(way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3"), 7);
-    let workload = crate::workload::model::WorkloadName {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-    };
+    let workload = crate::workload::model::WorkloadName { namespace: namespace.to_owned(), name: name.to_owned() };
     record.source = Some(Party::Workload(Arc::new(WorkloadSeen::new(workload, labels))));
     let mut by = policy(name, 12);
     by.namespace = namespace.to_owned();
     by.at.file = file.into();
-    record.decision = Decision::Policies {
-        revision: REVISION,
-        policies: vec![by],
-    };
+    record.decision = Decision::Policies { revision: REVISION, policies: vec![by] };
     record.node = name.into();
     record
 }

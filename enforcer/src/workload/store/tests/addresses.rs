@@ -21,54 +21,31 @@ fn refusal_of(address: &str) -> Option<Refusal> {
         Finding::AddressRefused { because, .. } => Some(because.clone()),
         _ => None,
     });
-    assert_eq!(
-        own,
-        refusal.is_none(),
-        "{address}: own or refused, and never silently neither"
-    );
+    assert_eq!(own, refusal.is_none(), "{address}: own or refused, and never silently neither");
     refusal
 }
 
 #[test]
 fn a_shown_address_is_own_only_where_it_can_be() {
-    let peer = crate::workload::model::WorkloadName {
-        namespace: "default".to_owned(),
-        name: "peer".to_owned(),
-    };
+    let peer = crate::workload::model::WorkloadName { namespace: "default".to_owned(), name: "peer".to_owned() };
     for (address, expected, why) in [
         ("10.88.0.2", None, "in the bridge's subnet"),
         ("fd88::2", None, "in the bridge's IPv6 subnet"),
         ("fe80::2", None, "link-local"),
-        (
-            "10.88.0.1",
-            Some(Refusal::Node),
-            "the node's, and the containers' gateway",
-        ),
+        ("10.88.0.1", Some(Refusal::Node), "the node's, and the containers' gateway"),
         ("192.0.2.1", Some(Refusal::Node), "the node's on another device"),
         ("192.0.2.254", Some(Refusal::Gateway), "the node's gateway"),
         ("192.0.2.7", Some(Refusal::OffSubnet), "in a subnet of another device"),
         ("10.89.0.2", Some(Refusal::OffSubnet), "under the default route only"),
-        (
-            "10.88.9.9",
-            Some(Refusal::OffSubnet),
-            "a longer prefix leads to another veth",
-        ),
+        ("10.88.9.9", Some(Refusal::OffSubnet), "a longer prefix leads to another veth"),
         ("10.77.0.2", Some(Refusal::OffSubnet), "behind a next hop on the bridge"),
-        (
-            "10.88.7.7",
-            Some(Refusal::Inventory { name: peer }),
-            "the inventory gives it to a peer",
-        ),
+        ("10.88.7.7", Some(Refusal::Inventory { name: peer }), "the inventory gives it to a peer"),
         ("169.254.169.254", Some(Refusal::Reserved), "metadata service"),
         ("10.88.255.255", Some(Refusal::Reserved), "broadcast of the subnet"),
         ("10.88.0.0", Some(Refusal::Reserved), "the subnet itself"),
         ("224.0.0.9", Some(Refusal::Reserved), "multicast"),
         ("255.255.255.255", Some(Refusal::Reserved), "broadcast"),
-        (
-            "::ffff:10.88.0.2",
-            Some(Refusal::Reserved),
-            "an IPv4 address in disguise",
-        ),
+        ("::ffff:10.88.0.2", Some(Refusal::Reserved), "an IPv4 address in disguise"),
     ] {
         assert_eq!(refusal_of(address), expected, "{address}: {why}");
     }
@@ -83,10 +60,7 @@ fn a_host_route_makes_an_address_own_even_unseen_and_behind_no_subnet() {
     world.route("10.5.0.0/24", 10, true);
     world.show(1, &["10.1.0.2", "10.5.0.7"]);
     let outcome = world.update(&mut Store::new());
-    assert_eq!(
-        behind(&outcome.snapshot, 10).addresses,
-        ips(&["10.1.0.2", "fd01::2", "10.5.0.7"])
-    );
+    assert_eq!(behind(&outcome.snapshot, 10).addresses, ips(&["10.1.0.2", "fd01::2", "10.5.0.7"]));
 }
 
 #[test]
@@ -137,10 +111,7 @@ fn a_given_address_takes_precedence_over_one_who_squats_on_it() {
     let mut store = Store::new();
     world.veth(10, 1);
     world.show(1, &["10.88.0.2", "10.88.0.3"]);
-    assert_eq!(
-        behind(&world.update(&mut store).snapshot, 10).addresses,
-        ips(&["10.88.0.2", "10.88.0.3"])
-    );
+    assert_eq!(behind(&world.update(&mut store).snapshot, 10).addresses, ips(&["10.88.0.2", "10.88.0.3"]));
     world.veth(11, 2);
     world.container("late", 2, &[], &["10.88.0.3"]);
     let outcome = world.update(&mut store);
@@ -170,11 +141,7 @@ fn keys_follow_the_namespace_and_not_its_number() {
     world.remove_veth(10);
     world.veth(11, 1);
     world.veth(12, 1);
-    assert_eq!(
-        key_behind(&world.update(&mut store).snapshot, 12),
-        first,
-        "one veth stayed"
-    );
+    assert_eq!(key_behind(&world.update(&mut store).snapshot, 12), first, "one veth stayed");
     let mut reused = world.clone();
     reused.gone.insert(1);
     let second = key_behind(&reused.update(&mut store).snapshot, 12);
@@ -182,11 +149,7 @@ fn keys_follow_the_namespace_and_not_its_number() {
     world.remove_veth(11);
     world.remove_veth(12);
     world.veth(13, 1);
-    assert_ne!(
-        key_behind(&world.update(&mut store).snapshot, 13),
-        second,
-        "all its veths are gone"
-    );
+    assert_ne!(key_behind(&world.update(&mut store).snapshot, 13), second, "all its veths are gone");
 }
 
 #[test]

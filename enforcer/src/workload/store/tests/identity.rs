@@ -23,12 +23,7 @@ fn one_veth() -> World {
 
 #[test]
 fn an_entry_finds_its_workload_by_path_interface_or_address() {
-    for matches in [
-        "netns: /ns/1",
-        "interface: veth10",
-        "address: 10.88.0.2",
-        "address: [fd88::9, 10.88.0.2]",
-    ] {
+    for matches in ["netns: /ns/1", "interface: veth10", "address: 10.88.0.2", "address: [fd88::9, 10.88.0.2]"] {
         let mut world = one_veth();
         world.inventory(&format!(
             "namespaces: {{shop: {{labels: {{team: a}}}}}}\n\
@@ -37,10 +32,7 @@ fn an_entry_finds_its_workload_by_path_interface_or_address() {
         let snapshot = world.update(&mut Store::new()).snapshot;
         let workload = behind(&snapshot, 10);
         let identity = workload.identity.as_ref().expect(matches);
-        assert_eq!(
-            (identity.name.to_string().as_str(), identity.labels["app"].as_str()),
-            ("shop/web", "web")
-        );
+        assert_eq!((identity.name.to_string().as_str(), identity.labels["app"].as_str()), ("shop/web", "web"));
         assert_eq!(identity.ports["http"].len(), 1);
         assert!(workload.routes && snapshot.remote.is_empty());
         assert_eq!(snapshot.namespaces["shop"].len(), 2);
@@ -64,16 +56,8 @@ fn an_entry_nobody_here_is_becomes_a_remote_peer() {
          {name: gone, match: {netns: nowhere}}, {name: own, match: {address: 10.88.0.1}}]",
     );
     let snapshot = world.update(&mut Store::new()).snapshot;
-    let remote: Vec<String> = snapshot
-        .remote
-        .iter()
-        .map(|remote| remote.identity.name.to_string())
-        .collect();
-    assert_eq!(
-        remote,
-        ["shop/db"],
-        "without an address, or with the node's, there is no peer"
-    );
+    let remote: Vec<String> = snapshot.remote.iter().map(|remote| remote.identity.name.to_string()).collect();
+    assert_eq!(remote, ["shop/db"], "without an address, or with the node's, there is no peer");
     assert!(snapshot.namespaces.contains_key("shop"));
 }
 
@@ -87,14 +71,8 @@ fn an_address_binds_to_the_first_namespace_until_that_is_gone() {
     world.show(2, &["10.88.0.2"]);
     world.show(1, &[]);
     let snapshot = world.update(&mut store).snapshot;
-    assert_eq!(
-        (name_behind(&snapshot, 10).as_str(), name_behind(&snapshot, 11).as_str()),
-        ("default/web", "")
-    );
-    assert!(
-        behind(&snapshot, 10).addresses.contains(&ip("10.88.0.2")),
-        "the inventory names it for that namespace"
-    );
+    assert_eq!((name_behind(&snapshot, 10).as_str(), name_behind(&snapshot, 11).as_str()), ("default/web", ""));
+    assert!(behind(&snapshot, 10).addresses.contains(&ip("10.88.0.2")), "the inventory names it for that namespace");
     world.remove_veth(10);
     assert_eq!(name_behind(&world.update(&mut store).snapshot, 11), "default/web");
 }
@@ -134,14 +112,7 @@ fn an_entry_that_two_namespaces_show_at_the_first_look_is_neither() {
 #[test]
 fn a_container_is_named_by_its_labels_and_cannot_forge_its_name() {
     for (labels, namespace) in [
-        (
-            &[
-                ("app", "web"),
-                ("enforcer.dev/namespace", "shop"),
-                ("com.docker.compose.project", "proj"),
-            ][..],
-            "shop",
-        ),
+        (&[("app", "web"), ("enforcer.dev/namespace", "shop"), ("com.docker.compose.project", "proj")][..], "shop"),
         (&[("app", "web"), ("com.docker.compose.project", "proj")][..], "proj"),
         (&[("app", "web"), ("enforcer.dev/container", "db")][..], "default"),
     ] {
@@ -152,11 +123,7 @@ fn a_container_is_named_by_its_labels_and_cannot_forge_its_name() {
         assert_eq!(identity.name.to_string(), format!("{namespace}/web-1"));
         assert_eq!(identity.labels["enforcer.dev/container"], "web-1");
         assert_eq!(identity.labels["app"], "web");
-        assert_eq!(
-            snapshot.namespaces[namespace].len(),
-            1,
-            "a container gives its namespace no labels"
-        );
+        assert_eq!(snapshot.namespaces[namespace].len(), 1, "a container gives its namespace no labels");
     }
 }
 
@@ -172,10 +139,7 @@ fn a_port_label_names_a_port_and_a_bad_one_is_reported() {
     let outcome = world.update(&mut Store::new());
     let ports = behind(&outcome.snapshot, 10).identity.clone().unwrap().ports;
     assert_eq!(
-        ports
-            .iter()
-            .map(|(name, ports)| (name.as_str(), ports.len()))
-            .collect::<Vec<_>>(),
+        ports.iter().map(|(name, ports)| (name.as_str(), ports.len())).collect::<Vec<_>>(),
         [("dns", 2), ("http", 1)]
     );
     assert!(
@@ -193,11 +157,7 @@ fn containers_of_one_namespace_are_one_workload_named_by_its_owner() {
     world.member(
         "web",
         "infra",
-        &[
-            ("app", "web"),
-            ("enforcer.dev/namespace", "shop"),
-            ("enforcer.dev/container", "x"),
-        ],
+        &[("app", "web"), ("enforcer.dev/namespace", "shop"), ("enforcer.dev/container", "x")],
     );
     world.member("log", "infra", &[("side", "log")]);
     let snapshot = world.update(&mut Store::new()).snapshot;
@@ -220,10 +180,7 @@ fn what_contradicts_itself_is_unknown_and_both_sides_are_named() {
         world.container("one", 1, labels, &[]);
         world.member("two", "one", other);
         let text = disagreement(&world).map(|found| found.to_string()).unwrap_or_default();
-        assert!(
-            text.contains(expected) && text.contains("container one") && text.contains("container two"),
-            "{text}"
-        );
+        assert!(text.contains(expected) && text.contains("container one") && text.contains("container two"), "{text}");
     }
     // Two containers that were both put into the namespace from outside.
     let mut world = one_veth();

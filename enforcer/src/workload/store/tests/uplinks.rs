@@ -50,10 +50,7 @@ fn a_nodes_own_veth_is_one_and_stays_one_when_the_route_flaps() {
     let snapshot = world.update(&mut store).snapshot;
     assert!(uplinks(&snapshot).is_empty(), "a source names it");
     world.inventory("");
-    assert!(
-        uplinks(&world.update(&mut store).snapshot).is_empty(),
-        "and a workload it stays"
-    );
+    assert!(uplinks(&world.update(&mut store).snapshot).is_empty(), "and a workload it stays");
 }
 
 #[test]
@@ -80,9 +77,7 @@ fn a_veth_that_came_later_or_was_a_workload_becomes_none_without_being_asked_for
     world.uplinks = vec!["veth10".to_owned(), "eth7".to_owned()];
     let outcome = world.update(&mut store);
     assert_eq!(uplinks(&outcome.snapshot), [2, 10]);
-    assert!(outcome.findings.contains(&Finding::UplinkMissing {
-        name: "eth7".to_owned()
-    }));
+    assert!(outcome.findings.contains(&Finding::UplinkMissing { name: "eth7".to_owned() }));
     // Over a restart too.
     world.uplinks.clear();
     let mut store = Store::new();
@@ -115,10 +110,7 @@ fn below_a_bridge_the_doubt_goes_against_a_veth() {
             let outcome = world.update(&mut store);
             let case = format!("{veths:?} nic {nic} named {named} {look}");
             assert_eq!(uplinks(&outcome.snapshot), expected, "{case}");
-            let found = outcome
-                .findings
-                .iter()
-                .any(|finding| matches!(finding, Finding::UplinkUnclear { .. }));
+            let found = outcome.findings.iter().any(|finding| matches!(finding, Finding::UplinkUnclear { .. }));
             assert_eq!(found, unclear, "{case}");
         }
     }

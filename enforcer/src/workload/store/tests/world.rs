@@ -43,22 +43,12 @@ impl World {
     }
 
     pub(super) fn device(&mut self, index: u32, name: &str, kind: Kind, master: Option<u32>) {
-        let link = Link {
-            name: name.to_owned(),
-            kind,
-            master,
-            below: None,
-            peer: None,
-        };
+        let link = Link { name: name.to_owned(), kind, master, below: None, peer: None };
         self.view.links.insert(index, link);
     }
 
     pub(super) fn route(&mut self, to: &str, device: u32, via: bool) {
-        self.view.routes.push(Route {
-            to: to.parse().unwrap(),
-            device,
-            via,
-        });
+        self.view.routes.push(Route { to: to.parse().unwrap(), device, via });
     }
 
     /// A veth to a namespace, on the bridge; its path is `/ns/NSID`.
@@ -67,18 +57,8 @@ impl World {
     }
 
     pub(super) fn veth_on(&mut self, index: u32, nsid: i32, master: Option<u32>) {
-        let peer = Some(VethPeer {
-            nsid: Some(nsid),
-            index: 2,
-            mac: Some([2, 0, 0, 0, 0, index as u8]),
-        });
-        let link = Link {
-            name: format!("veth{index}"),
-            kind: Kind::Plain,
-            master,
-            below: None,
-            peer,
-        };
+        let peer = Some(VethPeer { nsid: Some(nsid), index: 2, mac: Some([2, 0, 0, 0, 0, index as u8]) });
+        let link = Link { name: format!("veth{index}"), kind: Kind::Plain, master, below: None, peer };
         self.view.links.insert(index, link);
         self.view.inside.entry(nsid).or_default();
         self.netns.insert(path(nsid), nsid);
@@ -104,10 +84,7 @@ impl World {
         self.containers.push(Container {
             id: format!("{name}-0123456789ab"),
             name: name.to_owned(),
-            labels: labels
-                .iter()
-                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-                .collect(),
+            labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             sandbox: Some(path(nsid)),
             network_of: None,
             addresses: ips(addresses),
@@ -152,18 +129,9 @@ pub(super) fn behind(snapshot: &Snapshot, veth: u32) -> &LocalWorkload {
 }
 
 pub(super) fn key_behind(snapshot: &Snapshot, veth: u32) -> WorkloadKey {
-    *snapshot
-        .local
-        .iter()
-        .find(|(_, workload)| workload.endpoints.contains_key(&veth))
-        .expect("a workload")
-        .0
+    *snapshot.local.iter().find(|(_, workload)| workload.endpoints.contains_key(&veth)).expect("a workload").0
 }
 
 pub(super) fn name_behind(snapshot: &Snapshot, veth: u32) -> String {
-    behind(snapshot, veth)
-        .identity
-        .as_ref()
-        .map(|identity| identity.name.to_string())
-        .unwrap_or_default()
+    behind(snapshot, veth).identity.as_ref().map(|identity| identity.name.to_string()).unwrap_or_default()
 }

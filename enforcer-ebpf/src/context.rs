@@ -1,0 +1,136 @@
+//! A packet's bytes in the kernel: the only packet-pointer arithmetic.
+//!
+//! Input: an skb. Output: its [`Bytes`], whose headers lie in directly readable memory, and its [`Meta`].
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{bpf_skb_load_bytes, bpf_skb_pull_data},
+};
+use enforcer_common::{
+    datapath::Meta,
+    packet::{HEAD, PacketBytes, linear_need},
+};
+
+/// Where the frame came by.
+#[inline(always)]
+pub(crate) fn meta(skb: *mut __sk_buff) -> Meta {
+    // SAFETY: the kernel gives a valid context; the verifier rewrites these loads.
+    unsafe { Meta { ifindex: (*skb).ifindex, ingress_ifindex: (*skb).ingress_ifindex, vlan: (*skb).vlan_present != 0 } }
+}
+
+/// The frame. `data..end` is the linear part.
+pub(crate) struct Bytes {
+    skb: *mut __sk_buff,
+    data: usize,
+    end: usize,
+    length: u32,
+}
+
+impl Bytes {
+    /// `None`: the headers could not be brought into the linear part.
+    #[inline(always)]
+    pub(crate) fn of(skb: *mut __sk_buff) -> Option<Self> {
+        let bytes = Self::linear(skb);
+        let wanted = if bytes.length < HEAD { bytes.length } else { HEAD };
+        if bytes.end - bytes.data >= wanted as usize {
+            return Some(bytes);
+        }
+        // Large TCP segments hold no more than their own headers here, and pulling more would copy a shared head.
+        if linear_need(&bytes).is_some_and(|need| bytes.end - bytes.data >= need as usize) {
+            return Some(bytes);
+        }
+        // SAFETY: the helper takes any length; all packet pointers are read anew behind it.
+        if unsafe { bpf_skb_pull_data(skb, wanted) } != 0 {
+            return None;
+        }
+        Some(Self::linear(skb))
+    }
+
+    #[inline(always)]
+    fn linear(skb: *mut __sk_buff) -> Self {
+        // SAFETY: the kernel gives a valid context. Volatile, so that no pointer outlives a pull.
+        unsafe {
+            Self {
+                skb,
+                data: (&raw const (*skb).data).read_volatile() as usize,
+                end: (&raw const (*skb).data_end).read_volatile() as usize,
+                length: (*skb).len,
+            }
+        }
+    }
+}
+
+impl PacketBytes for Bytes {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.length
+    }
+
+    #[inline(always)]
+    fn ethertype(&self) -> Option<u16> {
+        if self.data + 14 > self.end {
+            return None;
+        }
+        // SAFETY: checked above; half words lie on even addresses.
+        Some(u16::from_be(unsafe { *((self.data + 12) as *const u16) }))
+    }
+
+    #[inline(always)]
+    fn fixed<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        if self.data + offset + 4 * N > self.end {
+            return None;
+        }
+        let from = (self.data + offset) as *const u32;
+        let mut words = [0; N];
+        for (place, word) in words.iter_mut().enumerate() {
+            // SAFETY: checked above. The kernel aligns the IP header to four bytes, or runs on a machine that need not;
+            // loads declared as unaligned would become one load a byte.
+            *word = unsafe { *from.add(place) };
+        }
+        Some(words)
+    }
+
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        load(self.skb, offset)
+    }
+}
+
+/// The frame where its linear part does not matter.
+pub(crate) struct Anywhere(pub(crate) *mut __sk_buff);
+
+impl PacketBytes for Anywhere {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: the kernel gives a valid context.
+        unsafe { (*self.0).len }
+    }
+
+    #[inline(always)]
+    fn ethertype(&self) -> Option<u16> {
+        let [word] = self.at(12)?;
+        Some((u32::from_be(word) >> 16) as u16)
+    }
+
+    #[inline(always)]
+    fn fixed<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        load(self.0, offset as u32)
+    }
+
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        load(self.0, offset)
+    }
+}
+
+#[inline(always)]
+fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u32; N]> {
+    let mut words = MaybeUninit::<[u32; N]>::uninit();
+    // SAFETY: the helper writes all of `words` or returns an error.
+    unsafe {
+        (bpf_skb_load_bytes(skb.cast(), offset, words.as_mut_ptr().cast(), 4 * N as u32) == 0)
+            .then(|| words.assume_init())
+    }
+}

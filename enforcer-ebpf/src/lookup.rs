@@ -1,0 +1,280 @@
+//! The decision's tables and flow state over maps.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use aya_ebpf::{
+    Global,
+    bindings::{__sk_buff, BPF_NOEXIST},
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns},
+};
+use enforcer_common::{
+    datapath::{Work, World},
+    decide::{self, Question},
+    endpoint::Endpoint,
+    flow_state::{FlowKey, FlowValue},
+    icmp_error,
+    id::{Address, Direction, OwnerId, PeerClass, PolicyWord},
+    image::{self, AddressEntry, Image, Line, PortKey},
+    judge, limits,
+    opaque::opaque,
+    packet::PacketBytes,
+    verdict::{Reason, Verdict},
+};
+
+use crate::context::Anywhere;
+use crate::maps::{
+    ADDRESSES, Addresses, ENDPOINTS, ENDPOINTS_MORE, FLOWS, GLOBALS, IMAGES, ImageLines, QUOTAS, UPLINKS,
+};
+
+/// jiffies >> this is the tick of about a second; user space sets it by the kernel's HZ.
+#[unsafe(no_mangle)]
+static TICK_SHIFT: Global<u32> = Global::new(8);
+
+const EEXIST: i32 = -17;
+
+/// The maps of the object, for a packet.
+pub(crate) struct Maps {
+    pub(crate) skb: *mut __sk_buff,
+}
+
+/// One slot of the outer maps.
+pub(crate) struct Tables {
+    slot: u32,
+    lines: &'static ImageLines,
+    addresses: &'static Addresses,
+}
+
+/// The tick at this moment.
+#[inline(always)]
+pub(crate) fn tick() -> u32 {
+    // SAFETY: no arguments; the verifier turns it into a load.
+    (unsafe { bpf_jiffies64() } >> (TICK_SHIFT.load() & 63)) as u32
+}
+
+impl World for Maps {
+    type Image = Tables;
+
+    #[inline(always)]
+    fn word(&self) -> PolicyWord {
+        let word = GLOBALS
+            .get_ptr(limits::Global::Word as u32)
+            // SAFETY: user space stores the word as one u64; volatile makes this its only load.
+            .map_or(0, |word| unsafe { word.read_volatile() });
+        PolicyWord::from_u64(word)
+    }
+
+    #[inline(always)]
+    fn image(&self, slot: usize) -> Option<Tables> {
+        let slot = slot as u32;
+        Some(Tables { slot, lines: IMAGES.get(slot)?, addresses: ADDRESSES.get(slot)? })
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
+        let endpoint = ENDPOINTS.get(ifindex & (limits::ENDPOINTS - 1))?;
+        if endpoint.ifindex == ifindex {
+            return Some(endpoint);
+        }
+        if endpoint.ifindex == 0 {
+            return None;
+        }
+        // SAFETY: the map is not preallocated, so an element is freed only after this run.
+        unsafe { ENDPOINTS_MORE.get(&ifindex) }
+    }
+
+    #[inline(always)]
+    fn is_uplink(&self, ifindex: u32) -> bool {
+        UPLINKS.get_ptr(&ifindex).is_some()
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<&FlowValue> {
+        // SAFETY: an element may be reused for another key at any time; every field is atomic or is never written again
+        // with another meaning, and the tag in its word tells whose it is.
+        unsafe { FLOWS.get(key) }
+    }
+
+    #[inline(always)]
+    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<(), Reason> {
+        let quota = QUOTAS.get(value.workload).ok_or(Reason::Internal)?;
+        if quota.flows.load(Relaxed) >= quota.limit.load(Relaxed) {
+            return Err(Reason::FlowQuota);
+        }
+        match FLOWS.insert(key, value, u64::from(BPF_NOEXIST)) {
+            Ok(()) => {
+                quota.flows.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            Err(EEXIST) => Ok(()),
+            Err(_) => Err(Reason::FlowTableFull),
+        }
+    }
+
+    #[inline(always)]
+    fn tick(&self) -> u32 {
+        tick()
+    }
+
+    #[inline(always)]
+    fn boot_time(&self) -> u64 {
+        // SAFETY: no arguments.
+        unsafe { bpf_ktime_get_boot_ns() }
+    }
+
+    #[inline(always)]
+    fn judge(&self, work: &Work) -> Result<(), Reason> {
+        // SAFETY: it is one of those.
+        unsafe { Self::result(judge_work(work)) }
+    }
+
+    #[inline(always)]
+    fn policy(&self, work: &Work, question: &Question<'_>) -> Verdict {
+        let entry = question.entry.map_or(UNKNOWN, |entry| u64::from(entry.0));
+        // SAFETY: it is one of those.
+        match unsafe {
+            Self::result(ask_policy(work, question.direction as u32, question.peer, entry, question.port.index()))
+        } {
+            Ok(()) => Verdict::Allow,
+            Err(reason) => Verdict::Deny(reason),
+        }
+    }
+
+    #[inline(always)]
+    fn find_quoted<B: PacketBytes>(&self, _: &B, work: &mut Work) {
+        find_quoted(self.skb, work);
+    }
+}
+
+impl Maps {
+    /// For what reads no packet.
+    const TABLES: Self = Self { skb: core::ptr::null_mut() };
+
+    /// SAFETY: `code` comes from one of the functions below, which return nothing but 0 and reasons.
+    #[inline(always)]
+    unsafe fn result(code: u64) -> Result<(), Reason> {
+        match code as u8 {
+            0 => Ok(()),
+            // SAFETY: as the caller promises.
+            reason => Err(unsafe { core::mem::transmute::<u8, Reason>(reason) }),
+        }
+    }
+}
+
+#[inline(always)]
+fn code(result: Result<(), Reason>) -> u64 {
+    match result {
+        Ok(()) => 0,
+        Err(reason) => reason as u64,
+    }
+}
+
+// Functions of their own, and global, so that the verifier follows each once for whatever its arguments hold, and not from
+// every way that leads to it. No packet of a live flow comes here. The verifier knows a pointer as null or as that of a
+// whole value.
+
+/// The reason, or 0 for allow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_work(work: *const Work) -> u64 {
+    // SAFETY: as above.
+    let Some(work) = (unsafe { work.as_ref() }) else {
+        return Reason::Internal as u64;
+    };
+    code(judge::judge(&Maps::TABLES, work))
+}
+
+/// The reason, or 0 for allow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ask_policy(work: *const Work, direction: u32, peer: *const Address, entry: u64, port: u32) -> u64 {
+    // SAFETY: as above.
+    let (Some(work), Some(peer)) = (unsafe { (work.as_ref(), peer.as_ref()) }) else {
+        return Reason::Internal as u64;
+    };
+    let question = Question {
+        direction: if direction == Direction::Egress as u32 { Direction::Egress } else { Direction::Ingress },
+        peer,
+        entry: (entry != UNKNOWN).then_some(AddressEntry(entry as u32)),
+        port: PortKey::from_index(port),
+    };
+    code(decide::answer(&Maps::TABLES, work, &question).into_result())
+}
+
+/// Notes in `work` which flow its ICMP error quotes.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_quoted(skb: *mut __sk_buff, work: *mut Work) -> u64 {
+    // SAFETY: as above.
+    if let Some(work) = unsafe { work.as_mut() } {
+        icmp_error::find_quoted(&Maps { skb }, &Anywhere(skb), work);
+    }
+    0
+}
+
+impl Image for Tables {
+    #[inline(always)]
+    fn line(&self, index: u32) -> Option<&Line> {
+        self.lines.get(index)
+    }
+
+    #[inline(always)]
+    fn address(&self, address: &Address) -> Option<AddressEntry> {
+        // SAFETY: user space fills the map before it is in force and does not edit it afterwards.
+        let found = unsafe { self.addresses.get(address) }.map_or(UNKNOWN, |entry| u64::from(entry.0));
+        let found = opaque(found);
+        (found != UNKNOWN).then_some(AddressEntry(found as u32))
+    }
+
+    #[inline(always)]
+    fn range_class(&self, address: &Address) -> Option<PeerClass> {
+        let class = search_ranges(self.slot, address);
+        (class != UNKNOWN).then_some(PeerClass(class as u32))
+    }
+}
+
+/// No entry, no class.
+const UNKNOWN: u64 = u64::MAX;
+
+/// The lines of an image alone.
+struct Lines(&'static ImageLines);
+
+impl Image for Lines {
+    #[inline(always)]
+    fn line(&self, index: u32) -> Option<&Line> {
+        self.0.get(index)
+    }
+
+    #[inline(always)]
+    fn address(&self, _: &Address) -> Option<AddressEntry> {
+        None
+    }
+}
+
+/// A function of its own, and global, so that the verifier follows the search once and not from every state of every
+/// caller. It is called only for an address that the exact hash does not know.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn search_ranges(slot: u32, address: *const Address) -> u64 {
+    // SAFETY: the verifier knows the pointer as null or as that of a whole address.
+    let (Some(address), Some(lines)) = (unsafe { address.as_ref() }, IMAGES.get(slot)) else {
+        return UNKNOWN;
+    };
+    match image::range_class(&Lines(lines), address) {
+        Some(class) => u64::from(class.0),
+        None => UNKNOWN,
+    }
+}
+
+/// Whether the workload that uses a place of `QUOTAS` is gone.
+#[inline(always)]
+pub(crate) fn is_gone(workload: u32) -> bool {
+    QUOTAS.get(workload).is_none_or(|quota| quota.id.load(Relaxed) == OwnerId::NONE.0)
+}
+
+/// Takes one flow off a workload's count.
+#[inline(always)]
+pub(crate) fn release(workload: u32) {
+    if let Some(quota) = QUOTAS.get(workload) {
+        quota.flows.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,177 @@
+//! The hooks of a device: tcx links, the chain, and programs as far as they are known by a descriptor.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::{address, bpf, command, info, owned};
+
+/// Put before every other program of the chain.
+const BPF_F_BEFORE: u32 = 1 << 3;
+/// `BPF_LINK_TYPE_TCX`.
+const LINK_TYPE_TCX: u32 = 11;
+/// Programs of one hook that a query can tell of: the kernel's own limit for a chain (`BPF_MPROG_MAX`).
+const CHAIN: usize = 64;
+
+/// The two hooks of tcx, from the kernel's `enum bpf_attach_type`.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[repr(u32)]
+pub(crate) enum Hook {
+    /// What the device receives: what the workload sends.
+    Ingress = 46,
+    /// What the device transmits: what the workload gets.
+    Egress = 47,
+}
+
+/// A tcx link.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct LinkInfo {
+    pub(crate) id: u32,
+    pub(crate) program: u32,
+    /// 0: its device is gone.
+    pub(crate) ifindex: u32,
+    pub(crate) hook: u32,
+}
+
+/// One place of a device's chain, first to last.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Attached {
+    pub(crate) program: u32,
+    /// 0: attached without a link.
+    pub(crate) link: u32,
+}
+
+/// What a link is attached to.
+pub(crate) fn link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    // Type, id, program and padding of `struct bpf_link_info`, then the part for tcx: ifindex and hook.
+    let [kind, id, program, _, ifindex, hook] = info(fd)?;
+    if kind != LINK_TYPE_TCX {
+        return Err(Errno::EMEDIUMTYPE.into());
+    }
+    Ok(LinkInfo { id, program, ifindex, hook })
+}
+
+/// Id of a program.
+pub(crate) fn program_id(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let [_, id] = info(fd)?;
+    Ok(id)
+}
+
+/// Attaches a program as the first of a device's chain.
+pub(crate) fn link_create(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Create {
+        prog_fd: i32,
+        ifindex: u32,
+        hook: u32,
+        flags: u32,
+        relative_fd: u32,
+        pad: u32,
+        expected_revision: u64,
+    }
+    let mut create = Create {
+        prog_fd: program.as_raw_fd(),
+        ifindex,
+        hook: hook as u32,
+        flags: BPF_F_BEFORE,
+        relative_fd: 0,
+        pad: 0,
+        expected_revision: 0,
+    };
+    // SAFETY: the layout is this command's; no pointers in it.
+    Ok(owned(unsafe { bpf(command::LINK_CREATE, &mut create) }?))
+}
+
+/// Puts another program in a link's place, in one step.
+pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut update = [link.as_raw_fd(), program.as_raw_fd(), 0, 0];
+    // SAFETY: link, program, flags, old program: this command's layout; no pointers in it.
+    unsafe { bpf(command::LINK_UPDATE, &mut update) }.map(|_| ())
+}
+
+/// Detaches a link at once: letting go of its last pin or descriptor does so some time later.
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut detach = [link.as_raw_fd()];
+    // SAFETY: the link: this command's layout; no pointers in it.
+    unsafe { bpf(command::LINK_DETACH, &mut detach) }.map(|_| ())
+}
+
+/// The chain of a device in this network namespace. ENODEV: no such device here.
+pub(crate) fn chain(ifindex: u32, hook: Hook) -> io::Result<Vec<Attached>> {
+    #[repr(C)]
+    struct Query {
+        ifindex: u32,
+        hook: u32,
+        flags: [u32; 2],
+        prog_ids: u64,
+        count: u32,
+        pad: u32,
+        prog_attach_flags: u64,
+        link_ids: u64,
+        link_attach_flags: u64,
+        revision: u64,
+    }
+    let (mut programs, mut links) = ([0_u32; CHAIN], [0_u32; CHAIN]);
+    let mut query = Query {
+        ifindex,
+        hook: hook as u32,
+        flags: [0; 2],
+        prog_ids: address(programs.as_mut_ptr().cast()),
+        count: CHAIN as u32,
+        pad: 0,
+        prog_attach_flags: 0,
+        link_ids: address(links.as_mut_ptr().cast()),
+        link_attach_flags: 0,
+        revision: 0,
+    };
+    // SAFETY: the layout is this command's; both arrays hold `count` ids and outlive the call.
+    match unsafe { bpf(command::PROG_QUERY, &mut query) } {
+        Ok(_) => {}
+        // Nothing was ever attached there.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    }
+    let places = programs.into_iter().zip(links).take(query.count as usize);
+    Ok(places.map(|(program, link)| Attached { program, link }).collect())
+}
+
+/// Runs a classifier once on a frame and gives its return value.
+pub(crate) fn run_classifier(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
+    #[repr(C)]
+    struct TestRun {
+        prog_fd: i32,
+        retval: u32,
+        data_size_in: u32,
+        data_size_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+        ctx_sizes: [u32; 2],
+        ctx: [u64; 2],
+        flags: u32,
+        cpu: u32,
+        batch_size: u32,
+        pad: u32,
+    }
+    let mut run = TestRun {
+        prog_fd: program.as_raw_fd(),
+        retval: 0,
+        data_size_in: frame.len() as u32,
+        data_size_out: 0,
+        data_in: address(frame.as_ptr()),
+        data_out: 0,
+        repeat: 1,
+        duration: 0,
+        ctx_sizes: [0; 2],
+        ctx: [0; 2],
+        flags: 0,
+        cpu: 0,
+        batch_size: 0,
+        pad: 0,
+    };
+    // SAFETY: the layout is this command's; the frame is as long as said, is only read, and outlives the call.
+    unsafe { bpf(command::PROG_TEST_RUN, &mut run) }?;
+    Ok(run.retval)
+}

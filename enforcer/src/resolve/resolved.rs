@@ -1,0 +1,122 @@
+//! What resolving gives: read by `compile`, by the flow log and by `explain`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use enforcer_common::id::{Address, Direction};
+
+use super::directory::{Directory, GroupId, Holder, KnownAddress};
+use super::peers::{PeerSet, PeerSetId};
+use super::ports::{PortSet, PortSetId};
+use crate::policy::model::PolicySet;
+use crate::workload::model::{Identity, Snapshot, WorkloadKey, WorkloadName};
+
+/// The policies in force joined with the workloads of one moment.
+#[derive(Clone, Debug)]
+pub struct ResolvedPolicy {
+    pub(super) policies: Arc<PolicySet>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) directory: Directory,
+    pub(super) peer_sets: Vec<PeerSet>,
+    pub(super) port_sets: Vec<PortSet>,
+    pub(super) isolations: Vec<Isolation>,
+    /// Per named local workload and direction; `None`: not isolated.
+    pub(super) subjects: BTreeMap<WorkloadKey, [Option<usize>; 2]>,
+}
+
+/// Why and how far a workload is isolated in one direction (N2).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Isolation {
+    /// Places of the policies that isolate it, sorted by namespace and name.
+    pub policies: Vec<usize>,
+    /// What their rules grant, in the same order.
+    pub grants: Vec<Grant>,
+}
+
+/// A rule, or the part of it whose ports are the same for all peers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Grant {
+    /// Place of the policy.
+    pub policy: usize,
+    /// Place of the rule in the direction's list.
+    pub rule: usize,
+    /// The other side.
+    pub peers: PeerSetId,
+    /// Ports of the destination.
+    pub ports: PortSetId,
+}
+
+impl ResolvedPolicy {
+    /// The policies that were resolved.
+    pub fn policies(&self) -> &Arc<PolicySet> {
+        &self.policies
+    }
+
+    /// The workloads that they were joined with.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Why and how far a workload is isolated. `None`: it is not, or nobody has named it.
+    pub fn isolation(&self, workload: WorkloadKey, direction: Direction) -> Option<&Isolation> {
+        self.isolation_of(workload, direction).map(|(_, isolation)| isolation)
+    }
+
+    /// Who has an address.
+    pub fn holder(&self, address: IpAddr) -> Option<Holder> {
+        self.directory.at(address.into()).map(|entry| entry.holder)
+    }
+
+    /// Name, labels and ports of the workload that has an address; `None` where no selector may see one.
+    pub fn identity_at(&self, address: IpAddr) -> Option<&Identity> {
+        let entry = self.directory.at(address.into())?;
+        entry.group?;
+        match entry.holder {
+            Holder::Local(key) => self.snapshot.local.get(&key)?.identity.as_ref(),
+            Holder::Remote(place) => self.snapshot.remote.get(place).map(|workload| &workload.identity),
+            Holder::Node | Holder::Disputed => None,
+        }
+    }
+
+    /// Name of the workload that has an address.
+    pub fn name_at(&self, address: IpAddr) -> Option<&WorkloadName> {
+        self.identity_at(address).map(|identity| &identity.name)
+    }
+
+    /// A set of peers.
+    pub fn peer_set(&self, id: PeerSetId) -> &PeerSet {
+        &self.peer_sets[id.0 as usize]
+    }
+
+    /// A set of ports.
+    pub fn port_set(&self, id: PortSetId) -> &PortSet {
+        &self.port_sets[id.0 as usize]
+    }
+
+    /// The named workloads on this node.
+    pub fn subjects(&self) -> impl Iterator<Item = WorkloadKey> {
+        self.subjects.keys().copied()
+    }
+
+    /// As [`Self::isolation`], with a number that workloads with the same isolation share.
+    pub fn isolation_of(&self, workload: WorkloadKey, direction: Direction) -> Option<(usize, &Isolation)> {
+        let place = self.subjects.get(&workload)?[direction as usize]?;
+        Some((place, self.isolations.get(place)?))
+    }
+
+    /// Every known address, sorted.
+    pub fn known_addresses(&self) -> impl Iterator<Item = &KnownAddress> {
+        self.directory.entries.iter()
+    }
+
+    /// Number of groups.
+    pub fn group_count(&self) -> usize {
+        self.directory.members.len()
+    }
+
+    /// The group by which selectors see an address.
+    pub fn group_at(&self, address: Address) -> Option<GroupId> {
+        self.directory.at(address)?.group
+    }
+}

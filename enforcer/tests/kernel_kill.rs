@@ -1,0 +1,195 @@
+//! The daemon is killed: at random moments, and at each of its system calls in turn. Nothing that is denied gets through,
+//! and the next start converges.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "part of tests, though the lint cannot tell")]
+
+mod kernel_support;
+
+use std::net::UdpSocket;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use enforcer::kernel::{Kernel, KernelConfig, purge, status};
+use enforcer_common::id::Row;
+use enforcer_common::image::Cell;
+use kernel_support::{A, B, B_ADDRESS, ISOLATED, Rig, TestImage, apply, inside, tree, with_rig};
+
+/// Names the pin directory to the child that is killed.
+const CHILD: &str = "ENFORCER_TEST_PIN_DIR";
+/// Tells the child to make one round and end.
+const ONCE: &str = "ENFORCER_TEST_ONCE";
+
+/// Calls that change what is pinned, and those that wait.
+const CALLS: &str = "bpf,rename,mkdir,unlink,rmdir,membarrier";
+
+/// Not a test of its own: the process that the others kill.
+#[test]
+fn child() {
+    let Some(pin_dir) = std::env::var_os(CHILD) else { return };
+    let config = KernelConfig { pin_dir: pin_dir.into(), flows: 4096, flow_quota: 1024, object: None };
+    let deny = TestImage::new(Cell::Deny);
+    // Ends by itself if its parent is gone.
+    let end = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < end {
+        let Ok(mut kernel) = Kernel::open(&config) else {
+            continue;
+        };
+        for turn in 0..2 {
+            let mut plan = deny.plan(ISOLATED);
+            // An address comes and goes, so that every step of a plan is run.
+            if turn == 0 {
+                plan.workloads[1].addresses.push(kernel_support::address("10.0.2.9"));
+            }
+            let _ = apply(&mut kernel, &plan);
+        }
+        kernel.detach(A).unwrap();
+        kernel.attach_unknown(A).unwrap();
+        if std::env::var_os(ONCE).is_some() {
+            return;
+        }
+    }
+}
+
+fn own_child(rig: &Rig, program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .args(["--exact", "child", "--nocapture"])
+        .env(CHILD, &rig.config.pin_dir)
+        .stdout(Stdio::null());
+    command
+}
+
+fn this_program() -> String {
+    std::env::current_exe().unwrap().to_string_lossy().into_owned()
+}
+
+/// Lets a child be killed after a while.
+fn kill_after(rig: &Rig, wait: Duration) {
+    let mut child = own_child(rig, &this_program(), &[]).spawn().unwrap();
+    std::thread::sleep(wait);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Lets a child be killed at its nth call. False: it has fewer and came to its end.
+fn kill_at_call(rig: &Rig, n: u32) -> bool {
+    let inject = format!("inject={CALLS}:signal=KILL:when={n}");
+    let arguments = ["-f", "-qq", "-o", "/dev/null", "-e", &inject, &this_program()];
+    let run = own_child(rig, "strace", &arguments).env(ONCE, "1").status();
+    !run.expect("strace is needed: apt-get install strace").success()
+}
+
+/// The next start takes over what is there, and its first plan puts everything right.
+fn converge(rig: &Rig, deny: &TestImage) -> Kernel {
+    let mut kernel = rig.open();
+    let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+    assert_eq!(kernel.verify().unwrap(), []);
+    let waiting = tree(&rig.pins());
+    let waiting = waiting.iter().filter(|path| path.to_string_lossy().ends_with("-new"));
+    assert_eq!(waiting.count(), 0, "left behind: {:?}", tree(&rig.pins()));
+    kernel
+}
+
+/// Sends what is denied all the time, and sees to it that nothing arrives.
+fn under_denied_traffic(rig: &Rig, deny: &TestImage, work: impl FnOnce()) {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let receiver = rig.receiver(80);
+    receiver.set_nonblocking(true).unwrap();
+    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let socket = inside(&rig.a, || UdpSocket::bind("0.0.0.0:0").unwrap());
+            while !stop.load(Ordering::Relaxed) {
+                let _ = socket.send_to(b"nonce", (B_ADDRESS, 80));
+                sent.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_micros(500));
+            }
+        });
+        let _stop = Stop(&stop);
+        work();
+    });
+    let sent = sent.load(Ordering::Relaxed);
+    println!("{sent} denied packets sent");
+    assert!(sent > 1000);
+    let mut buffer = [0; 8];
+    assert!(receiver.recv(&mut buffer).is_err(), "a denied packet came through");
+    drop(receiver);
+    // The sender was heard all the time: once allowed, its packets arrive.
+    let mut kernel = rig.open();
+    let _ = apply(&mut kernel, &deny.plan(Row::NOT_ISOLATED));
+    assert_eq!(rig.arrive(80, 2), 2);
+}
+
+/// Links of B, which the child never detaches.
+fn links(rig: &Rig) -> Vec<(status::LinkView, status::LinkView)> {
+    let view = status::read(&rig.config.pin_dir).unwrap();
+    let of_b = view.endpoints.into_iter().filter(|endpoint| endpoint.ifindex == B);
+    of_b.map(|endpoint| (endpoint.from, endpoint.to)).collect()
+}
+
+#[test]
+fn killed_at_any_moment_the_next_start_converges_and_nothing_gets_through() {
+    const KILLS: u64 = 20;
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        drop(converge(rig, &deny));
+        let before = links(rig);
+        under_denied_traffic(rig, &deny, || {
+            let mut random = 0x9e37_79b9_7f4a_7c15_u64 ^ u64::from(std::process::id());
+            println!("seed {random:#x}");
+            for _ in 0..KILLS {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                kill_after(rig, Duration::from_micros(5_000 + random % 250_000));
+                drop(converge(rig, &deny));
+            }
+        });
+        assert_eq!(links(rig), before);
+    });
+}
+
+#[test]
+fn killed_at_each_call_in_turn_the_next_start_converges_and_nothing_gets_through() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        drop(converge(rig, &deny));
+        let before = links(rig);
+        let mut calls = 0;
+        under_denied_traffic(rig, &deny, || {
+            while kill_at_call(rig, calls + 1) {
+                calls += 1;
+                assert!(calls < 1000, "the child never comes to its end");
+                drop(converge(rig, &deny));
+            }
+        });
+        println!("{calls} calls");
+        assert!(calls > 50, "{calls}");
+        assert_eq!(links(rig), before);
+    });
+}
+
+#[test]
+fn a_first_start_that_is_killed_at_any_call_is_finished_by_the_next() {
+    // A start loads the programs, which takes long: a part of its calls each time, another part in the next process.
+    const STRIDE: u32 = 5;
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut call = 1 + std::process::id() % STRIDE;
+        while kill_at_call(rig, call) {
+            call += STRIDE;
+            assert!(call < 1000, "the child never comes to its end");
+            drop(converge(rig, &deny));
+            assert_eq!(rig.arrive(80, 1), 0);
+            purge(&rig.config.pin_dir).unwrap();
+        }
+        assert!(call > 100, "{call}");
+    });
+}

@@ -1,0 +1,284 @@
+//! What outlives the daemon, what the next one makes of it, and what a purge leaves.
+
+#![allow(clippy::unwrap_used, reason = "part of tests, though the lint cannot tell")]
+
+mod kernel_support;
+
+use std::fs;
+
+use aya::EbpfLoader;
+use aya::maps::{Array, Map, MapData};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use enforcer::kernel::{Drift, Kernel, KernelConfig, KernelError, purge, status};
+use enforcer_common::endpoint::Endpoint;
+use enforcer_common::id::Row;
+use enforcer_common::image::Cell;
+use kernel_support::{A, B, ISOLATED, TestImage, apply, chain, inside, tree, with_rig};
+
+#[test]
+fn a_restart_takes_over_everything_and_enforcement_never_stops() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut kernel = rig.open();
+        assert_eq!(kernel.adopted(), []);
+        let first = apply(&mut kernel, &deny.plan(ISOLATED));
+        let before = status::read(&rig.config.pin_dir).unwrap();
+        assert!(before.daemon);
+        let pins = tree(&rig.config.pin_dir);
+        drop(kernel);
+
+        assert_eq!(rig.arrive(80, 2), 0, "no daemon, still enforced");
+        let between = status::read(&rig.config.pin_dir).unwrap();
+        assert!(!between.daemon);
+        assert_eq!(between.endpoints, before.endpoints);
+
+        let mut kernel = rig.open();
+        assert_eq!(kernel.revision(), first.word);
+        let adopted: Vec<u32> = kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect();
+        assert_eq!(adopted, [A, B]);
+        assert_eq!(kernel.verify().unwrap(), []);
+        let mut plan = deny.plan(ISOLATED);
+        for workload in &mut plan.workloads {
+            workload.key += 1000;
+        }
+        let second = apply(&mut kernel, &plan);
+        assert_eq!(second.word.revision, first.word.revision + 1);
+        assert!(first.ids.values().eq(second.ids.values()), "workloads keep their ids by their veths");
+        let after = status::read(&rig.config.pin_dir).unwrap();
+        let links = |view: &status::StatusView| -> Vec<_> {
+            view.endpoints.iter().map(|endpoint| (endpoint.from, endpoint.to)).collect()
+        };
+        assert_eq!(links(&after), links(&before));
+        assert!(after.endpoints.iter().all(|endpoint| endpoint.from.first && endpoint.to.first));
+        let mut expected = pins;
+        expected.extend([rig.pins().join("addresses/0"), rig.pins().join("image/0")]);
+        expected.sort();
+        assert_eq!(tree(&rig.config.pin_dir), expected, "nothing but the second slot has come");
+        assert_eq!(rig.arrive(80, 2), 0);
+
+        // Another configured size: the pinned table stays, with its flows.
+        drop(kernel);
+        let larger = KernelConfig { flows: 8192, ..rig.config.clone() };
+        drop(Kernel::open(&larger).unwrap());
+        assert_eq!(status::read(&rig.config.pin_dir).unwrap().flow_room, 4096);
+    });
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_name_and_stays_enforced() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut kernel = rig.open();
+        let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+        let second = Kernel::open(&rig.config).unwrap_err();
+        assert!(matches!(second, KernelError::Busy { .. }), "{second}");
+        let busy = purge(&rig.config.pin_dir).unwrap_err();
+        assert!(matches!(busy[..], [KernelError::Busy { .. }]), "{busy:?}");
+        drop(kernel);
+
+        let refused = |what: &str| {
+            let error = Kernel::open(&rig.config).unwrap_err();
+            assert!(error.to_string().contains(what), "{what}: {}", chain(&error));
+            assert_eq!(rig.arrive(80, 1), 0, "{what}");
+        };
+        let maps = rig.pins().join("maps");
+        fs::rename(maps.join("UPLINKS"), maps.join("aside")).unwrap();
+        fs::rename(maps.join("BUSY"), maps.join("UPLINKS")).unwrap();
+        refused("pinned map UPLINKS: type is 5, expected 1");
+        fs::rename(maps.join("UPLINKS"), maps.join("BUSY")).unwrap();
+        fs::rename(maps.join("aside"), maps.join("UPLINKS")).unwrap();
+
+        fs::create_dir(rig.config.pin_dir.join("abi-2")).unwrap();
+        refused("holds pins of abi-2");
+        fs::remove_dir(rig.config.pin_dir.join("abi-2")).unwrap();
+
+        let image = rig.pins().join("image");
+        fs::rename(image.join("1"), image.join("kept")).unwrap();
+        refused("the image of revision 1 in slot 1 is damaged");
+        fs::rename(image.join("kept"), image.join("1")).unwrap();
+
+        let stub = KernelConfig { object: Some(Vec::new()), ..rig.config.clone() };
+        assert!(matches!(Kernel::open(&stub), Err(KernelError::NoObject)));
+        let elsewhere = tempfile::tempdir().unwrap();
+        let no_bpffs = KernelConfig { pin_dir: elsewhere.path().join("pins"), ..rig.config.clone() };
+        let error = Kernel::open(&no_bpffs).unwrap_err();
+        assert!(error.to_string().contains("mount -t bpf"), "{error}");
+        inside(&rig.a, || {
+            let error = Kernel::open(&rig.config).unwrap_err();
+            assert!(matches!(error, KernelError::OtherNamespace { .. }), "{error}");
+        });
+        drop(rig.open());
+    });
+}
+
+#[test]
+fn a_plan_that_cannot_be_leaves_the_last_one_in_force() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut kernel = rig.open();
+        let first = apply(&mut kernel, &deny.plan(ISOLATED));
+        let mut allow = TestImage::new(Cell::Allow);
+        let error = kernel.apply(&allow.plan(Row(9))).unwrap_err();
+        assert!(matches!(error, KernelError::InvalidImage { .. }), "{error}");
+        let mut plan = allow.plan(ISOLATED);
+        plan.uplinks = (1..=257).collect();
+        let error = kernel.apply(&plan).unwrap_err();
+        assert!(matches!(error, KernelError::NoRoom { what: "uplinks", .. }), "{error}");
+        let _ = allow.addresses.pop();
+        let error = kernel.apply(&allow.plan(ISOLATED)).unwrap_err();
+        assert!(matches!(error, KernelError::InvalidImage { .. }), "{error}");
+        assert_eq!(kernel.revision(), first.word);
+        assert_eq!(rig.arrive(80, 2), 0);
+        assert_eq!(kernel.verify().unwrap(), []);
+    });
+}
+
+#[test]
+fn another_object_replaces_the_programs_under_the_same_links() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut kernel = rig.open();
+        let first = apply(&mut kernel, &deny.plan(ISOLATED));
+        let before = status::read(&rig.config.pin_dir).unwrap();
+        let programs = tree(&rig.pins().join("programs"));
+        drop(kernel);
+        let mut object = fs::read(env!("ENFORCER_BPF_OBJECT")).unwrap();
+        object.push(0);
+        let upgrade = KernelConfig { object: Some(object), ..rig.config.clone() };
+        let mut kernel = Kernel::open(&upgrade).unwrap();
+        assert_eq!(kernel.revision(), first.word);
+        assert_eq!(rig.arrive(80, 1), 0, "the old programs run on until the first plan");
+        let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+        assert_eq!(kernel.verify().unwrap(), []);
+        let after = status::read(&rig.config.pin_dir).unwrap();
+        for (old, new) in before.endpoints.iter().zip(&after.endpoints) {
+            assert_eq!((old.from, old.to), (new.from, new.to));
+        }
+        let now = tree(&rig.pins().join("programs"));
+        assert_eq!(now.len(), programs.len());
+        assert!(now.iter().all(|path| !programs.contains(path)), "{now:?}");
+        assert_eq!(rig.arrive(80, 1), 0);
+    });
+}
+
+#[test]
+fn a_device_that_took_a_gone_ones_number_is_not_taken_over() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut kernel = rig.open();
+        let first = apply(&mut kernel, &deny.plan(ISOLATED));
+        drop(kernel);
+        kernel_support::ip(&["link", "del", "va"]);
+        rig.plug_a();
+        let mut kernel = rig.open();
+        let adopted: Vec<u32> = kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect();
+        assert_eq!(adopted, [B]);
+        assert!(!rig.pins().join(format!("links/{A}-from")).exists());
+        let second = apply(&mut kernel, &deny.plan(ISOLATED));
+        assert_ne!(second.ids[&kernel_support::KEY_A], first.ids[&kernel_support::KEY_A]);
+        assert_eq!(second.ids[&kernel_support::KEY_B], first.ids[&kernel_support::KEY_B]);
+        assert_eq!(kernel.verify().unwrap(), []);
+        assert_eq!(rig.arrive(80, 1), 0);
+    });
+}
+
+#[test]
+fn lost_pins_are_made_again_under_the_same_links() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut kernel = rig.open();
+        let first = apply(&mut kernel, &deny.plan(ISOLATED));
+        let before = status::read(&rig.config.pin_dir).unwrap().endpoints;
+        drop(kernel);
+        for name in ["GLOBALS", "ENDPOINTS", "IMAGES"] {
+            fs::remove_file(rig.pins().join("maps").join(name)).unwrap();
+        }
+        assert_eq!(rig.arrive(80, 1), 0, "the programs hold the maps");
+        let mut kernel = rig.open();
+        let adopted: Vec<u32> = kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect();
+        assert_eq!(adopted, [B], "A stood in the array that was lost");
+        assert_eq!(rig.arrive(80, 1), 0);
+        let second = apply(&mut kernel, &deny.plan(ISOLATED));
+        let highest = first.ids.values().max().unwrap();
+        assert!(second.ids[&kernel_support::KEY_A] > *highest, "no id is given twice");
+        assert_eq!(kernel.verify().unwrap(), []);
+        let after = status::read(&rig.config.pin_dir).unwrap().endpoints;
+        for (old, new) in before.iter().zip(&after) {
+            assert_eq!((old.from, old.to), (new.from, new.to));
+        }
+        assert_eq!(rig.arrive(80, 1), 0);
+        // B is found in the hash, though nothing stood in its place of the new array.
+        drop(kernel);
+        fs::remove_file(rig.pins().join("maps/ENDPOINTS")).unwrap();
+        kernel_support::ip(&["link", "del", "va"]);
+        let mut kernel = rig.open();
+        let mut plan = deny.plan(Row::NOT_ISOLATED);
+        plan.workloads.remove(0);
+        let _ = apply(&mut kernel, &plan);
+        rig.plug_a();
+        assert!((0..50).any(|_| rig.arrive(80, 1) == 1));
+    });
+}
+
+#[test]
+fn drift_is_seen_and_repaired() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut kernel = rig.open();
+        let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+        let object = fs::read(env!("ENFORCER_BPF_OBJECT")).unwrap_or_default();
+        assert!(!object.is_empty(), "no bpf object");
+        fs::remove_file(rig.pins().join(format!("links/{A}-from"))).unwrap();
+        fs::remove_file(rig.pins().join("maps/FLOWS")).unwrap();
+        let endpoints = Map::Array(MapData::from_pin(rig.pins().join("maps/ENDPOINTS")).unwrap());
+        let mut endpoints = Array::<_, Endpoint>::try_from(endpoints).unwrap();
+        endpoints.set(A, Endpoint::FREE, 0).unwrap();
+        let mut stranger = EbpfLoader::new().map_max_entries("FLOWS", 16).load(&object).unwrap();
+        let program: &mut SchedClassifier = stranger.program_mut("to_workload").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        program.attach_with_options("vb", TcAttachType::Egress, TcAttachOptions::TcxOrder(LinkOrder::first())).unwrap();
+
+        let drifts = kernel.verify().unwrap();
+        assert_eq!(
+            drifts,
+            [
+                Drift::MapPin { name: "FLOWS" },
+                Drift::Endpoint { ifindex: A },
+                Drift::LinkPin { ifindex: A, to_workload: false },
+                Drift::NotFirst { ifindex: B, to_workload: true },
+            ]
+        );
+        let left = kernel.repair(&drifts);
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(kernel.verify().unwrap(), []);
+        assert_eq!(rig.arrive(80, 2), 0);
+    });
+}
+
+#[test]
+fn a_purge_leaves_nothing_of_ours_and_everything_else() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut kernel = rig.open();
+        let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+        drop(kernel);
+        let stranger = rig.config.pin_dir.join("stranger");
+        fs::create_dir(&stranger).unwrap();
+        let errors = purge(&rig.config.pin_dir).unwrap_err();
+        assert!(matches!(&errors[..], [KernelError::Foreign { path }] if *path == stranger), "{errors:?}");
+        assert_eq!(tree(&rig.config.pin_dir), std::slice::from_ref(&stranger));
+        assert_eq!(rig.arrive(80, 2), 2);
+        fs::remove_dir(stranger).unwrap();
+        purge(&rig.config.pin_dir).unwrap();
+        assert!(!rig.config.pin_dir.exists());
+        purge(&rig.config.pin_dir).unwrap();
+        assert!(matches!(status::read(&rig.config.pin_dir), Err(KernelError::NothingPinned { .. })));
+
+        // Half made.
+        fs::create_dir_all(rig.pins().join("maps")).unwrap();
+        fs::create_dir_all(rig.config.pin_dir.join("abi-7/links")).unwrap();
+        purge(&rig.config.pin_dir).unwrap();
+        assert!(!rig.config.pin_dir.exists());
+    });
+}

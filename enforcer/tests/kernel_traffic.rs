@@ -1,0 +1,199 @@
+//! The kernel side under real packets: what a plan does to them, and what is told of those that were denied.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "part of tests, though the lint cannot tell")]
+
+mod kernel_support;
+
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use enforcer::kernel::{Denials, Report, status};
+use enforcer_common::id::{Direction, Row};
+use enforcer_common::image::Cell;
+use enforcer_common::verdict::Reason;
+use kernel_support::{A, B, B_ADDRESS, ISOLATED, KEY_A, KEY_B, TestImage, address, apply, inside, with_rig, workload};
+
+/// Packets of a report, those of busy sets included.
+fn packets(report: &Report) -> u64 {
+    let flows = report.flows.iter().map(|flow| flow.packets);
+    flows.chain(report.crowded.iter().map(|crowded| crowded.packets)).sum()
+}
+
+fn logged_and_suppressed(denials: &Denials) -> u64 {
+    let totals = denials.totals().unwrap();
+    totals.values().map(|counts| counts.logged + counts.suppressed).sum()
+}
+
+#[test]
+fn a_plan_decides_and_the_next_one_decides_anew() {
+    with_rig(|rig| {
+        assert_eq!(rig.arrive(80, 3), 3, "before: nothing is enforced");
+        let mut kernel = rig.open();
+        let mut denials = kernel.denials().unwrap();
+        let (deny, allow) = (TestImage::new(Cell::Deny), TestImage::new(Cell::Allow));
+        let first = apply(&mut kernel, &deny.plan(ISOLATED));
+        assert_eq!(rig.arrive(80, 3), 0);
+        let report = denials.flush().unwrap();
+        let flow = report.flows.first().expect("a denied flow is told");
+        assert_eq!(flow.way.key.workload, first.ids[&KEY_B]);
+        assert_eq!(flow.way.key.reason, Reason::NoRule as u8);
+        assert_eq!(flow.way.key.peer, address("10.0.1.2"));
+        assert_eq!((flow.way.key.destination_port, flow.way.key.revision), (80, first.word.revision));
+        assert!(flow.opened);
+        assert_eq!(packets(&report), 3);
+
+        let second = apply(&mut kernel, &allow.plan(ISOLATED));
+        assert_eq!(second.ids, first.ids);
+        assert_eq!(second.word.revision, first.word.revision + 1);
+        assert_eq!(rig.arrive(80, 3), 3);
+        let _ = apply(&mut kernel, &deny.plan(Row::NOT_ISOLATED));
+        assert_eq!(rig.arrive(80, 3), 3);
+        // A live flow is judged again.
+        let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+        assert_eq!(rig.arrive(80, 3), 0);
+        assert_eq!(kernel.verify().unwrap(), []);
+    });
+}
+
+#[test]
+fn a_veth_is_closed_until_a_plan_names_it() {
+    with_rig(|rig| {
+        let mut kernel = rig.open();
+        let allow = TestImage::new(Cell::Allow);
+        kernel.attach_unknown(A).unwrap();
+        kernel.attach_unknown(A).unwrap();
+        assert_eq!(rig.arrive(80, 2), 0);
+        let mut denials = kernel.denials().unwrap();
+        let report = denials.flush().unwrap();
+        assert!(report.flows.iter().any(|flow| flow.way.key.reason == Reason::UnknownWorkload as u8), "{report:?}");
+        let id = report.flows[0].way.key.workload;
+        let applied = apply(&mut kernel, &allow.plan(ISOLATED));
+        assert_eq!(applied.ids[&KEY_A], id, "the veth's incarnation became the workload's");
+        assert_eq!(rig.arrive(80, 2), 2);
+
+        // Gone from the plan, still there: closed.
+        let mut without = allow.plan(ISOLATED);
+        without.workloads.retain(|workload| workload.key != KEY_A);
+        let _ = apply(&mut kernel, &without);
+        assert_eq!(rig.arrive(80, 2), 0);
+    });
+}
+
+#[test]
+fn two_veths_that_share_a_place_are_both_enforced_whoever_leaves() {
+    with_rig(|rig| {
+        let mut kernel = rig.open();
+        let deny = TestImage::new(Cell::Deny);
+        let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+        assert_eq!(rig.arrive(80, 2), 0);
+        let _ = apply(&mut kernel, &deny.plan(Row::NOT_ISOLATED));
+        assert_eq!(rig.arrive(80, 2), 2);
+        // B lies in the hash and is found there, though nobody has its place in the array any more.
+        kernel.detach(A).unwrap();
+        assert_eq!(rig.arrive(80, 2), 2);
+        let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+        assert_eq!(rig.arrive(80, 2), 0);
+        assert_eq!(kernel.endpoints(), [A, B].into());
+        assert_eq!(kernel.verify().unwrap(), []);
+    });
+}
+
+#[test]
+fn no_packet_sees_a_mixture_of_two_images() {
+    with_rig(|rig| {
+        let mut kernel = rig.open();
+        let mut denials = kernel.denials().unwrap();
+        let images = [TestImage::new(Cell::Deny), TestImage::new(Cell::Allow)];
+        let mut parity = None;
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let socket = inside(&rig.a, || UdpSocket::bind("0.0.0.0:0").unwrap());
+                    let mut port = 1000;
+                    while !stop.load(Ordering::Relaxed) {
+                        // Refused by an ICMP error now and then, since nobody listens.
+                        let _ = socket.send_to(b"x", (B_ADDRESS, port));
+                        port = if port == 9000 { 1000 } else { port + 1 };
+                    }
+                });
+            }
+            let mut times = Vec::new();
+            for turn in 0..40 {
+                let begin = Instant::now();
+                let applied = apply(&mut kernel, &images[turn & 1].plan(ISOLATED));
+                times.push(begin.elapsed());
+                parity.get_or_insert(applied.word.revision & 1);
+            }
+            times.sort();
+            println!("a plan: p50 {:?}, longest {:?}", times[20], times[39]);
+            stop.store(true, Ordering::Relaxed);
+        });
+        let report = denials.flush().unwrap();
+        let denied: Vec<_> = report.flows.iter().filter(|flow| flow.way.key.reason == Reason::NoRule as u8).collect();
+        assert!(denied.len() > 100, "the sender ran: {}", denied.len());
+        for flow in denied {
+            assert_eq!(Some(flow.way.key.revision & 1), parity, "denied by a revision that allows: {flow:?}");
+        }
+        let internal = denials.totals().unwrap().keys().any(|(_, reason)| *reason == Reason::Internal);
+        assert!(!internal, "a table was missing for a moment");
+    });
+}
+
+#[test]
+fn reported_packets_add_up_to_what_was_not_lost() {
+    with_rig(|rig| {
+        let mut kernel = rig.open();
+        let deny = TestImage::new(Cell::Deny);
+        let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+        let mut denials = kernel.denials().unwrap();
+        let end = Instant::now() + Duration::from_secs(3);
+        let socket = inside(&rig.a, || UdpSocket::bind("0.0.0.0:0").unwrap());
+        let (mut sent, mut reported) = (0_u32, 0);
+        while Instant::now() < end {
+            for _ in 0..500 {
+                let port = (sent.wrapping_mul(2_654_435_761) >> 16) as u16;
+                let _ = socket.send_to(b"x", (B_ADDRESS, port.max(1)));
+                sent += 1;
+            }
+            reported += packets(&denials.poll().unwrap());
+        }
+        // A restart in between: nothing is told twice.
+        drop(denials);
+        let mut denials = kernel.denials().unwrap();
+        reported += packets(&denials.flush().unwrap());
+        assert_eq!(packets(&denials.flush().unwrap()), 0);
+        assert_eq!(reported, logged_and_suppressed(&denials));
+        let all: u64 = denials.totals().unwrap()[&(Direction::Ingress, Reason::NoRule)].lost + reported;
+        assert_eq!(all, u64::from(sent));
+        assert_eq!(status::read(&rig.config.pin_dir).unwrap().denied, denials.totals().unwrap());
+    });
+}
+
+#[test]
+fn a_workload_that_is_gone_leaves_no_flows_and_its_successor_has_another_id() {
+    with_rig(|rig| {
+        let mut kernel = rig.open();
+        let allow = TestImage::new(Cell::Allow);
+        let first = apply(&mut kernel, &allow.plan(ISOLATED));
+        assert_eq!(rig.arrive(80, 2), 2);
+        assert_eq!(kernel.flow_fill().flows, 2, "one flow of each workload");
+        kernel_support::ip(&["link", "del", "va"]);
+        kernel.detach_gone(&BTreeSet::from([B])).unwrap();
+        assert_eq!(kernel.endpoints(), [B].into());
+        assert_eq!(kernel.sweep().unwrap(), 1);
+        assert_eq!(kernel.flow_fill().flows, 1);
+
+        // Another container with the same number and address.
+        rig.plug_a();
+        let mut plan = allow.plan(ISOLATED);
+        plan.workloads[0] = workload(77, A, "10.0.1.2", Row::NOT_ISOLATED);
+        let second = apply(&mut kernel, &plan);
+        assert_ne!(second.ids[&77], first.ids[&KEY_A]);
+        assert_eq!(second.ids[&KEY_B], first.ids[&KEY_B]);
+        assert_eq!(rig.arrive(80, 2), 2);
+        assert_eq!(kernel.verify().unwrap(), []);
+    });
+}

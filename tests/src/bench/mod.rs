@@ -1,0 +1,169 @@
+//! What a verdict costs beside the least that such a program does (design: section 10).
+//!
+//! Output: ns a packet, and its ratio to the floor that was measured right before it in the same process.
+
+mod floor;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use enforcer_common::{id::Direction, packet::tcp};
+use serde::Serialize;
+
+use self::floor::Floor;
+use crate::{
+    bytecode::{
+        node::Node,
+        scene::{LO, Scene, WORKLOAD, ip, who},
+    },
+    packet::{Frame, Transport},
+};
+
+/// Runs of one measurement; the median counts.
+const ROUNDS: usize = 7;
+/// Packets of a run whose tuple repeats.
+const HOT: u32 = 500_000;
+/// Packets of a run whose tuple does not: less than there are ports.
+const VARIED: u32 = 60_000;
+
+/// One line of the table.
+#[derive(Debug, Serialize)]
+pub struct Line {
+    /// What the packets are.
+    pub work: &'static str,
+    /// Rules in force: ranges, and as many exact addresses.
+    pub rules: u32,
+    /// ns a packet, without the cost of the run itself.
+    pub ns: f64,
+    /// The same for the bare program.
+    pub floor_ns: f64,
+    /// Their ratio.
+    pub ratio: f64,
+    /// What the design asks of it, if anything.
+    pub goal: Option<f64>,
+}
+
+fn frame(family: usize, peer: [&str; 2], transport: Transport) -> Vec<u8> {
+    Frame {
+        // Long enough for the bare program's one bounds check, whatever the transport.
+        payload: &[0; 32],
+        ..Frame::new(ip(who::WORKLOAD[family]), ip(peer[family]), transport)
+    }
+    .bytes()
+}
+
+fn segment(port: u16, flags: u8) -> Transport {
+    Transport::Tcp { source: 40_000, destination: port, flags }
+}
+
+fn median(mut run: impl FnMut() -> Result<Duration>) -> Result<f64> {
+    let mut times = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        times.push(run()?.as_secs_f64() * 1e9);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[ROUNDS / 2])
+}
+
+/// All lines for a number of rules.
+pub fn measure(rules: u32) -> Result<Vec<Line>> {
+    let scene = Scene { quota: u32::MAX, flows: enforcer_common::limits::FLOWS, extra: rules, ..Scene::default() };
+    let mut node = Node::new(&scene)?;
+    let floor = Floor::load()?;
+    let mut lines = Vec::new();
+    let mut add = |work, goal, ns: f64, floor_ns: f64| {
+        lines.push(Line { work, rules, ns, floor_ns, ratio: ns / floor_ns, goal });
+    };
+    for (family, work) in [(0, "live flow, hot, IPv4"), (1, "live flow, hot, IPv6")] {
+        let packet = frame(family, who::FRIEND, segment(80, tcp::ACK));
+        ensure!(node.run(Direction::Egress, LO, &packet, 1)?.0, "the flow must be live");
+        floor.fill(&packet)?;
+        let (ns, floor_ns) = beside(&node, &floor, &packet, true)?;
+        add(work, Some(1.6), ns, floor_ns);
+    }
+    for (peer, transport, work) in [
+        (who::STRANGER, segment(80, tcp::SYN), "denied SYN, repeated"),
+        (who::STRANGER, Transport::Udp { source: 5000, destination: 99 }, "denied UDP, repeated"),
+    ] {
+        let packet = frame(0, peer, transport);
+        ensure!(!node.run(Direction::Egress, LO, &packet, 1)?.0, "it must be denied");
+        floor.fill(&packet)?;
+        let (ns, floor_ns) = beside(&node, &floor, &packet, false)?;
+        add(work, None, ns, floor_ns);
+    }
+    floor.crowd(&node)?;
+    for (transport, work, goal) in [
+        (segment(80, tcp::SYN), "denied SYN, never the same, log on", Some(0.8)),
+        (Transport::Udp { source: 5000, destination: 99 }, "denied UDP, never the same, log on", Some(1.5)),
+    ] {
+        let mut packet = frame(0, who::STRANGER, transport);
+        let base = median(|| floor.run_varied("nothing", None, false, &packet, VARIED))?;
+        let floor_ns = median(|| {
+            packet[31] = packet[31].wrapping_add(1);
+            floor.run_varied("look_up", None, false, &packet, VARIED)
+        })? - base;
+        let ns = median(|| {
+            packet[31] = packet[31].wrapping_add(1);
+            node.events()?;
+            floor.run_varied("", Some(node.program("from_workload")?), false, &packet, VARIED)
+        })? - base;
+        add(work, goal, ns, floor_ns);
+    }
+    node.forget_flows()?;
+    floor.clear()?;
+    // From port 1 on: behind the last port the address changes.
+    let packet = frame(0, who::FRIEND, Transport::syn(1, 80));
+    let base = median(|| floor.run_varied("nothing", None, true, &packet, VARIED))?;
+    let floor_ns = median(|| {
+        let time = floor.run_varied("insert", None, true, &packet, VARIED)?;
+        floor.clear()?;
+        Ok(time)
+    })? - base;
+    let ns = median(|| {
+        let time = floor.run_varied("", Some(node.program("from_workload")?), true, &packet, VARIED)?;
+        let (flows, limit, _) = node.quota()?;
+        ensure!(flows == VARIED, "{flows} flows of {VARIED} are there");
+        node.set_quota(flows, limit, 0)?;
+        while node.sweep()? != 0 {}
+        node.set_quota(0, limit, WORKLOAD.0)?;
+        Ok(time)
+    })? - base;
+    add("new allowed flow", Some(1.5), ns, floor_ns);
+    Ok(lines)
+}
+
+/// Ours and the bare program on one packet, without the cost of a run.
+fn beside(node: &Node, floor: &Floor, packet: &[u8], allowed: bool) -> Result<(f64, f64)> {
+    let base = median(|| floor.run("nothing", packet, HOT))?;
+    let floor_ns = median(|| floor.run("look_up", packet, HOT))? - base;
+    let ns = median(|| {
+        let (passed, time) = node.run(Direction::Egress, LO, packet, HOT)?;
+        ensure!(passed == allowed, "another verdict than the one to measure");
+        Ok(time)
+    })? - base;
+    Ok((ns, floor_ns))
+}
+
+/// ns that one walk of the sweep takes over a full table, of which it deletes nothing, and one that deletes its cap.
+pub fn sweep() -> Result<[f64; 2]> {
+    let flows = enforcer_common::limits::FLOWS;
+    let mut node = Node::new(&Scene { quota: u32::MAX, flows, ..Scene::default() })?;
+    let floor = Floor::load()?;
+    for peer in 0..u32::from(u8::MAX) {
+        let packet = Frame::new(
+            ip(who::WORKLOAD[0]),
+            std::net::IpAddr::from((0xc000_0200 + peer).to_be_bytes()),
+            Transport::syn(1, 80),
+        );
+        floor.run_varied("", Some(node.program("from_workload")?), true, &packet.bytes(), VARIED)?;
+        if node.quota()?.0 >= flows {
+            break;
+        }
+    }
+    let (count, limit, _) = node.quota()?;
+    ensure!(count >= flows, "{count} flows of {flows}");
+    let idle = median(|| Ok(node.run_program("sweep", 0, &[0; 64], 1)?.1))?;
+    node.set_quota(count, limit, 0)?;
+    let full = node.run_program("sweep", 0, &[0; 64], 1)?.1.as_secs_f64() * 1e9;
+    Ok([idle, full])
+}

@@ -1,0 +1,48 @@
+//! `cargo run --release -p enforcer-tests --bin bench`: what a verdict costs beside a bare program, in the same run.
+//!
+//! Output: one JSON document on stdout, then the same as a table.
+#![allow(clippy::print_stdout, reason = "a command's output")]
+
+use anyhow::Result;
+use enforcer_tests::bench;
+use serde_json::json;
+
+fn main() -> Result<()> {
+    let mut lines = Vec::new();
+    for rules in [1, 1_000, 100_000] {
+        lines.extend(bench::measure(rules)?);
+    }
+    let [idle, full] = bench::sweep()?;
+    let machine = json!({
+        "kernel": read("/proc/sys/kernel/osrelease"),
+        "cpu": read("/proc/cpuinfo").lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name.to_owned()),
+        "cpus": std::thread::available_parallelism()?.get(),
+        "load": read("/proc/loadavg"),
+    });
+    let document = json!({
+        "machine": machine,
+        "lines": lines,
+        "sweep_full_table_ms": idle / 1e6,
+        "sweep_deleting_its_cap_ms": full / 1e6,
+    });
+    println!("{}", serde_json::to_string_pretty(&document)?);
+    println!("{:<38} {:>7} {:>8} {:>8} {:>6} {:>5}", "work", "rules", "ns", "floor", "ratio", "goal");
+    for line in &lines {
+        println!(
+            "{:<38} {:>7} {:>8.1} {:>8.1} {:>6.2} {:>5}{}",
+            line.work,
+            line.rules,
+            line.ns,
+            line.floor_ns,
+            line.ratio,
+            line.goal.map_or_else(String::new, |goal| format!("{goal:.2}")),
+            if line.goal.is_some_and(|goal| line.ratio > goal) { "  over" } else { "" }
+        );
+    }
+    println!("sweep over a full table: {:.1} ms; deleting its cap: {:.1} ms", idle / 1e6, full / 1e6);
+    Ok(())
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}

@@ -1,0 +1,114 @@
+//! A scene's tables in ordinary memory: what the loaded programs must agree with.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+};
+
+use enforcer_common::{
+    datapath::{self, Meta, Work, World},
+    endpoint::Endpoint,
+    flow_state::{FlowKey, FlowValue},
+    id::{Address, Direction, PolicyWord},
+    image::{AddressEntry, Image, Line},
+    verdict::{Reason, Verdict},
+};
+
+use super::scene::{Scene, UPLINK};
+use crate::packet::Bytes;
+
+/// A scene in memory.
+pub struct Memory {
+    scene: Scene,
+    lines: Vec<Line>,
+    addresses: HashMap<Address, AddressEntry>,
+    flows: RefCell<HashMap<FlowKey, &'static FlowValue>>,
+}
+
+impl Memory {
+    /// Tables of a scene.
+    pub fn new(scene: &Scene) -> Self {
+        Self {
+            lines: scene.image(),
+            addresses: scene.addresses().into_iter().collect(),
+            scene: scene.clone(),
+            flows: RefCell::default(),
+        }
+    }
+
+    /// Judges a frame.
+    pub fn judge(&self, direction: Direction, meta: &Meta, frame: &[u8]) -> (Verdict, Work) {
+        let mut work = Work::EMPTY;
+        let verdict = datapath::run(&self, direction, meta, &Bytes(frame), &mut work);
+        (verdict, work)
+    }
+
+    /// Forgets every flow.
+    pub fn forget_flows(&self) {
+        self.flows.borrow_mut().clear();
+    }
+}
+
+impl<'a> World for &'a Memory {
+    type Image = &'a Memory;
+
+    fn word(&self) -> PolicyWord {
+        self.scene.word
+    }
+
+    fn image(&self, _: usize) -> Option<Self::Image> {
+        Some(self)
+    }
+
+    fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
+        (ifindex == self.scene.endpoint.ifindex).then_some(&self.scene.endpoint)
+    }
+
+    fn is_uplink(&self, ifindex: u32) -> bool {
+        ifindex == UPLINK
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<&FlowValue> {
+        self.flows.borrow().get(key).copied()
+    }
+
+    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<(), Reason> {
+        let mut flows = self.flows.borrow_mut();
+        if flows.len() >= self.scene.quota as usize {
+            return Err(Reason::FlowQuota);
+        }
+        if flows.len() >= self.scene.flows as usize && !flows.contains_key(key) {
+            return Err(Reason::FlowTableFull);
+        }
+        // Leaked: a reference to a flow outlives the borrow of the table, and a test's flows are few.
+        flows.entry(*key).or_insert_with(|| {
+            Box::leak(Box::new(FlowValue {
+                word: AtomicU64::new(value.word.load(Relaxed)),
+                last_seen: AtomicU32::new(value.last_seen.load(Relaxed)),
+                ingress: AtomicU32::new(value.ingress.load(Relaxed)),
+                workload: value.workload,
+                pad: 0,
+            }))
+        });
+        Ok(())
+    }
+
+    fn tick(&self) -> u32 {
+        1
+    }
+
+    fn boot_time(&self) -> u64 {
+        1
+    }
+}
+
+impl Image for Memory {
+    fn line(&self, index: u32) -> Option<&Line> {
+        self.lines.get(index as usize)
+    }
+
+    fn address(&self, address: &Address) -> Option<AddressEntry> {
+        self.addresses.get(address).copied()
+    }
+}

@@ -1,0 +1,302 @@
+//! The loaded programs over maps that hold a scene.
+//!
+//! Input: a [`Scene`] and frames. Output: verdicts with their reasons, and what is in the maps afterwards.
+
+use anyhow::{Context, Result, ensure};
+use aya::{
+    Ebpf,
+    maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, PerCpuHashMap, RingBuf},
+    programs::{SchedClassifier, TestRun, TestRunOptions},
+};
+use enforcer_common::{
+    denial::{BusyKey, Counts, WaySet},
+    endpoint::Endpoint,
+    event::DenialEvent,
+    flow_state::{FlowKey, FlowWord},
+    id::{Address, Direction, PolicyWord},
+    image::{AddressEntry, Line},
+    limits::{Global, map},
+    verdict::{REASON_COUNT, REASONS, Reason, Verdict},
+};
+
+use super::{
+    object,
+    scene::{LO, PLACE, Scene, UPLINK, WORKLOAD},
+    sys,
+};
+
+const TCX_NEXT: u32 = u32::MAX;
+const TC_ACT_SHOT: u32 = 2;
+
+/// `ingress_ifindex`, `ifindex` of `struct __sk_buff`, in words.
+const CONTEXT: [usize; 2] = [9, 10];
+
+/// A flow as it lies in the table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Flow {
+    /// First word.
+    pub word: FlowWord,
+    /// Tick of the last packet.
+    pub last_seen: u32,
+    /// Device of the peer's side.
+    pub ingress: u32,
+    /// Place in `QUOTAS`.
+    pub workload: u32,
+}
+
+impl Flow {
+    fn to_words(self) -> [u64; 3] {
+        [self.word.0, u64::from(self.last_seen) | u64::from(self.ingress) << 32, u64::from(self.workload)]
+    }
+
+    fn from_words([word, second, third]: [u64; 3]) -> Self {
+        Self { word: FlowWord(word), last_seen: second as u32, ingress: (second >> 32) as u32, workload: third as u32 }
+    }
+}
+
+/// See the module.
+pub struct Node {
+    ebpf: Ebpf,
+}
+
+/// The context of a run: a packet that is about to go through `lo`, and the device by which it came.
+pub fn context(from: u32) -> [u8; 192] {
+    let mut context = [0u8; 192];
+    for (place, value) in CONTEXT.into_iter().zip([from, LO]) {
+        context[place * 4..place * 4 + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    context
+}
+
+impl Node {
+    /// Loads the object and fills its maps.
+    pub fn new(scene: &Scene) -> Result<Self> {
+        let mut node = Self { ebpf: object::load(scene.flows)? };
+        node.install(scene)?;
+        Ok(node)
+    }
+
+    /// Puts a scene in force in the slot of its revision; flows stay.
+    pub fn install(&mut self, scene: &Scene) -> Result<()> {
+        let lines = scene.image();
+        let map = sys::create_map(sys::ARRAY, 4, 64, lines.len() as u32, sys::BPF_F_INNER_MAP)?;
+        let mut image: Array<MapData, Line> = map.try_into()?;
+        for (place, line) in lines.iter().enumerate() {
+            image.set(place as u32, line, 0)?;
+        }
+        let entries = scene.addresses();
+        let map = sys::create_map(sys::HASH, 16, 4, entries.len() as u32, 0)?;
+        let mut addresses: HashMap<MapData, Address, AddressEntry> = map.try_into()?;
+        for (address, entry) in entries {
+            addresses.insert(address, entry, 0)?;
+        }
+        let slot = scene.word.slot() as u32;
+        let mut images: ArrayOfMaps<_, Array<MapData, Line>> = self.map_mut(map::IMAGES)?.try_into()?;
+        images.set(slot, &image, 0)?;
+        let mut outer: ArrayOfMaps<_, HashMap<MapData, Address, AddressEntry>> =
+            self.map_mut(map::ADDRESSES)?.try_into()?;
+        outer.set(slot, &addresses, 0)?;
+        self.set_endpoint(&scene.endpoint)?;
+        let mut uplinks: HashMap<_, u32, u32> = self.map_mut(map::UPLINKS)?.try_into()?;
+        uplinks.insert(UPLINK, 1, 0)?;
+        let flows = self.quota()?.0;
+        self.set_quota(flows, scene.quota, WORKLOAD.0)?;
+        self.set_global(Global::Seed, 0x5eed)?;
+        self.set_word(scene.word)
+    }
+
+    fn map_mut(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
+        self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
+    }
+
+    fn map(&self, name: &str) -> Result<&aya::maps::Map> {
+        self.ebpf.map(name).with_context(|| format!("no map {name}"))
+    }
+
+    /// Stores the policy word.
+    pub fn set_word(&mut self, word: PolicyWord) -> Result<()> {
+        self.set_global(Global::Word, word.to_u64())
+    }
+
+    fn set_global(&mut self, place: Global, value: u64) -> Result<()> {
+        let mut globals: Array<_, u64> = self.map_mut(map::GLOBALS)?.try_into()?;
+        Ok(globals.set(place as u32, value, 0)?)
+    }
+
+    /// Writes the workload's endpoint.
+    pub fn set_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let mut endpoints: Array<_, Endpoint> = self.map_mut(map::ENDPOINTS)?.try_into()?;
+        Ok(endpoints.set(LO, endpoint, 0)?)
+    }
+
+    /// Puts another device's endpoint in the array's place of `lo`, and `lo`'s in the hash.
+    pub fn displace_endpoint(&mut self, endpoint: &Endpoint, other: &Endpoint) -> Result<()> {
+        self.set_endpoint(other)?;
+        let mut more: HashMap<_, u32, Endpoint> = self.map_mut(map::ENDPOINTS_MORE)?.try_into()?;
+        Ok(more.insert(LO, endpoint, 0)?)
+    }
+
+    /// Takes the images out, as no kernel ever sees it.
+    pub fn break_images(&mut self) -> Result<()> {
+        let map = sys::create_map(sys::ARRAY, 4, 64, 1, sys::BPF_F_INNER_MAP)?;
+        let image: Array<MapData, Line> = map.try_into()?;
+        let mut images: ArrayOfMaps<_, Array<MapData, Line>> = self.map_mut(map::IMAGES)?.try_into()?;
+        images.set(0, &image, 0)?;
+        Ok(images.set(1, &image, 0)?)
+    }
+
+    /// Flows, limit and id of the workload's quota.
+    pub fn quota(&self) -> Result<(u32, u32, u32)> {
+        let quotas: Array<_, [u32; 4]> = self.map(map::QUOTAS)?.try_into()?;
+        let [flows, limit, id, _] = quotas.get(&PLACE, 0)?;
+        Ok((flows, limit, id))
+    }
+
+    /// Writes the workload's quota.
+    pub fn set_quota(&mut self, flows: u32, limit: u32, id: u32) -> Result<()> {
+        let mut quotas: Array<_, [u32; 4]> = self.map_mut(map::QUOTAS)?.try_into()?;
+        Ok(quotas.set(PLACE, [flows, limit, id, 0], 0)?)
+    }
+
+    /// All flows.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
+        let flows: HashMap<_, FlowKey, [u64; 3]> = self.map(map::FLOWS)?.try_into()?;
+        flows.iter().map(|entry| entry.map(|(key, words)| (key, Flow::from_words(words))).map_err(Into::into)).collect()
+    }
+
+    /// Writes a flow.
+    pub fn set_flow(&mut self, key: &FlowKey, flow: Flow) -> Result<()> {
+        let mut flows: HashMap<_, FlowKey, [u64; 3]> = self.map_mut(map::FLOWS)?.try_into()?;
+        Ok(flows.insert(key, flow.to_words(), 0)?)
+    }
+
+    /// Deletes every flow.
+    pub fn forget_flows(&mut self) -> Result<()> {
+        let keys: Vec<FlowKey> = self.flows()?.into_iter().map(|(key, _)| key).collect();
+        let mut flows: HashMap<_, FlowKey, [u64; 3]> = self.map_mut(map::FLOWS)?.try_into()?;
+        for key in keys {
+            flows.remove(&key)?;
+        }
+        let (_, limit, id) = self.quota()?;
+        self.set_quota(0, limit, id)
+    }
+
+    /// Denied packets of a direction and reason, over all CPUs.
+    pub fn counts(&self, direction: Direction, reason: Reason) -> Result<Counts> {
+        let denied: PerCpuArray<_, Counts> = self.map(map::DENIED)?.try_into()?;
+        let index = direction as u32 * REASON_COUNT as u32 + reason as u32;
+        Ok(denied.get(&index, 0)?.iter().fold(Counts::default(), |sum, one| Counts {
+            logged: sum.logged + one.logged,
+            suppressed: sum.suppressed + one.suppressed,
+            lost: sum.lost + one.lost,
+        }))
+    }
+
+    /// Denied packets of all directions and reasons.
+    pub fn all_counts(&self) -> Result<Counts> {
+        let mut sum = Counts::default();
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for (reason, ..) in REASONS {
+                let one = self.counts(direction, reason)?;
+                sum.logged += one.logged;
+                sum.suppressed += one.suppressed;
+                sum.lost += one.lost;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Takes all records out of the ring.
+    pub fn events(&mut self) -> Result<Vec<DenialEvent>> {
+        let mut ring: RingBuf<_> = self.map_mut(map::EVENTS)?.try_into()?;
+        let mut events = Vec::new();
+        while let Some(record) = ring.next() {
+            events.push(DenialEvent::from_bytes(&record).context("a record of another layout")?);
+        }
+        Ok(events)
+    }
+
+    /// The sets of all CPUs.
+    pub fn sets(&self) -> Result<Vec<WaySet>> {
+        let sets: Array<_, WaySet> = self.map(map::DENIALS)?.try_into()?;
+        sets.iter().map(|set| set.map_err(Into::into)).collect()
+    }
+
+    /// Sum of `BUSY`.
+    pub fn busy(&self) -> Result<u64> {
+        let busy: PerCpuHashMap<_, BusyKey, u64> = self.map(map::BUSY)?.try_into()?;
+        let mut sum = 0;
+        for entry in busy.iter() {
+            sum += entry?.1.iter().sum::<u64>();
+        }
+        Ok(sum)
+    }
+
+    /// Runs a program on a frame: its verdict.
+    pub fn judge(&self, direction: Direction, from: u32, frame: &[u8]) -> Result<Verdict> {
+        let before = self.reason_totals(direction)?;
+        if self.run(direction, from, frame, 1)?.0 {
+            ensure!(before == self.reason_totals(direction)?, "allowed, yet counted as denied");
+            return Ok(Verdict::Allow);
+        }
+        let after = self.reason_totals(direction)?;
+        let risen: Vec<Reason> = REASONS
+            .iter()
+            .zip(before.iter().zip(after))
+            .filter(|(_, (before, after))| after != *before)
+            .map(|((reason, ..), _)| *reason)
+            .collect();
+        ensure!(risen.len() == 1, "one reason must have risen, and not {risen:?}");
+        Ok(Verdict::Deny(risen[0]))
+    }
+
+    fn reason_totals(&self, direction: Direction) -> Result<Vec<u64>> {
+        REASONS
+            .iter()
+            .map(|(reason, ..)| {
+                let counts = self.counts(direction, *reason)?;
+                Ok(counts.logged + counts.suppressed + counts.lost)
+            })
+            .collect()
+    }
+
+    /// Runs a program: whether it allows, and how long one run took.
+    pub fn run(
+        &self,
+        direction: Direction,
+        from: u32,
+        frame: &[u8],
+        repeat: u32,
+    ) -> Result<(bool, std::time::Duration)> {
+        let name = match direction {
+            Direction::Ingress => "to_workload",
+            Direction::Egress => "from_workload",
+        };
+        let (code, duration) = self.run_program(name, from, frame, repeat)?;
+        ensure!(code == TCX_NEXT || code == TC_ACT_SHOT, "{name} returned {code}, which is neither next nor shot");
+        Ok((code == TCX_NEXT, duration))
+    }
+
+    /// Runs any program of the object: what it returned, and how long one run took.
+    pub fn run_program(&self, name: &str, from: u32, frame: &[u8], repeat: u32) -> Result<(u32, std::time::Duration)> {
+        let program = self.program(name)?;
+        let context = context(from);
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            repeat,
+            ..TestRunOptions::default()
+        })?;
+        Ok((result.return_value, result.duration))
+    }
+
+    /// A program of the object.
+    pub fn program(&self, name: &str) -> Result<&SchedClassifier> {
+        Ok(self.ebpf.program(name).context("no such program")?.try_into()?)
+    }
+
+    /// Runs the sweep: how many flows it deleted.
+    pub fn sweep(&self) -> Result<u32> {
+        Ok(self.run_program("sweep", 0, &[0; 64], 1)?.0)
+    }
+}

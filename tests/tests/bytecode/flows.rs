@@ -1,0 +1,264 @@
+//! Flow state: what is written, what a live flow vouches for, and what is judged again.
+
+use enforcer_common::{
+    flow_state::{FlowWord, Role, state},
+    id::{Direction, Row},
+    packet::tcp,
+    verdict::{Reason, Verdict},
+};
+use enforcer_tests::{
+    bytecode::{
+        node::Flow,
+        scene::{OTHER, PLACE, Scene, UPLINK, ip, who},
+    },
+    packet::{Frame, Transport},
+};
+
+use crate::Both;
+
+const ALLOW: Verdict = Verdict::Allow;
+const NO_RULE: Verdict = Verdict::Deny(Reason::NoRule);
+
+fn frame(source: &str, destination: &str, transport: Transport) -> Vec<u8> {
+    Frame::new(ip(source), ip(destination), transport).bytes()
+}
+
+fn segment(source: u16, destination: u16, flags: u8) -> Transport {
+    Transport::Tcp { source, destination, flags }
+}
+
+fn only_flow(both: &Both) -> Flow {
+    let flows = both.node.flows().unwrap();
+    assert_eq!(flows.len(), 1, "{flows:?}");
+    assert_eq!(both.node.quota().unwrap().0, 1, "the quota counts what is in the table");
+    flows[0].1
+}
+
+#[test]
+fn a_live_flow_vouches_for_replies_and_nothing_else() {
+    for family in 0..2 {
+        let Some(both) = Both::new(&Scene::default()) else {
+            return;
+        };
+        let (own, friend) = (who::WORKLOAD[family], who::FRIEND[family]);
+        assert_eq!(both.receives(OTHER, &frame(friend, own, segment(80, 40_000, tcp::ACK))), NO_RULE);
+        assert_eq!(both.sends(&frame(own, friend, segment(40_000, 80, tcp::SYN))), ALLOW);
+        let flow = only_flow(&both);
+        assert_eq!(flow.word.role(), Some(Role::WorkloadOpened));
+        assert_eq!((flow.ingress, flow.workload), (u32::MAX, PLACE));
+        assert_eq!(both.receives(OTHER, &frame(friend, own, segment(80, 40_000, tcp::SYN | tcp::ACK))), ALLOW);
+        let flow = only_flow(&both);
+        assert_eq!(flow.ingress, OTHER, "the first packet of the peer shows its device");
+        assert_ne!(flow.word.state() & state::REPLIED, 0);
+        for (why, transport) in [
+            ("another port", segment(80, 40_001, tcp::ACK)),
+            ("another peer port", segment(81, 40_000, tcp::ACK)),
+            ("a SYN never passes as a reply", segment(80, 40_000, tcp::SYN)),
+            ("another protocol", Transport::Udp { source: 80, destination: 40_000 }),
+        ] {
+            assert_eq!(both.receives(OTHER, &frame(friend, own, transport)), NO_RULE, "{why}");
+        }
+        let stranger = who::STRANGER[family];
+        assert_eq!(both.receives(OTHER, &frame(stranger, own, segment(80, 40_000, tcp::ACK))), NO_RULE);
+    }
+}
+
+#[test]
+fn a_new_epoch_judges_again_in_the_stored_role() {
+    let mut scene = Scene::default();
+    let Some(mut both) = Both::new(&scene) else { return };
+    let (own, friend) = (who::WORKLOAD[0], who::FRIEND[0]);
+    assert_eq!(both.sends(&frame(own, friend, segment(40_000, 80, tcp::SYN))), ALLOW);
+    scene.word.epoch += 1;
+    both.node.set_word(scene.word).unwrap();
+    let reply = frame(friend, own, segment(80, 40_000, tcp::ACK));
+    let verdict = both.node.judge(Direction::Ingress, OTHER, &reply).unwrap();
+    assert_eq!(verdict, ALLOW, "port 40000 is not allowed in, the flow is judged as egress to port 80");
+    assert!(only_flow(&both).word.0 >> 32 == u64::from(scene.word.epoch), "and renewed");
+    scene.word.revision += 1;
+    scene.word.epoch += 1;
+    scene.open = false;
+    both.node.install(&scene).unwrap();
+    for (direction, packet) in
+        [(Direction::Ingress, reply), (Direction::Egress, frame(own, friend, segment(40_000, 80, tcp::ACK)))]
+    {
+        let verdict = both.node.judge(direction, OTHER, &packet).unwrap();
+        assert_eq!(verdict, NO_RULE, "policy has closed it: {direction:?}");
+    }
+}
+
+#[test]
+fn another_device_judges_again() {
+    let Some(both) = Both::new(&Scene::default()) else {
+        return;
+    };
+    let (own, neighbour) = (who::WORKLOAD[0], who::NEIGHBOUR[0]);
+    // The node may always send, so this flow lives under another's address.
+    let syn = frame(neighbour, own, segment(5000, 99, tcp::SYN));
+    assert_eq!(both.receives(0, &syn), ALLOW);
+    assert_eq!(only_flow(&both).word.role(), Some(Role::NodeOpened));
+    let ack = frame(neighbour, own, segment(5000, 99, tcp::ACK));
+    assert_eq!(both.receives(0, &ack), ALLOW);
+    assert_eq!(both.receives(OTHER, &ack), NO_RULE, "the workload itself did not open it");
+    assert_eq!(both.receives(UPLINK, &ack), Verdict::Deny(Reason::SpoofedFromUplink), "nor anybody outside");
+    assert_eq!(both.receives(0, &ack), ALLOW, "and the node keeps its flow");
+    assert_eq!(both.sends(&frame(own, neighbour, segment(99, 5000, tcp::ACK))), ALLOW, "with its replies");
+}
+
+#[test]
+fn the_nodes_answers_open_no_way_back() {
+    let Some(both) = Both::new(&Scene::default()) else {
+        return;
+    };
+    let (own, node) = (who::WORKLOAD[0], who::NODE[0]);
+    for (why, transport) in [
+        ("a SYN+ACK", segment(99, 5000, tcp::SYN | tcp::ACK)),
+        ("an RST", segment(99, 5000, tcp::RST)),
+        ("an echo reply", Transport::Icmp { kind: 0, code: 0, rest: [0, 1, 0, 0] }),
+    ] {
+        assert_eq!(both.receives(0, &frame(node, own, transport)), ALLOW, "{why} reaches it");
+        assert!(both.node.flows().unwrap().is_empty(), "{why} writes nothing");
+    }
+    assert_eq!(both.sends(&frame(own, node, segment(5000, 99, tcp::ACK))), NO_RULE);
+}
+
+#[test]
+fn a_full_quota_and_a_full_table_deny() {
+    let scene = Scene { quota: 2, ..Scene::default() };
+    let Some(both) = Both::new(&scene) else { return };
+    let (own, friend) = (who::WORKLOAD[0], who::FRIEND[0]);
+    let syn = |port| frame(own, friend, segment(port, 80, tcp::SYN));
+    assert_eq!(both.sends(&syn(1)), ALLOW);
+    assert_eq!(both.sends(&syn(2)), ALLOW);
+    assert_eq!(both.sends(&syn(3)), Verdict::Deny(Reason::FlowQuota));
+    assert_eq!(both.sends(&syn(2)), ALLOW, "a flow that is there needs no room");
+    assert_eq!(both.node.quota().unwrap().0, 2);
+
+    let scene = Scene { flows: 8, ..Scene::default() };
+    let Some(both) = Both::new(&scene) else { return };
+    // A preallocated hash keeps an element in reserve for each CPU, so the exact number is not ours to say.
+    let verdicts: Vec<Verdict> =
+        (0..64).map(|port| both.node.judge(Direction::Egress, 1, &syn(port)).unwrap()).collect();
+    assert!(verdicts[..8].iter().all(|verdict| *verdict == ALLOW));
+    assert_eq!(verdicts[63], Verdict::Deny(Reason::FlowTableFull));
+    let allowed = verdicts.iter().filter(|verdict| **verdict == ALLOW).count();
+    assert_eq!(both.node.quota().unwrap().0 as usize, allowed, "counted where it was added alone");
+}
+
+#[test]
+fn an_icmp_error_passes_with_the_flow_that_it_quotes() {
+    for family in 0..2 {
+        let Some(both) = Both::new(&Scene::default()) else {
+            return;
+        };
+        let (own, friend) = (who::WORKLOAD[family], who::FRIEND[family]);
+        let router = who::STRANGER[family];
+        let sent = frame(own, friend, segment(40_000, 80, tcp::SYN));
+        let error = |from: &str, to: &str, quoted: &[u8]| {
+            Frame {
+                payload: quoted,
+                ..Frame::new(
+                    ip(from),
+                    ip(to),
+                    Transport::Icmp { kind: if family == 0 { 3 } else { 1 }, code: 1, rest: [0; 4] },
+                )
+            }
+            .bytes()
+        };
+        assert_eq!(both.receives(OTHER, &error(router, own, &sent[14..])), NO_RULE, "no flow yet");
+        assert_eq!(both.sends(&sent), ALLOW);
+        assert_eq!(both.receives(OTHER, &error(router, own, &sent[14..])), ALLOW);
+        let header = if family == 0 { 20 } else { 40 };
+        assert_eq!(
+            both.receives(OTHER, &error(router, own, &sent[14..14 + header + 7])),
+            NO_RULE,
+            "too short to hold what makes a flow"
+        );
+        let other = frame(own, friend, segment(40_001, 80, tcp::SYN));
+        assert_eq!(both.receives(OTHER, &error(router, own, &other[14..])), NO_RULE, "another flow");
+        let received = frame(friend, own, segment(80, 40_000, tcp::ACK));
+        assert_eq!(both.sends(&error(own, friend, &received[14..])), ALLOW, "an error about what it got");
+        assert_eq!(
+            both.sends(&error(own, router, &received[14..])),
+            NO_RULE,
+            "not to anybody else than who had sent it"
+        );
+    }
+}
+
+#[test]
+fn an_echo_id_cannot_be_turned_round() {
+    let Some(both) = Both::new(&Scene::default()) else {
+        return;
+    };
+    let (own, friend) = (who::WORKLOAD[0], who::FRIEND[0]);
+    let reply = |id: u8| Transport::Icmp { kind: 0, code: 0, rest: [0, id, 0, 1] };
+    assert_eq!(both.sends(&frame(own, friend, Transport::echo_request(true, 9))), ALLOW);
+    assert_eq!(both.receives(OTHER, &frame(friend, own, reply(9))), ALLOW, "its own id comes back");
+    assert_eq!(both.receives(OTHER, &frame(friend, own, reply(8))), NO_RULE, "no other");
+    assert_eq!(both.sends(&frame(own, friend, reply(9))), NO_RULE, "nobody has asked the workload");
+}
+
+#[test]
+fn rst_and_fin_shorten_the_limit_and_later_segments_restore_it() {
+    let Some(both) = Both::new(&Scene::default()) else {
+        return;
+    };
+    let (own, friend) = (who::WORKLOAD[0], who::FRIEND[0]);
+    let out = |flags| frame(own, friend, segment(40_000, 80, flags));
+    let back = |flags| frame(friend, own, segment(80, 40_000, flags));
+    both.sends(&out(tcp::SYN)).into_result().unwrap();
+    both.receives(OTHER, &back(tcp::SYN | tcp::ACK)).into_result().unwrap();
+    let bits = || only_flow(&both).word.state() & !state::ROLE;
+    both.receives(OTHER, &back(tcp::RST)).into_result().unwrap();
+    assert_eq!(bits(), state::REPLIED | state::RST);
+    both.receives(OTHER, &back(tcp::ACK)).into_result().unwrap();
+    assert_eq!(bits(), state::REPLIED, "a blind RST is taken back");
+    both.sends(&out(tcp::FIN | tcp::ACK)).into_result().unwrap();
+    both.receives(OTHER, &back(tcp::FIN | tcp::ACK)).into_result().unwrap();
+    assert_eq!(bits(), state::REPLIED | state::FIN_LOCAL | state::FIN_PEER);
+    both.sends(&out(tcp::ACK)).into_result().unwrap();
+    assert_eq!(bits(), state::REPLIED | state::FIN_LOCAL | state::FIN_PEER, "last segments pass");
+    both.sends(&out(tcp::SYN)).into_result().unwrap();
+    assert_eq!(bits(), 0, "a new SYN takes the entry over");
+}
+
+#[test]
+fn connections_older_than_the_attach_survive_in_their_role() {
+    let mut scene = Scene::default();
+    // The workload may be asked on port 80, and may ask nobody.
+    scene.endpoint.rows = [[Row(0), Row(0)]; 2];
+    scene.endpoint.window_end = u64::MAX;
+    let Some(mut both) = Both::new(&scene) else { return };
+    let (own, friend) = (who::WORKLOAD[0], who::FRIEND[0]);
+    let ack = frame(own, friend, segment(80, 50_000, tcp::ACK));
+    assert_eq!(both.sends(&ack), ALLOW, "only the server writes");
+    assert_eq!(only_flow(&both).word.role(), Some(Role::PeerOpened));
+    both.forget_flows();
+    for (why, flags) in [("a SYN+ACK answers a new SYN", tcp::SYN | tcp::ACK), ("an RST", tcp::RST)] {
+        assert_eq!(both.sends(&frame(own, friend, segment(80, 50_000, flags))), NO_RULE, "{why}");
+    }
+    assert_eq!(
+        both.sends(&frame(own, who::STRANGER[0], segment(80, 50_000, tcp::ACK))),
+        NO_RULE,
+        "policy must allow it in that role"
+    );
+    scene.endpoint.window_end = 1;
+    let Some(both) = Both::new(&scene) else { return };
+    assert_eq!(both.sends(&ack), NO_RULE, "the window is over");
+}
+
+#[test]
+fn a_reused_element_shows_by_its_tag() {
+    let Some(mut both) = Both::new(&Scene::default()) else {
+        return;
+    };
+    let (own, friend) = (who::WORKLOAD[0], who::FRIEND[0]);
+    assert_eq!(both.sends(&frame(own, friend, segment(40_000, 80, tcp::SYN))), ALLOW);
+    let (key, flow) = both.node.flows().unwrap()[0];
+    let late = FlowWord::new((flow.word.0 >> 32) as u32, key.tag() ^ 1, flow.word.state());
+    both.node.set_flow(&key, Flow { word: late, ..flow }).unwrap();
+    let reply = frame(friend, own, segment(80, 40_000, tcp::ACK));
+    let verdict = both.node.judge(Direction::Ingress, OTHER, &reply).unwrap();
+    assert_eq!(verdict, NO_RULE, "a word of another key vouches for nothing");
+}

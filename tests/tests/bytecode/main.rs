@@ -1,0 +1,55 @@
+//! T1: the loaded programs by BPF_PROG_TEST_RUN, each case also by `datapath::run` over ordinary memory.
+
+mod denials;
+mod flows;
+mod random;
+mod sweep;
+mod verdicts;
+
+use enforcer_common::{datapath::Meta, id::Direction, verdict::Verdict};
+use enforcer_tests::bytecode::{
+    memory::Memory,
+    node::Node,
+    scene::{LO, Scene},
+};
+
+/// A scene in the kernel and in memory, of which every verdict must be the same.
+pub(crate) struct Both {
+    pub(crate) node: Node,
+    pub(crate) memory: Memory,
+}
+
+impl Both {
+    /// `None`: this tier is skipped, on request alone.
+    pub(crate) fn new(scene: &Scene) -> Option<Self> {
+        if std::env::var_os("ENFORCER_SKIP_PRIV").is_some_and(|value| value == "1") {
+            eprintln!("skipped: ENFORCER_SKIP_PRIV=1");
+            return None;
+        }
+        Some(Self {
+            node: Node::new(scene).expect("T1 needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and the bpf object"),
+            memory: Memory::new(scene),
+        })
+    }
+
+    pub(crate) fn judge(&self, direction: Direction, from: u32, frame: &[u8]) -> Verdict {
+        let meta = Meta { ifindex: LO, ingress_ifindex: from, vlan: false };
+        let verdict = self.node.judge(direction, from, frame).unwrap();
+        let (expected, _) = self.memory.judge(direction, &meta, frame);
+        assert_eq!(verdict, expected, "the kernel's verdict and that of memory differ");
+        verdict
+    }
+
+    pub(crate) fn sends(&self, frame: &[u8]) -> Verdict {
+        self.judge(Direction::Egress, LO, frame)
+    }
+
+    pub(crate) fn receives(&self, from: u32, frame: &[u8]) -> Verdict {
+        self.judge(Direction::Ingress, from, frame)
+    }
+
+    pub(crate) fn forget_flows(&mut self) {
+        self.node.forget_flows().unwrap();
+        self.memory.forget_flows();
+    }
+}

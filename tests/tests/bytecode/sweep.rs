@@ -1,0 +1,89 @@
+//! The sweep: idle flows and those of workloads that are gone, and nothing else.
+
+use enforcer_common::{
+    flow_state::{FlowKey, FlowWord, Role, state},
+    packet::ProtocolClass,
+};
+use enforcer_tests::bytecode::{
+    node::Flow,
+    scene::{OWNERS, PLACE, Scene, WORKLOAD, ip, who},
+};
+
+use crate::Both;
+
+/// A tick is 1,024 ms at 250 Hz; the tests' object keeps its defaults, so ticks are jiffies >> 8 whatever the kernel's HZ.
+fn now(both: &Both) -> u32 {
+    // The only clock that both sides share is the one in a flow that has just been written.
+    let frame = enforcer_tests::packet::Frame::new(
+        ip(who::WORKLOAD[0]),
+        ip(who::FRIEND[0]),
+        enforcer_tests::packet::Transport::syn(1, 80),
+    )
+    .bytes();
+    assert!(both.node.run(enforcer_common::id::Direction::Egress, 1, &frame, 1).unwrap().0);
+    both.node.flows().unwrap()[0].1.last_seen
+}
+
+fn key(port: u16, class: ProtocolClass) -> FlowKey {
+    FlowKey::new(OWNERS[0], class, port, 80, &ip(who::FRIEND[0]).into())
+}
+
+#[test]
+fn idle_flows_go_by_their_own_limit() {
+    let Some(mut both) = Both::new(&Scene::default()) else {
+        return;
+    };
+    let now = now(&both);
+    both.forget_flows();
+    let opened = Role::WorkloadOpened as u8;
+    let table = [
+        ("a TCP flow that was answered lives two hours", ProtocolClass::Tcp, opened | state::REPLIED, 7000, true),
+        ("and not three", ProtocolClass::Tcp, opened | state::REPLIED, 10_000, false),
+        ("one that nobody answers a minute", ProtocolClass::Tcp, opened, 70, false),
+        ("after an RST ten seconds", ProtocolClass::Tcp, opened | state::REPLIED | state::RST, 15, false),
+        ("but ten", ProtocolClass::Tcp, opened | state::REPLIED | state::RST, 5, true),
+        (
+            "after both FINs ten seconds",
+            ProtocolClass::Tcp,
+            opened | state::REPLIED | state::FIN_LOCAL | state::FIN_PEER,
+            15,
+            false,
+        ),
+        ("UDP that was answered three minutes", ProtocolClass::Udp, opened | state::REPLIED, 150, true),
+        ("and half a minute if not", ProtocolClass::Udp, opened, 40, false),
+        ("a packet of this tick", ProtocolClass::Icmp, opened, 0, true),
+    ];
+    for (port, (_, class, bits, idle, _)) in (1..).zip(table) {
+        let key = key(port, class);
+        let flow = Flow {
+            word: FlowWord::new(5, key.tag(), bits),
+            last_seen: now.wrapping_sub(idle),
+            ingress: 0,
+            workload: PLACE,
+        };
+        both.node.set_flow(&key, flow).unwrap();
+    }
+    both.node.set_quota(table.len() as u32, 1000, WORKLOAD.0).unwrap();
+    let deleted = both.node.sweep().unwrap();
+    let left: Vec<u16> = both.node.flows().unwrap().iter().map(|(key, _)| key.local_port()).collect();
+    for (port, (why, _, _, _, stays)) in (1..).zip(table) {
+        assert_eq!(left.contains(&port), stays, "{why}");
+    }
+    assert_eq!(deleted as usize, table.len() - left.len());
+    assert_eq!(both.node.quota().unwrap().0 as usize, left.len(), "the quota follows");
+    assert_eq!(both.node.sweep().unwrap(), 0, "and a second run finds nothing");
+}
+
+#[test]
+fn flows_of_a_workload_that_is_gone_go_at_once() {
+    let Some(mut both) = Both::new(&Scene::default()) else {
+        return;
+    };
+    now(&both);
+    assert_eq!(both.node.sweep().unwrap(), 0, "it is live");
+    let (flows, limit, _) = both.node.quota().unwrap();
+    both.node.set_quota(flows, limit, 0).unwrap();
+    assert_eq!(both.node.sweep().unwrap(), 1);
+    assert_eq!(both.node.quota().unwrap().0, 0);
+    assert!(both.node.flows().unwrap().is_empty());
+}
