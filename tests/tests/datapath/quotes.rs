@@ -1,0 +1,224 @@
+//! ICMP errors pass with the live flow that they quote, and with nothing else.
+
+use std::net::IpAddr;
+
+use enforcer_common::packet::tcp;
+use enforcer_tests::packet::{Frame, Transport};
+
+use crate::stage::*;
+
+/// IP header and the first bytes of what follows, as an error quotes them.
+fn quoted(frame: &Frame<'_>, transport: usize) -> Vec<u8> {
+    let header = if frame.source.is_ipv4() { 20 + frame.options.len() } else { 40 };
+    let bytes = frame.bytes();
+    bytes[14..bytes.len().min(14 + header + transport)].to_vec()
+}
+
+/// "Destination unreachable" of the family.
+fn error(source: IpAddr, destination: IpAddr, quote: &[u8]) -> Frame<'_> {
+    let kind = if source.is_ipv4() { 3 } else { 1 };
+    Frame { payload: quote, ..Frame::new(source, destination, Transport::Icmp { kind, code: 1, rest: [0; 4] }) }
+}
+
+const OUT: &str = "{ to: anywhere, ports: [80/tcp, 53/udp] }";
+const IN: &str = "{ from: anywhere, ports: [80/tcp, 53/udp] }";
+
+#[test]
+fn an_error_about_what_the_workload_sent_reaches_it() {
+    for v4 in FAMILIES {
+        let stage = Stage::closed_but(OUT);
+        let (own, other, router) = (host(v4, A), peer(v4), stranger(v4));
+        for (sent, unsent) in [
+            (syn(((own, 40_000), (other, 80))), ack(((own, 40_001), (other, 80)))),
+            (datagram((own, 5000), (other, 53)), datagram((own, 5000), (stranger(v4), 53))),
+        ] {
+            let quote = quoted(&sent, 8);
+            assert_eq!(stage.receives(A, UPLINK, &error(router, own, &quote)), NO_RULE, "nothing was sent yet");
+            assert_eq!(stage.sends(A, &sent), ALLOW);
+            let before = stage.entry(&stage.key(A, None, &sent));
+            for from in [router, other] {
+                assert_eq!(stage.receives(A, UPLINK, &error(from, own, &quote)), ALLOW, "of {from}");
+                assert_eq!(stage.receives(A, OTHER, &error(from, own, &quote)), ALLOW, "by any device");
+            }
+            assert_eq!(stage.entry(&stage.key(A, None, &sent)), before, "it does not touch the flow");
+            let quote = quoted(&unsent, 8);
+            assert_eq!(stage.receives(A, UPLINK, &error(router, own, &quote)), NO_RULE, "about another flow");
+            let reversed = Frame { source: sent.destination, destination: sent.source, ..sent.clone() };
+            assert_eq!(stage.receives(A, UPLINK, &error(router, own, &quoted(&reversed, 8))), NO_RULE, "turned round");
+        }
+        assert_eq!(stage.world.flow_count(), 2, "errors make no state");
+    }
+}
+
+#[test]
+fn an_error_about_what_the_workload_received_leaves_it() {
+    for v4 in FAMILIES {
+        let stage = Stage::closed_but(IN);
+        let (own, other) = (host(v4, A), peer(v4));
+        let received = datagram((other, 5000), (own, 53));
+        let quote = quoted(&received, 8);
+        assert_eq!(stage.sends(A, &error(own, other, &quote)), NO_RULE, "nothing was received yet");
+        assert_eq!(stage.receives(A, UPLINK, &received), ALLOW);
+        assert_eq!(stage.sends(A, &error(own, other, &quote)), ALLOW);
+        assert_eq!(stage.sends(A, &error(own, stranger(v4), &quote)), NO_RULE, "addressed elsewhere");
+        let not_its_own = error(host(v4, B), other, &quote);
+        assert_ne!(stage.sends(A, &not_its_own), ALLOW, "as somebody else");
+    }
+}
+
+#[test]
+fn an_error_about_an_echo_passes_with_it() {
+    for v4 in FAMILIES {
+        let (own, other) = (host(v4, A), peer(v4));
+        let cidr = if v4 { "198.51.100.7/32" } else { "2001:db8::7/128" };
+        let stage = Stage::closed_but(&format!("{{ to: [{{ cidr: \"{cidr}\" }}], ports: [icmp] }}"));
+        let request = quoted(&echo(own, other, true, 7), 8);
+        assert_eq!(stage.receives(A, UPLINK, &error(stranger(v4), own, &request)), NO_RULE);
+        assert_eq!(stage.sends(A, &echo(own, other, true, 7)), ALLOW);
+        assert_eq!(stage.receives(A, UPLINK, &error(stranger(v4), own, &request)), ALLOW);
+        let reply = quoted(&echo(own, other, false, 7), 8);
+        assert_eq!(stage.receives(A, UPLINK, &error(stranger(v4), own, &reply)), NO_RULE, "it did not reply");
+    }
+}
+
+#[test]
+fn an_error_is_judged_again_with_its_flow() {
+    for v4 in FAMILIES {
+        for (own_flow, rules) in [(true, OUT), (false, IN)] {
+            let (own, other) = (host(v4, A), peer(v4));
+            let mut stage = Stage::closed_but(rules);
+            let ends = ((own, 40_000), (other, 80));
+            let ends = if own_flow { ends } else { ((other, 40_000), (own, 80)) };
+            let quote = quoted(&syn(ends), 8);
+            let judge = |stage: &Stage| {
+                if own_flow {
+                    stage.receives(A, UPLINK, &error(stranger(v4), own, &quote))
+                } else {
+                    stage.sends(A, &error(own, other, &quote))
+                }
+            };
+            let opened = if own_flow { stage.sends(A, &syn(ends)) } else { stage.receives(A, UPLINK, &syn(ends)) };
+            assert_eq!(opened, ALLOW);
+            assert_eq!(judge(&stage), ALLOW);
+            stage.apply(&[("a", &but(rules))]);
+            let key = stage.key(A, (!own_flow).then_some(UPLINK), &syn(ends));
+            let before = stage.entry(&key);
+            assert_eq!(judge(&stage), ALLOW, "another epoch, the same policy");
+            assert_eq!(stage.entry(&key), before, "the flow is not renewed by it");
+            stage.apply(&[("a", CLOSED)]);
+            assert_eq!(judge(&stage), NO_RULE, "closed since");
+        }
+    }
+}
+
+#[test]
+fn an_error_about_the_nodes_flow_leaves_a_closed_workload() {
+    for v4 in FAMILIES {
+        let stage = Stage::new(&[("a", CLOSED)]);
+        let received = datagram((node(v4), 5000), (host(v4, A), 53));
+        assert_eq!(stage.receives(A, NODE, &received), ALLOW);
+        let answer = quoted(&received, 8);
+        assert_eq!(stage.sends(A, &error(host(v4, A), node(v4), &answer)), ALLOW);
+        let of_the_node = quoted(&syn(((host(v4, A), 1), (peer(v4), 2))), 8);
+        assert_eq!(stage.receives(A, NODE, &error(node(v4), host(v4, A), &of_the_node)), ALLOW, "D3");
+    }
+}
+
+#[test]
+fn a_quote_that_is_no_whole_header_matches_nothing() {
+    for v4 in FAMILIES {
+        let stage = Stage::closed_but(OUT);
+        let (own, other, router) = (host(v4, A), peer(v4), stranger(v4));
+        let sent = syn(((own, 40_000), (other, 80)));
+        assert_eq!(stage.sends(A, &sent), ALLOW);
+        let header = if v4 { 20 } else { 40 };
+        let whole = quoted(&sent, 8);
+        let judge = |quote: &[u8]| stage.receives(A, UPLINK, &error(router, own, quote));
+        assert_eq!(judge(&whole), ALLOW);
+        for length in 0..whole.len() {
+            assert_eq!(judge(&whole[..length]), NO_RULE, "{length} bytes of the quote");
+        }
+        let with = |at: usize, byte: u8| {
+            let mut quote = whole.clone();
+            quote[at] = byte;
+            quote
+        };
+        assert_eq!(judge(&with(0, if v4 { 0x65 } else { 0x40 })), NO_RULE, "another version");
+        if v4 {
+            assert_eq!(judge(&with(0, 0x44)), NO_RULE, "a header of 16 bytes");
+            assert_eq!(judge(&with(7, 1)), NO_RULE, "a later fragment has no ports");
+            assert_eq!(judge(&with(6, 0x40)), ALLOW, "don't fragment");
+            let options = Frame { options: &[1; 4], ..sent.clone() };
+            assert_eq!(judge(&quoted(&options, 8)), ALLOW, "options before the ports");
+            assert_eq!(judge(&quoted(&options, 8)[..28]), NO_RULE, "of which half the ports are left");
+        } else {
+            assert_eq!(judge(&with(6, 60)), NO_RULE, "extension headers");
+        }
+        assert_eq!(judge(&with(header - 1, whole[header - 1] ^ 1)), NO_RULE, "another peer");
+    }
+}
+
+#[test]
+fn a_quote_in_the_padding_matches_nothing() {
+    for v4 in FAMILIES {
+        let stage = Stage::closed_but(OUT);
+        let sent = syn(((host(v4, A), 40_000), (peer(v4), 80)));
+        assert_eq!(stage.sends(A, &sent), ALLOW);
+        let quote = quoted(&sent, 8);
+        for inside in 0..quote.len() {
+            let mut frame = error(stranger(v4), host(v4, A), &quote).bytes();
+            let (at, length) = if v4 { (16, 20 + 8 + inside) } else { (18, 8 + inside) };
+            frame[at..at + 2].copy_from_slice(&(length as u16).to_be_bytes());
+            assert_eq!(
+                stage.world.receives(A, UPLINK, &frame),
+                NO_RULE,
+                "{inside} bytes of the quote are the packet's"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_mapped_address_in_a_quote_is_not_that_of_the_other_family() {
+    let stage = Stage::closed_but(OUT);
+    assert_eq!(stage.sends(A, &syn(((host(true, A), 40_000), (peer(true), 80)))), ALLOW);
+    let mapped = |address: IpAddr| match address {
+        IpAddr::V4(v4) => IpAddr::V6(v4.to_ipv6_mapped()),
+        v6 @ IpAddr::V6(_) => v6,
+    };
+    let quote = quoted(&syn(((mapped(host(true, A)), 40_000), (mapped(peer(true)), 80))), 8);
+    assert_eq!(stage.receives(A, UPLINK, &error(stranger(false), host(false, A), &quote)), NO_RULE);
+}
+
+#[test]
+fn a_quote_vouches_for_errors_only() {
+    for (v4, kinds) in [(true, &[4, 5, 13, 10][..]), (false, &[0, 5, 100, 137])] {
+        let stage = Stage::closed_but(OUT);
+        let sent = syn(((host(v4, A), 40_000), (peer(v4), 80)));
+        assert_eq!(stage.sends(A, &sent), ALLOW);
+        let quote = quoted(&sent, 8);
+        for kind in kinds {
+            let transport = Transport::Icmp { kind: *kind, code: 0, rest: [0; 4] };
+            let frame = Frame { payload: &quote, ..Frame::new(stranger(v4), host(v4, A), transport) };
+            assert_eq!(stage.receives(A, UPLINK, &frame), NO_RULE, "type {kind}");
+        }
+        let errors: &[u8] = if v4 { &[3, 11, 12] } else { &[1, 2, 3, 4] };
+        for kind in errors {
+            let transport = Transport::Icmp { kind: *kind, code: 0, rest: [0; 4] };
+            let frame = Frame { payload: &quote, ..Frame::new(stranger(v4), host(v4, A), transport) };
+            assert_eq!(stage.receives(A, UPLINK, &frame), ALLOW, "type {kind}");
+        }
+    }
+}
+
+#[test]
+fn an_error_keeps_to_the_guardrails() {
+    for v4 in FAMILIES {
+        let stage = Stage::closed_but(OUT);
+        let sent = segment((host(v4, A), 40_000), (peer(v4), 80), tcp::SYN);
+        assert_eq!(stage.sends(A, &sent), ALLOW);
+        let quote = quoted(&sent, 8);
+        assert_ne!(stage.receives(A, UPLINK, &error(host(v4, B), host(v4, A), &quote)), ALLOW, "as a neighbour");
+        assert_ne!(stage.receives(A, UPLINK, &error(peer(v4), host(v4, B), &quote)), ALLOW, "flooded");
+    }
+}

@@ -1,0 +1,243 @@
+//! Frames at random: what must hold whatever somebody sends.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use enforcer_common::id::Direction;
+use enforcer_common::verdict::Verdict;
+use enforcer_tests::packet::{Frame, Transport};
+use enforcer_tests::world::Unknown;
+use proptest::prelude::*;
+
+use crate::stage::*;
+
+/// Which way a frame goes: sent by the device, or received by it from another.
+type Way = Option<u32>;
+
+const OPTIONS: [(u8, &[u8]); 3] = [(60, &[0, 0, 1, 4, 0, 0, 0, 0]); 3];
+const PORTS: [u16; 6] = [67, 68, 80, 443, 5353, 40_000];
+
+fn addresses(v4: bool) -> Vec<IpAddr> {
+    let others: &[&str] = if v4 {
+        &["0.0.0.0", "127.0.0.1", "224.0.0.251", "255.255.255.255"]
+    } else {
+        &["::", "::1", "ff02::1", "ff02::1:ff00:11", "fe80::abcd", "::ffff:10.0.0.11"]
+    };
+    let mut all =
+        vec![host(v4, A), host(v4, A), host(v4, B), host(v4, R), host(v4, U), node(v4), peer(v4), stranger(v4)];
+    all.extend(others.iter().map(|text| address(text)));
+    all
+}
+
+fn transport() -> impl Strategy<Value = Transport> {
+    let port = || proptest::sample::select(&PORTS[..]);
+    let kinds = vec![0u8, 1, 2, 3, 5, 8, 11, 12, 128, 129, 134, 135, 136, 137, 143];
+    prop_oneof![
+        4 => (port(), port(), any::<u8>())
+            .prop_map(|(source, destination, flags)| Transport::Tcp { source, destination, flags }),
+        2 => (port(), port()).prop_map(|(source, destination)| Transport::Udp { source, destination }),
+        1 => (port(), port(), 0..3u8)
+            .prop_map(|(source, destination, chunk)| Transport::Sctp { source, destination, chunk }),
+        3 => (proptest::sample::select(kinds), 0..2u8, 0..3u8)
+            .prop_map(|(kind, code, id)| Transport::Icmp { kind, code, rest: [0, id, 0, 1] }),
+        1 => any::<u8>().prop_map(Transport::Other),
+    ]
+}
+
+/// Valid frames among a few addresses and ports, so that they meet each other's flows; and what a few flipped bits make
+/// of them.
+fn frame() -> impl Strategy<Value = Vec<u8>> {
+    let valid = any::<bool>().prop_flat_map(|v4| {
+        let ends = || proptest::sample::select(addresses(v4));
+        let payload = prop_oneof![Just(Vec::new()), proptest::collection::vec(any::<u8>(), 0..80)];
+        (ends(), ends(), transport(), payload, prop_oneof![Just(255u8), Just(64)], 0..4usize).prop_map(
+            move |(source, destination, transport, payload, hop_limit, extensions)| {
+                let extensions: &[(u8, &[u8])] = if v4 || extensions < 3 { &[] } else { &OPTIONS };
+                let base = Frame::new(source, destination, transport);
+                Frame { payload: &payload, hop_limit, extensions, ..base }.bytes()
+            },
+        )
+    });
+    let flipped = (valid, proptest::collection::vec((any::<proptest::sample::Index>(), 0..8u8), 0..4), any::<bool>());
+    let flipped = flipped.prop_map(|(mut frame, flips, flip)| {
+        for (place, bit) in flips.into_iter().filter(|_| flip) {
+            let place = place.index(frame.len());
+            frame[place] ^= 1 << bit;
+        }
+        frame
+    });
+    prop_oneof![
+        12 => flipped.clone(),
+        1 => (flipped, any::<proptest::sample::Index>())
+            .prop_map(|(frame, length)| frame[..length.index(frame.len() + 1)].to_vec()),
+        1 => proptest::collection::vec(any::<u8>(), 0..200),
+    ]
+}
+
+fn way() -> impl Strategy<Value = Way> {
+    prop_oneof![Just(None), proptest::sample::select(&[NODE, B, UPLINK, OTHER][..]).prop_map(Some)]
+}
+
+fn device() -> impl Strategy<Value = u32> {
+    proptest::sample::select(&[A, B, R, U][..])
+}
+
+fn traffic() -> impl Strategy<Value = Vec<(u32, Way, Vec<u8>)>> {
+    proptest::collection::vec((device(), way(), frame()), 1..40)
+}
+
+/// Source and destination, read without the parser under test.
+fn ends(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    match frame.get(12..14)? {
+        [0x08, 0x00] => {
+            let at = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(frame.get(at..at + 4)?).ok()?));
+            Some((at(26)?.into(), at(30)?.into()))
+        }
+        [0x86, 0xdd] => {
+            let at = |at: usize| Some(Ipv6Addr::from(<[u8; 16]>::try_from(frame.get(at..at + 16)?).ok()?));
+            Some((at(22)?.into(), at(38)?.into()))
+        }
+        _ => None,
+    }
+}
+
+fn is_arp(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[0x08, 0x06]) && frame.len() <= 64
+}
+
+/// Solicitation or advertisement, directly behind the IPv6 header, not forwarded, small.
+fn is_discovery(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[0x86, 0xdd])
+        && frame.get(20..22) == Some(&[58, 255])
+        && matches!(frame.get(54..56), Some([135 | 136, 0]))
+        && matches!(frame.get(18..20), Some([0, 0..=64]))
+}
+
+fn is_own(device: u32, address: IpAddr) -> bool {
+    FAMILIES.iter().any(|v4| host(*v4, device) == address)
+}
+
+/// A sender without an address: DHCP, and ICMPv6 from `::`.
+fn is_addressless(frame: &[u8]) -> bool {
+    match ends(frame) {
+        Some((IpAddr::V4(source), _)) => {
+            source.is_unspecified() && frame.get(23) == Some(&17) && frame.get(36..38) == Some(&[0, 67])
+        }
+        // Behind options MLD is MLD as well.
+        Some((IpAddr::V6(source), _)) => source.is_unspecified() && matches!(frame.get(20), Some(58 | 0 | 60 | 44)),
+        None => false,
+    }
+}
+
+fn is_foreign(source: IpAddr) -> bool {
+    let known = [A, B, R, U].into_iter().any(|device| is_own(device, source));
+    let nobodys = match source {
+        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unspecified() || v6.is_loopback() || v6.is_multicast(),
+    };
+    !known && !nobodys && !FAMILIES.iter().any(|v4| node(*v4) == source)
+}
+
+fn closed() -> Vec<(&'static str, &'static str)> {
+    ["a", "b", "r"].map(|name| (name, CLOSED)).into()
+}
+
+/// What may pass where policy allows nothing.
+fn passes_by_itself(device: u32, way: Way, frame: &[u8]) -> bool {
+    let to_itself = ends(frame).is_some_and(|(source, destination)| {
+        let peer = if way.is_none() { destination } else { source };
+        is_own(device, peer)
+    });
+    is_arp(frame) || is_discovery(frame) || way == Some(NODE) || to_itself
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_leaves_under_a_foreign_address(traffic in traffic(), open in any::<bool>()) {
+        let stage = Stage::with(&[], if open { Unknown::Open } else { Unknown::Strict });
+        for (device, way, frame) in traffic {
+            let (verdict, _) = stage.judge(device, way, &frame);
+            if way.is_some() || verdict != Verdict::Allow || is_arp(&frame) {
+                continue;
+            }
+            let (source, _) = ends(&frame).expect("what passes is ARP or IP");
+            let routes = device == R || (device == U && open);
+            let unnamed = device == U && !open && is_discovery(&frame);
+            prop_assert!(
+                is_own(device, source) || routes && is_foreign(source) || is_addressless(&frame) || unnamed,
+                "{device} sent as {source}: {frame:02x?}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_passes_where_policy_allows_nothing(traffic in traffic()) {
+        let stage = Stage::new(&closed());
+        let mut opened = std::collections::BTreeSet::new();
+        for (device, way, frame) in traffic {
+            let (verdict, work) = stage.judge(device, way, &frame);
+            if verdict != Verdict::Allow {
+                continue;
+            }
+            // An answer to the node passes with what the node sent.
+            let answers = opened.contains(&work.key);
+            prop_assert!(passes_by_itself(device, way, &frame) || answers, "{device} {way:?}: {frame:02x?}");
+            if way == Some(NODE) && work.direction == Direction::Ingress {
+                opened.insert(work.key);
+            }
+        }
+    }
+
+    #[test]
+    fn no_flow_outlives_its_policy(before in traffic(), after in traffic(), open in any::<bool>()) {
+        let mut stage = Stage::with(&[], if open { Unknown::Open } else { Unknown::Strict });
+        // The node's own flows are its own: here nothing comes from it.
+        let named = |(device, way, _): &&(u32, Way, Vec<u8>)| *device != U && *way != Some(NODE);
+        for (device, way, frame) in before.iter().filter(named) {
+            let _ = stage.judge(*device, *way, frame);
+        }
+        stage.unknown = Unknown::Strict;
+        stage.apply(&closed());
+        for _ in 0..2 {
+            for (device, way, frame) in before.iter().chain(&after).filter(named) {
+                let (verdict, _) = stage.judge(*device, *way, frame);
+                let passes = verdict == Verdict::Allow;
+                prop_assert!(!passes || passes_by_itself(*device, *way, frame), "{device} {way:?}: {frame:02x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_at_random_are_judged(frame in proptest::collection::vec(any::<u8>(), 0..400), way in way(), v4 in any::<bool>()) {
+        let stage = Stage::new(&[]);
+        let mut frame = frame;
+        if let Some(ethertype) = frame.get_mut(12..14) {
+            ethertype.copy_from_slice(if v4 { &[0x08, 0x00] } else { &[0x86, 0xdd] });
+        }
+        let _ = stage.judge(A, way, &frame);
+    }
+}
+
+#[test]
+fn random_traffic_is_not_inert() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+
+    let mut runner = TestRunner::deterministic();
+    let (mut frames, mut allowed, mut again) = (0, 0, 0);
+    for _ in 0..200 {
+        let traffic = traffic().new_tree(&mut runner).unwrap().current();
+        let stage = Stage::new(&[]);
+        for (device, way, frame) in traffic {
+            let flows = stage.world.flow_count();
+            frames += 1;
+            if stage.judge(device, way, &frame).0 == Verdict::Allow {
+                allowed += 1;
+                again += usize::from(flows > 0 && stage.world.flow_count() == flows);
+            }
+        }
+    }
+    assert!(allowed * 10 > frames, "{allowed} of {frames} allowed");
+    assert!(again * 50 > frames, "{again} of {frames} met a flow");
+}

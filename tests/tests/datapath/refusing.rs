@@ -1,0 +1,79 @@
+//! A world that takes no flow: full, or made so that looking at a packet leaves nothing behind.
+
+use enforcer_common::datapath::{self, Meta, Work, World};
+use enforcer_common::endpoint::Endpoint;
+use enforcer_common::flow_state::{FlowKey, FlowValue};
+use enforcer_common::id::{Direction, PolicyWord};
+use enforcer_common::verdict::{Reason, Verdict};
+use enforcer_tests::packet::{Bytes, Frame};
+use enforcer_tests::world::MemoryWorld;
+
+/// Another world, but for new flows.
+pub(crate) struct Refusing<'a> {
+    world: &'a MemoryWorld,
+    reason: Reason,
+    /// It shows none of the flows that are there.
+    blind: bool,
+}
+
+impl<'a> Refusing<'a> {
+    /// There is no room.
+    pub(crate) fn flows(world: &'a MemoryWorld, reason: Reason) -> Self {
+        Self { world, reason, blind: false }
+    }
+
+    /// Nothing is there, and nothing stays.
+    pub(crate) fn blind(world: &'a MemoryWorld) -> Self {
+        Self { world, reason: Reason::FlowTableFull, blind: true }
+    }
+
+    /// Judges a frame that a device sends (`from` is `None`) or is to receive.
+    pub(crate) fn judge(&self, device: u32, from: Option<u32>, frame: &Frame<'_>) -> Verdict {
+        self.look(device, from, frame).0
+    }
+
+    /// As `judge`, with what was found on the way.
+    pub(crate) fn look(&self, device: u32, from: Option<u32>, frame: &Frame<'_>) -> (Verdict, Work) {
+        let direction = if from.is_some() { Direction::Ingress } else { Direction::Egress };
+        let meta = Meta { ifindex: device, ingress_ifindex: from.unwrap_or(device), vlan: false };
+        let mut work = Work::EMPTY;
+        let verdict = datapath::run(self, direction, meta, Some(&Bytes(&frame.bytes())), &mut work);
+        (verdict, work)
+    }
+}
+
+impl<'a> World for Refusing<'a> {
+    type Image = <&'a MemoryWorld as World>::Image;
+
+    fn word(&self) -> PolicyWord {
+        World::word(&self.world)
+    }
+
+    fn image(&self, slot: usize) -> Option<Self::Image> {
+        self.world.image(slot)
+    }
+
+    fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
+        World::endpoint(&self.world, ifindex)
+    }
+
+    fn is_uplink(&self, ifindex: u32) -> bool {
+        self.world.is_uplink(ifindex)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<&FlowValue> {
+        World::flow(&self.world, key).filter(|_| !self.blind)
+    }
+
+    fn insert(&self, _: &FlowKey, _: &FlowValue) -> Result<(), Reason> {
+        Err(self.reason)
+    }
+
+    fn tick(&self) -> u32 {
+        World::tick(&self.world)
+    }
+
+    fn boot_time(&self) -> u64 {
+        World::boot_time(&self.world)
+    }
+}
