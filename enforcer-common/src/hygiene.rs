@@ -117,3 +117,32 @@ pub fn discovery<I: Image>(image: Option<&I>, direction: Direction, packet: &Pac
         _ => Discovery::Judge,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::IpAddr;
+
+    #[test]
+    fn nobody_sends_from_these_and_from_their_neighbours_somebody_may() {
+        for (text, martian) in [
+            ("0.0.0.0", true),
+            ("0.255.255.255", true),
+            ("1.0.0.0", false),
+            ("126.255.255.255", false),
+            ("127.0.0.0", true),
+            ("127.255.255.255", true),
+            ("128.0.0.0", false),
+            ("::", true),
+            ("::1", true),
+            ("::2", false),
+            ("::127.0.0.1", false),
+            ("::1:0:0:1", false),
+            ("1::1", false),
+            ("1::", false),
+        ] {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(is_martian(&address.into()), martian, "{text}");
+        }
+    }
+}

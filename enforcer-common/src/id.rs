@@ -206,3 +206,102 @@ impl PolicyWord {
         (self.revision & 1) as usize
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    /// As 128 bits, IPv4 mapped.
+    fn number(address: IpAddr) -> u128 {
+        match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(v6) => v6.to_bits(),
+        }
+    }
+
+    fn addresses() -> Vec<IpAddr> {
+        let texts = [
+            "0.0.0.0",
+            "0.0.0.1",
+            "10.0.0.1",
+            "10.0.1.0",
+            "127.0.0.1",
+            "198.51.100.7",
+            "223.255.255.255",
+            "224.0.0.0",
+            "239.255.255.255",
+            "240.0.0.0",
+            "255.255.255.254",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::fffe:a00:1",
+            "::1:0:0",
+            "1::",
+            "fd00::1",
+            "fd00::1:0:0:0",
+            "fe7f:ffff::",
+            "fe80::",
+            "febf:ffff::1",
+            "fec0::",
+            "feff::1",
+            "ff00::",
+            "ff01::1",
+            "ff02::1",
+            "ff02:ffff::",
+            "ff03::",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        ];
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn addresses_keep_their_value_their_bytes_and_their_order() {
+        for one in addresses() {
+            let address = Address::from(one);
+            assert_eq!(IpAddr::from(address), one);
+            assert_eq!(address.octets(), number(one).to_be_bytes(), "{one}");
+            assert_eq!(address.is_v4(), one.is_ipv4(), "{one}");
+            for other in addresses() {
+                assert_eq!(address.cmp(&other.into()), number(one).cmp(&number(other)), "{one} and {other}");
+                assert_eq!(address == other.into(), one == other, "{one} and {other}");
+            }
+        }
+        let mapped: Ipv6Addr = Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped();
+        assert_eq!(Address::from(IpAddr::from(mapped)), Address::from(IpAddr::from([10, 0, 0, 1])));
+        assert_ne!(Address::from(IpAddr::from([0; 4])), Address::UNSPECIFIED, "0.0.0.0 is not ::");
+    }
+
+    #[test]
+    fn kinds_of_addresses_end_where_the_standard_says() {
+        for address in addresses() {
+            let (group, link_group, link_local) = match address {
+                IpAddr::V4(v4) => (v4.is_multicast() || v4.is_broadcast(), false, false),
+                IpAddr::V6(v6) => (v6.is_multicast(), v6.segments()[0] == 0xff02, v6.is_unicast_link_local()),
+            };
+            let judged = Address::from(address);
+            assert_eq!(judged.is_group(), group, "{address}");
+            assert_eq!(judged.is_v6_link_scope_group(), link_group, "{address}");
+            assert_eq!(judged.is_v6_link_local(), link_local, "{address}");
+        }
+    }
+
+    #[test]
+    fn the_policy_word_is_one_number() {
+        for (revision, epoch) in [(0, 0), (1, 2), (2, 1), (u32::MAX, 0), (0, u32::MAX), (0x8000_0001, 0x7fff_fffe)] {
+            let word = PolicyWord { revision, epoch };
+            assert_eq!(PolicyWord::from_u64(word.to_u64()), word);
+            assert_eq!(word.to_u64(), u64::from(revision) << 32 | u64::from(epoch));
+            assert_eq!(word.slot(), revision as usize % 2);
+        }
+    }
+
+    #[test]
+    fn directions_are_their_numbers() {
+        for direction in [Direction::Ingress, Direction::Egress] {
+            assert_eq!(Direction::from_u8(direction as u8), Some(direction));
+        }
+        assert_eq!(Direction::from_u8(2), None);
+    }
+}

@@ -245,3 +245,6 @@ pub fn count<E: Events>(set: &mut WaySet, first: &Way, events: &E) -> Class {
     way.generation = next;
     if logged { Class::Logged } else { Class::Lost }
 }
+
+#[cfg(test)]
+mod tests;

@@ -420,3 +420,6 @@ pub fn cell<I: Image>(image: &I, header: &Line, row: Row, peer: PeerClass, port:
     let place = vector.wrapping_mul(port_classes).wrapping_add(u32::from(port.0));
     Some(image.line(header.u32(36) + place / 64)?.u8(place))
 }
+
+#[cfg(test)]
+mod tests;
