@@ -37,7 +37,7 @@ impl<'a> Refusing<'a> {
         let direction = if from.is_some() { Direction::Ingress } else { Direction::Egress };
         let meta = Meta { ifindex: device, ingress_ifindex: from.unwrap_or(device), vlan: false };
         let mut work = Work::EMPTY;
-        let verdict = datapath::run(self, direction, meta, Some(&Bytes(&frame.bytes())), &mut work);
+        let verdict = datapath::run(self, direction, &meta, &Bytes(&frame.bytes()), &mut work);
         (verdict, work)
     }
 }
