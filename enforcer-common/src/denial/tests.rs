@@ -48,6 +48,8 @@ struct Classes {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn whatever_is_denied_is_counted_once(
         start in prop_oneof![Just(1u32), Just(u32::MAX - 5)],
