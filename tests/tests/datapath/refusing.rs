@@ -65,7 +65,7 @@ impl<'a> World for Refusing<'a> {
         World::flow(&self.world, key).filter(|_| !self.blind)
     }
 
-    fn insert(&self, _: &FlowKey, _: &FlowValue) -> Result<(), Reason> {
+    fn insert(&self, _: &FlowKey, _: &FlowValue) -> Result<bool, Reason> {
         Err(self.reason)
     }
 
