@@ -195,15 +195,24 @@ impl fmt::Display for Disagreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Namespace { first, second } => {
-                write!(f, "{} puts it in namespace `{}`, {} in `{}`", first.0, first.1, second.0, second.1)
+                write!(f, "{} puts it in namespace `{}`, {} in `{}`", first.0, first.1, second.0, second.1)?;
+                f.write_str("; give both the same, for a container by its label `enforcer.dev/namespace`")
             }
             Self::Name { first, second } => {
-                write!(f, "{} calls it `{}`, {} `{}`", first.0, first.1, second.0, second.1)
+                write!(f, "{} calls it `{}`, {} `{}`", first.0, first.1, second.0, second.1)?;
+                f.write_str("; call it the same in both or leave one out")
             }
             Self::Label { key, first, second } => {
-                write!(f, "label `{key}` is `{}` by {} and `{}` by {}", first.1, first.0, second.1, second.0)
+                write!(f, "label `{key}` is `{}` by {} and `{}` by {}", first.1, first.0, second.1, second.0)?;
+                write!(
+                    f,
+                    "; give both the same value, for a container by `--label {key}=VALUE`, which takes the place "
+                )?;
+                f.write_str("of its image's, or run them in network namespaces of their own")
             }
-            Self::InvalidName { by, name } => write!(f, "{by} names it `{name}`, which cannot be a name"),
+            Self::InvalidName { by, name } => {
+                write!(f, "{by} names it `{name}`, which cannot be a name: up to 253 letters, digits, `-`, `_` and `.`")
+            }
         }
     }
 }

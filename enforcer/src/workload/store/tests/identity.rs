@@ -265,6 +265,18 @@ fn what_contradicts_itself_is_unknown_and_both_sides_are_named() {
 }
 
 #[test]
+fn a_contradiction_says_what_to_do() {
+    let mut world = one_veth();
+    world.container("web", 1, &[("maintainer", "a")], &[]);
+    world.member("log", "web", &[("maintainer", "b")]);
+    let text = disagreement(&world).map(|found| found.to_string()).unwrap_or_default();
+    let remedy = "give both the same value, for a container by `--label maintainer=VALUE`";
+    assert!(text.contains(remedy), "{text}");
+    world.containers[1].labels.insert("maintainer".to_owned(), "a".to_owned());
+    assert_eq!(disagreement(&world), None, "and it helps");
+}
+
+#[test]
 fn containers_that_name_each_other_end() {
     let mut world = one_veth();
     world.member("a", "b", &[]);
