@@ -68,6 +68,7 @@ fn snapshot(remote: usize) -> Snapshot {
             disputed: BTreeSet::new(),
             endpoints: BTreeMap::new(),
             routes: false,
+            disagrees: false,
         };
         (WorkloadKey(place as u64 + 1), workload)
     });

@@ -11,6 +11,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use enforcer::workload::finding::{Finding, Refusal};
+use enforcer::workload::model::Snapshot;
 use enforcer::workload::{Config, Mode, WorkloadError};
 use workload_common::{Watch, add_bridge, addresses, behind, in_node, name_of, own, sh};
 
@@ -205,6 +206,50 @@ fn a_stolen_address_gains_nothing_and_costs_its_owner_nothing() {
         ];
         assert_eq!(refused, expected.map(|(address, why)| (address.to_owned(), why)).into());
         assert_eq!(watch.discovery.refused(), 5);
+    });
+}
+
+#[test]
+fn thousands_of_addresses_and_devices_inside_hold_nobody_up_and_are_followed_to_the_end() {
+    in_node(async |lab| {
+        add_bridge();
+        lab.add_bridged("flood", "vf", &["10.88.0.3/16"]);
+        let mut watch = Watch::start(Config::default()).await;
+        let mac = |s: &Snapshot| behind(s, "vf").and_then(|w| w.endpoints.values().next()?.peer_mac);
+        let before = mac(&watch.last);
+        let mut batch = String::new();
+        for i in 0..6_000 {
+            writeln!(batch, "addr add 10.88.{}.{}/16 dev eth0", 100 + i / 200, 1 + i % 200).unwrap();
+        }
+        for i in 0..300 {
+            writeln!(batch, "link add dummy{i} type dummy").unwrap();
+        }
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(batch.as_bytes()).unwrap();
+        lab.inside("flood", &format!("-batch {}", file.path().display()));
+        watch.until("as many as one can have", |s| behind(s, "vf").is_some_and(|w| w.addresses.len() == 16)).await;
+        let since = Instant::now();
+        lab.add_bridged("late", "vl", &["10.88.0.2/16"]);
+        let wanted = addresses(&["10.88.0.2"]);
+        let snapshot = watch.until("the other", |s| behind(s, "vl").is_some_and(|w| own(w) == wanted)).await;
+        assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+        assert!(before.is_some() && mac(&snapshot) == before);
+        let findings = watch.discovery.findings();
+        let counts: Vec<usize> = findings
+            .iter()
+            .filter_map(|finding| match finding {
+                Finding::TooManyAddresses { count, .. } => Some(*count),
+                _ => None,
+            })
+            .collect();
+        assert!(matches!(counts.as_slice(), [count] if *count > 5_000), "{counts:?}");
+        assert_eq!(findings.len(), 1, "{findings:#?}");
+        // What a flood is followed by is seen too, though not at once.
+        lab.inside("flood", "addr flush dev eth0");
+        lab.inside("flood", "addr add 10.88.0.4/16 dev eth0");
+        let wanted = addresses(&["10.88.0.4"]);
+        watch.until("the end of the flood", |s| behind(s, "vf").is_some_and(|w| own(w) == wanted)).await;
+        assert!(watch.discovery.findings().is_empty(), "{:#?}", watch.discovery.findings());
     });
 }
 

@@ -166,6 +166,7 @@ fn cluster(row: u32, step: usize) -> Snapshot {
             disputed: BTreeSet::new(),
             endpoints: BTreeMap::from([(u32::from(place) + 1, interface)]),
             routes: false,
+            disagrees: false,
         };
         snapshot.local.insert(WorkloadKey(u64::from(place)), workload);
     }

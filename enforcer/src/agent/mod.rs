@@ -81,6 +81,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         uplinks: options.uplinks.clone(),
         owners: adopted_owners(&kernel),
         endpoints: kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect(),
+        ..workload::Config::default()
     };
     let mut reconciler = Reconciler::new(&options, &node, kernel, states, earlier, log)?;
     let mut policy_files = watch::watch(vec![options.policies.clone()])?;

@@ -85,6 +85,7 @@ mod tests {
             disputed: BTreeSet::new(),
             endpoints: BTreeMap::from([(7, interface)]),
             routes: false,
+            disagrees: false,
         }
     }
 

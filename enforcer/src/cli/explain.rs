@@ -183,6 +183,7 @@ pub fn planned(inventory: &Inventory) -> Snapshot {
             disputed: BTreeSet::new(),
             endpoints: BTreeMap::new(),
             routes: entry.routes,
+            disagrees: false,
         };
         snapshot.local.insert(WorkloadKey(u64::from(number)), workload);
     }

@@ -81,6 +81,7 @@ pub(super) fn local(identity: Option<Identity>, ifindexes: &[u32], addresses: &[
             })
             .collect(),
         routes: false,
+        disagrees: false,
     }
 }
 

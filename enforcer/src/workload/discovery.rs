@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::finding::Finding;
 use super::inventory::{InvalidInventory, Inventory};
@@ -38,6 +38,8 @@ pub struct Config {
     pub owners: BTreeMap<IpAddr, u32>,
     /// Veths (by ifindex) that were workloads' in an earlier run.
     pub endpoints: BTreeSet<u32>,
+    /// Devices (by ifindex) that were uplinks in an earlier run. A veth among them stays one unless a source names it.
+    pub uplink_ifindexes: BTreeSet<u32>,
 }
 
 /// Why discovery could not start or go on.
@@ -114,10 +116,11 @@ pub async fn start(config: Config) -> Result<Discovery, WorkloadError> {
             _ = report.set(error);
         }
     });
-    let containers = config.runtime.clone().map(runtime::watch);
+    let list_again = Arc::new(Notify::new());
+    let containers = config.runtime.clone().map(|kind| runtime::watch(kind, Arc::clone(&list_again)));
     let (publish, mut published) = watch::channel(None);
     let (commands, orders) = mpsc::channel(4);
-    let merger = Merger::new(&config, inventory, requests, views, containers.clone());
+    let merger = Merger::new(&config, inventory, requests, views, containers.clone(), list_again);
     tokio::spawn(merger.run(publish, orders));
     let first = published.wait_for(Option::is_some);
     match tokio::time::timeout(FIRST_LIST, first).await {

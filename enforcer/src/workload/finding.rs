@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
+use enforcer_common::limits::OWN_ADDRESSES;
+
 use super::model::WorkloadName;
 
 /// A workload as a finding names it: what is certain about it, even if it is unknown.
@@ -44,6 +46,14 @@ pub enum Finding {
         address: IpAddr,
         /// Why it is not believed.
         because: Refusal,
+    },
+    /// `ADDRESS_CONFLICT`: a workload shows more addresses than one can have. One finding for all of them, because the
+    /// container chooses their number.
+    TooManyAddresses {
+        /// Who shows them.
+        claimant: Subject,
+        /// How many are refused beside those that have a finding of their own.
+        count: usize,
     },
     /// `ADDRESS_CONFLICT` at the first look, when nobody can tell who was first: it matches ipBlock only.
     AddressDisputed {
@@ -92,6 +102,22 @@ pub enum Finding {
         /// Its error.
         error: String,
     },
+}
+
+impl Finding {
+    /// How many claims to addresses it stands for.
+    pub fn claims(&self) -> usize {
+        match self {
+            Self::AddressRefused { .. } | Self::AddressDisputed { .. } => 1,
+            Self::TooManyAddresses { count, .. } => *count,
+            Self::SourcesDisagree { .. }
+            | Self::UplinkUnclear { .. }
+            | Self::UplinkMissing { .. }
+            | Self::LabelIgnored { .. }
+            | Self::CannotLookInside { .. }
+            | Self::SourceDown { .. } => 0,
+        }
+    }
 }
 
 /// Why an address inside a container is not the container's own.
@@ -169,15 +195,24 @@ impl fmt::Display for Disagreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Namespace { first, second } => {
-                write!(f, "{} puts it in namespace `{}`, {} in `{}`", first.0, first.1, second.0, second.1)
+                write!(f, "{} puts it in namespace `{}`, {} in `{}`", first.0, first.1, second.0, second.1)?;
+                f.write_str("; give both the same, for a container by its label `enforcer.dev/namespace`")
             }
             Self::Name { first, second } => {
-                write!(f, "{} calls it `{}`, {} `{}`", first.0, first.1, second.0, second.1)
+                write!(f, "{} calls it `{}`, {} `{}`", first.0, first.1, second.0, second.1)?;
+                f.write_str("; call it the same in both or leave one out")
             }
             Self::Label { key, first, second } => {
-                write!(f, "label `{key}` is `{}` by {} and `{}` by {}", first.1, first.0, second.1, second.0)
+                write!(f, "label `{key}` is `{}` by {} and `{}` by {}", first.1, first.0, second.1, second.0)?;
+                write!(
+                    f,
+                    "; give both the same value, for a container by `--label {key}=VALUE`, which takes the place "
+                )?;
+                f.write_str("of its image's, or run them in network namespaces of their own")
             }
-            Self::InvalidName { by, name } => write!(f, "{by} names it `{name}`, which cannot be a name"),
+            Self::InvalidName { by, name } => {
+                write!(f, "{by} names it `{name}`, which cannot be a name: up to 253 letters, digits, `-`, `_` and `.`")
+            }
         }
     }
 }
@@ -188,6 +223,11 @@ impl fmt::Display for Finding {
             Self::AddressRefused { claimant, address, because } => {
                 write!(f, "ADDRESS_CONFLICT: {claimant} shows {address}, which is refused: {because}")
             }
+            Self::TooManyAddresses { claimant, count } => write!(
+                f,
+                "ADDRESS_CONFLICT: {claimant} shows {count} more addresses, which are refused: a workload has at most \
+                 {OWN_ADDRESSES}"
+            ),
             Self::AddressDisputed { address, between } => {
                 write!(f, "ADDRESS_CONFLICT: {address} is shown by ")?;
                 for (i, subject) in between.iter().enumerate() {

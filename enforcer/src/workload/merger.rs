@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::discovery::{Command, Config};
@@ -40,6 +40,8 @@ pub(super) struct Merger {
     requests: Requests,
     views: mpsc::Receiver<Change>,
     containers: Option<watch::Receiver<RuntimeState>>,
+    /// Asks the runtime for a newer list.
+    list_again: Arc<Notify>,
     view: Option<Arc<NetworkView>>,
     gone: BTreeSet<i32>,
     netns: BTreeMap<PathBuf, i32>,
@@ -52,9 +54,10 @@ impl Merger {
         requests: Requests,
         views: mpsc::Receiver<Change>,
         containers: Option<watch::Receiver<RuntimeState>>,
+        list_again: Arc<Notify>,
     ) -> Self {
         let mut store = Store::new();
-        store.restore(config.owners.clone(), config.endpoints.clone());
+        store.restore(config.owners.clone(), &config.endpoints, &config.uplink_ifindexes);
         Self {
             store,
             inventory: Arc::new(inventory),
@@ -62,6 +65,7 @@ impl Merger {
             requests,
             views,
             containers,
+            list_again,
             view: None,
             gone: BTreeSet::new(),
             netns: BTreeMap::new(),
@@ -173,7 +177,12 @@ impl Merger {
             containers: &containers,
             netns: &self.netns,
             uplinks: &self.uplinks,
+            now: Instant::now().into_std(),
+            listed: state.listed.map(Instant::into_std),
         });
+        if outcome.awaits_list {
+            self.list_again.notify_one();
+        }
         let mut findings = outcome.findings;
         if let Some(error) = state.error {
             findings.insert(Finding::SourceDown { source: state.name, error });
@@ -181,9 +190,7 @@ impl Merger {
         let refused = self.store.refused();
         to.send_if_modified(|published| {
             let before = published.as_deref();
-            for finding in findings.iter().filter(|finding| before.is_none_or(|old| !old.findings.contains(finding))) {
-                tracing::warn!(%finding, "workload discovery");
-            }
+            warn_of_news(&findings, before.map(|old| &old.findings));
             let same = before.is_some_and(|old| *old.snapshot == outcome.snapshot);
             let snapshot = match published {
                 Some(old) if same => Arc::clone(&old.snapshot),
@@ -192,6 +199,18 @@ impl Merger {
             *published = Some(Arc::new(Published { snapshot, findings, refused }));
             !same
         });
+    }
+}
+
+/// One line for each finding, but one for all claims to addresses: their number is the containers' choice.
+fn warn_of_news(findings: &BTreeSet<Finding>, before: Option<&BTreeSet<Finding>>) {
+    let news = findings.iter().filter(|finding| before.is_none_or(|old| !old.contains(finding)));
+    let (claims, others): (Vec<&Finding>, Vec<&Finding>) = news.partition(|finding| finding.claims() > 0);
+    for finding in others {
+        tracing::warn!(%finding, "workload discovery");
+    }
+    if let Some((finding, more)) = claims.split_first() {
+        tracing::warn!(%finding, more = more.len(), "workload discovery");
     }
 }
 

@@ -62,6 +62,9 @@ pub struct LocalWorkload {
     pub endpoints: BTreeMap<u32, Interface>,
     /// It forwards for others: may send from any address that no local workload and no node has.
     pub routes: bool,
+    /// It has no identity because what names it contradicts itself, and not because nobody named it.
+    #[serde(default)]
+    pub disagrees: bool,
 }
 
 /// Who a workload is.

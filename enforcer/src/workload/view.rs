@@ -16,6 +16,8 @@ pub struct NetworkView {
     pub links: BTreeMap<u32, Link>,
     /// Addresses inside other namespaces, by nsid. Loopback addresses are left out.
     pub inside: BTreeMap<i32, BTreeSet<IpAddr>>,
+    /// How many addresses inside a namespace are not in `inside`, because there are too many; by nsid.
+    pub unread: BTreeMap<i32, usize>,
     /// Namespaces that we may not look into (they belong to another user namespace).
     pub unreadable: BTreeSet<i32>,
     /// Unicast routes of the node. Without those that a neighbour can plant: learnt from an RA or a redirect.

@@ -45,6 +45,7 @@ pub fn snapshot(random: &mut Random) -> Snapshot {
             disputed: BTreeSet::new(),
             endpoints: BTreeMap::new(),
             routes: false,
+            disagrees: false,
         };
         let interface = Interface { name: format!("veth{place}"), peer_mac: None, existed_at_start: false };
         workload.endpoints.insert(10 + place as u32, interface);

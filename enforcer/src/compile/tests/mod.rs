@@ -38,6 +38,7 @@ fn local(identity: Option<Identity>, addresses: &[&str]) -> LocalWorkload {
         disputed: BTreeSet::new(),
         endpoints: BTreeMap::new(),
         routes: false,
+        disagrees: false,
     }
 }
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt as _;
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
@@ -76,12 +77,16 @@ impl ChangeStream {
     /// Waits until something may have changed. Dropping the future loses nothing: what it had seen is seen by the next.
     pub async fn changed(&mut self) {
         loop {
-            let due =
-                self.burst.map_or(self.rescan, |(first, last)| (last + QUIET).min(first + LONGEST).min(self.rescan));
+            // A re-scan that is due in the middle of a burst waits for its end, or it would read half a change.
+            let due = self.burst.map_or(self.rescan, |(first, last)| (last + QUIET).min(first + LONGEST));
             tokio::select! {
                 // First, so that events without end cannot put it off.
                 biased;
                 () = sleep_until(due) => {
+                    if self.burst.is_none() && self.shared.wake.notified().now_or_never().is_some() {
+                        self.burst = Some((Instant::now(), Instant::now()));
+                        continue;
+                    }
                     self.burst = None;
                     self.rescan = Instant::now() + RESCAN;
                     // Before the reader reads: what changes behind its back from here on makes an event.

@@ -175,3 +175,24 @@ async fn without_events_the_rescan_ticks() {
     ticks(&mut stream, "the re-scan is due").await;
     assert!(stream.rescan > Instant::now() + RESCAN - SOON, "the next one is set");
 }
+
+#[tokio::test]
+async fn a_rescan_does_not_cut_a_burst_short() {
+    let directory = directory();
+    let file = directory.path().join("policies/a.yaml");
+    let half_way = Duration::from_millis(50);
+    // It falls due after the first event, or together with it.
+    for due in [Duration::from_millis(20), Duration::ZERO] {
+        let mut stream = watch(vec![directory.path().join("policies")]).unwrap();
+        if due.is_zero() {
+            stream.shared.wake.notify_one();
+        } else {
+            stream.burst = Some((Instant::now(), Instant::now()));
+        }
+        stream.rescan = Instant::now() + due;
+        assert!(timeout(half_way, stream.changed()).await.is_err(), "half a change is read, due in {due:?}");
+        fs::write(&file, "the other half").unwrap();
+        assert!(timeout(half_way, stream.changed()).await.is_err(), "the burst goes on, due in {due:?}");
+        ticks(&mut stream, "the burst is over").await;
+    }
+}

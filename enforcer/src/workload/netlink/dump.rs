@@ -27,12 +27,18 @@ use crate::workload::view::{Kind, Link, VethPeer};
 /// makes another dump.
 const DUMP_TRIES: usize = 4;
 
+/// So many addresses of one container's namespace are kept, the first that the kernel lists. A container chooses their
+/// number; no more than a few can be its own.
+const ADDRESSES_INSIDE: usize = 256;
+
 /// What is inside one container's namespace.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Inside {
     /// Addresses on any device but the loopback's own.
     pub(super) addresses: BTreeSet<IpAddr>,
-    /// MAC addresses by ifindex.
+    /// How many more there are.
+    pub(super) unread: usize,
+    /// MAC addresses by ifindex, of the ends of our veths.
     pub(super) macs: BTreeMap<u32, [u8; 6]>,
     /// We may not look.
     pub(super) refused: bool,
@@ -81,7 +87,7 @@ impl Requests {
 
     /// Addresses of the node.
     pub(super) async fn node_addresses(&self) -> Result<BTreeSet<IpAddr>, NetlinkError> {
-        self.addresses(None).await
+        Ok(self.addresses(None, usize::MAX).await?.0)
     }
 
     /// Routes of the node.
@@ -101,10 +107,10 @@ impl Requests {
         Ok(routes)
     }
 
-    /// Addresses and MACs inside the namespace with this nsid; nothing if it is gone.
-    pub(super) async fn inside(&self, nsid: i32) -> Result<Inside, NetlinkError> {
-        let addresses = match self.addresses(Some(nsid)).await {
-            Ok(addresses) => addresses,
+    /// Addresses inside the namespace with this nsid and the MACs of these devices in it; nothing if it is gone.
+    pub(super) async fn inside(&self, nsid: i32, devices: &BTreeSet<u32>) -> Result<Inside, NetlinkError> {
+        let (addresses, unread) = match self.addresses(Some(nsid), ADDRESSES_INSIDE).await {
+            Ok(found) => found,
             Err(NetlinkError::Refused { source }) => {
                 let refused = source.kind() == io::ErrorKind::PermissionDenied;
                 return Ok(Inside { refused, ..Inside::default() });
@@ -112,20 +118,20 @@ impl Requests {
             Err(error) => return Err(error),
         };
         let mut macs = BTreeMap::new();
-        match self.dump(RouteNetlinkMessage::GetLink(link_request(Some(nsid)))).await {
-            Ok(messages) => {
-                for message in messages {
-                    if let RouteNetlinkMessage::NewLink(link) = message
-                        && let Some(mac) = mac_of(&link)
-                    {
-                        macs.insert(link.header.index, mac);
-                    }
-                }
+        // One by one: the container chooses how many devices a list would have.
+        for index in devices {
+            let mut request = link_request(Some(nsid));
+            request.header.index = *index;
+            match self.ask(RouteNetlinkMessage::GetLink(request), NLM_F_REQUEST).await {
+                Ok((messages, _)) => macs.extend(messages.iter().find_map(|message| match message {
+                    RouteNetlinkMessage::NewLink(link) => mac_of(link).map(|mac| (*index, mac)),
+                    _ => None,
+                })),
+                Err(NetlinkError::Refused { .. }) => {}
+                Err(error) => return Err(error),
             }
-            Err(NetlinkError::Refused { .. }) => {}
-            Err(error) => return Err(error),
         }
-        Ok(Inside { addresses, macs, refused: false })
+        Ok(Inside { addresses, unread, macs, refused: false })
     }
 
     /// The nsid of the namespace that a path stands for; `None` if there is none, or no device of ours leads there.
@@ -149,18 +155,34 @@ impl Requests {
         }
     }
 
-    async fn addresses(&self, nsid: Option<i32>) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+    /// At most so many addresses, and how many more there are.
+    async fn addresses(&self, nsid: Option<i32>, most: usize) -> Result<(BTreeSet<IpAddr>, usize), NetlinkError> {
         let mut request = AddressMessage::default();
         request.attributes.extend(nsid.map(AddressAttribute::TargetNetNsId));
-        let mut addresses = BTreeSet::new();
-        for message in self.dump(RouteNetlinkMessage::GetAddress(request)).await? {
-            if let RouteNetlinkMessage::NewAddress(address) = message
-                && let Some(address) = address_of(&address)
-            {
-                addresses.insert(address);
+        let request = RouteNetlinkMessage::GetAddress(request);
+        let mut tries = 1;
+        loop {
+            let (mut addresses, mut unread) = (BTreeSet::new(), 0);
+            let interrupted = self
+                .each(request.clone(), NLM_F_REQUEST | NLM_F_DUMP, |message| {
+                    if let RouteNetlinkMessage::NewAddress(address) = message
+                        && let Some(address) = address_of(&address)
+                        && !addresses.contains(&address)
+                    {
+                        if addresses.len() < most {
+                            addresses.insert(address);
+                        } else {
+                            unread += 1;
+                        }
+                    }
+                })
+                .await?;
+            // Who shows so many that not all are read does not make us read them again and again.
+            if !interrupted || tries == DUMP_TRIES || unread > 0 {
+                return Ok((addresses, unread));
             }
+            tries += 1;
         }
-        Ok(addresses)
     }
 
     async fn dump(&self, request: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
@@ -179,15 +201,27 @@ impl Requests {
         request: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<(Vec<RouteNetlinkMessage>, bool), NetlinkError> {
+        let mut messages = Vec::new();
+        let interrupted = self.each(request, flags, |message| messages.push(message)).await?;
+        Ok((messages, interrupted))
+    }
+
+    /// Hands on every answer; tells whether what they list changed meanwhile.
+    async fn each(
+        &self,
+        request: RouteNetlinkMessage,
+        flags: u16,
+        mut take: impl FnMut(RouteNetlinkMessage),
+    ) -> Result<bool, NetlinkError> {
         let mut message = NetlinkMessage::from(request);
         message.header.flags = flags;
         let mut handle = self.handle.clone();
         let mut answers = handle.request(message).map_err(|_| NetlinkError::Closed)?;
-        let (mut messages, mut interrupted) = (Vec::new(), false);
+        let mut interrupted = false;
         while let Some(answer) = answers.next().await {
             interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
             match answer.payload {
-                NetlinkPayload::InnerMessage(inner) => messages.push(inner),
+                NetlinkPayload::InnerMessage(inner) => take(inner),
                 NetlinkPayload::Error(error) if error.code.is_some() => {
                     return Err(NetlinkError::Refused { source: error.to_io() });
                 }
@@ -198,7 +232,7 @@ impl Requests {
                 _ => {}
             }
         }
-        Ok((messages, interrupted))
+        Ok(interrupted)
     }
 }
 

@@ -44,9 +44,9 @@ impl Stale {
         self.links || !self.single_links.is_empty()
     }
 
-    /// Everything has been read; namespaces that went still have to be told of.
-    pub(super) fn all_read(&mut self) {
-        *self = Self { gone: std::mem::take(&mut self.gone), ..Self::default() };
+    /// Everything has been read but what is inside these; namespaces that went still have to be told of.
+    pub(super) fn all_read_but(&mut self, inside: BTreeSet<i32>) {
+        *self = Self { gone: std::mem::take(&mut self.gone), inside, ..Self::default() };
     }
 
     pub(super) fn inside_of(&self, nsid: i32) -> bool {

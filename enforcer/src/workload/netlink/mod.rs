@@ -39,6 +39,9 @@ const ECHOES: [Duration; 4] =
 const POLL: Duration = Duration::from_secs(1);
 /// With events: a complete read so often, against what no event told.
 const RESYNC: Duration = Duration::from_secs(30);
+/// A namespace with more addresses than are read is read at most so often: what a container shows without end must not
+/// keep us from the others.
+const FLOOD_PAUSE: Duration = Duration::from_secs(1);
 /// After a read that failed.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -99,6 +102,8 @@ pub(in crate::workload) struct Watcher {
     routes: Routes,
     node: BTreeSet<IpAddr>,
     stale: Stale,
+    /// Namespaces with more addresses than are read, and when they may be read again.
+    flooded: BTreeMap<i32, Instant>,
     last: Option<Arc<NetworkView>>,
     overruns: Arc<AtomicU64>,
 }
@@ -115,6 +120,7 @@ impl Watcher {
             routes: Routes::default(),
             node: BTreeSet::new(),
             stale: Stale::everything(),
+            flooded: BTreeMap::new(),
             last: None,
             overruns: Arc::default(),
         })
@@ -164,6 +170,9 @@ impl Watcher {
                         periodic = now + period;
                     }
                     match self.read(&to).await {
+                        Ok(()) if self.stale.any() => {
+                            reads.extend(self.flooded.values().copied().filter(|until| *until > now).min());
+                        }
                         Ok(()) => {}
                         Err(error @ NetlinkError::Refused { .. }) => {
                             tracing::warn!(error = &error as &dyn std::error::Error, "netlink read failed, trying again");
@@ -214,16 +223,34 @@ impl Watcher {
             self.node = self.requests.node_addresses().await?;
             self.stale.node = false;
         }
-        let wanted: BTreeSet<i32> = self.veths().values().filter_map(|nsid| *nsid).collect();
-        let mut fresh = BTreeMap::new();
-        for nsid in &wanted {
-            if self.stale.inside_of(*nsid) || !self.inside.contains_key(nsid) {
-                fresh.insert(*nsid, self.requests.inside(*nsid).await?);
+        let mut wanted: BTreeMap<i32, BTreeSet<u32>> = BTreeMap::new();
+        for peer in self.links.values().filter_map(|link| link.peer.as_ref()) {
+            if let Some(nsid) = peer.nsid {
+                wanted.entry(nsid).or_default().insert(peer.index);
             }
         }
-        self.inside.retain(|nsid, _| wanted.contains(nsid));
+        self.inside.retain(|nsid, _| wanted.contains_key(nsid));
+        self.flooded.retain(|nsid, _| self.inside.contains_key(nsid));
+        let mut fresh = BTreeMap::new();
+        let mut put_off = BTreeSet::new();
+        for (nsid, devices) in &wanted {
+            if self.inside.contains_key(nsid) && !self.stale.inside_of(*nsid) {
+                continue;
+            }
+            if self.flooded.get(nsid).is_some_and(|until| *until > Instant::now()) {
+                put_off.insert(*nsid);
+                continue;
+            }
+            let inside = self.requests.inside(*nsid, devices).await?;
+            if inside.unread > 0 {
+                self.flooded.insert(*nsid, Instant::now() + FLOOD_PAUSE);
+            } else {
+                self.flooded.remove(nsid);
+            }
+            fresh.insert(*nsid, inside);
+        }
         self.inside.extend(fresh);
-        self.stale.all_read();
+        self.stale.all_read_but(put_off);
         self.send(to).await;
         Ok(())
     }
@@ -268,6 +295,12 @@ impl Watcher {
         NetworkView {
             links,
             inside: self.inside.iter().map(|(nsid, inside)| (*nsid, inside.addresses.clone())).collect(),
+            unread: self
+                .inside
+                .iter()
+                .filter(|(_, inside)| inside.unread > 0)
+                .map(|(nsid, inside)| (*nsid, inside.unread))
+                .collect(),
             unreadable: self.inside.iter().filter(|(_, inside)| inside.refused).map(|(nsid, _)| *nsid).collect(),
             routes: self.routes.routes.clone(),
             gateways: self.routes.gateways.clone(),

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use self::api::Api;
 pub(in crate::workload) use self::container::by_owner;
@@ -26,6 +26,10 @@ const RETRY: Duration = Duration::from_millis(500);
 const RELIST: Duration = Duration::from_secs(30);
 /// Events of one `podman run` come within this time.
 const COALESCE: Duration = Duration::from_millis(5);
+
+/// A process in a container runs for a moment before the runtime lists the container. A list that is asked for so long
+/// after the process was first noticed names it.
+pub const LISTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Which runtime, and where its API listens.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -64,17 +68,19 @@ pub(in crate::workload) struct RuntimeState {
     pub(in crate::workload) name: String,
     /// Running containers; `None` before the first complete list.
     pub(in crate::workload) list: Option<Arc<Vec<Container>>>,
+    /// When the newest list was asked for.
+    pub(in crate::workload) listed: Option<Instant>,
     /// Set while the API cannot be read.
     pub(in crate::workload) error: Option<String>,
 }
 
-/// Watches the runtime for as long as somebody listens.
-pub(in crate::workload) fn watch(kind: RuntimeKind) -> watch::Receiver<RuntimeState> {
+/// Watches the runtime for as long as somebody listens. A call of `again` asks for a list `LISTED_WITHIN` from then.
+pub(in crate::workload) fn watch(kind: RuntimeKind, again: Arc<Notify>) -> watch::Receiver<RuntimeState> {
     let (to, from) = watch::channel(RuntimeState { name: kind.to_string(), ..RuntimeState::default() });
     tokio::spawn(async move {
         while !to.is_closed() {
             let result = tokio::select! {
-                result = follow(&kind, &to) => result,
+                result = follow(&kind, &to, &again) => result,
                 () = to.closed() => return,
             };
             let error = match result {
@@ -93,21 +99,39 @@ pub(in crate::workload) fn watch(kind: RuntimeKind) -> watch::Receiver<RuntimeSt
 }
 
 /// One connection: subscribe, list, and list again after every event.
-async fn follow(kind: &RuntimeKind, to: &watch::Sender<RuntimeState>) -> Result<(), bollard::errors::Error> {
+async fn follow(
+    kind: &RuntimeKind,
+    to: &watch::Sender<RuntimeState>,
+    again: &Notify,
+) -> Result<(), bollard::errors::Error> {
     let api = Api::connect(kind.socket())?;
     let mut events = api.events().await?;
+    let mut wanted: Option<Instant> = None;
     loop {
+        let asked = Instant::now();
         let list = Arc::new(api.running().await?);
+        // Somebody waits for a list of this time, even if it says nothing new.
+        let answers = wanted.take_if(|at| *at <= asked).is_some();
         to.send_if_modified(|state| {
-            let news = state.list.as_ref() != Some(&list) || state.error.is_some();
+            let news = state.list.as_ref() != Some(&list) || state.error.is_some() || answers;
             state.list = Some(Arc::clone(&list));
+            state.listed = Some(asked);
             state.error = None;
             news
         });
-        if let Ok(news) = tokio::time::timeout(RELIST, events.next()).await
-            && !news?
-        {
-            return Ok(());
+        let relist = Instant::now() + RELIST;
+        loop {
+            tokio::select! {
+                news = events.next() => {
+                    if !news? {
+                        return Ok(());
+                    }
+                    break;
+                }
+                () = sleep_until(wanted.unwrap_or(relist).min(relist)) => break,
+                // The latest wish covers those before it.
+                () = again.notified() => wanted = Some(Instant::now() + LISTED_WITHIN),
+            }
         }
         sleep(COALESCE).await;
         events.drain();

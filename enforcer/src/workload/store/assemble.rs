@@ -34,7 +34,7 @@ impl Store {
         }
         let identity_of = |key: &WorkloadKey| identities.get(key).cloned().flatten();
         let subject_of = |key: WorkloadKey| {
-            let name = identity_of(&key).map(|identity| identity.name);
+            let name = identities.get(&key).and_then(Option::as_ref).map(|identity| identity.name.clone());
             subject(inputs, self.known.get(&key).unwrap_or(&Space::default()), name)
         };
         findings.extend(verdicts.findings(&subject_of));
@@ -58,6 +58,7 @@ impl Store {
                         .iter()
                         .filter_map(|veth| Some((*veth, self.interface(inputs, *veth)?)))
                         .collect(),
+                    disagrees: !identities.contains_key(key),
                     routes: said.statements.get(key).is_some_and(|all| all.iter().any(|one| one.routes)),
                 };
                 (*key, workload)

@@ -1,47 +1,109 @@
 //! Inventory entries that go by address: which namespace each one is.
 //!
 //! An entry belongs to the first namespace that shows its address, until that namespace is gone. Showing is only a
-//! claim, so a namespace qualifies by it only where the address could be its own and where nothing else names it.
+//! claim, so a namespace qualifies by it only where the address could be its own and where nothing else names it. With a
+//! runtime that is known only from a list of containers younger than the claim: before, a new container is nameless
+//! too, and would be the entry until its name arrives.
 
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use super::claims::{implausible, shown};
 use super::routing::Routing;
 use super::{Inputs, Said, Store};
 use crate::workload::inventory::{Entry, Match};
-use crate::workload::model::WorkloadKey;
+use crate::workload::model::{WorkloadKey, WorkloadName};
+use crate::workload::runtime::LISTED_WITHIN;
 
-pub(super) fn bind(
-    store: &mut Store,
-    inputs: &Inputs<'_>,
-    routing: &Routing<'_>,
-    restored: &BTreeMap<IpAddr, WorkloadKey>,
-    said: &mut Said,
-) {
-    let mut bound = BTreeMap::new();
-    let entries = || inputs.inventory.entries.iter().enumerate().filter(|(_, entry)| entry.matches == Match::Address);
-    // Old bindings first: a namespace that is one entry cannot become another by showing that one's address too.
-    for (index, entry) in entries() {
-        if let Some(key) = store.bound.get(&entry.name).copied()
-            && (is_given(said, key, entry) || !said.statements.contains_key(&key))
-        {
-            said.enter(index, entry, key);
-            bound.insert(entry.name.clone(), key);
+/// What decides over an entry.
+pub(super) struct Binding<'a> {
+    pub(super) inputs: &'a Inputs<'a>,
+    pub(super) routing: &'a Routing<'a>,
+    /// Owners of an earlier run.
+    pub(super) restored: &'a BTreeMap<IpAddr, WorkloadKey>,
+    /// Entries by address.
+    pub(super) entries: &'a BTreeMap<IpAddr, usize>,
+}
+
+impl Binding<'_> {
+    pub(super) fn bind(&self, store: &mut Store, said: &mut Said) {
+        let mut bound = BTreeMap::new();
+        let entries = || self.inputs.inventory.entries.iter().enumerate().filter(|(_, e)| e.matches == Match::Address);
+        // Old bindings first: a namespace that is one entry cannot become another by showing that one's address too.
+        for (index, entry) in entries() {
+            if let Some(key) = store.bound.get(&entry.name).copied()
+                && (is_given(said, key, entry) || !said.statements.contains_key(&key))
+            {
+                said.enter(index, entry, key);
+                bound.insert(entry.name.clone(), key);
+            }
         }
+        let given = given(store, said);
+        let claimants = self.claimants(store, said);
+        let before = std::mem::take(&mut store.claimed);
+        for (index, entry) in entries().filter(|(_, entry)| !bound.contains_key(&entry.name)).collect::<Vec<_>>() {
+            let strong = entry.addresses.iter().filter_map(|address| given.get(address)).min().copied();
+            let key = strong.or_else(|| {
+                let shown_by = claimants.get(&index)?;
+                let claims = shown_by.iter().filter(|key| !said.statements.contains_key(*key)).copied();
+                self.first(store, &before, index, &claims.collect(), &mut said.too_early)
+            });
+            if let Some(key) = key {
+                said.enter(index, entry, key);
+                bound.insert(entry.name.clone(), key);
+            }
+        }
+        store.bound = bound;
     }
-    for (index, entry) in entries() {
-        if bound.contains_key(&entry.name) {
-            continue;
+
+    /// Namespaces that show an address of an entry where it could be their own, by the entry's index.
+    fn claimants(&self, store: &Store, said: &Said) -> BTreeMap<usize, BTreeSet<WorkloadKey>> {
+        let mut claimants: BTreeMap<usize, BTreeSet<WorkloadKey>> = BTreeMap::new();
+        for (key, space) in store.known.iter().filter(|(key, _)| !said.statements.contains_key(*key)) {
+            for address in shown(self.inputs.view, space) {
+                let Some(index) = self.entries.get(address) else { continue };
+                let free = store.owners.get(address).is_none_or(|owner| owner == key);
+                if free && implausible(self.inputs.view, self.routing, space, *address).is_none() {
+                    claimants.entry(*index).or_default().insert(*key);
+                }
+            }
         }
-        if let Some(key) = candidate(store, inputs, routing, restored, said, entry) {
-            said.enter(index, entry, key);
-            bound.insert(entry.name.clone(), key);
-        }
+        claimants
     }
-    store.bound = bound;
+
+    /// The claimant that has had the address; else the only one. Those that may still get a name are left out.
+    fn first(
+        &self,
+        store: &mut Store,
+        before: &BTreeMap<(WorkloadName, WorkloadKey), Instant>,
+        index: usize,
+        claimants: &BTreeSet<WorkloadKey>,
+        too_early: &mut BTreeSet<(usize, WorkloadKey)>,
+    ) -> Option<WorkloadKey> {
+        let entry = &self.inputs.inventory.entries[index];
+        let had = |owners: &BTreeMap<IpAddr, WorkloadKey>, key: &WorkloadKey| {
+            entry.addresses.iter().any(|address| owners.get(address) == Some(key))
+        };
+        let mut qualified = BTreeSet::new();
+        for key in claimants {
+            let claim = (entry.name.clone(), *key);
+            let since = before.get(&claim).copied().unwrap_or(self.inputs.now);
+            store.claimed.insert(claim, since);
+            let listed = self.inputs.listed.is_none_or(|listed| listed >= since + LISTED_WITHIN);
+            // A container that had it before the restart had no name then either.
+            if listed || had(self.restored, key) {
+                qualified.insert(*key);
+            } else {
+                too_early.insert((index, *key));
+            }
+        }
+        let earlier = |key: &&WorkloadKey| had(self.restored, key) || had(&store.owners, key);
+        let only = if qualified.len() == 1 { qualified.first() } else { None };
+        qualified.iter().find(earlier).or(only).copied()
+    }
 }
 
 /// A source or a host route gives it one of the entry's addresses: more than a claim.
@@ -49,32 +111,13 @@ fn is_given(said: &Said, key: WorkloadKey, entry: &Entry) -> bool {
     entry.addresses.iter().any(|address| said.given_to(key, *address))
 }
 
-fn candidate(
-    store: &Store,
-    inputs: &Inputs<'_>,
-    routing: &Routing<'_>,
-    restored: &BTreeMap<IpAddr, WorkloadKey>,
-    said: &Said,
-    entry: &Entry,
-) -> Option<WorkloadKey> {
-    if let Some(key) = store.known.keys().find(|key| is_given(said, **key, entry)) {
-        return Some(*key);
+/// The first workload that a source or a host route gives each address.
+fn given(store: &Store, said: &Said) -> BTreeMap<IpAddr, WorkloadKey> {
+    let mut first = BTreeMap::new();
+    for key in store.known.keys() {
+        for address in said.given.get(key).into_iter().flatten() {
+            first.entry(*address).or_insert(*key);
+        }
     }
-    let claimants: BTreeSet<WorkloadKey> = store
-        .known
-        .iter()
-        .filter(|(key, _)| !said.statements.contains_key(*key))
-        .filter(|(key, space)| {
-            shown(inputs.view, space).filter(|address| entry.addresses.contains(address)).any(|address| {
-                let free = store.owners.get(address).is_none_or(|owner| owner == *key);
-                free && implausible(inputs.view, routing, space, *address).is_none()
-            })
-        })
-        .map(|(key, _)| *key)
-        .collect();
-    let earlier = |key: &&WorkloadKey| {
-        let had = |address: &IpAddr| restored.get(address).or_else(|| store.owners.get(address)) == Some(*key);
-        entry.addresses.iter().any(had)
-    };
-    claimants.iter().find(earlier).or(if claimants.len() == 1 { claimants.first() } else { None }).copied()
+    first
 }

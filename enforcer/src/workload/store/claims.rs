@@ -6,12 +6,16 @@
 //!    gives it to nobody else, and no other workload has it.
 //!
 //! Among equals the earlier owner keeps it; with no order known it is disputed and belongs to nobody.
+//!
+//! A container chooses how many addresses it shows, so each workload has a bounded say: claims beyond
+//! `OWN_ADDRESSES` are counted and not weighed, nor told of one by one.
 
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
+use enforcer_common::limits::OWN_ADDRESSES;
 use ipnetwork::IpNetwork;
 
 use super::routing::Routing;
@@ -35,6 +39,17 @@ pub(super) struct Verdicts {
     pub(super) owners: BTreeMap<IpAddr, WorkloadKey>,
     disputed: BTreeMap<IpAddr, BTreeSet<WorkloadKey>>,
     refused: BTreeSet<(WorkloadKey, IpAddr, Refused)>,
+    unheard: BTreeMap<WorkloadKey, usize>,
+}
+
+/// What one workload claims, before others are heard.
+#[derive(Debug, Default)]
+struct Asked {
+    given: Vec<IpAddr>,
+    shown: Vec<IpAddr>,
+    refused: Vec<(IpAddr, Refusal)>,
+    /// How many claims there are beyond these.
+    unheard: usize,
 }
 
 /// Addresses of one workload.
@@ -61,21 +76,20 @@ impl Claims<'_> {
         let mut verdicts = Verdicts::default();
         let mut given: BTreeMap<IpAddr, BTreeSet<WorkloadKey>> = BTreeMap::new();
         let mut shown_by: BTreeMap<IpAddr, BTreeSet<WorkloadKey>> = BTreeMap::new();
+        let contested = self.contested();
         for (key, space) in self.known {
-            for address in self.said.given.get(key).into_iter().flatten() {
-                match refused_to_all(self.inputs.view, *address) {
-                    Some(refusal) => _ = verdicts.refused.insert((*key, *address, Refused::Plainly(refusal))),
-                    None => _ = given.entry(*address).or_default().insert(*key),
-                }
+            let had = |address: &IpAddr| before.get(address).or_else(|| restored.get(address)) == Some(key);
+            let asked = self.asked(*key, space, &contested, had);
+            let refused = asked.refused.into_iter().map(|(address, why)| (*key, address, Refused::Plainly(why)));
+            verdicts.refused.extend(refused);
+            for address in asked.given {
+                given.entry(address).or_default().insert(*key);
             }
-            for address in shown(self.inputs.view, space).copied() {
-                if self.said.given_to(*key, address) {
-                    continue;
-                }
-                match self.refusal(*key, space, address) {
-                    Some(refusal) => _ = verdicts.refused.insert((*key, address, Refused::Plainly(refusal))),
-                    None => _ = shown_by.entry(address).or_default().insert(*key),
-                }
+            for address in asked.shown {
+                shown_by.entry(address).or_default().insert(*key);
+            }
+            if asked.unheard > 0 {
+                verdicts.unheard.insert(*key, asked.unheard);
             }
         }
         let addresses: BTreeSet<IpAddr> = given.keys().chain(shown_by.keys()).copied().collect();
@@ -99,29 +113,83 @@ impl Claims<'_> {
         verdicts
     }
 
-    /// Why an address that is only shown cannot be this workload's.
-    fn refusal(&self, key: WorkloadKey, space: &Space, address: IpAddr) -> Option<Refusal> {
-        implausible(self.inputs.view, self.routing, space, address)
-            .or_else(|| self.entry_of_another(key, address).map(|name| Refusal::Inventory { name }))
+    /// The claims of one workload that are weighed against others': given ones first, then those that it `had`.
+    fn asked(
+        &self,
+        key: WorkloadKey,
+        space: &Space,
+        contested: &BTreeSet<IpAddr>,
+        had: impl Fn(&IpAddr) -> bool,
+    ) -> Asked {
+        let mut asked = Asked::default();
+        let mut claims = Vec::new();
+        for address in self.said.given.get(&key).into_iter().flatten().copied() {
+            match refused_to_all(self.inputs.view, address) {
+                Some(refusal) => asked.refused.push((address, refusal)),
+                None => claims.push((false, !had(&address), address)),
+            }
+        }
+        for address in shown(self.inputs.view, space).copied().filter(|address| !self.said.given_to(key, *address)) {
+            match self.refusal(key, space, contested, address) {
+                Some(refusal) => asked.refused.push((address, refusal)),
+                None => claims.push((true, !had(&address), address)),
+            }
+        }
+        let unread = space.nsid.and_then(|nsid| self.inputs.view.unread.get(&nsid)).copied().unwrap_or_default();
+        let beyond = |length: usize| length.saturating_sub(OWN_ADDRESSES);
+        asked.unheard = unread + beyond(claims.len()) + beyond(asked.refused.len());
+        asked.refused.truncate(OWN_ADDRESSES);
+        claims.sort_unstable();
+        for (only_shown, _, address) in claims.into_iter().take(OWN_ADDRESSES) {
+            if only_shown { &mut asked.shown } else { &mut asked.given }.push(address);
+        }
+        asked
     }
 
-    fn entry_of_another(&self, key: WorkloadKey, address: IpAddr) -> Option<WorkloadName> {
+    /// Why an address that is only shown cannot be this workload's.
+    fn refusal(
+        &self,
+        key: WorkloadKey,
+        space: &Space,
+        contested: &BTreeSet<IpAddr>,
+        address: IpAddr,
+    ) -> Option<Refusal> {
+        implausible(self.inputs.view, self.routing, space, address)
+            .or_else(|| self.entry_of_another(key, contested, address).map(|name| Refusal::Inventory { name }))
+    }
+
+    fn entry_of_another(
+        &self,
+        key: WorkloadKey,
+        contested: &BTreeSet<IpAddr>,
+        address: IpAddr,
+    ) -> Option<WorkloadName> {
         let index = *self.entries.get(&address)?;
-        let bound = self.said.entries.get(&index);
-        if bound == Some(&key) {
+        if self.said.entries.get(&index) == Some(&key) {
             return None;
         }
-        // Claimed by several namespaces and bound to none: nobody knows whose it is, so it is disputed, not refused.
-        let contested = bound.is_none()
-            && self.known.iter().filter(|(key, space)| self.contests(**key, space, address)).count() > 1;
-        (!contested || self.said.statements.contains_key(&key))
+        (!contested.contains(&address) || self.said.statements.contains_key(&key))
             .then(|| self.inputs.inventory.entries[index].name.clone())
     }
 
-    fn contests(&self, key: WorkloadKey, space: &Space, address: IpAddr) -> bool {
-        !self.said.statements.contains_key(&key)
-            && shown(self.inputs.view, space).any(|shown| *shown == address)
-            && implausible(self.inputs.view, self.routing, space, address).is_none()
+    /// Addresses of an entry that nobody is and that several namespaces without a name show: nobody knows whose they
+    /// are, so they are disputed, not refused.
+    fn contested(&self) -> BTreeSet<IpAddr> {
+        let mut once = BTreeSet::new();
+        let mut contested = BTreeSet::new();
+        for (key, space) in self.known.iter().filter(|(key, _)| !self.said.statements.contains_key(*key)) {
+            for address in shown(self.inputs.view, space).copied() {
+                let Some(index) = self.entries.get(&address) else { continue };
+                if !self.said.entries.contains_key(index)
+                    && !self.said.too_early.contains(&(*index, *key))
+                    && implausible(self.inputs.view, self.routing, space, address).is_none()
+                    && !once.insert(address)
+                {
+                    contested.insert(address);
+                }
+            }
+        }
+        contested
     }
 }
 
@@ -158,7 +226,11 @@ impl Verdicts {
             address: *address,
             between: keys.iter().map(|key| subject_of(*key)).collect(),
         });
-        refused.chain(disputed).collect()
+        let unheard = self
+            .unheard
+            .iter()
+            .map(|(key, count)| Finding::TooManyAddresses { claimant: subject_of(*key), count: *count });
+        refused.chain(disputed).chain(unheard).collect()
     }
 }
 

@@ -16,11 +16,12 @@ mod uplinks;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use self::claims::Claims;
 use self::routing::Routing;
 use self::uplinks::Uplinks;
-use super::finding::Finding;
+use super::finding::{Finding, Subject};
 use super::inventory::{Entry, Inventory, Match};
 use super::model::{Snapshot, WorkloadKey, WorkloadName};
 use super::runtime::{Container, by_owner};
@@ -42,6 +43,10 @@ pub struct Inputs<'a> {
     pub netns: &'a BTreeMap<PathBuf, i32>,
     /// Devices named by `--uplink`.
     pub uplinks: &'a [String],
+    /// The time.
+    pub now: Instant,
+    /// When `containers` were asked for; `None` if there is no runtime.
+    pub listed: Option<Instant>,
 }
 
 /// What an update gives.
@@ -51,6 +56,8 @@ pub struct Outcome {
     pub snapshot: Snapshot,
     /// What a person should know about it.
     pub findings: BTreeSet<Finding>,
+    /// A namespace shows the address of an entry and is not believed before a list of containers that is newer.
+    pub awaits_list: bool,
 }
 
 /// Keeps what the order of events decides: who had an address first, which namespace an entry was bound to first.
@@ -62,6 +69,8 @@ pub struct Store {
     at_start: BTreeSet<u32>,
     owners: BTreeMap<IpAddr, WorkloadKey>,
     bound: BTreeMap<WorkloadName, WorkloadKey>,
+    /// Since when a namespace shows an address of an entry that it is not bound to.
+    claimed: BTreeMap<(WorkloadName, WorkloadKey), Instant>,
     uplinks: Uplinks,
     restored: BTreeMap<IpAddr, u32>,
     last_findings: BTreeSet<Finding>,
@@ -83,6 +92,8 @@ struct Said {
     given: BTreeMap<WorkloadKey, BTreeSet<IpAddr>>,
     /// Which workload an inventory entry turned out to be, by the entry's index.
     entries: BTreeMap<usize, WorkloadKey>,
+    /// Entries whose address a namespace shows that may still turn out to be a container.
+    too_early: BTreeSet<(usize, WorkloadKey)>,
 }
 
 impl Said {
@@ -103,10 +114,10 @@ impl Store {
         Self::default()
     }
 
-    /// Takes over from an earlier run who had which address (by the ifindex of a veth) and which veths were workloads'.
-    /// Before the first update.
-    pub fn restore(&mut self, owners: BTreeMap<IpAddr, u32>, endpoints: BTreeSet<u32>) {
-        self.uplinks.restore(endpoints);
+    /// Takes over from an earlier run who had which address (by the ifindex of a veth), which veths were workloads' and
+    /// which devices were uplinks. Before the first update.
+    pub fn restore(&mut self, owners: BTreeMap<IpAddr, u32>, endpoints: &BTreeSet<u32>, uplinks: &BTreeSet<u32>) {
+        self.uplinks.restore(endpoints, uplinks);
         self.restored = owners;
     }
 
@@ -128,17 +139,17 @@ impl Store {
         self.known.retain(|_, space| !space.veths.is_empty());
         let restored = self.restored_owners();
         let routing = Routing::new(inputs.view);
-        binding::bind(self, inputs, &routing, &restored, &mut said);
         let entries = entries_by_address(inputs.inventory);
+        binding::Binding { inputs, routing: &routing, restored: &restored, entries: &entries }.bind(self, &mut said);
         let claims = Claims { inputs, known: &self.known, said: &said, routing: &routing, entries: &entries };
         let verdicts = claims.decide(&self.owners, &restored);
         self.owners.clone_from(&verdicts.owners);
         self.restored.clear();
         self.updated = true;
         let snapshot = self.snapshot(inputs, &said, &verdicts, uplinks, &mut findings);
-        self.refused += findings.iter().filter(|f| is_refusal(f) && !self.last_findings.contains(f)).count() as u64;
+        self.refused += new_claims(&findings, &self.last_findings);
         self.last_findings.clone_from(&findings);
-        Outcome { snapshot, findings }
+        Outcome { snapshot, findings, awaits_list: !said.too_early.is_empty() }
     }
 
     /// Finds the namespace of each veth, known or new.
@@ -237,8 +248,20 @@ impl Store {
     }
 }
 
-fn is_refusal(finding: &Finding) -> bool {
-    matches!(finding, Finding::AddressRefused { .. } | Finding::AddressDisputed { .. })
+/// How many refused claims of `now` were not there `before`.
+fn new_claims(now: &BTreeSet<Finding>, before: &BTreeSet<Finding>) -> u64 {
+    let too_many = before.iter().filter_map(|finding| match finding {
+        Finding::TooManyAddresses { claimant, count } => Some((claimant, *count)),
+        _ => None,
+    });
+    let counted: BTreeMap<&Subject, usize> = too_many.collect();
+    let new = now.difference(before).map(|finding| match finding {
+        Finding::TooManyAddresses { claimant, count } => {
+            count.saturating_sub(counted.get(claimant).copied().unwrap_or_default())
+        }
+        _ => finding.claims(),
+    });
+    new.sum::<usize>() as u64
 }
 
 fn entries_by_address(inventory: &Inventory) -> BTreeMap<IpAddr, usize> {

@@ -21,8 +21,10 @@ enum Judged {
 }
 
 impl Uplinks {
-    pub(super) fn restore(&mut self, endpoints: BTreeSet<u32>) {
-        self.judged = endpoints.into_iter().map(|veth| (veth, Judged::Workload)).collect();
+    /// Takes over what an earlier run took devices for. One that was both is a workload's.
+    pub(super) fn restore(&mut self, endpoints: &BTreeSet<u32>, uplinks: &BTreeSet<u32>) {
+        self.judged = uplinks.iter().map(|veth| (*veth, Judged::Uplink)).collect();
+        self.judged.extend(endpoints.iter().map(|veth| (*veth, Judged::Workload)));
     }
 
     /// All uplinks of this moment. `named`: veths of workloads that a source names. `first`: nothing was judged yet.
@@ -61,7 +63,7 @@ impl Uplinks {
         for (veth, judged) in &self.judged {
             if *judged == Judged::Uplink
                 && !named.contains(veth)
-                && let Some(link) = links.get(veth)
+                && let Some(link) = links.get(veth).filter(|link| is_foreign(link))
             {
                 uplinks.insert(*veth, link.name.clone());
             }

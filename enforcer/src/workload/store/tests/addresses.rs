@@ -98,7 +98,7 @@ fn owners_of_an_earlier_run_settle_the_first_look() {
         world.veth(veth, nsid);
         world.show(nsid, &["10.88.0.2"]);
     }
-    store.restore(BTreeMap::from([(ip("10.88.0.2"), 11)]), BTreeSet::from([10, 11]));
+    store.restore(BTreeMap::from([(ip("10.88.0.2"), 11)]), &BTreeSet::from([10, 11]), &BTreeSet::new());
     let outcome = world.update(&mut store);
     assert_eq!(behind(&outcome.snapshot, 11).addresses, ips(&["10.88.0.2"]));
     assert_eq!(behind(&outcome.snapshot, 10).addresses, ips(&[]));

@@ -10,7 +10,8 @@ fn disagreement(world: &World) -> Option<Disagreement> {
         Finding::SourcesDisagree { disagreement, .. } => Some(disagreement),
         _ => None,
     });
-    assert_eq!(found.is_some(), behind(&outcome.snapshot, 10).identity.is_none());
+    let workload = behind(&outcome.snapshot, 10);
+    assert_eq!((workload.disagrees, workload.identity.is_none()), (found.is_some(), found.is_some()));
     found
 }
 
@@ -93,6 +94,65 @@ fn a_workload_with_a_name_cannot_become_a_peer_by_showing_its_address() {
     let before = world.update(&mut store).snapshot;
     world.show(1, &["10.88.0.2", "10.88.0.3"]);
     assert_eq!(world.update(&mut store).snapshot, before);
+}
+
+#[test]
+fn with_a_runtime_a_claim_counts_only_after_a_list_that_would_name_a_container() {
+    let start = std::time::Instant::now();
+    let at = |milliseconds: u64| start + std::time::Duration::from_millis(milliseconds);
+    let mut world = one_veth();
+    let mut store = Store::new();
+    world.inventory("workloads: [{name: peer, match: {address: 10.88.7.7}}]");
+    (world.now, world.listed) = (at(0), Some(at(0)));
+    let before = world.update(&mut store).snapshot;
+    // The namespace has long been known and in the list of a minute later; the claim is new.
+    (world.now, world.listed) = (at(60_000), Some(at(59_999)));
+    world.show(1, &["10.88.0.2", "10.88.7.7"]);
+    for listed in [59_999, 60_001, 60_999] {
+        (world.now, world.listed) = (at(listed + 1), Some(at(listed)));
+        let outcome = world.update(&mut store);
+        assert!(outcome.awaits_list, "listed at {listed}");
+        assert_eq!(outcome.snapshot, before, "listed at {listed}");
+    }
+    let mut named = world.clone();
+    named.container("web", 1, &[], &["10.88.0.2"]);
+    named.listed = Some(at(61_000));
+    let outcome = named.update(&mut store);
+    assert!(!outcome.awaits_list);
+    assert_eq!(outcome.snapshot.remote, before.remote);
+    assert_eq!(name_behind(&outcome.snapshot, 10), "default/web");
+}
+
+#[test]
+fn a_claim_that_no_list_names_counts_and_so_does_one_of_an_earlier_run() {
+    let start = std::time::Instant::now();
+    let mut world = one_veth();
+    world.inventory("workloads: [{name: near, match: {address: 10.88.0.2}}]");
+    world.listed = Some(start);
+    world.now = start;
+    let mut store = Store::new();
+    assert_eq!(name_behind(&world.update(&mut store).snapshot, 10), "");
+    world.listed = Some(start + crate::workload::runtime::LISTED_WITHIN);
+    let outcome = world.update(&mut store);
+    assert_eq!((name_behind(&outcome.snapshot, 10).as_str(), outcome.awaits_list), ("default/near", false));
+    world.listed = Some(start);
+    let mut store = Store::new();
+    store.restore([(ip("10.88.0.2"), 10)].into(), &[10].into(), &[].into());
+    assert_eq!(name_behind(&world.update(&mut store).snapshot, 10), "default/near");
+}
+
+#[test]
+fn two_new_containers_cannot_dispute_a_peers_address() {
+    let mut world = one_veth();
+    world.veth(11, 2);
+    world.inventory("workloads: [{name: peer, match: {address: 10.88.7.7}}]");
+    world.listed = Some(world.now);
+    for nsid in [1, 2] {
+        world.show(nsid, &["10.88.7.7"]);
+    }
+    let snapshot = world.update(&mut Store::new()).snapshot;
+    assert_eq!(snapshot.remote.len(), 1);
+    assert!(snapshot.local.values().all(|workload| workload.addresses.is_empty() && workload.disputed.is_empty()));
 }
 
 #[test]
@@ -205,9 +265,23 @@ fn what_contradicts_itself_is_unknown_and_both_sides_are_named() {
 }
 
 #[test]
+fn a_contradiction_says_what_to_do() {
+    let mut world = one_veth();
+    world.container("web", 1, &[("maintainer", "a")], &[]);
+    world.member("log", "web", &[("maintainer", "b")]);
+    let text = disagreement(&world).map(|found| found.to_string()).unwrap_or_default();
+    let remedy = "give both the same value, for a container by `--label maintainer=VALUE`";
+    assert!(text.contains(remedy), "{text}");
+    world.containers[1].labels.insert("maintainer".to_owned(), "a".to_owned());
+    assert_eq!(disagreement(&world), None, "and it helps");
+}
+
+#[test]
 fn containers_that_name_each_other_end() {
     let mut world = one_veth();
     world.member("a", "b", &[]);
     world.member("b", "a", &[]);
-    assert_eq!(name_behind(&world.update(&mut Store::new()).snapshot, 10), "");
+    let snapshot = world.update(&mut Store::new()).snapshot;
+    assert_eq!(name_behind(&snapshot, 10), "");
+    assert!(!behind(&snapshot, 10).disagrees, "nobody named it");
 }

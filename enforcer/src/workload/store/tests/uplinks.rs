@@ -81,7 +81,7 @@ fn a_veth_that_came_later_or_was_a_workload_becomes_none_without_being_asked_for
     // Over a restart too.
     world.uplinks.clear();
     let mut store = Store::new();
-    store.restore(BTreeMap::new(), BTreeSet::from([10, 11]));
+    store.restore(BTreeMap::new(), &BTreeSet::from([10, 11]), &BTreeSet::new());
     assert_eq!(uplinks(&world.update(&mut store).snapshot), [2]);
 }
 
@@ -114,4 +114,29 @@ fn below_a_bridge_the_doubt_goes_against_a_veth() {
             assert_eq!(found, unclear, "{case}");
         }
     }
+}
+
+#[test]
+fn an_uplink_of_an_earlier_run_stays_one_beside_a_newcomer() {
+    let mut world = container_node(1);
+    world.veth(10, 1);
+    // It came while nobody looked.
+    world.veth(11, 2);
+    world.device(20, "lan", Kind::Plain, None);
+    let restored = |endpoints: &[u32]| {
+        let mut store = Store::new();
+        // The plain device was one too, and the route over it is gone.
+        store.restore(BTreeMap::new(), &endpoints.iter().copied().collect(), &BTreeSet::from([1, 10, 20]));
+        store
+    };
+    let mut store = restored(&[]);
+    for look in ["first", "second"] {
+        let outcome = world.update(&mut store);
+        assert_eq!(uplinks(&outcome.snapshot), [1, 10], "{look}");
+        assert_eq!(outcome.findings, BTreeSet::new(), "{look}");
+        assert!(behind(&outcome.snapshot, 11).identity.is_none());
+    }
+    assert_eq!(uplinks(&world.update(&mut restored(&[10])).snapshot), [1], "one that was both is a workload's");
+    world.inventory("workloads: [{name: a, match: {netns: /ns/1}}, {name: b, match: {netns: /ns/2}}]");
+    assert_eq!(uplinks(&world.update(&mut restored(&[])).snapshot), [1], "a source names it");
 }

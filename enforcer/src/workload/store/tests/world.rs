@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use super::super::{Inputs, Outcome, Store};
 use crate::workload::inventory::Inventory;
@@ -13,7 +14,7 @@ use crate::workload::view::{Kind, Link, NetworkView, Route, VethPeer};
 /// Ifindex of the bridge with `10.88.0.1/16` and `fd88::1/64`.
 pub(super) const BRIDGE: u32 = 1;
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct World {
     pub(super) view: NetworkView,
     pub(super) gone: BTreeSet<i32>,
@@ -21,6 +22,23 @@ pub(super) struct World {
     pub(super) containers: Vec<Container>,
     pub(super) netns: BTreeMap<PathBuf, i32>,
     pub(super) uplinks: Vec<String>,
+    pub(super) now: Instant,
+    pub(super) listed: Option<Instant>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            view: NetworkView::default(),
+            gone: BTreeSet::new(),
+            inventory: Inventory::default(),
+            containers: Vec::new(),
+            netns: BTreeMap::new(),
+            uplinks: Vec::new(),
+            now: Instant::now(),
+            listed: None,
+        }
+    }
 }
 
 impl World {
@@ -107,6 +125,8 @@ impl World {
             containers: &self.containers,
             netns: &self.netns,
             uplinks: &self.uplinks,
+            now: self.now,
+            listed: self.listed,
         })
     }
 }
