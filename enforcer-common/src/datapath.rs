@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::decide::{self, Question};
 use crate::endpoint::Endpoint;
-use crate::flow_state::{FlowKey, FlowValue, FlowWord, step};
+use crate::flow_state::{FlowKey, FlowValue, FlowWord, renew};
 use crate::id::{Address, Direction, OwnerId, PolicyWord};
 use crate::image::Image;
 use crate::packet::{self, Frame, Kind, Packet, PacketBytes, ProtocolClass};
@@ -31,8 +31,8 @@ pub trait World {
     fn is_uplink(&self, ifindex: u32) -> bool;
     /// The state of a flow.
     fn flow(&self, key: &FlowKey) -> Option<&FlowValue>;
-    /// Adds a flow unless its workload's quota or the table is full; another run may have added it meanwhile.
-    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<(), Reason>;
+    /// Adds a flow unless its workload's quota or the table is full. False: it is there already.
+    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<bool, Reason>;
     /// A clock of about one second a tick, for idle flows.
     fn tick(&self) -> u32;
     /// CLOCK_BOOTTIME in ns.
@@ -194,12 +194,7 @@ fn judge_frame<W: World, B: PacketBytes>(
             // Addresses without an id share one: an entry of theirs does not vouch for this one.
             work.settled = same_way && current.is_current(work.word.epoch, tag);
             if work.settled && work.owner != OwnerId::NONE {
-                flow.touch(world.tick());
-                let next = step(current.state(), direction, &work.packet);
-                if next != current.state() {
-                    // A lost race only leaves the idle limit longer or shorter by one packet.
-                    let _ = flow.word.compare_exchange(current.0, current.with_state(next).0, Relaxed, Relaxed);
-                }
+                renew(flow, current, direction, &work.packet, world.tick());
                 return Ok(());
             }
             if current.has_tag(tag) {

@@ -25,8 +25,9 @@ pub fn answer<W: World>(world: &W, work: &Work, question: &Question<'_>) -> Verd
     let (Some(endpoint), Some(image)) = (world.endpoint(work.meta.ifindex), world.image(slot)) else {
         return Verdict::Deny(Reason::Internal);
     };
-    // A workload cannot block access to itself (N19).
-    if endpoint.owner_of(question.peer).is_some() {
+    // A workload cannot block access to itself (N19); from an address that another one shows too, it may be the other one.
+    let disputed = question.entry.is_some_and(AddressEntry::is_disputed);
+    if !disputed && endpoint.owner_of(question.peer).is_some() {
         return Verdict::Allow;
     }
     let row = endpoint.row(slot, question.direction);

@@ -250,6 +250,17 @@ pub fn step(current: u8, direction: Direction, packet: &Packet) -> u8 {
     next
 }
 
+/// Takes note of one more packet of a flow that was judged before. `current` is its word as it was read.
+#[inline(always)]
+pub fn renew(flow: &FlowValue, current: FlowWord, direction: Direction, packet: &Packet, now: u32) {
+    flow.touch(now);
+    let next = step(current.state(), direction, packet);
+    if next != current.state() {
+        // A lost race only leaves the idle limit longer or shorter by one packet.
+        let _ = flow.word.compare_exchange(current.0, current.with_state(next).0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
 /// How long a flow in a state may be without a packet, in seconds.
 ///
 /// TCP: a connection with Linux's default keepalive (first probe after 7,200 s) never loses its state.

@@ -8,8 +8,8 @@ use core::sync::atomic::Ordering::Relaxed;
 use crate::datapath::{Work, World, echo_ports};
 use crate::endpoint::Endpoint;
 use crate::flow_state::{FlowKey, FlowWord};
-use crate::id::Direction;
-use crate::packet::{self, PacketBytes, ProtocolClass};
+use crate::id::{Address, Direction};
+use crate::packet::{Kind, Packet, PacketBytes, ProtocolClass, byte, half, icmp, icmp_kind, is_extension, split};
 
 /// See the module.
 #[inline(always)]
@@ -17,7 +17,7 @@ pub fn find_quoted<W: World, B: PacketBytes>(world: &W, bytes: &B, work: &mut Wo
     let Some(endpoint) = world.endpoint(work.meta.ifindex) else {
         return;
     };
-    let Some(quote) = packet::quote(bytes, &work.packet) else {
+    let Some(quote) = quote(bytes, &work.packet) else {
         return;
     };
     let from_workload = matches!(work.direction, Direction::Egress);
@@ -50,4 +50,71 @@ pub fn find_quoted<W: World, B: PacketBytes>(world: &W, bytes: &B, work: &mut Wo
     } else if current.has_tag(tag) {
         work.flow = current.state();
     }
+}
+
+/// The packet that an ICMP error quotes, as far as a flow key needs it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Quote {
+    /// Source of the quoted packet.
+    pub source: Address,
+    /// Its destination.
+    pub destination: Address,
+    /// Its IP protocol number.
+    pub protocol: u8,
+    /// Its protocol class.
+    pub class: ProtocolClass,
+    /// Its ports, source first; zero without ports.
+    pub ports: [u16; 2],
+    /// It is an echo request, or a reply.
+    pub echo_request: bool,
+    /// Id of the echo.
+    pub echo_id: u16,
+}
+
+/// The packet that `error` quotes; `None` if it is too short to hold the ports, a fragment, or has extension headers.
+#[inline(always)]
+pub fn quote<B: PacketBytes>(bytes: &B, error: &Packet) -> Option<Quote> {
+    let at = error.transport_at + 8;
+    let end = error.transport_at + error.transport_length;
+    let v4 = matches!(error.class, ProtocolClass::Icmp);
+    let (source, destination, protocol, transport_at) = if v4 {
+        let [first, fragment, third, source, destination] = bytes.at::<5>(at)?;
+        let size = u32::from(byte::<0>(first) & 0x0f) * 4;
+        if byte::<0>(first) >> 4 != 4 || size < 20 || half::<1>(fragment) & 0x1fff != 0 {
+            return None;
+        }
+        (Address::v4(source), Address::v4(destination), byte::<1>(third), at + size)
+    } else {
+        let [first, second, addresses @ ..] = bytes.at::<10>(at)?;
+        if byte::<0>(first) >> 4 != 6 || is_extension(byte::<2>(second)) {
+            return None;
+        }
+        let (source, destination) = split(addresses);
+        (source, destination, byte::<2>(second), at + 40)
+    };
+    // A mapped address would hit a flow of the other family; what lies beyond the packet is padding.
+    if !v4 && (source.is_v4() || destination.is_v4()) || transport_at > end {
+        return None;
+    }
+    let class = ProtocolClass::of(protocol, v4);
+    let mut quote = Quote { source, destination, protocol, class, ports: [0; 2], echo_request: false, echo_id: 0 };
+    if matches!(class, ProtocolClass::Other) {
+        return Some(quote);
+    }
+    // Both ICMPs are obliged to quote at least eight bytes of the transport header.
+    if transport_at + 8 > end {
+        return None;
+    }
+    let [first, second] = bytes.at::<2>(transport_at)?;
+    if matches!(class, ProtocolClass::Icmp | ProtocolClass::Icmpv6) {
+        let kind = byte::<0>(first);
+        quote.echo_request = matches!(icmp_kind(v4, kind), Kind::Opening);
+        if !quote.echo_request && kind != if v4 { icmp::ECHO_REPLY } else { icmp::V6_ECHO_REPLY } {
+            return None;
+        }
+        quote.echo_id = half::<0>(second);
+    } else {
+        quote.ports = [half::<0>(first), half::<1>(first)];
+    }
+    Some(quote)
 }

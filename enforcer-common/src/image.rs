@@ -95,6 +95,7 @@ pub struct AddressEntry(pub u32);
 impl AddressEntry {
     const LOCAL: u32 = 1 << 31;
     const NODE: u32 = 1 << 30;
+    const DISPUTED: u32 = 1 << 29;
     /// The highest peer class that fits.
     pub const MAX_CLASS: u32 = (1 << 28) - 1;
 
@@ -113,6 +114,18 @@ impl AddressEntry {
     #[inline(always)]
     pub const fn is_local(self) -> bool {
         self.0 & Self::LOCAL != 0
+    }
+
+    /// The same entry for an address that two local workloads show: nobody can tell whose a packet from it is.
+    #[must_use]
+    pub const fn disputed(self) -> Self {
+        Self(self.0 | Self::DISPUTED)
+    }
+
+    /// See [`AddressEntry::disputed`].
+    #[inline(always)]
+    pub const fn is_disputed(self) -> bool {
+        self.0 & Self::DISPUTED != 0
     }
 
     /// This node has the address.
@@ -358,12 +371,15 @@ pub fn range_class<I: Image>(image: &I, address: &Address) -> Option<PeerClass> 
     let x = if v4 { low & 0xffff_ffff } else { high };
     let bucket = RangeTable::bucket(table.u64(0), table.u32(8), table.u32(12), x);
     let (index_at, starts_at, classes_at) = (table.u32(20), table.u32(24), table.u32(28));
-    let first = image.line(index_at + bucket / 16)?.u32(bucket * 4);
     let next = bucket + 1;
+    let line = image.line(index_at + bucket / 16)?;
+    let first = line.u32(bucket * 4);
+    // Mostly of the same line, and a lookup is the better part of the cost.
+    let line = if next.is_multiple_of(16) { image.line(index_at + next / 16)? } else { line };
     // The range before the bucket's first may reach into the bucket.
     let mut found = first.saturating_sub(1);
     // A length that is halved, not an end: both ways through a step leave the verifier one state to follow, not two.
-    let mut length = image.line(index_at + next / 16)?.u32(next * 4).wrapping_sub(found);
+    let mut length = line.u32(next * 4).wrapping_sub(found);
     for _ in 0..limits::SEARCH_STEPS {
         if length <= 1 {
             break;

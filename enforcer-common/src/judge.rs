@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use crate::datapath::{Meta, Work, World};
 use crate::decide::Question;
 use crate::endpoint::Endpoint;
-use crate::flow_state::{FlowKey, FlowValue, FlowWord, Role, state, step};
+use crate::flow_state::{FlowKey, FlowValue, FlowWord, Role, renew, state, step};
 use crate::hygiene::{self, Discovery};
 use crate::id::{Address, Direction, OwnerId, PolicyWord, Row};
 use crate::image::{AddressEntry, Image, PortKey};
@@ -41,6 +41,9 @@ pub fn judge<W: World>(world: &W, work: &Work) -> Result<(), Reason> {
     let case = Case { world, work, word, meta, endpoint, direction, packet, local, peer, own };
     let entry = case.clear()?;
     // Nothing but the guardrails was open.
+    if settled && let Some(flow) = world.flow(key) {
+        renew(flow, FlowWord(flow.word.load(Relaxed)), direction, packet, world.tick());
+    }
     if settled || matches!(discovery, Discovery::Pass) {
         return Ok(());
     }
@@ -107,12 +110,7 @@ impl<W: World> Case<'_, W> {
         };
         match (self.packet.kind, stale, verdict) {
             (Kind::IcmpError | Kind::IcmpOther, _, verdict) => verdict.into_result(),
-            (Kind::Opening, _, Verdict::Allow) => match self.world.flow(key) {
-                // Once more if another CPU changed the state bits in between. If the element is another flow's by now,
-                // the entry is gone.
-                Some(flow) if self.take_over(flow, key, role as u8) || self.take_over(flow, key, role as u8) => Ok(()),
-                Some(_) | None => self.insert(key, role, self.ingress()),
-            },
+            (Kind::Opening, _, Verdict::Allow) => self.open(key, role),
             (Kind::Following, Some(_), Verdict::Allow) => {
                 // Freed meanwhile: the next packet is judged without state.
                 if let Some(flow) = self.world.flow(key) {
@@ -132,6 +130,24 @@ impl<W: World> Case<'_, W> {
             (Kind::Following, None, verdict) if self.is_midstream() => self.midstream(entry, key, role, verdict),
             (Kind::Following, None, Verdict::Allow) => self.insert(key, role, self.ingress()),
             (Kind::Opening, _, Verdict::Deny(reason)) | (Kind::Following, None, Verdict::Deny(reason)) => Err(reason),
+        }
+    }
+
+    /// State for a packet that opens a flow. Most are new, so the entry that may be there is looked for last.
+    #[inline(always)]
+    fn open(&self, key: &FlowKey, role: Role) -> Result<(), Reason> {
+        let added = self.add(key, role, self.ingress());
+        if !matches!(added, Ok(true))
+            && let Some(flow) = self.world.flow(key)
+            // Once more if another CPU changed the state bits in between.
+            && (self.take_over(flow, key, role as u8) || self.take_over(flow, key, role as u8))
+        {
+            return Ok(());
+        }
+        match added {
+            // The entry that was in the way is gone.
+            Ok(false) => self.insert(key, role, self.ingress()),
+            other => other.map(|_| ()),
         }
     }
 
@@ -285,11 +301,17 @@ impl<W: World> Case<'_, W> {
 
     #[inline(always)]
     fn insert(&self, key: &FlowKey, role: Role, ingress: u32) -> Result<(), Reason> {
+        self.add(key, role, ingress).map(|_| ())
+    }
+
+    /// False: there is an entry already.
+    #[inline(always)]
+    fn add(&self, key: &FlowKey, role: Role, ingress: u32) -> Result<bool, Reason> {
         let word = FlowWord::new(self.word.epoch, key.tag(), step(role as u8, self.direction, self.packet));
         let value = FlowValue::new(word, self.world.tick(), ingress, self.endpoint.workload);
         match (self.world.insert(key, &value), role) {
             // The node's own packets are always let in (D3), with state or without.
-            (Err(_), Role::NodeOpened) => Ok(()),
+            (Err(_), Role::NodeOpened) => Ok(true),
             (result, _) => result,
         }
     }

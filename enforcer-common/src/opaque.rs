@@ -6,15 +6,17 @@
 #![cfg_attr(target_arch = "bpf", allow(unsafe_code, reason = "a move is an instruction"))]
 
 /// The same value.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub fn opaque(mut value: u64) -> u64 {
+    // SAFETY: a move to itself; with no instruction at all the kernel refuses the line information.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack)) };
+    value
+}
+
+/// The same value.
+#[cfg(not(target_arch = "bpf"))]
 #[inline(always)]
 pub fn opaque(value: u64) -> u64 {
-    #[cfg(target_arch = "bpf")]
-    {
-        let mut value = value;
-        // SAFETY: a move to itself; with no instruction at all the kernel refuses the line information.
-        unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack)) };
-        value
-    }
-    #[cfg(not(target_arch = "bpf"))]
     value
 }

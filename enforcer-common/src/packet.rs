@@ -106,7 +106,7 @@ impl ProtocolClass {
     }
 
     #[inline(always)]
-    fn of(number: u8, v4: bool) -> Self {
+    pub(crate) fn of(number: u8, v4: bool) -> Self {
         match number {
             protocol::TCP => Self::Tcp,
             protocol::UDP => Self::Udp,
@@ -275,15 +275,14 @@ pub fn port_key(class: ProtocolClass, number: u8, port: u16, icmp_type: u8) -> P
 #[inline(always)]
 pub fn parse<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reason> {
     let Some(ethertype) = bytes.ethertype() else {
-        return refuse(out, &Packet::EMPTY, Reason::Ethertype);
+        return refuse_unread(out, 0, Reason::Ethertype);
     };
-    let packet = Packet { ethertype, ..Packet::EMPTY };
     match ethertype {
-        0x0800 => parse_v4(bytes, out, packet),
-        0x86dd => parse_v6(bytes, out, packet),
+        0x0800 => parse_v4(bytes, out),
+        0x86dd => parse_v6(bytes, out),
         0x0806 => Ok(Frame::Arp),
-        0x8100 | 0x88a8 | 0x9100 => refuse(out, &packet, Reason::Vlan),
-        _ => refuse(out, &packet, Reason::Ethertype),
+        0x8100 | 0x88a8 | 0x9100 => refuse_unread(out, ethertype, Reason::Vlan),
+        _ => refuse_unread(out, ethertype, Reason::Ethertype),
     }
 }
 
@@ -293,15 +292,23 @@ fn refuse(out: &mut Packet, packet: &Packet, reason: Reason) -> Result<Frame, Re
     Err(reason)
 }
 
+/// Not where the packet of every frame is made: a constant of this size would be copied into each.
+#[inline(always)]
+fn refuse_unread(out: &mut Packet, ethertype: u16, reason: Reason) -> Result<Frame, Reason> {
+    *out = Packet::EMPTY;
+    out.ethertype = ethertype;
+    Err(reason)
+}
+
 /// Byte `N` of the four that lie in memory as `word`.
 #[inline(always)]
-const fn byte<const N: usize>(word: u32) -> u8 {
+pub(crate) const fn byte<const N: usize>(word: u32) -> u8 {
     word.to_ne_bytes()[N]
 }
 
 /// Half `N` of the four bytes that lie in memory as `word`, as a number.
 #[inline(always)]
-const fn half<const N: usize>(word: u32) -> u16 {
+pub(crate) const fn half<const N: usize>(word: u32) -> u16 {
     (u32::from_be(word) >> (16 * (1 - N))) as u16
 }
 
@@ -310,9 +317,9 @@ const V4_TRANSPORT: u32 = ETHERNET + 20;
 const V6_TRANSPORT: u32 = ETHERNET + 40;
 
 #[inline(always)]
-fn parse_v4<B: PacketBytes>(bytes: &B, out: &mut Packet, packet: Packet) -> Result<Frame, Reason> {
+fn parse_v4<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reason> {
     let Some([first, fragment, third, source, destination]) = bytes.fixed::<5>(ETHERNET as usize) else {
-        return refuse(out, &packet, Reason::IpMalformed);
+        return refuse_unread(out, 0x0800, Reason::IpMalformed);
     };
     let mut total = u32::from(half::<1>(first));
     if total == 0 && bytes.length() > 0xffff {
@@ -326,7 +333,16 @@ fn parse_v4<B: PacketBytes>(bytes: &B, out: &mut Packet, packet: Packet) -> Resu
         hop_limit: byte::<0>(third),
         transport_at: V4_TRANSPORT,
         transport_length: total.wrapping_sub(20),
-        ..packet
+        ethertype: 0x0800,
+        class: ProtocolClass::Other,
+        kind: Kind::Following,
+        tcp_flags: 0,
+        has_payload: false,
+        icmp_type: 0,
+        icmp_code: 0,
+        source_port: 0,
+        destination_port: 0,
+        echo_id: 0,
     };
     if byte::<0>(first) != 0x45 {
         let options = byte::<0>(first) > 0x45 && byte::<0>(first) <= 0x4f;
@@ -343,9 +359,9 @@ fn parse_v4<B: PacketBytes>(bytes: &B, out: &mut Packet, packet: Packet) -> Resu
 }
 
 #[inline(always)]
-fn parse_v6<B: PacketBytes>(bytes: &B, out: &mut Packet, packet: Packet) -> Result<Frame, Reason> {
+fn parse_v6<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reason> {
     let Some([first, second, addresses @ ..]) = bytes.fixed::<10>(ETHERNET as usize) else {
-        return refuse(out, &packet, Reason::IpMalformed);
+        return refuse_unread(out, 0x86dd, Reason::IpMalformed);
     };
     let (source, destination) = split(addresses);
     let mut length = u32::from(half::<0>(second));
@@ -359,7 +375,16 @@ fn parse_v6<B: PacketBytes>(bytes: &B, out: &mut Packet, packet: Packet) -> Resu
         hop_limit: byte::<3>(second),
         transport_at: V6_TRANSPORT,
         transport_length: length,
-        ..packet
+        ethertype: 0x86dd,
+        class: ProtocolClass::Other,
+        kind: Kind::Following,
+        tcp_flags: 0,
+        has_payload: false,
+        icmp_type: 0,
+        icmp_code: 0,
+        source_port: 0,
+        destination_port: 0,
+        echo_id: 0,
     };
     let malformed = byte::<0>(first) >> 4 != 6
         || length > bytes.length().saturating_sub(V6_TRANSPORT)
@@ -383,12 +408,12 @@ fn parse_v6<B: PacketBytes>(bytes: &B, out: &mut Packet, packet: Packet) -> Resu
 }
 
 #[inline(always)]
-fn split([a, b, c, d, e, f, g, h]: [u32; 8]) -> (Address, Address) {
+pub(crate) fn split([a, b, c, d, e, f, g, h]: [u32; 8]) -> (Address, Address) {
     (Address([a, b, c, d]), Address([e, f, g, h]))
 }
 
 #[inline(always)]
-fn is_extension(next: u8) -> bool {
+pub(crate) fn is_extension(next: u8) -> bool {
     matches!(next, protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS)
 }
 
@@ -512,7 +537,7 @@ fn icmp_header<B: PacketBytes, const FIXED: bool>(bytes: &B, packet: &mut Packet
 }
 
 #[inline(always)]
-fn icmp_kind(v4: bool, kind: u8) -> Kind {
+pub(crate) fn icmp_kind(v4: bool, kind: u8) -> Kind {
     if v4 {
         match kind {
             icmp::ECHO_REQUEST => Kind::Opening,
@@ -528,71 +553,4 @@ fn icmp_kind(v4: bool, kind: u8) -> Kind {
             _ => Kind::IcmpOther,
         }
     }
-}
-
-/// The packet that an ICMP error quotes, as far as a flow key needs it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Quote {
-    /// Source of the quoted packet.
-    pub source: Address,
-    /// Its destination.
-    pub destination: Address,
-    /// Its IP protocol number.
-    pub protocol: u8,
-    /// Its protocol class.
-    pub class: ProtocolClass,
-    /// Its ports, source first; zero without ports.
-    pub ports: [u16; 2],
-    /// It is an echo request, or a reply.
-    pub echo_request: bool,
-    /// Id of the echo.
-    pub echo_id: u16,
-}
-
-/// The packet that `error` quotes; `None` if it is too short to hold the ports, a fragment, or has extension headers.
-#[inline(always)]
-pub fn quote<B: PacketBytes>(bytes: &B, error: &Packet) -> Option<Quote> {
-    let at = error.transport_at + 8;
-    let end = error.transport_at + error.transport_length;
-    let v4 = matches!(error.class, ProtocolClass::Icmp);
-    let (source, destination, protocol, transport_at) = if v4 {
-        let [first, fragment, third, source, destination] = bytes.at::<5>(at)?;
-        let size = u32::from(byte::<0>(first) & 0x0f) * 4;
-        if byte::<0>(first) >> 4 != 4 || size < 20 || half::<1>(fragment) & 0x1fff != 0 {
-            return None;
-        }
-        (Address::v4(source), Address::v4(destination), byte::<1>(third), at + size)
-    } else {
-        let [first, second, addresses @ ..] = bytes.at::<10>(at)?;
-        if byte::<0>(first) >> 4 != 6 || is_extension(byte::<2>(second)) {
-            return None;
-        }
-        let (source, destination) = split(addresses);
-        (source, destination, byte::<2>(second), at + 40)
-    };
-    // A mapped address would hit a flow of the other family; what lies beyond the packet is padding.
-    if !v4 && (source.is_v4() || destination.is_v4()) || transport_at > end {
-        return None;
-    }
-    let class = ProtocolClass::of(protocol, v4);
-    let mut quote = Quote { source, destination, protocol, class, ports: [0; 2], echo_request: false, echo_id: 0 };
-    if matches!(class, ProtocolClass::Other) {
-        return Some(quote);
-    }
-    // Both ICMPs are obliged to quote at least eight bytes of the transport header.
-    if transport_at + 8 > end {
-        return None;
-    }
-    let [first, second] = bytes.at::<2>(transport_at)?;
-    if matches!(class, ProtocolClass::Icmp | ProtocolClass::Icmpv6) {
-        let kind = byte::<0>(first);
-        quote.echo_request = matches!(icmp_kind(v4, kind), Kind::Opening);
-        if !quote.echo_request && kind != if v4 { icmp::ECHO_REPLY } else { icmp::V6_ECHO_REPLY } {
-            return None;
-        }
-        quote.echo_id = half::<0>(second);
-    } else {
-        quote.ports = [half::<0>(first), half::<1>(first)];
-    }
-    Some(quote)
 }

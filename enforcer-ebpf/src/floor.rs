@@ -1,13 +1,14 @@
 //! The least that any such program does, to measure ours against: parse, and look one key up or insert it.
 //!
 //! Input: an skb. Output: pass. `vary` changes a packet's tuple in place and goes on to the program under test by a tail
-//! call, since BPF_PROG_TEST_RUN repeats the packet as the last run left it.
+//! call, since `BPF_PROG_TEST_RUN` repeats the packet as the last run left it.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
     allow(
         unsafe_code,
-        reason = "maps, packet memory and helpers are raw pointers to the kernel"
+        clippy::needless_borrows_for_generic_args,
+        reason = "maps, packet memory and helpers are raw pointers to the kernel; a key given by value is copied again"
     )
 )]
 
@@ -35,7 +36,7 @@ mod programs {
     /// Parses and looks up.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
-    fn look_up(skb: *mut __sk_buff) -> i32 {
+    extern "C" fn look_up(skb: *mut __sk_buff) -> i32 {
         if let Some(key) = key(skb) {
             // SAFETY: nobody writes meanwhile.
             if unsafe { FLOOR.get(&key) }.is_some() {
@@ -48,7 +49,7 @@ mod programs {
     /// Parses and inserts.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
-    fn insert(skb: *mut __sk_buff) -> i32 {
+    extern "C" fn insert(skb: *mut __sk_buff) -> i32 {
         if let Some(key) = key(skb)
             && FLOOR.insert(&key, &[1, 2, 3], u64::from(BPF_NOEXIST)).is_ok()
         {
@@ -60,21 +61,21 @@ mod programs {
     /// Nothing: the cost of a run itself.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
-    fn nothing(_: *mut __sk_buff) -> i32 {
+    extern "C" fn nothing(_: *mut __sk_buff) -> i32 {
         TCX_NEXT
     }
 
     /// Another source port each time, and another destination each 65,536 times.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
-    fn vary_source(skb: *mut __sk_buff) -> i32 {
+    extern "C" fn vary_source(skb: *mut __sk_buff) -> i32 {
         vary(skb, 34)
     }
 
     /// Another destination port each time, and another destination each 65,536 times.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
-    fn vary_destination(skb: *mut __sk_buff) -> i32 {
+    extern "C" fn vary_destination(skb: *mut __sk_buff) -> i32 {
         vary(skb, 36)
     }
 

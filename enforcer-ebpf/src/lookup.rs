@@ -95,7 +95,7 @@ impl World for Maps {
     }
 
     #[inline(always)]
-    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<(), Reason> {
+    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<bool, Reason> {
         let quota = QUOTAS.get(value.workload).ok_or(Reason::Internal)?;
         if quota.flows.load(Relaxed) >= quota.limit.load(Relaxed) {
             return Err(Reason::FlowQuota);
@@ -103,9 +103,9 @@ impl World for Maps {
         match FLOWS.insert(key, value, u64::from(BPF_NOEXIST)) {
             Ok(()) => {
                 quota.flows.fetch_add(1, Relaxed);
-                Ok(())
+                Ok(true)
             }
-            Err(EEXIST) => Ok(()),
+            Err(EEXIST) => Ok(false),
             Err(_) => Err(Reason::FlowTableFull),
         }
     }

@@ -1,11 +1,15 @@
 //! The tcx programs on the host side of a container's veth: entry points only.
 //!
-//! Input: an skb and the maps of `maps.rs`. Output: the kernel's verdict code. What is decided is decided by
+//! Input: an skb and the maps of [`maps`]. Output: the kernel's verdict code. What is decided is decided by
 //! `enforcer_common::datapath::run`; the modules here are that function's view of the kernel.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
-    allow(unsafe_code, reason = "maps, packet memory and helpers are raw pointers to the kernel")
+    allow(
+        unsafe_code,
+        clippy::needless_borrows_for_generic_args,
+        reason = "maps, packet memory and helpers are raw pointers to the kernel; a key given by value is copied again"
+    )
 )]
 #![deny(clippy::wildcard_enum_match_arm)]
 
@@ -37,21 +41,21 @@ mod programs {
     /// tcx ingress on the host side: what the workload sends.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
-    fn from_workload(skb: *mut __sk_buff) -> i32 {
+    extern "C" fn from_workload(skb: *mut __sk_buff) -> i32 {
         judge(skb, Direction::Egress)
     }
 
     /// tcx egress on the host side: what the workload gets.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
-    fn to_workload(skb: *mut __sk_buff) -> i32 {
+    extern "C" fn to_workload(skb: *mut __sk_buff) -> i32 {
         judge(skb, Direction::Ingress)
     }
 
     /// Frees idle flows and those of workloads that are gone; run by the daemon's timer, never attached. Returns how many.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
-    fn sweep(_: *mut __sk_buff) -> i32 {
+    extern "C" fn sweep(_: *mut __sk_buff) -> i32 {
         sweep::run()
     }
 

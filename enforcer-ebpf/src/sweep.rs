@@ -34,7 +34,7 @@ pub(crate) fn run() -> i32 {
             0,
         );
     }
-    progress.deleted as i32
+    progress.deleted.cast_signed()
 }
 
 /// Called by the kernel for each flow. Not 0: stop.

@@ -99,9 +99,14 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it.
     pub fn start(options: &Options) -> Self {
-        let log: File = OpenOptions::new().append(true).create(true).open(&options.log).unwrap();
-        let child = options.command().stderr(log).spawn().unwrap();
-        Self { child, pin_dir: options.pin_dir.clone(), log: options.log.clone() }
+        Self::spawn(options.command(), &options.pin_dir, &options.log)
+    }
+
+    /// Starts a command line of the caller's own.
+    pub fn spawn(mut command: Command, pin_dir: &Path, log: &Path) -> Self {
+        let file: File = OpenOptions::new().append(true).create(true).open(log).unwrap();
+        let child = command.stderr(file).spawn().unwrap();
+        Self { child, pin_dir: pin_dir.to_owned(), log: log.to_owned() }
     }
 
     /// Its process.
@@ -109,13 +114,18 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Fails if it has ended.
+    pub fn assert_runs(&mut self) {
+        if let Some(status) = self.child.try_wait().unwrap() {
+            panic!("the daemon ended with {status}: {}", self.said());
+        }
+    }
+
     /// Waits until what is in force satisfies `wanted`; fails if the daemon ends before.
     pub fn wait(&mut self, what: &str, wanted: impl Fn(&StatusView) -> bool) -> StatusView {
         let end = Instant::now() + BOUND;
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("the daemon ended with {status}: {}", self.said());
-            }
+            self.assert_runs();
             let view = status::read(&self.pin_dir);
             match &view {
                 Ok(view) if wanted(view) => return view.clone(),

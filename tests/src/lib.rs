@@ -1,5 +1,5 @@
 //! Shared parts of the tests: an oracle for policy, frames, the datapath's tables in ordinary memory, loaded programs, the
-//! example policies' cases, and a stage for the real daemon and real traffic.
+//! example policies' cases, and a stage for the real daemon, real traffic and real containers.
 
 pub mod bench;
 pub mod bytecode;
@@ -7,6 +7,7 @@ pub mod cases;
 pub mod daemon;
 pub mod oracle;
 pub mod packet;
+pub mod podman;
 pub mod stage;
 pub mod traffic;
 pub mod world;

@@ -172,15 +172,15 @@ impl<'a> World for &'a MemoryWorld {
         self.flows.find(key)
     }
 
-    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<(), Reason> {
+    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<bool, Reason> {
         if self.flow(key).is_some() {
-            return Ok(());
+            return Ok(false);
         }
         if self.flow_count() >= self.flow_limit {
             return Err(Reason::FlowTableFull);
         }
         self.flows.add(key, value);
-        Ok(())
+        Ok(true)
     }
 
     fn tick(&self) -> u32 {

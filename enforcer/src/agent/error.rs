@@ -33,6 +33,9 @@ pub enum AgentError {
     /// The state directory cannot be made.
     #[error("cannot make the state directory: {0}; `state_dir` in the settings names another")]
     State(#[source] io::Error),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(#[source] io::Error),
@@ -46,7 +49,12 @@ impl AgentError {
             Self::Workloads(WorkloadError::SourceSilent { .. }) => 3,
             Self::Kernel(KernelError::Busy { .. }) => 5,
             Self::Kernel(_) => 4,
-            Self::Workloads(_) | Self::Watch(_) | Self::FlowLog(_) | Self::State(_) | Self::Signals(_) => 1,
+            Self::Workloads(_)
+            | Self::Watch(_)
+            | Self::FlowLog(_)
+            | Self::State(_)
+            | Self::Thread(_)
+            | Self::Signals(_) => 1,
         }
     }
 }

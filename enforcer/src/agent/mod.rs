@@ -3,6 +3,7 @@
 //! Input: [`Options`]. It joins policies and workloads, keeps the kernel at what they say, and writes the flow log, until
 //! it is told to stop. Stopping leaves enforcement on.
 
+mod denials;
 mod error;
 pub mod plan;
 mod policies;
@@ -10,10 +11,12 @@ mod reconcile;
 pub mod report;
 pub mod state;
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use enforcer_common::id::OwnerId;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -28,8 +31,6 @@ use crate::policy::watch;
 use crate::workload::runtime::RuntimeKind;
 use crate::workload::{self, Discovery};
 
-/// How often denials are read. The kernel's ring and slices hold what comes in between.
-const DENIALS: Duration = Duration::from_millis(100);
 /// How often idle flows are freed.
 const SWEEP: Duration = Duration::from_secs(1);
 /// How often programs, links and endpoints are compared with what they should be.
@@ -71,7 +72,8 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     })?;
     let states = state::StateDir::create(options.settings.state_of(&options.pin_dir)).map_err(AgentError::State)?;
     let earlier = states.load(kernel.revision().revision);
-    let mut policies = Policies::load(&options.policies, earlier.as_ref())?;
+    let enforced = kernel.revision().revision != 0;
+    let mut policies = Policies::load(&options.policies, enforced, earlier.as_ref())?;
     let log = FlowLog::open(options.flow_log.clone(), &node)?;
     let config = workload::Config {
         inventory: options.inventory.clone(),
@@ -85,41 +87,46 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let mut inventory_file = watch::watch(options.inventory.iter().cloned().collect())?;
     let mut discovery = workload::start(config).await?;
 
-    let mut denials = interval(DENIALS);
     let mut sweep = interval(SWEEP);
     let mut verify = interval(VERIFY);
-    for ticks in [&mut denials, &mut sweep, &mut verify] {
+    for ticks in [&mut sweep, &mut verify] {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     loop {
         tokio::select! {
-            snapshot = discovery.changed() => reconciler.workloads(snapshot?, &policies),
+            // In this order, and the workloads last: they may change all the time, what is before them cannot.
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
             () = policy_files.changed() => {
                 if policies.reload() {
-                    reconciler.policies(&policies);
+                    reconciler.reconcile(&mut policies)?;
                 }
             }
             () = inventory_file.changed() => reload_inventory(&options, &discovery, &mut reconciler).await,
-            _ = denials.tick() => reconciler.denials(Timestamp::now()),
+            _ = verify.tick() => reconciler.verify(&mut policies)?,
             _ = sweep.tick() => {
                 reconciler.sweep();
                 reconciler.report(&policies, &discovery);
             }
-            _ = verify.tick() => reconciler.verify(),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            snapshot = discovery.changed() => reconciler.workloads(snapshot?, &mut policies)?,
         }
     }
-    reconciler.finish(Timestamp::now());
+    reconciler.finish();
     tracing::info!("stopped; enforcement stays on, `enforcer purge` removes it");
     Ok(())
 }
 
-fn adopted_owners(kernel: &Kernel) -> std::collections::BTreeMap<std::net::IpAddr, u32> {
-    let endpoints = kernel.adopted().iter();
-    endpoints
-        .flat_map(|endpoint| endpoint.addresses.iter().map(|address| ((*address).into(), endpoint.ifindex)))
-        .collect()
+/// Who had which address, by one of its veths. An address that two workloads have was disputed and still is.
+fn adopted_owners(kernel: &Kernel) -> BTreeMap<IpAddr, u32> {
+    let mut holders = BTreeMap::<IpAddr, BTreeMap<OwnerId, u32>>::new();
+    for endpoint in kernel.adopted() {
+        for address in &endpoint.addresses {
+            holders.entry((*address).into()).or_default().insert(endpoint.id, endpoint.ifindex);
+        }
+    }
+    let sole = |holders: BTreeMap<OwnerId, u32>| (holders.len() == 1).then(|| holders.into_values().next()).flatten();
+    holders.into_iter().filter_map(|(address, holders)| Some((address, sole(holders)?))).collect()
 }
 
 async fn reload_inventory(options: &Options, discovery: &Discovery, reconciler: &mut Reconciler) {

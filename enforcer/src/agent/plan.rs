@@ -91,7 +91,7 @@ mod tests {
     fn planned(workload: LocalWorkload, unknown: Unknown) -> PlannedWorkload {
         let snapshot = Snapshot { local: BTreeMap::from([(WorkloadKey(1), workload)]), ..Snapshot::default() };
         let image = compile(&resolve(Arc::new(PolicySet::default()), Arc::new(snapshot.clone()))).unwrap();
-        Intent::new(image, &snapshot, unknown, Some(Duration::from_secs(60))).plan().workloads[0].clone()
+        Intent::new(image, &snapshot, unknown, Some(Duration::from_mins(1))).plan().workloads[0].clone()
     }
 
     #[test]
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn only_a_veth_that_was_there_before_us_may_have_older_connections() {
-        assert_eq!(planned(workload(true, true), Unknown::Strict).window, Some(Duration::from_secs(60)));
+        assert_eq!(planned(workload(true, true), Unknown::Strict).window, Some(Duration::from_mins(1)));
         assert_eq!(planned(workload(true, false), Unknown::Strict).window, None);
     }
 }

@@ -1,54 +1,45 @@
-//! Keeps the kernel at what policies and workloads say, and turns what it denied into records.
+//! Keeps the kernel at what policies and workloads say.
 //!
-//! Input: changes, one at a time. Output: a plan in force, names for its denials, the report for `status`.
+//! Input: changes, one at a time. Output: a plan in force, names for its denials, the report for `status`. What fails is
+//! tried again with the next change and on a timer; until it succeeds the last good image stays.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use enforcer_common::denial::BusyKey;
 use enforcer_common::id::{Direction, OwnerId};
-use jiff::Timestamp;
 
 use super::Options;
+use super::denials::DenialLog;
 use super::error::AgentError;
 use super::plan::{Intent, Unknown};
-use super::policies::Policies;
+use super::policies::{Policies, Reading};
 use super::report::{Report, WorkloadLine};
 use super::state::{InForce, StateDir};
 use crate::compile::compile;
-use crate::flow::enrich::{Denial, Enricher};
 use crate::flow::names::NameTable;
 use crate::flow::sink::FlowLog;
-use crate::kernel::{self, Applied, Denials, Kernel};
+use crate::kernel::{Applied, Drift, Kernel};
 use crate::policy::load::from_sources;
 use crate::resolve::{ResolvedPolicy, resolve};
-use crate::workload::model::{Snapshot, WorkloadKey};
+use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
 use crate::workload::{Discovery, Mode};
-
-/// How long the flow log may take to write what is queued when the daemon stops.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The kernel side and all that goes with it.
 pub(super) struct Reconciler {
     kernel: Kernel,
-    denials: Denials,
-    log: FlowLog,
-    names: NameTable,
-    enricher: Enricher,
+    denials: DenialLog,
     states: StateDir,
     unknown: Unknown,
     window: Option<Duration>,
     snapshot: Option<Arc<Snapshot>>,
     resolved: Option<Arc<ResolvedPolicy>>,
-    /// What is in the kernel, and under which ids.
+    /// What is in the kernel, wholly; `None`: something is left to be done.
     intent: Option<Intent>,
     owners: BTreeMap<OwnerId, WorkloadKey>,
-    attached: BTreeSet<u32>,
     /// What is known so far, and what `status` was told last.
     report: Report,
     written: Option<Report>,
-    told_lost: u64,
 }
 
 impl Reconciler {
@@ -60,65 +51,41 @@ impl Reconciler {
         earlier: Option<InForce>,
         log: FlowLog,
     ) -> Result<Self, AgentError> {
-        let denials = kernel.denials()?;
-        let fresh = kernel.revision().revision == 0;
-        let mut reconciler = Self {
+        let denials = DenialLog::start(kernel.denials()?, log, node)?;
+        if let Some(earlier) = earlier {
+            name_earlier(&kernel, earlier, &mut denials.names().hold());
+        }
+        Ok(Self {
             denials,
-            log,
-            names: NameTable::default(),
-            enricher: Enricher::new(node),
             states,
             unknown: options.unknown,
             // A veth that appeared while no daemon ran is new all the same: the window is for the first run alone.
-            window: options.settings.window().filter(|_| fresh),
+            window: options.settings.window().filter(|_| kernel.revision().revision == 0),
             snapshot: None,
             resolved: None,
             intent: None,
             owners: BTreeMap::new(),
-            attached: kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect(),
             report: Report {
                 pid: std::process::id(),
                 unknown_open: options.unknown == Unknown::Open,
                 ..Report::default()
             },
             written: None,
-            told_lost: 0,
             kernel,
-        };
-        if let Some(earlier) = earlier {
-            reconciler.name_earlier(earlier);
-        }
-        Ok(reconciler)
-    }
-
-    /// Names what the image that an earlier run left denies, until there is one of our own.
-    fn name_earlier(&mut self, earlier: InForce) {
-        let Ok(loaded) = from_sources(earlier.sources()) else { return };
-        let snapshot = Arc::new(earlier.snapshot);
-        let key_of = |ifindex: u32| {
-            let holder = snapshot.local.iter().find(|(_, workload)| workload.endpoints.contains_key(&ifindex));
-            holder.map(|(key, _)| *key)
-        };
-        let adopted = self.kernel.adopted().iter();
-        let owners =
-            adopted.filter_map(|endpoint| Some((endpoint.id, key_of(endpoint.ifindex)?))).collect::<BTreeMap<_, _>>();
-        let resolved = Arc::new(resolve(Arc::new(loaded.set), Arc::clone(&snapshot)));
-        self.names.install(earlier.revision, &snapshot, &owners, resolved);
+        })
     }
 
     /// The workloads have changed.
-    pub(super) fn workloads(&mut self, snapshot: Arc<Snapshot>, policies: &Policies) {
+    pub(super) fn workloads(&mut self, snapshot: Arc<Snapshot>, policies: &mut Policies) -> Result<(), AgentError> {
         // A new veth is closed at once; its row comes with the plan. At the very first start the plan comes first, so that
         // running containers are not cut.
         if self.kernel.revision().revision != 0 {
+            let attached = self.kernel.endpoints();
             for ifindex in snapshot.local.values().flat_map(|workload| workload.endpoints.keys()) {
-                if !self.attached.contains(ifindex) {
-                    match self.kernel.attach_unknown(*ifindex) {
-                        Ok(()) => {
-                            self.attached.insert(*ifindex);
-                        }
-                        Err(error) => tracing::warn!(ifindex, %error, "cannot attach to a new veth yet"),
-                    }
+                if !attached.contains(ifindex)
+                    && let Err(error) = self.kernel.attach_unknown(*ifindex)
+                {
+                    tracing::warn!(ifindex, %error, "cannot attach to a new veth yet");
                 }
             }
         }
@@ -127,57 +94,67 @@ impl Reconciler {
             tracing::info!(?uplinks, "devices towards the outside");
         }
         self.snapshot = Some(snapshot);
-        self.reconcile(policies);
+        self.reconcile(policies)
     }
 
-    /// The policies have changed.
-    pub(super) fn policies(&mut self, policies: &Policies) {
-        self.reconcile(policies);
-    }
-
-    fn reconcile(&mut self, policies: &Policies) {
-        let Some(snapshot) = self.snapshot.clone() else { return };
-        match self.bring_in_force(policies, &snapshot) {
+    /// Brings in force what the policies and the workloads say now. An error ends the daemon: only before anything is in
+    /// force.
+    pub(super) fn reconcile(&mut self, policies: &mut Policies) -> Result<(), AgentError> {
+        let Some(snapshot) = self.snapshot.clone() else { return Ok(()) };
+        let Some(reading) = policies.current().cloned() else {
+            // Only veths can be closed until somebody mends the policies.
+            self.report.apply_error = Some("the policies that an earlier run enforces are not known".to_owned());
+            return Ok(());
+        };
+        let outcome = match self.bring_in_force(&reading, &snapshot) {
+            Err(AgentError::Compile(error)) if policies.roll_back(error.to_string()) => {
+                let Some(previous) = policies.current().cloned() else { return Ok(()) };
+                self.bring_in_force(&previous, &snapshot)
+            }
+            Ok(()) => {
+                policies.settle();
+                Ok(())
+            }
+            other => other,
+        };
+        match outcome {
             Ok(()) => self.report.apply_error = None,
+            Err(error) if self.kernel.revision().revision == 0 => return Err(error),
             Err(error) => {
                 tracing::error!(%error, "the newest policies and workloads are not in force, the last good image stays");
                 self.report.apply_error = Some(error.to_string());
             }
         }
+        Ok(())
     }
 
-    fn bring_in_force(&mut self, policies: &Policies, snapshot: &Arc<Snapshot>) -> Result<(), AgentError> {
-        let resolved = Arc::new(resolve(Arc::clone(policies.set()), Arc::clone(snapshot)));
+    fn bring_in_force(&mut self, reading: &Reading, snapshot: &Arc<Snapshot>) -> Result<(), AgentError> {
+        let resolved = Arc::new(resolve(Arc::clone(&reading.set), Arc::clone(snapshot)));
         let image = compile(&resolved)?;
         let intent = Intent::new(image, snapshot, self.unknown, self.window);
         let unchanged = self.intent.as_ref() == Some(&intent);
         let revision = if unchanged { self.kernel.revision().revision } else { self.kernel.next_revision() };
-        self.save(revision, policies, snapshot)?;
+        self.save(revision, reading, snapshot)?;
+        // Held, so that no denial of the new revision is read before its names are in.
+        let names = self.denials.names();
+        let mut names = names.hold();
         if !unchanged {
             let applied = self.kernel.apply(&intent.plan())?;
+            self.intent = applied.failures.is_empty().then_some(intent);
             self.take_over(applied, snapshot);
-            self.intent = Some(intent);
             self.states.keep_only(revision);
-            tracing::info!(
-                revision,
-                policies = policies.set().policies.len(),
-                workloads = snapshot.local.len(),
-                "in force"
-            );
+            let (policies, workloads) = (reading.set.policies.len(), snapshot.local.len());
+            tracing::info!(revision, policies, workloads, "in force");
         }
         // Also where the image is the same: names, labels and lines may not be.
-        self.names.install(
-            revision,
-            snapshot,
-            &self.owners,
-            Arc::clone(&resolved) as Arc<dyn crate::flow::names::Policies>,
-        );
+        names.install(revision, snapshot, &self.owners, Arc::clone(&resolved) as _);
+        self.report.policy_count = reading.set.policies.len();
         self.resolved = Some(resolved);
         Ok(())
     }
 
-    fn save(&self, revision: u32, policies: &Policies, snapshot: &Snapshot) -> Result<(), AgentError> {
-        let policies = policies.sources().iter().map(|file| (file.path.to_string(), file.text.clone())).collect();
+    fn save(&self, revision: u32, reading: &Reading, snapshot: &Snapshot) -> Result<(), AgentError> {
+        let policies = reading.sources.iter().map(|file| (file.path.to_string(), file.text.clone())).collect();
         self.states.save(&InForce { revision, policies, snapshot: snapshot.clone() }).map_err(AgentError::State)
     }
 
@@ -190,44 +167,9 @@ impl Reconciler {
         for error in &failures {
             tracing::warn!(%error, "not everything is as planned yet; it is tried again");
         }
-        self.attached = snapshot.local.values().flat_map(|workload| workload.endpoints.keys().copied()).collect();
-        // An id that is gone may still be in denials that have not been read.
+        self.report.unfinished = failures.iter().map(ToString::to_string).collect();
         self.owners.extend(ids.into_iter().map(|(key, id)| (id, WorkloadKey(key))));
-        let living = |key: &WorkloadKey| snapshot.local.contains_key(key);
-        self.owners.retain(|_, key| living(key));
-    }
-
-    /// Reads what has been denied and writes it to the flow log.
-    pub(super) fn denials(&mut self, now: Timestamp) {
-        match self.denials.poll() {
-            Ok(report) => self.log_denials(&report, now),
-            Err(error) => tracing::warn!(%error, "cannot read denials"),
-        }
-    }
-
-    fn log_denials(&mut self, report: &kernel::Report, now: Timestamp) {
-        let flows = report.flows.iter().map(|seen| Denial::Flow { way: seen.way, count: seen.packets });
-        let crowded = report.crowded.iter().map(|crowd| Denial::Busy {
-            key: BusyKey {
-                workload: crowd.workload,
-                direction: crowd.direction as u8,
-                reason: crowd.reason as u8,
-                pad: 0,
-            },
-            count: crowd.packets,
-        });
-        for denial in flows.chain(crowded) {
-            match self.enricher.enrich(&self.names, now, &denial) {
-                Ok(record) => self.log.push(record),
-                Err(error) => tracing::error!(%error, "a denial of another build"),
-            }
-        }
-        let lost =
-            self.denials.totals().map_or(self.told_lost, |totals| totals.values().map(|counts| counts.lost).sum());
-        if lost > self.told_lost {
-            self.log.lost_in_ring(now, lost - self.told_lost);
-            self.told_lost = lost;
-        }
+        self.owners.retain(|_, key| snapshot.local.contains_key(key));
     }
 
     /// Frees idle flows.
@@ -237,16 +179,24 @@ impl Reconciler {
         }
     }
 
-    /// Compares the kernel with the plan and puts right what differs.
-    pub(super) fn verify(&mut self) {
-        let drift = match self.kernel.verify() {
-            Ok(drift) => drift,
-            Err(error) => return tracing::error!(%error, "cannot compare the kernel with the plan"),
-        };
-        for part in &drift {
+    /// Compares the kernel with the plan, puts right what differs, and tries again what failed.
+    pub(super) fn verify(&mut self, policies: &mut Policies) -> Result<(), AgentError> {
+        match self.kernel.verify() {
+            Ok(drift) => self.repair(&drift),
+            Err(error) => tracing::error!(%error, "cannot compare the kernel with the plan"),
+        }
+        if self.intent.is_none() || self.report.apply_error.is_some() { self.reconcile(policies) } else { Ok(()) }
+    }
+
+    fn repair(&mut self, drift: &[Drift]) {
+        for part in drift {
             tracing::warn!(%part, "the kernel is not as planned, it is put right");
         }
-        let left = self.kernel.repair(&drift);
+        // A damaged image is replaced by the next plan, so there must be one.
+        if drift.contains(&Drift::Image) {
+            self.intent = None;
+        }
+        let left = self.kernel.repair(drift);
         for (part, error) in &left {
             tracing::error!(%part, %error, "cannot be put right");
         }
@@ -259,19 +209,18 @@ impl Reconciler {
 
     /// Writes the report for `status` if it has changed.
     pub(super) fn report(&mut self, policies: &Policies, discovery: &Discovery) {
-        let counts = self.log.counts();
+        let counts = self.denials.counts();
         let report = Report {
             policies: policies.directory().display().to_string(),
-            policy_count: policies.set().policies.len(),
             policy_error: policies.error().map(str::to_owned),
             findings: discovery.findings().iter().map(ToString::to_string).collect(),
             refused_claims: discovery.refused(),
             discovery: mode_text(discovery.mode()).to_owned(),
             uplinks: self.snapshot.iter().flat_map(|snapshot| snapshot.uplinks.values().cloned()).collect(),
             workloads: self.workload_lines(),
-            flow_log_lines: counts.lines,
-            flow_log_lost: counts.lost_records,
-            disagreements: self.enricher.disagreements(),
+            flow_log_lines: counts.sink.lines,
+            flow_log_lost: counts.sink.lost_records,
+            disagreements: counts.disagreements,
             ..self.report.clone()
         };
         if self.written.as_ref() == Some(&report) {
@@ -286,7 +235,7 @@ impl Reconciler {
 
     fn workload_lines(&self) -> Vec<WorkloadLine> {
         let (Some(snapshot), Some(resolved)) = (&self.snapshot, &self.resolved) else { return Vec::new() };
-        let line = |(key, workload): (&WorkloadKey, &crate::workload::model::LocalWorkload)| WorkloadLine {
+        let line = |(key, workload): (&WorkloadKey, &LocalWorkload)| WorkloadLine {
             name: workload.identity.as_ref().map(|identity| identity.name.to_string()).unwrap_or_default(),
             endpoints: workload.endpoints.iter().map(|(index, device)| (*index, device.name.clone())).collect(),
             addresses: workload.addresses.iter().map(ToString::to_string).collect(),
@@ -296,17 +245,25 @@ impl Reconciler {
         snapshot.local.iter().map(line).collect()
     }
 
-    /// Reads and writes out what there is.
-    pub(super) fn finish(mut self, now: Timestamp) {
-        match self.denials.flush() {
-            Ok(report) => self.log_denials(&report, now),
-            Err(error) => tracing::warn!(%error, "cannot read denials"),
-        }
-        let counts = self.log.finish(LAST_WORDS);
-        if counts.lost_records > 0 {
-            tracing::warn!(records = counts.lost_records, "the flow log could not take everything");
-        }
+    /// Writes out what is queued.
+    pub(super) fn finish(self) {
+        self.denials.finish();
     }
+}
+
+/// Names what the image that an earlier run left denies, until there is one of our own.
+fn name_earlier(kernel: &Kernel, earlier: InForce, names: &mut NameTable) {
+    let Ok(loaded) = from_sources(earlier.sources()) else { return };
+    let snapshot = Arc::new(earlier.snapshot);
+    let key_of = |ifindex: u32| {
+        let holder = snapshot.local.iter().find(|(_, workload)| workload.endpoints.contains_key(&ifindex));
+        holder.map(|(key, _)| *key)
+    };
+    let adopted = kernel.adopted().iter();
+    let owners: BTreeMap<_, _> =
+        adopted.filter_map(|endpoint| Some((endpoint.id, key_of(endpoint.ifindex)?))).collect();
+    let resolved = Arc::new(resolve(Arc::new(loaded.set), Arc::clone(&snapshot)));
+    names.install(earlier.revision, &snapshot, &owners, resolved);
 }
 
 fn mode_text(mode: Mode) -> &'static str {

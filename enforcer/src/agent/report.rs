@@ -17,6 +17,8 @@ pub struct Report {
     pub inventory_error: Option<String>,
     /// Why the newest state of workloads and policies is not in the kernel.
     pub apply_error: Option<String>,
+    /// What of the plan in force could not be done yet.
+    pub unfinished: Vec<String>,
     /// What discovery noticed and did not act on.
     pub findings: Vec<String>,
     /// Address claims that were refused.
@@ -59,6 +61,7 @@ impl Report {
             [("policies", &self.policy_error), ("inventory", &self.inventory_error), ("apply", &self.apply_error)];
         let mut troubles: Vec<String> =
             named.iter().filter_map(|(what, error)| Some(format!("{what}: {}", error.as_ref()?))).collect();
+        troubles.extend(self.unfinished.iter().map(|error| format!("not done yet: {error}")));
         if self.disagreements > 0 {
             troubles.push(format!("{} denied packets that the policies of their revision allow", self.disagreements));
         }

@@ -28,22 +28,17 @@ pub struct Cli {
     pub verbose: u8,
 }
 
-/// The commands.
+/// The commands. What each does and how it exits is said at its arguments: a text here would take the place of that in
+/// `--help`.
+#[allow(missing_docs, reason = "clap shows the documentation of the arguments")]
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Enforce policies on this node until told to stop.
     Run(run::Args),
-    /// Show it at work in namespaces of its own.
     Demo(demo::Args),
-    /// Check policy files without applying them.
     Validate(validate::Args),
-    /// Say what policy decides about a flow, and by which line.
     Explain(explain::Args),
-    /// Print a flow log for people.
     Flows(flows::Args),
-    /// Say how enforcement on this node is.
     Status(status::Args),
-    /// Remove enforcement from this node.
     Purge(purge::Args),
 }
 

@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use super::budget::CompileError;
 use super::peers::{DeltaId, Deltas};
 use super::states::{StateId, States, Unique};
-use crate::resolve::ResolvedPolicy;
+use crate::resolve::{Holder, KnownAddress, ResolvedPolicy};
 
 /// What the walk found.
 pub(super) struct Found {
@@ -32,7 +32,7 @@ struct Stop {
 
 enum What {
     Prefix(DeltaId),
-    Known { address: Address, local: bool, node: bool, delta: DeltaId },
+    Known { known: KnownAddress, delta: DeltaId },
 }
 
 pub(super) fn walk(resolved: &ResolvedPolicy, deltas: &Deltas, states: States<'_>) -> Result<Found, CompileError> {
@@ -62,12 +62,7 @@ fn stops(resolved: &ResolvedPolicy, deltas: &Deltas, v4: bool) -> Vec<Stop> {
         Stop {
             first: place,
             last: place,
-            what: What::Known {
-                address: entry.address,
-                local: entry.local,
-                node: entry.node,
-                delta: deltas.of(entry.address, entry.group),
-            },
+            what: What::Known { known: *entry, delta: deltas.of(entry.address, entry.group) },
         }
     });
     let mut stops: Vec<Stop> = prefixes.chain(known).collect();
@@ -121,10 +116,12 @@ impl Walker<'_> {
                     cuts.push((stop.first, state));
                     open.push(Open { last: stop.last, state, delta });
                 }
-                What::Known { address, local, node, delta } => {
+                What::Known { known, delta } => {
                     let state = self.states.look(around, of(delta))?;
                     let class = self.class(state);
-                    self.addresses.push((address, AddressEntry::new(class, local, node)));
+                    let entry = AddressEntry::new(class, known.local, known.node);
+                    let disputed = known.local && known.holder == Holder::Disputed;
+                    self.addresses.push((known.address, if disputed { entry.disputed() } else { entry }));
                 }
             }
         }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 fn main() -> Result<()> {
     let mut lines = Vec::new();
-    for rules in [1, 1_000, 100_000] {
+    for rules in rules()? {
         lines.extend(bench::measure(rules)?);
     }
     let [idle, full] = bench::sweep()?;
@@ -41,6 +41,12 @@ fn main() -> Result<()> {
     }
     println!("sweep over a full table: {:.1} ms; deleting its cap: {:.1} ms", idle / 1e6, full / 1e6);
     Ok(())
+}
+
+/// Those of the arguments, else what the design speaks of.
+fn rules() -> Result<Vec<u32>> {
+    let given: Vec<u32> = std::env::args().skip(1).map(|word| word.parse()).collect::<Result<_, _>>()?;
+    Ok(if given.is_empty() { vec![1, 1_000, 100_000] } else { given })
 }
 
 fn read(path: &str) -> String {

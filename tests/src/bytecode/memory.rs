@@ -44,6 +44,13 @@ impl Memory {
         (verdict, work)
     }
 
+    /// Judges a frame whose headers cannot be read.
+    pub fn judge_unreadable(&self, direction: Direction, meta: &Meta) -> (Verdict, Work) {
+        let mut work = Work::EMPTY;
+        let verdict = datapath::unreadable(&self, direction, meta, &mut work);
+        (verdict, work)
+    }
+
     /// Forgets every flow.
     pub fn forget_flows(&self) {
         self.flows.borrow_mut().clear();
@@ -73,12 +80,13 @@ impl<'a> World for &'a Memory {
         self.flows.borrow().get(key).copied()
     }
 
-    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<(), Reason> {
+    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<bool, Reason> {
         let mut flows = self.flows.borrow_mut();
+        let known = flows.contains_key(key);
         if flows.len() >= self.scene.quota as usize {
             return Err(Reason::FlowQuota);
         }
-        if flows.len() >= self.scene.flows as usize && !flows.contains_key(key) {
+        if flows.len() >= self.scene.flows as usize && !known {
             return Err(Reason::FlowTableFull);
         }
         // Leaked: a reference to a flow outlives the borrow of the table, and a test's flows are few.
@@ -91,7 +99,7 @@ impl<'a> World for &'a Memory {
                 pad: 0,
             }))
         });
-        Ok(())
+        Ok(!known)
     }
 
     fn tick(&self) -> u32 {

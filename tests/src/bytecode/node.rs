@@ -226,7 +226,7 @@ impl Node {
     pub fn busy(&self) -> Result<u64> {
         let busy: PerCpuHashMap<_, BusyKey, u64> = self.map(map::BUSY)?.try_into()?;
         let mut sum = 0;
-        for entry in busy.iter() {
+        for entry in &busy {
             sum += entry?.1.iter().sum::<u64>();
         }
         Ok(sum)

@@ -10,7 +10,7 @@ use enforcer_common::{
     image::{AddressEntry, Header, Line, PortKey, RangeTable},
 };
 
-/// Index of `lo`: BPF_PROG_TEST_RUN wants a device that is there.
+/// Index of `lo`: `BPF_PROG_TEST_RUN` wants a device that is there.
 pub const LO: u32 = 1;
 /// The device that is an uplink.
 pub const UPLINK: u32 = 7;
@@ -25,7 +25,7 @@ pub const OWNERS: [OwnerId; 2] = [OwnerId(100), OwnerId(101)];
 
 /// An address from its text.
 pub fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
+    text.parse().expect("tests write addresses that are some")
 }
 
 /// Who is who, IPv4 and IPv6.
@@ -126,11 +126,11 @@ impl Scene {
         let (starts, classes): (Vec<u64>, Vec<u32>) =
             v4.iter().map(|(start, class)| (u64::from(*start), *class)).unzip();
         let bytes: Vec<u8> = v4.iter().flat_map(|(start, _)| start.to_ne_bytes()).collect();
-        image[1] = self.ranges(&mut image, 16, &starts, &bytes, &classes).to_line();
+        image[1] = Self::ranges(&mut image, 16, &starts, &bytes, &classes).to_line();
         let v6 = self.ranges_v6();
         let (starts, classes): (Vec<u64>, Vec<u32>) = v6.iter().map(|(start, class)| (start[0], *class)).unzip();
         let bytes: Vec<u8> = v6.iter().flat_map(|(start, _)| start.map(u64::to_ne_bytes).concat()).collect();
-        image[2] = self.ranges(&mut image, 48, &starts, &bytes, &classes).to_line();
+        image[2] = Self::ranges(&mut image, 48, &starts, &bytes, &classes).to_line();
         image[0] = Header {
             magic: Header::MAGIC,
             lines: image.len() as u32,
@@ -164,7 +164,7 @@ impl Scene {
     }
 
     /// A bucket for each value of the upper 16 bits, as the compiler makes them.
-    fn ranges(&self, image: &mut Vec<Line>, shift: u32, starts: &[u64], bytes: &[u8], classes: &[u32]) -> RangeTable {
+    fn ranges(image: &mut Vec<Line>, shift: u32, starts: &[u64], bytes: &[u8], classes: &[u32]) -> RangeTable {
         const BUCKETS: u32 = 1 << 16;
         let index: Vec<u8> = (0..=u64::from(BUCKETS))
             .map(|bucket| starts.partition_point(|start| start >> shift < bucket) as u32)

@@ -1,8 +1,10 @@
-//! T1: the loaded programs by BPF_PROG_TEST_RUN, each case also by `datapath::run` over ordinary memory.
+//! T1: the loaded programs by `BPF_PROG_TEST_RUN`, each case also by `datapath::run` over ordinary memory.
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests")]
 
 mod denials;
 mod flows;
 mod random;
+mod shapes;
 mod sweep;
 mod verdicts;
 
@@ -51,5 +53,18 @@ impl Both {
     pub(crate) fn forget_flows(&mut self) {
         self.node.forget_flows().unwrap();
         self.memory.forget_flows();
+    }
+}
+
+#[test]
+fn the_verifier_is_far_from_its_limit() {
+    let Some(both) = Both::new(&Scene::default()) else {
+        return;
+    };
+    for name in enforcer_tests::bytecode::object::PROGRAMS {
+        let info = both.node.program(name).unwrap().info().unwrap();
+        let verified = info.verified_instruction_count().unwrap();
+        println!("{name}: {verified} instructions verified, {} bytes", info.size_jitted());
+        assert!(verified < 500_000, "{name}: {verified} of a million");
     }
 }

@@ -84,7 +84,7 @@ fn broken_frames_get_the_same_verdict_as_in_memory() {
             frame[bit / 8] ^= 1 << (bit % 8);
         }
         if random.below(20) == 0 {
-            // BPF_PROG_TEST_RUN itself refuses a frame without a whole IP header.
+            // `BPF_PROG_TEST_RUN` itself refuses a frame without a whole IP header.
             let least = if frame[12] == 0x08 { 34 } else { 54 };
             frame.truncate(least + random.below(20) as usize);
         }

@@ -30,15 +30,18 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Before anything is made: a signal that finds no handler would leave it behind.
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
     let mut shop = shop::Shop::prepare(args.show_log)?;
     let pids = shop.stop_handle();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The shop is dropped, and with it all that it has made, on every way out of here.
     let outcome = std::thread::scope(|scope| {
         let work = scope.spawn(|| shop.serve());
         runtime.block_on(async {
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let mut terminate = signal(SignalKind::terminate())?;
             while !work.is_finished() {
                 tokio::select! {
                     _ = interrupt.recv() => pids.interrupt(),
@@ -46,8 +49,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     () = tokio::time::sleep(Duration::from_millis(20)) => {}
                 }
             }
-            std::io::Result::Ok(())
-        })?;
+        });
         work.join().map_err(|_| anyhow::anyhow!("the demo panicked"))?
     });
     drop(shop);

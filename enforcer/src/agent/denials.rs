@@ -1,0 +1,191 @@
+//! From what the kernel denied to lines of the flow log, on a thread of its own: a flood of denied flows must not delay a
+//! new veth or a new policy.
+//!
+//! Input: the kernel's counts and the names of the last revisions. Output: records; what became of them, for `status`.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use enforcer_common::denial::BusyKey;
+use enforcer_common::id::OwnerId;
+use jiff::Timestamp;
+
+use super::error::AgentError;
+use crate::flow::enrich::{Denial, Enricher};
+use crate::flow::names::NameTable;
+use crate::flow::sink::{FlowLog, SinkCounts};
+use crate::kernel::{self, Denials};
+
+/// How often denials are read. The kernel's ring and slices hold what comes in between.
+const PERIOD: Duration = Duration::from_millis(100);
+/// How many readings lie between two clean-ups of counters of workloads that are gone.
+const FORGET: u32 = 100;
+/// How long the flow log may take to write what is queued when the daemon stops.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The running thread.
+pub(super) struct DenialLog {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    names: Mutex<NameTable>,
+    living: Mutex<Option<BTreeSet<OwnerId>>>,
+    counts: Mutex<LogCounts>,
+}
+
+/// What became of the records.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LogCounts {
+    pub(super) sink: SinkCounts,
+    /// Packets on which kernel and policies disagree.
+    pub(super) disagreements: u64,
+}
+
+impl DenialLog {
+    pub(super) fn start(denials: Denials, log: FlowLog, node: &str) -> Result<Self, AgentError> {
+        let shared = Arc::new(Shared::default());
+        let told_lost = lost(&denials).unwrap_or_default();
+        let reader = Reader { shared: Arc::clone(&shared), denials, log, enricher: Enricher::new(node), told_lost };
+        let thread = thread::Builder::new()
+            .name("denials".to_owned())
+            .spawn(move || reader.run())
+            .map_err(AgentError::Thread)?;
+        Ok(Self { shared, thread })
+    }
+
+    /// The names of the revisions. While they are held no denial is read: whoever brings a revision in force holds them
+    /// until its names are in.
+    pub(super) fn names(&self) -> Names {
+        Names(Arc::clone(&self.shared))
+    }
+
+    /// Counters of other workloads may be dropped.
+    pub(super) fn living(&self, ids: BTreeSet<OwnerId>) {
+        *locked(&self.shared.living) = Some(ids);
+    }
+
+    pub(super) fn counts(&self) -> LogCounts {
+        *locked(&self.shared.counts)
+    }
+
+    /// Reads and writes out what there is.
+    pub(super) fn finish(self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.thread.thread().unpark();
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that reads denials panicked");
+        }
+    }
+}
+
+/// Access to the names.
+pub(super) struct Names(Arc<Shared>);
+
+impl Names {
+    pub(super) fn hold(&self) -> MutexGuard<'_, NameTable> {
+        locked(&self.0.names)
+    }
+}
+
+/// A thread that panicked while it held the lock has at most left a record out.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lost(denials: &Denials) -> Option<u64> {
+    match denials.totals() {
+        Ok(totals) => Some(totals.values().map(|counts| counts.lost).sum()),
+        Err(error) => {
+            tracing::warn!(%error, "cannot read the counts of denied packets");
+            None
+        }
+    }
+}
+
+struct Reader {
+    shared: Arc<Shared>,
+    denials: Denials,
+    log: FlowLog,
+    enricher: Enricher,
+    told_lost: u64,
+}
+
+impl Reader {
+    fn run(mut self) {
+        let mut readings = 0;
+        while !self.shared.stop.load(Ordering::Acquire) {
+            let more = self.read();
+            readings += 1;
+            if readings % FORGET == 0 {
+                self.forget();
+            }
+            if !more {
+                thread::park_timeout(PERIOD);
+            }
+        }
+        match self.denials.flush() {
+            Ok(report) => self.write(&report),
+            Err(error) => tracing::warn!(%error, "cannot read denials"),
+        }
+        let counts = self.log.finish(LAST_WORDS);
+        if counts.lost_records > 0 {
+            tracing::warn!(records = counts.lost_records, "the flow log could not take everything");
+        }
+    }
+
+    /// True: more is waiting.
+    fn read(&mut self) -> bool {
+        let report = match self.denials.poll() {
+            Ok(report) => report,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read denials");
+                return false;
+            }
+        };
+        self.write(&report);
+        false
+    }
+
+    fn write(&mut self, report: &kernel::Report) {
+        let now = Timestamp::now();
+        let flows = report.flows.iter().map(|seen| Denial::Flow { way: seen.way, count: seen.packets });
+        let crowded = report.crowded.iter().map(|crowd| Denial::Busy {
+            key: BusyKey {
+                workload: crowd.workload,
+                direction: crowd.direction as u8,
+                reason: crowd.reason as u8,
+                pad: 0,
+            },
+            count: crowd.packets,
+        });
+        let names = locked(&self.shared.names);
+        for denial in flows.chain(crowded) {
+            match self.enricher.enrich(&*names, now, &denial) {
+                Ok(record) => self.log.push(record),
+                Err(error) => tracing::error!(%error, "a denial of another build"),
+            }
+        }
+        drop(names);
+        let lost = lost(&self.denials).unwrap_or(self.told_lost);
+        if lost > self.told_lost {
+            self.log.lost_in_ring(now, lost - self.told_lost);
+            self.told_lost = lost;
+        }
+        *locked(&self.shared.counts) =
+            LogCounts { sink: self.log.counts(), disagreements: self.enricher.disagreements() };
+    }
+
+    fn forget(&mut self) {
+        let Some(living) = locked(&self.shared.living).clone() else { return };
+        if let Err(error) = self.denials.forget(&living) {
+            tracing::warn!(%error, "cannot drop the counters of workloads that are gone");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! A container that serves and asks, and the evidence at both ends.
+//!
+//! Input: a name, its options. Output: what became of a request: the answer at the client, and what arrived at the
+//! victim's TCP, whose counters no answer is needed for.
+
+#![allow(clippy::unwrap_used, reason = "a container that cannot be asked ends the test")]
+
+use std::fs;
+use std::net::IpAddr;
+use std::process::Command;
+
+use super::{Host, IMAGE};
+
+/// The port that policies speak of.
+pub const PORT: u16 = 8080;
+/// A port that is served just as well.
+pub const OTHER_PORT: u16 = 8081;
+
+/// Serves its own name at both ports, over both families.
+const SERVE: &str = "echo \"$NAME\" >/www/name; httpd -p 8081 -h /www; exec httpd -f -p 8080 -h /www";
+
+/// A running container.
+#[derive(Clone, Debug)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    addresses: Vec<IpAddr>,
+}
+
+/// What became of requests over each address of the victim.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// Every one was answered, and the victim's TCP saw them.
+    Answered,
+    /// None was answered, and nothing of them reached the victim's TCP.
+    Silence,
+}
+
+impl Container {
+    /// `podman run -d --name NAME OPTIONS IMAGE`. `addresses`: those that the options give it.
+    pub fn run(host: &Host, name: &str, options: &[&str], addresses: &[&str]) -> Self {
+        let named = format!("NAME={name}");
+        let head = ["run", "-d", "--name", name, "--env", &named];
+        host.podman(&[&head, options, &[IMAGE, "sh", "-c", SERVE]].concat());
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Self { name: name.to_owned(), addresses }
+    }
+
+    /// The same, on a network with an address of each family.
+    pub fn on(host: &Host, name: &str, network: &str, addresses: [&str; 2], options: &[&str]) -> Self {
+        let attached = join(host, network, addresses);
+        Self::run(host, name, &[&[attached.as_str()], options].concat(), &addresses)
+    }
+
+    /// Removes it.
+    pub fn remove(self, host: &Host) {
+        host.podman(&["rm", "-f", "-t", "0", &self.name]);
+    }
+
+    /// Asks `victim` at `port` over each of its addresses that `from` is able to reach. Fails where the two ends, or the
+    /// addresses, tell different stories.
+    pub fn ask(&self, host: &Host, victim: &Container, port: u16) -> Outcome {
+        self.ask_at(host, victim, port, &victim.addresses)
+    }
+
+    /// The same, at these addresses of the victim.
+    pub fn ask_at(&self, host: &Host, victim: &Container, port: u16, addresses: &[IpAddr]) -> Outcome {
+        let before = victim.segments(host);
+        let asked: Vec<String> = addresses
+            .iter()
+            .map(|address| {
+                let at = if address.is_ipv4() { address.to_string() } else { format!("[{address}]") };
+                // busybox's own -T does not work in every build of it.
+                format!("timeout 2 wget -q -O - http://{at}:{port}/name & ")
+            })
+            .collect();
+        let script = format!("{} wait", asked.concat());
+        let answers = host.podman(&["exec", &self.name, "sh", "-c", &script]);
+        let arrived = victim.segments(host) - before;
+        let answered = answers.lines().filter(|line| *line == victim.name).count();
+        match (answered, arrived) {
+            (0, 0) => Outcome::Silence,
+            (some, 1..) if some == addresses.len() => Outcome::Answered,
+            _ => panic!(
+                "{} asks {} at {port}: {answered} of {} answered, {arrived} segments arrived: {answers}",
+                self.name,
+                victim.name,
+                addresses.len()
+            ),
+        }
+    }
+
+    /// TCP segments that its network namespace has received.
+    fn segments(&self, host: &Host) -> u64 {
+        let pid = host.podman(&["inspect", "-f", "{{.State.Pid}}", &self.name]);
+        let table = fs::read_to_string(format!("/proc/{pid}/net/snmp")).unwrap();
+        let mut lines = table.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+        let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+        let pairs = names.split(' ').zip(values.split(' '));
+        pairs.into_iter().find(|(name, _)| *name == "InSegs").unwrap().1.parse().unwrap()
+    }
+
+    /// Waits until it serves, without a packet that enforcement would see.
+    pub fn wait_until_it_serves(&self, host: &mut Host) {
+        let pid = host.podman(&["inspect", "-f", "{{.State.Pid}}", &self.name]);
+        let listening = |port: u16| {
+            let table = fs::read_to_string(format!("/proc/{pid}/net/tcp6")).unwrap_or_default();
+            table.contains(&format!(":{port:04X} 00000000000000000000000000000000:0000 0A"))
+        };
+        host.until(&format!("{} serves", self.name), |_| listening(PORT) && listening(OTHER_PORT));
+    }
+
+    /// Runs `ip` in its network namespace.
+    pub fn ip(&self, host: &Host, arguments: &[&str]) {
+        let pid = host.podman(&["inspect", "-f", "{{.State.Pid}}", &self.name]);
+        let done = Command::new("nsenter").arg(format!("--net=/proc/{pid}/ns/net")).arg("ip").args(arguments).status();
+        assert!(done.unwrap().success(), "ip {arguments:?}");
+    }
+}
+
+/// The option that puts a container on a network with these addresses.
+pub fn join(host: &Host, network: &str, [v4, v6]: [&str; 2]) -> String {
+    format!("--network={}:ip={v4},ip6={v6}", host.network(network))
+}
