@@ -30,7 +30,8 @@ impl Intent {
             .local
             .iter()
             .map(|(key, workload)| {
-                let open = workload.identity.is_none() && unknown == Unknown::Open;
+                // Where sources contradict each other somebody meant to name it: it is closed all the same.
+                let open = workload.identity.is_none() && !workload.disagrees && unknown == Unknown::Open;
                 let named = workload.identity.is_some();
                 let rows = match image.rows.get(key) {
                     Some(rows) if named => *rows,
@@ -101,6 +102,12 @@ mod tests {
         assert!(closed.unknown && !closed.routes && closed.rows == [Row::NONE; 2], "{closed:?}");
         let open = planned(workload(false, false), Unknown::Open);
         assert!(!open.unknown && open.routes && open.rows == [Row::NOT_ISOLATED; 2], "{open:?}");
+    }
+
+    #[test]
+    fn a_workload_whose_sources_disagree_is_closed_whatever_happens_to_unknown_ones() {
+        let closed = planned(LocalWorkload { disagrees: true, ..workload(false, false) }, Unknown::Open);
+        assert!(closed.unknown && !closed.routes && closed.rows == [Row::NONE; 2], "{closed:?}");
     }
 
     #[test]

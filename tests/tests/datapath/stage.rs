@@ -187,6 +187,7 @@ fn snapshot() -> Snapshot {
             disputed: BTreeSet::new(),
             endpoints: BTreeMap::from([(device, interface)]),
             routes: device == R,
+            disagrees: false,
         };
         snapshot.local.insert(WorkloadKey(u64::from(device)), workload);
     }
