@@ -196,9 +196,10 @@ impl Reconciler {
 
     /// Reads what has been denied and writes it to the flow log.
     pub(super) fn denials(&mut self, now: Timestamp) {
-        match self.denials.poll() {
-            Ok(report) => self.log_denials(&report, now),
-            Err(error) => tracing::warn!(%error, "cannot read denials"),
+        let (report, failure) = self.denials.poll();
+        self.log_denials(&report, now);
+        if let Some(error) = failure {
+            tracing::warn!(%error, "cannot read denials");
         }
     }
 
@@ -295,9 +296,10 @@ impl Reconciler {
 
     /// Reads and writes out what there is.
     pub(super) fn finish(mut self, now: Timestamp) {
-        match self.denials.flush() {
-            Ok(report) => self.log_denials(&report, now),
-            Err(error) => tracing::warn!(%error, "cannot read denials"),
+        let (report, failure) = self.denials.flush();
+        self.log_denials(&report, now);
+        if let Some(error) = failure {
+            tracing::warn!(%error, "cannot read denials");
         }
         let counts = self.log.finish(LAST_WORDS);
         if counts.lost_records > 0 {
