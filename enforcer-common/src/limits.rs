@@ -41,6 +41,8 @@ pub enum Global {
     NextOwner = 1,
     /// Seed of the denial hash; written once, before the first attach.
     Seed = 2,
+    /// 1 once the first plan is through: everything that it names was attached to, or failed to be. No program reads it.
+    Begun = 3,
 }
 
 /// Entries of `GLOBALS`.

@@ -78,7 +78,8 @@ impl World for Maps {
         if endpoint.ifindex == 0 {
             return None;
         }
-        // SAFETY: the map is not preallocated, so an element is freed only after this run.
+        // SAFETY: user space waits for a grace period before it adds an element once it has freed one, so none is reused
+        // under this run.
         unsafe { ENDPOINTS_MORE.get(&ifindex) }
     }
 

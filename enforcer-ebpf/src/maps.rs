@@ -38,7 +38,8 @@ pub(crate) static ADDRESSES: ArrayOfMaps<Addresses, 2> = ArrayOfMaps::new();
 /// User space writes: ifindex & mask -> endpoint.
 #[btf_map]
 pub(crate) static ENDPOINTS: Array<Endpoint, { limits::ENDPOINTS as usize }, MMAPABLE> = Array::new();
-/// User space writes: ifindex -> endpoint. Not preallocated, so that a freed element is not reused under a reader.
+/// User space writes: ifindex -> endpoint. It waits for a grace period between freeing an element and adding one: the kernel
+/// may reuse the memory at once. Not preallocated: most nodes need none of it.
 #[btf_map]
 pub(crate) static ENDPOINTS_MORE: HashMap<u32, Endpoint, { limits::ENDPOINTS_MORE as usize }, NO_PREALLOC> =
     HashMap::new();

@@ -17,7 +17,7 @@ use super::error::AgentError;
 use crate::flow::enrich::{Denial, Enricher};
 use crate::flow::names::NameTable;
 use crate::flow::sink::{FlowLog, SinkCounts};
-use crate::kernel::{self, Denials};
+use crate::kernel::{self, Denials, KernelError};
 
 /// How often denials are read. The kernel's ring and slices hold what comes in between.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -130,10 +130,8 @@ impl Reader {
                 thread::park_timeout(PERIOD);
             }
         }
-        match self.denials.flush() {
-            Ok(report) => self.write(&report),
-            Err(error) => tracing::warn!(%error, "cannot read denials"),
-        }
+        let (report, failure) = self.denials.flush();
+        self.write(&report, failure);
         let counts = self.log.finish(LAST_WORDS);
         if counts.lost_records > 0 {
             tracing::warn!(records = counts.lost_records, "the flow log could not take everything");
@@ -142,18 +140,15 @@ impl Reader {
 
     /// True: more is waiting.
     fn read(&mut self) -> bool {
-        let report = match self.denials.poll() {
-            Ok(report) => report,
-            Err(error) => {
-                tracing::warn!(%error, "cannot read denials");
-                return false;
-            }
-        };
-        self.write(&report);
-        false
+        let (report, failure) = self.denials.poll();
+        self.write(&report, failure);
+        report.more
     }
 
-    fn write(&mut self, report: &kernel::Report) {
+    fn write(&mut self, report: &kernel::Report, failure: Option<KernelError>) {
+        if let Some(error) = failure {
+            tracing::warn!(%error, "cannot read all denials");
+        }
         let now = Timestamp::now();
         let flows = report.flows.iter().map(|seen| Denial::Flow { way: seen.way, count: seen.packets });
         let crowded = report.crowded.iter().map(|crowd| Denial::Busy {

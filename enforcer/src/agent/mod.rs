@@ -81,6 +81,7 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         uplinks: options.uplinks.clone(),
         owners: adopted_owners(&kernel),
         endpoints: kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect(),
+        uplink_ifindexes: kernel.pinned_uplinks(),
         ..workload::Config::default()
     };
     let mut reconciler = Reconciler::new(&options, &node, kernel, states, earlier, log)?;

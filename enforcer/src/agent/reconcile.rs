@@ -60,7 +60,7 @@ impl Reconciler {
             states,
             unknown: options.unknown,
             // A veth that appeared while no daemon ran is new all the same: the window is for the first run alone.
-            window: options.settings.window().filter(|_| kernel.revision().revision == 0),
+            window: options.settings.window().filter(|_| kernel.is_first_run()),
             snapshot: None,
             resolved: None,
             intent: None,
@@ -79,7 +79,7 @@ impl Reconciler {
     pub(super) fn workloads(&mut self, snapshot: Arc<Snapshot>, policies: &mut Policies) -> Result<(), AgentError> {
         // A new veth is closed at once; its row comes with the plan. At the very first start the plan comes first, so that
         // running containers are not cut.
-        if self.kernel.revision().revision != 0 {
+        if !self.kernel.is_first_run() {
             let attached = self.kernel.endpoints();
             for ifindex in snapshot.local.values().flat_map(|workload| workload.endpoints.keys()) {
                 if !attached.contains(ifindex)
@@ -170,6 +170,7 @@ impl Reconciler {
         self.report.unfinished = failures.iter().map(ToString::to_string).collect();
         self.owners.extend(ids.into_iter().map(|(key, id)| (id, WorkloadKey(key))));
         self.owners.retain(|_, key| snapshot.local.contains_key(key));
+        self.denials.living(self.kernel.living_ids());
     }
 
     /// Frees idle flows.

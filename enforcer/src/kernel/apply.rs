@@ -1,9 +1,8 @@
-//! Puts a plan in force: the order of design section 6. Until the word is stored nothing that is read has changed but new
-//! addresses and ids of workloads; after it nothing can take the plan back, so what fails then is told and tried again.
+//! Puts a plan in force: the order of design section 6. Until the word is stored nothing that is read has changed but
+//! addresses that came or have another owner now, and ids of workloads; after it nothing can take the plan back, so what fails then is told and tried again.
 
 use std::collections::BTreeSet;
 
-use enforcer_common::endpoint::Endpoint;
 use enforcer_common::id::Row;
 use enforcer_common::image::Header;
 use enforcer_common::limits::{UPLINKS, map};
@@ -24,10 +23,7 @@ impl Kernel {
     pub fn apply(&mut self, plan: &Plan<'_>) -> Result<Applied, KernelError> {
         let tables = Tables { lines: plan.lines, addresses: plan.addresses };
         check(plan, &tables.check()?)?;
-        if self.owes_grace {
-            grace::wait()?;
-            self.owes_grace = false;
-        }
+        self.settle()?;
         let word = next_word(self.globals.word());
         let (stage, incarnations) = self.stage(plan, word.slot())?;
         if let Err(error) = self.slots.fill(word.slot(), tables) {
@@ -35,19 +31,16 @@ impl Kernel {
             return Err(error);
         }
         self.incarnations = incarnations;
-        add_uplinks(&self.maps.uplinks, &plan.uplinks)?;
-        for endpoint in &stage.before {
+        self.add_uplinks(&plan.uplinks)?;
+        self.owes_grace = true;
+        for endpoint in stage.taken.iter().chain(&stage.before) {
             self.endpoints.store(endpoint)?;
         }
 
-        self.owes_grace = true;
         self.globals.set_word(word);
         self.word = word;
 
-        let mut failures = Vec::new();
-        if let Err(error) = self.follow_up(plan, &stage, &mut failures) {
-            failures.push(error);
-        }
+        let failures = self.follow_up(plan, &stage);
         Ok(Applied { word, ids: stage.ids, refused: stage.refused, failures })
     }
 
@@ -75,39 +68,85 @@ impl Kernel {
         }
     }
 
-    /// What follows the word.
-    fn follow_up(
-        &mut self,
-        plan: &Plan<'_>,
-        stage: &Stage,
-        failures: &mut Vec<KernelError>,
-    ) -> Result<(), KernelError> {
+    /// What follows the word. What fails of one device keeps nothing from the others.
+    fn follow_up(&mut self, plan: &Plan<'_>, stage: &Stage) -> Vec<KernelError> {
+        let mut failures = Vec::new();
         // Veths that wait for their first program come first: they are open until then.
         for endpoint in &stage.fresh {
-            self.endpoints.store(endpoint)?;
+            failures.extend(self.endpoints.store(endpoint).err());
         }
-        self.attach_all(failures);
-        grace::wait()?;
-        self.owes_grace = false;
-        remove_uplinks(&self.maps.uplinks, &plan.uplinks)?;
+        self.attach_all(&mut failures);
+        self.globals.begin();
+        match self.settle() {
+            Ok(()) => failures.extend(self.remove_uplinks(&plan.uplinks).err()),
+            Err(error) => failures.push(error),
+        }
+        self.edit_addresses(stage, &mut failures);
+        let gone = self.endpoints.iter().map(|endpoint| endpoint.ifindex);
+        let gone: BTreeSet<u32> =
+            gone.filter(|ifindex| plan.uplinks.contains(ifindex) || self.links.is_gone(*ifindex)).collect();
+        failures.extend(self.forget(&gone));
+        self.retire();
+        if failures.is_empty() {
+            failures.extend(Programs::remove_others(&self.layout, &self.maps, &self.object).err());
+        }
+        failures
+    }
+
+    /// Takes the ids of addresses that went away, wipes these, and gives their places to others.
+    fn edit_addresses(&mut self, stage: &Stage, failures: &mut Vec<KernelError>) {
+        // Each step of a device builds on the one before.
+        let mut behind = BTreeSet::new();
         for (step, endpoints) in [&stage.after, &stage.wiped, &stage.late].into_iter().enumerate() {
             if endpoints.is_empty() {
                 continue;
             }
-            if step != 0 {
-                grace::wait()?;
+            // Taking ids needs no wait, and must not be left out because one failed.
+            if step != 0
+                && let Err(error) = self.settle()
+            {
+                failures.push(error);
+                return;
             }
-            for endpoint in self.still_there(endpoints) {
-                self.endpoints.store(&endpoint)?;
+            for endpoint in endpoints {
+                if behind.contains(&endpoint.ifindex) || self.endpoints.get(endpoint.ifindex).is_none() {
+                    continue;
+                }
+                self.owes_grace = true;
+                if let Err(error) = self.endpoints.store(endpoint) {
+                    failures.push(error);
+                    behind.insert(endpoint.ifindex);
+                }
             }
         }
-        let gone = self.endpoints.iter().map(|endpoint| endpoint.ifindex);
-        let gone: BTreeSet<u32> =
-            gone.filter(|ifindex| plan.uplinks.contains(ifindex) || self.links.is_gone(*ifindex)).collect();
-        self.forget(&gone)?;
-        self.retire();
-        if failures.is_empty() {
-            Programs::remove_others(&self.layout, &self.maps, &self.object)?;
+    }
+
+    /// Before the word: an uplink only takes rights away.
+    fn add_uplinks(&mut self, wanted: &[u32]) -> Result<(), KernelError> {
+        for ifindex in wanted {
+            let added = self.maps.uplinks.update(&ifindex.to_ne_bytes(), &1_u32.to_ne_bytes());
+            added.map_err(on_map(map::UPLINKS, "update"))?;
+            self.uplinks.insert(*ifindex);
+        }
+        Ok(())
+    }
+
+    fn remove_uplinks(&mut self, wanted: &[u32]) -> Result<(), KernelError> {
+        for ifindex in read_uplinks(&self.maps.uplinks)? {
+            if !wanted.contains(&ifindex) {
+                let removed = self.maps.uplinks.delete(&ifindex.to_ne_bytes());
+                removed.map_err(on_map(map::UPLINKS, "delete"))?;
+                self.uplinks.remove(&ifindex);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing that was stored is still read as it was before.
+    fn settle(&mut self) -> Result<(), KernelError> {
+        if self.owes_grace {
+            grace::wait()?;
+            self.owes_grace = false;
         }
         Ok(())
     }
@@ -120,11 +159,6 @@ impl Kernel {
                 failures.push(error);
             }
         }
-    }
-
-    fn still_there(&self, endpoints: &[Endpoint]) -> Vec<Endpoint> {
-        let there = endpoints.iter().filter(|endpoint| self.endpoints.get(endpoint.ifindex).is_some());
-        there.copied().collect()
     }
 }
 
@@ -145,23 +179,6 @@ fn check(plan: &Plan<'_>, header: &Header) -> Result<(), KernelError> {
     }
     if plan.uplinks.len() > UPLINKS as usize {
         return Err(KernelError::NoRoom { what: "uplinks", needed: plan.uplinks.len(), room: UPLINKS as usize });
-    }
-    Ok(())
-}
-
-/// Added before the word: an uplink only takes rights away.
-fn add_uplinks(uplinks: &Map, wanted: &[u32]) -> Result<(), KernelError> {
-    for ifindex in wanted {
-        uplinks.update(&ifindex.to_ne_bytes(), &1_u32.to_ne_bytes()).map_err(on_map(map::UPLINKS, "update"))?;
-    }
-    Ok(())
-}
-
-fn remove_uplinks(uplinks: &Map, wanted: &[u32]) -> Result<(), KernelError> {
-    for ifindex in read_uplinks(uplinks)? {
-        if !wanted.contains(&ifindex) {
-            uplinks.delete(&ifindex.to_ne_bytes()).map_err(on_map(map::UPLINKS, "delete"))?;
-        }
     }
     Ok(())
 }

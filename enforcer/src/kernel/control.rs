@@ -10,6 +10,7 @@ use enforcer_common::endpoint::Endpoint;
 use enforcer_common::id::{OwnerId, PolicyWord};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::kernel::apply::read_uplinks;
 use crate::kernel::attach::Links;
 use crate::kernel::denials::Denials;
 use crate::kernel::endpoints::EndpointTable;
@@ -47,6 +48,8 @@ pub struct Kernel {
     pub(super) word: PolicyWord,
     /// Programs may still read what the next plan writes.
     pub(super) owes_grace: bool,
+    /// Pinned uplinks.
+    pub(super) uplinks: BTreeSet<u32>,
     adopted: Vec<AdoptedEndpoint>,
 }
 
@@ -100,6 +103,7 @@ impl Kernel {
         quotas.keep(&endpoints.iter().map(|endpoint| endpoint.id).collect());
         let incarnations = Incarnations::adopt(endpoints.iter(), |id| quotas.place_of(id))?;
         let adopted = endpoints.iter().map(adopted).collect();
+        let uplinks = read_uplinks(&maps.uplinks)?;
         Ok(Self {
             layout,
             _lock: lock,
@@ -114,6 +118,7 @@ impl Kernel {
             object,
             word,
             owes_grace: false,
+            uplinks,
             adopted,
         })
     }
@@ -138,6 +143,22 @@ impl Kernel {
         self.endpoints.iter().map(|endpoint| endpoint.ifindex).collect()
     }
 
+    /// Ids of the workloads behind all of these, unknown ones included.
+    pub fn living_ids(&self) -> BTreeSet<OwnerId> {
+        self.endpoints.iter().map(|endpoint| endpoint.id).collect()
+    }
+
+    /// Devices towards the outside, as they are pinned: those of the last plan, be it an earlier daemon's.
+    pub fn pinned_uplinks(&self) -> BTreeSet<u32> {
+        self.uplinks.clone()
+    }
+
+    /// Whether no plan has ever come as far as to try to attach to everything that it names. Until then running containers
+    /// are not cut: the plan comes first, then the programs. A daemon that is killed in between leaves it so.
+    pub fn is_first_run(&self) -> bool {
+        !self.globals.has_begun()
+    }
+
     /// Attaches to a veth before anybody knows whose it is: closed until a plan names it.
     pub fn attach_unknown(&mut self, ifindex: u32) -> Result<(), KernelError> {
         if self.endpoints.get(ifindex).is_some() {
@@ -155,46 +176,11 @@ impl Kernel {
             Err(error) => Err(error),
         };
         if attached.is_err() && !self.links.devices().contains(&ifindex) {
-            self.forget(&[ifindex].into())?;
-        }
-        attached
-    }
-
-    /// Detaches a device that is no workload's any more.
-    pub fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
-        self.forget(&[ifindex].into())
-    }
-
-    /// Forgets the devices that are not among the living.
-    pub fn detach_gone(&mut self, live: &BTreeSet<u32>) -> Result<(), KernelError> {
-        let known = self.endpoints().into_iter().chain(self.links.devices());
-        let gone = known.filter(|ifindex| !live.contains(ifindex)).collect();
-        self.forget(&gone)
-    }
-
-    /// Unpins links, then frees what the programs of these devices may still have read.
-    pub(super) fn forget(&mut self, devices: &BTreeSet<u32>) -> Result<(), KernelError> {
-        if devices.is_empty() {
-            return Ok(());
-        }
-        for ifindex in devices {
-            self.links.detach(*ifindex)?;
-        }
-        grace::wait()?;
-        for ifindex in devices {
-            if self.endpoints.get(*ifindex).is_some() {
-                self.endpoints.free(*ifindex)?;
+            for error in self.forget(&[ifindex].into()) {
+                tracing::warn!(ifindex, %error, "an attach that failed is not taken back yet");
             }
         }
-        self.retire();
-        Ok(())
-    }
-
-    /// Gives up the ids of workloads without a veth.
-    pub(super) fn retire(&mut self) {
-        for place in self.incarnations.retire(self.endpoints.iter()) {
-            self.quotas.release(place);
-        }
+        attached
     }
 
     /// Deletes idle flows and those of workloads that are gone; gives how many.

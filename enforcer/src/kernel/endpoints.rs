@@ -3,6 +3,8 @@
 //!
 //! A program may read an endpoint of the array while it is written. So a change is stored word by word in an order in
 //! which every mixture is safe: addresses, then the ids that make them own, and the tag last (first, if it goes).
+//! An element of the hash is replaced as a whole. The kernel may use the old one's memory for the next element at once,
+//! under a program that still reads it: so after each replacement or removal the next element waits for a grace period.
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;
@@ -13,6 +15,7 @@ use enforcer_common::id::{Address, OwnerId, Row};
 use enforcer_common::limits::{ENDPOINTS, ENDPOINTS_MORE, OWN_ADDRESSES, map};
 
 use crate::kernel::error::{KernelError, on_map};
+use crate::kernel::grace;
 use crate::kernel::maps::Maps;
 use crate::kernel::mmap::Mapped;
 use crate::kernel::sys::Map;
@@ -38,6 +41,8 @@ pub(crate) struct EndpointTable {
     array: Mapped,
     more: Arc<Map>,
     endpoints: BTreeMap<u32, Endpoint>,
+    /// Programs may still read an element of the hash that was freed.
+    freed: bool,
 }
 
 impl EndpointTable {
@@ -64,7 +69,13 @@ impl EndpointTable {
             }
             last = Some(key);
         }
-        Ok(Self { array, more, endpoints })
+        Ok(Self {
+            array,
+            more,
+            endpoints,
+            // Whoever opens it for writing waits once before anything else.
+            freed: false,
+        })
     }
 
     /// The endpoint of a device, as last stored.
@@ -86,16 +97,7 @@ impl EndpointTable {
         if free && !in_hash {
             self.store_place(index, endpoint);
         } else {
-            let key = endpoint.ifindex.to_ne_bytes();
-            let stored = self.more.update(&key, &to_bytes(endpoint));
-            stored.map_err(|source| match source.raw_os_error() {
-                Some(libc::E2BIG) => KernelError::NoRoom {
-                    what: "endpoints",
-                    needed: self.endpoints.len() + 1,
-                    room: (ENDPOINTS + ENDPOINTS_MORE) as usize,
-                },
-                _ => on_map(map::ENDPOINTS_MORE, "update")(source),
-            })?;
+            self.store_more(endpoint)?;
         }
         self.endpoints.insert(endpoint.ifindex, *endpoint);
         Ok(())
@@ -112,6 +114,7 @@ impl EndpointTable {
         } else {
             let deleted = self.more.delete(&ifindex.to_ne_bytes());
             deleted.map_err(on_map(map::ENDPOINTS_MORE, "delete"))?;
+            self.freed = true;
         }
         self.endpoints.remove(&ifindex);
         Ok(())
@@ -137,6 +140,29 @@ impl EndpointTable {
             Some(endpoint) => self.store(&endpoint),
             None => Ok(()),
         }
+    }
+
+    fn store_more(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
+        let key = endpoint.ifindex.to_ne_bytes();
+        let found = read_more(&self.more, &key)?;
+        if found.as_ref() == Some(endpoint) {
+            return Ok(());
+        }
+        if self.freed {
+            grace::wait()?;
+            self.freed = false;
+        }
+        let stored = self.more.update(&key, &to_bytes(endpoint));
+        stored.map_err(|source| match source.raw_os_error() {
+            Some(libc::E2BIG) => KernelError::NoRoom {
+                what: "endpoints",
+                needed: self.endpoints.len() + 1,
+                room: (ENDPOINTS + ENDPOINTS_MORE) as usize,
+            },
+            _ => on_map(map::ENDPOINTS_MORE, "update")(source),
+        })?;
+        self.freed = found.is_some();
+        Ok(())
     }
 
     fn store_place(&self, index: u32, endpoint: &Endpoint) {

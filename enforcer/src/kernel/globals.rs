@@ -1,4 +1,5 @@
-//! The shared words: the policy in force, the counter of owner ids, the seed of the denial hash.
+//! The shared words: the policy in force, the counter of owner ids, the seed of the denial hash, whether a first plan is
+//! through.
 
 use std::fs::File;
 use std::io::Read;
@@ -47,6 +48,16 @@ impl Globals {
         let id = id.ok_or(KernelError::OwnersExhausted)?;
         self.words.write64(Global::NextOwner as u32, 0, next + 1);
         Ok(OwnerId(id))
+    }
+
+    /// Whether a first plan was once put in force and everything that it names attached to.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.words.read64(Global::Begun as u32, 0) != 0
+    }
+
+    /// Notes that the first plan is through.
+    pub(crate) fn begin(&self) {
+        self.words.write64(Global::Begun as u32, 0, 1);
     }
 
     /// Sets the seed unless it is set.

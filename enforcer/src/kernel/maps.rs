@@ -19,7 +19,7 @@ use crate::kernel::sys::{self, Map, MapAttributes, kind};
 
 /// Map flags, from the kernel's uapi.
 pub(crate) mod flag {
-    /// An element is freed after a grace period and not reused under a reader.
+    /// Memory only for the elements that are there. That of a freed one may be reused at once, under a reader.
     pub(crate) const NO_PREALLOC: u32 = 1;
     /// Programs can only read.
     pub(crate) const RDONLY_PROG: u32 = 1 << 7;

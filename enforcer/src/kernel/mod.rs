@@ -9,6 +9,7 @@ mod apply;
 mod attach;
 mod control;
 mod denials;
+mod detach;
 mod endpoints;
 mod error;
 mod globals;

@@ -31,8 +31,10 @@ use tracker::{Mark, Marks, Tracker};
 
 /// How often the slices are read.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Records of one poll, twice what the ring holds: a flood must not keep a poll for ever.
-const RECORDS: u32 = 2 * EVENTS / (size_of::<DenialEvent>() as u32 + 8);
+/// Records of one poll: a flood must not keep its caller for long.
+const RECORDS: u32 = 4096;
+/// Records of one drain of the last look, twice what the ring holds: a flood must not keep it for ever.
+const LAST_RECORDS: u32 = 2 * EVENTS / (size_of::<DenialEvent>() as u32 + 8);
 
 /// Packets of a denied flow that were not reported before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -65,6 +67,8 @@ pub struct Report {
     pub flows: Vec<Observed>,
     /// Without a flow.
     pub crowded: Vec<Crowded>,
+    /// More waits in the ring: the next poll should come soon.
+    pub more: bool,
 }
 
 /// Counts by direction and reason, those of reasons without a packet left out.
@@ -123,29 +127,33 @@ impl Denials {
         })
     }
 
-    /// Drains the ring, and once a second reads the slices.
-    pub fn poll(&mut self) -> Result<Report, KernelError> {
+    /// Drains a part of the ring, and once a second, when nothing is left in it, reads the slices. What it gives counts as
+    /// reported, whether there is an error beside it or not.
+    pub fn poll(&mut self) -> (Report, Option<KernelError>) {
         let mut report = Report::default();
-        let drained = self.drain(&mut report);
+        let mut failure = None;
+        report.more = !self.drain(&mut report, RECORDS);
         let now = Instant::now();
         // Events that still wait may be about the ways that a pass would see: they must come first.
-        if drained && now >= self.next_pass {
+        if !report.more && now >= self.next_pass {
             self.next_pass = now + PERIOD;
-            self.pass(&mut report)?;
+            failure = self.pass(&mut report).err();
         }
-        Ok(report)
+        (report, failure)
     }
 
-    /// Everything up to now: exact once no more packets come.
-    pub fn flush(&mut self) -> Result<Report, KernelError> {
+    /// Everything up to now: exact once no more packets come. What it gives counts as reported, as with [`Self::poll`].
+    pub fn flush(&mut self) -> (Report, Option<KernelError>) {
         let mut report = Report::default();
+        let mut failure = None;
         // A way whose first event was lost is believed when it is seen the second time.
         for _ in 0..2 {
-            if self.drain(&mut report) {
-                self.pass(&mut report)?;
+            report.more = !self.drain(&mut report, LAST_RECORDS);
+            if !report.more {
+                failure = self.pass(&mut report).err().or(failure);
             }
         }
-        Ok(report)
+        (report, failure)
     }
 
     /// Counts of all CPUs together.
@@ -153,12 +161,12 @@ impl Denials {
         read_totals(&self.denied)
     }
 
-    /// Drops the counters of workloads that are gone and have no more packets.
+    /// Drops the counters of workloads that are gone, those left aside that count packets which were not reported yet.
     pub fn forget(&mut self, living: &BTreeSet<OwnerId>) -> Result<(), KernelError> {
         for key in self.busy_keys()? {
             let known =
                 from_key(&key).is_some_and(|key| key.workload == OwnerId::NONE || living.contains(&key.workload));
-            if !known {
+            if !known && self.unreported(&key)?.is_none_or(|(_, packets)| packets == 0) {
                 self.busy.delete(&key).map_err(on_map(map::BUSY, "delete"))?;
                 self.reported_busy.delete(&key).map_err(on_map(REPORTED_BUSY, "delete"))?;
             }
@@ -167,8 +175,8 @@ impl Denials {
     }
 
     /// True: nothing is left in the ring.
-    fn drain(&mut self, report: &mut Report) -> bool {
-        for _ in 0..RECORDS {
+    fn drain(&mut self, report: &mut Report, most: u32) -> bool {
+        for _ in 0..most {
             let Some(record) = self.ring.next() else { return true };
             let Some(event) = DenialEvent::from_bytes(&record) else {
                 tracing::error!(bytes = record.len(), "a record of the ring is of another layout");
@@ -195,13 +203,9 @@ impl Denials {
 
     fn busy_pass(&mut self, report: &mut Report) -> Result<(), KernelError> {
         for key in self.busy_keys()? {
-            let Some(now) = sum_per_cpu(&self.busy, &key, map::BUSY)? else {
+            let Some((now, packets)) = self.unreported(&key)? else {
                 continue;
             };
-            let mut reported = [0; 8];
-            let before = self.reported_busy.lookup(&key, &mut reported);
-            before.map_err(on_map(REPORTED_BUSY, "lookup"))?;
-            let packets = now.saturating_sub(u64::from_ne_bytes(reported));
             let crowded = from_key(&key).and_then(|key| crowded(key, packets));
             if let Some(crowded) = crowded.filter(|_| packets != 0) {
                 self.reported_busy.update(&key, &now.to_ne_bytes()).map_err(on_map(REPORTED_BUSY, "update"))?;
@@ -209,6 +213,17 @@ impl Denials {
             }
         }
         Ok(())
+    }
+
+    /// Packets of a counter, and how many of them were not reported yet. `None`: there is no such counter.
+    fn unreported(&self, key: &[u8]) -> Result<Option<(u64, u64)>, KernelError> {
+        let Some(now) = sum_per_cpu(&self.busy, key, map::BUSY)? else {
+            return Ok(None);
+        };
+        let mut reported = [0; 8];
+        let before = self.reported_busy.lookup(key, &mut reported);
+        before.map_err(on_map(REPORTED_BUSY, "lookup"))?;
+        Ok(Some((now, now.saturating_sub(u64::from_ne_bytes(reported)))))
     }
 
     fn busy_keys(&self) -> Result<Vec<Vec<u8>>, KernelError> {

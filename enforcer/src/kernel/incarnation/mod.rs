@@ -42,6 +42,9 @@ pub(crate) struct Incarnations {
 /// What a plan makes of the endpoints.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stage {
+    /// To be stored first of all: addresses that another workload has now lose their ids, so that no veth speaks for
+    /// another's workload under the new image.
+    pub(crate) taken: Vec<Endpoint>,
     /// To be stored before the word.
     pub(crate) before: Vec<Endpoint>,
     /// To be stored after the word and a grace period: addresses that went away lose their ids.
@@ -63,6 +66,11 @@ impl Incarnations {
     /// An incarnation that nobody has claimed.
     pub(crate) fn unclaimed(&mut self, ids: &impl Ids) -> Result<(OwnerId, u32), KernelError> {
         self.new_incarnation(ids, true)
+    }
+
+    /// Whether nobody has claimed an incarnation.
+    pub(crate) fn is_unclaimed(&self, id: OwnerId) -> bool {
+        self.by_id.get(&id).is_none_or(|incarnation| incarnation.unclaimed)
     }
 
     /// Takes over the incarnations of endpoints that an earlier daemon has left.
@@ -109,7 +117,9 @@ impl Incarnations {
     ) -> Result<Stage, KernelError> {
         let mut stage = Stage::default();
         let mut planned = BTreeSet::new();
-        for workload in workloads.iter().filter(|workload| !workload.endpoints.is_empty()) {
+        let here = || workloads.iter().filter(|workload| !workload.endpoints.is_empty());
+        let claimed: BTreeSet<Address> = here().flat_map(|workload| &workload.addresses).copied().collect();
+        for workload in here() {
             let id = self.claim(workload, current, ids)?;
             let wanted = self.own(id, workload, ids, &mut stage.refused)?;
             stage.ids.insert(workload.key, id);
@@ -123,9 +133,12 @@ impl Incarnations {
                     endpoint.rows[slot] = workload.rows;
                 };
                 if let Some(endpoint) = current.get(ifindex) {
+                    let own = |address: &Address| wanted.iter().any(|(own, _)| own == address);
+                    let taken = take(endpoint, |address| claimed.contains(address) && !own(address));
+                    stage.taken.extend((taken != *endpoint).then_some(taken));
                     let mut endpoint = *endpoint;
                     set(&mut endpoint, slot);
-                    let [before, after, wiped, late] = arrange(&endpoint, &wanted);
+                    let [before, after, wiped, late] = arrange(&endpoint, &wanted, &claimed);
                     stage.before.push(before);
                     stage.after.extend((after != before).then_some(after));
                     stage.wiped.extend((wiped != after).then_some(wiped));
@@ -135,14 +148,14 @@ impl Incarnations {
                         Endpoint { ifindex: *ifindex, window_end: window_end(workload, boot_time), ..Endpoint::FREE };
                     set(&mut endpoint, 0);
                     set(&mut endpoint, 1);
-                    let [endpoint, ..] = arrange(&endpoint, &wanted);
+                    let [endpoint, ..] = arrange(&endpoint, &wanted, &claimed);
                     stage.fresh.push(endpoint);
                 }
             }
         }
         self.by_key.retain(|key, _| stage.ids.contains_key(key));
         for endpoint in current.values().filter(|endpoint| !planned.contains(&endpoint.ifindex)) {
-            let mut endpoint = *endpoint;
+            let mut endpoint = take(endpoint, |address| claimed.contains(address));
             endpoint.flags[slot] = Endpoint::UNKNOWN;
             endpoint.rows[slot] = [Row::NONE; 2];
             stage.before.push(endpoint);
@@ -238,9 +251,22 @@ fn window_end(workload: &PlannedWorkload, boot_time: u64) -> u64 {
     workload.window.map_or(0, |window| boot_time.saturating_add(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX)))
 }
 
+/// Takes the ids of some addresses.
+fn take(endpoint: &Endpoint, goes: impl Fn(&Address) -> bool) -> Endpoint {
+    let mut endpoint = *endpoint;
+    for (owner, address) in endpoint.owners.iter_mut().zip(&endpoint.addresses) {
+        if goes(address) {
+            *owner = OwnerId::NONE;
+        }
+    }
+    bound(&mut endpoint);
+    endpoint
+}
+
 /// The states of an endpoint on its way to the wanted addresses: as they are called in [`Stage`]. Every place without an id
-/// is clean: no program that runs now has seen an id there.
-fn arrange(current: &Endpoint, wanted: &[(Address, OwnerId)]) -> [Endpoint; 4] {
+/// is clean: no program that runs now has seen an id there. `claimed`: addresses that workloads of the plan have.
+fn arrange(current: &Endpoint, wanted: &[(Address, OwnerId)], claimed: &BTreeSet<Address>) -> [Endpoint; 4] {
+    let own = |address: &Address| wanted.iter().any(|(wanted, _)| wanted == address);
     let mut before = *current;
     // Beyond `owned` nothing was ever read.
     for owner in before.owners.iter_mut().skip(current.owned as usize) {
@@ -252,14 +278,9 @@ fn arrange(current: &Endpoint, wanted: &[(Address, OwnerId)]) -> [Endpoint; 4] {
             homeless.push((*address, *owner));
         }
     }
-    bound(&mut before);
-    let mut after = before;
-    for (owner, address) in after.owners.iter_mut().zip(&after.addresses) {
-        if !wanted.iter().any(|(wanted, _)| wanted == address) {
-            *owner = OwnerId::NONE;
-        }
-    }
-    bound(&mut after);
+    // Only now: the place of such an address is given to another only after a wait.
+    let before = take(&before, |address| claimed.contains(address) && !own(address));
+    let after = take(&before, |address| !own(address));
     let mut wiped = after;
     for (owner, address) in wiped.owners.iter().zip(&mut wiped.addresses) {
         if *owner == OwnerId::NONE {
