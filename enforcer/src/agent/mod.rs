@@ -82,7 +82,6 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         owners: adopted_owners(&kernel),
         endpoints: kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect(),
         uplink_ifindexes: kernel.pinned_uplinks(),
-        ..workload::Config::default()
     };
     let mut reconciler = Reconciler::new(&options, &node, kernel, states, earlier, log)?;
     let mut policy_files = watch::watch(vec![options.policies.clone()])?;
