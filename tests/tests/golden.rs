@@ -26,7 +26,7 @@ const UPLINK: u32 = 1;
 /// The example on one node that runs all its workloads, each behind a device of its own.
 fn resolved(example: &Example) -> ResolvedPolicy {
     let policies = load_paths(std::slice::from_ref(&example.policy)).unwrap_or_else(|errors| panic!("{errors}"));
-    let inventory = Inventory::load(&example.inventory).unwrap();
+    let inventory = Inventory::load(&example.inventory).unwrap_or_else(|invalid| panic!("{invalid}"));
     let mut snapshot: Snapshot = planned(&inventory);
     snapshot.uplinks.insert(UPLINK, "uplink".to_owned());
     for (ifindex, workload) in (UPLINK + 1..).zip(snapshot.local.values_mut()) {
@@ -162,14 +162,15 @@ impl End {
 fn end(resolved: &ResolvedPolicy, place: &Place, v4: bool) -> End {
     match place {
         Place::Outside(addresses) => {
-            let address = *addresses.iter().find(|address| address.is_ipv4() == v4).unwrap();
+            let address = *addresses.iter().find(|address| address.is_ipv4() == v4).expect("an address of each family");
             End { address, local: None, party: address.to_string() }
         }
         Place::Workload(wanted) => {
             let found = resolved.snapshot().local.iter().find(|(_, workload)| name(workload) == *wanted);
             let (key, workload) = found.unwrap_or_else(|| panic!("the inventory has no {wanted}"));
-            let address = *workload.addresses.iter().find(|address| address.is_ipv4() == v4).unwrap();
-            let ifindex = *workload.endpoints.keys().next().unwrap();
+            let address =
+                *workload.addresses.iter().find(|address| address.is_ipv4() == v4).expect("an address of each family");
+            let ifindex = *workload.endpoints.keys().next().expect("a device");
             End { address, local: Some((*key, ifindex)), party: wanted.clone() }
         }
     }

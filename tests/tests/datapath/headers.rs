@@ -100,12 +100,15 @@ fn fragments_of_ipv4() {
     assert_eq!(stage.sends(A, &Frame { fragment: 0x2000, ..good(true) }), FRAGMENT);
 }
 
-/// Eight bytes of options: a PadN.
+/// Eight bytes of options: a `PadN`.
 const OPTIONS: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
-const HOP_BY_HOP: (u8, &[u8]) = (0, &OPTIONS);
-const DESTINATION: (u8, &[u8]) = (60, &OPTIONS);
-const ROUTING: (u8, &[u8]) = (43, &OPTIONS);
-const ATOMIC: (u8, &[u8]) = (44, &[0, 0, 0, 0, 1, 2, 3, 4]);
+/// An extension header: its number and its bytes.
+type Extension<'a> = (u8, &'a [u8]);
+
+const HOP_BY_HOP: Extension<'_> = (0, &OPTIONS);
+const DESTINATION: Extension<'_> = (60, &OPTIONS);
+const ROUTING: Extension<'_> = (43, &OPTIONS);
+const ATOMIC: Extension<'_> = (44, &[0, 0, 0, 0, 1, 2, 3, 4]);
 
 #[test]
 fn extension_headers() {
@@ -117,7 +120,7 @@ fn extension_headers() {
     let fragment = |low: [u8; 2]| [0, 0, low[0], low[1], 1, 2, 3, 4];
     let (first, middle, last) = (fragment([0, 1]), fragment([0, 9]), fragment([0, 8]));
     let (reserved, far) = (fragment([0, 6]), fragment([0xff, 0xf8]));
-    let rows: [(&[(u8, &[u8])], Verdict, &str); 22] = [
+    let rows: [(&[Extension<'_>], Verdict, &str); 22] = [
         (&[], ALLOW, "none"),
         (&[HOP_BY_HOP], ALLOW, "hop-by-hop options"),
         (&[DESTINATION], ALLOW, "destination options"),

@@ -14,7 +14,7 @@ const SERVER: &str = "{ from: anywhere, ports: [80/tcp] }";
 /// `a`, closed but for these rules, within the window.
 fn young(rules: &str) -> Stage {
     let mut stage = Stage::closed_but(rules);
-    stage.world.endpoint_mut(A).unwrap().window_end = 1_000;
+    stage.world.endpoint_mut(A).expect("its endpoint").window_end = 1_000;
     stage.world.boot_time = 999;
     stage
 }

@@ -39,7 +39,7 @@ pub(crate) const NODE: u32 = 0;
 pub(crate) const FAMILIES: [bool; 2] = [true, false];
 
 pub(crate) fn address(text: &str) -> IpAddr {
-    text.parse().unwrap()
+    text.parse().expect("an address")
 }
 
 /// The address of a workload, by its device.
@@ -112,7 +112,7 @@ impl Stage {
                  spec: {{ workloads: {{ app: {workload} }}, {spec} }}\n"
             )
         });
-        let image = image(&self.snapshot, documents.collect());
+        let image = image(&self.snapshot, &documents.collect::<String>());
         self.world.install(&self.snapshot, image, self.unknown);
     }
 
@@ -151,14 +151,14 @@ impl Stage {
 }
 
 /// Every stage has the same snapshot, and most of them one of a few policies.
-fn image(snapshot: &Snapshot, text: String) -> Image {
+fn image(snapshot: &Snapshot, text: &str) -> Image {
     thread_local!(static COMPILED: RefCell<HashMap<String, Image>> = RefCell::default());
     let new = || {
-        let source = SourceFile { path: "stage.yaml".into(), text: text.clone() };
+        let source = SourceFile { path: "stage.yaml".into(), text: text.to_owned() };
         let loaded = from_sources(vec![source]).unwrap_or_else(|errors| panic!("{errors}"));
-        compile(&resolve(Arc::new(loaded.set), Arc::new(snapshot.clone()))).unwrap()
+        compile(&resolve(Arc::new(loaded.set), Arc::new(snapshot.clone()))).expect("it fits")
     };
-    COMPILED.with_borrow_mut(|compiled| compiled.entry(text.clone()).or_insert_with(new).clone())
+    COMPILED.with_borrow_mut(|compiled| compiled.entry(text.to_owned()).or_insert_with(new).clone())
 }
 
 /// The rest of a spec: isolated in both directions, with these rules.

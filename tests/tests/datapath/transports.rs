@@ -67,7 +67,7 @@ fn sctp_and_icmp_length() {
 fn a_header_is_not_read_from_the_padding() {
     // 40 bytes follow the IP header; its length says how many of them are the packet's.
     for v4 in FAMILIES {
-        for (number, whole) in [(6, 20), (17, 8), (132, 16), (if v4 { 1 } else { 58 }, 8)] {
+        for (number, whole) in [(6, 20u16), (17, 8), (132, 16), (if v4 { 1 } else { 58 }, 8)] {
             for inside in 0..=whole {
                 let mut bytes = vec![0; 40];
                 match number {
@@ -78,7 +78,7 @@ fn a_header_is_not_read_from_the_padding() {
                 let frame = Frame { payload: &bytes, ..Frame::new(host(v4, A), peer(v4), Transport::Other(number)) };
                 let mut frame = frame.bytes();
                 let (at, length) = if v4 { (16, 20 + inside) } else { (18, inside) };
-                frame[at..at + 2].copy_from_slice(&(length as u16).to_be_bytes());
+                frame[at..at + 2].copy_from_slice(&length.to_be_bytes());
                 let verdict = if inside == whole { ALLOW } else { SHORT };
                 assert_eq!(Stage::new(&[]).world.sends(A, &frame), verdict, "{inside} bytes of protocol {number}");
             }
