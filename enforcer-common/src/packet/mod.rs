@@ -1,0 +1,255 @@
+//! What a verdict depends on of a frame: its headers as [`Packet`], and access to its bytes as [`PacketBytes`].
+
+use crate::id::{Address, Direction};
+use crate::image::PortKey;
+
+mod parse;
+
+pub(crate) use parse::{byte, half, icmp_kind, is_extension, split};
+pub use parse::{linear_need, parse};
+
+/// Access to the bytes of a frame, from its Ethernet header on.
+pub trait PacketBytes {
+    /// Length of the whole frame, in bytes; segments of an offloaded packet count as one frame.
+    fn length(&self) -> u32;
+    /// The two bytes behind the MAC addresses, as a number.
+    fn ethertype(&self) -> Option<u16>;
+    /// `N` words at a constant offset, as they lie in memory. The headers up to [`HEAD`] must be reachable so if the frame
+    /// has them.
+    fn fixed<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
+    /// `N` words anywhere in the frame.
+    fn at<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
+}
+
+/// Ethernet, IPv6 and TCP header: what [`PacketBytes::fixed`] is asked for at most.
+pub const HEAD: u32 = 14 + 40 + 20;
+
+/// TCP flags (RFC 9293 section 3.1).
+pub mod tcp {
+    /// No more data from the sender.
+    pub const FIN: u8 = 1;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 2;
+    /// Reset the connection.
+    pub const RST: u8 = 4;
+    /// The acknowledgement field is significant.
+    pub const ACK: u8 = 16;
+}
+
+/// IP protocol numbers.
+pub mod protocol {
+    /// IPv6 hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// IPv6 routing header.
+    pub const ROUTING: u8 = 43;
+    /// IPv6 fragment header.
+    pub const FRAGMENT: u8 = 44;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+    /// IPv6 destination options.
+    pub const DESTINATION_OPTIONS: u8 = 60;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+}
+
+/// Protocols that flow keys tell apart.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum ProtocolClass {
+    /// TCP.
+    Tcp = 0,
+    /// UDP.
+    Udp = 1,
+    /// SCTP.
+    Sctp = 2,
+    /// ICMP.
+    Icmp = 3,
+    /// ICMPv6.
+    Icmpv6 = 4,
+    /// Any other, by its number.
+    Other = 5,
+}
+
+impl ProtocolClass {
+    /// The class with this number.
+    #[inline(always)]
+    pub fn from_bits(number: u8) -> Self {
+        match number {
+            0 => Self::Tcp,
+            1 => Self::Udp,
+            2 => Self::Sctp,
+            3 => Self::Icmp,
+            4 => Self::Icmpv6,
+            _ => Self::Other,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn of(number: u8, v4: bool) -> Self {
+        match number {
+            protocol::TCP => Self::Tcp,
+            protocol::UDP => Self::Udp,
+            protocol::SCTP => Self::Sctp,
+            // ICMP over IPv6 and ICMPv6 over IPv4 mean nothing to a stack: by number, like any unknown protocol.
+            protocol::ICMP if v4 => Self::Icmp,
+            protocol::ICMPV6 if !v4 => Self::Icmpv6,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Frame {
+    /// ARP: cannot carry a flow.
+    Arp,
+    /// IPv4 or IPv6.
+    Ip,
+}
+
+/// What a packet means to flow state.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Kind {
+    /// TCP SYN without ACK, SCTP INIT, ICMP echo request: judged as new before any lookup, never a reply.
+    Opening,
+    /// Anything else that flow state is kept for.
+    Following,
+    /// An ICMP error: passes if what it quotes belongs to a live flow.
+    IcmpError,
+    /// ICMP that makes no state.
+    IcmpOther,
+}
+
+/// The headers of a packet that a verdict depends on, and what the record of a denial shows: of a frame that is refused, as
+/// much as could be read.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Packet {
+    /// Source.
+    pub source: Address,
+    /// Destination.
+    pub destination: Address,
+    /// IP protocol number of the transport header.
+    pub protocol: u8,
+    /// Class of `protocol`.
+    pub class: ProtocolClass,
+    /// What it means to flow state.
+    pub kind: Kind,
+    /// TCP flags, else 0.
+    pub tcp_flags: u8,
+    /// A TCP segment with data.
+    pub has_payload: bool,
+    /// ICMP type, else 0.
+    pub icmp_type: u8,
+    /// ICMP code, else 0.
+    pub icmp_code: u8,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// 0 without ports.
+    pub source_port: u16,
+    /// 0 without ports.
+    pub destination_port: u16,
+    /// Id of an ICMP echo, else 0.
+    pub echo_id: u16,
+    /// Ethertype; 0: not even that.
+    pub ethertype: u16,
+    /// Offset of the transport header in the frame.
+    pub transport_at: u32,
+    /// Bytes from there to the end of the IP packet.
+    pub transport_length: u32,
+}
+
+impl Packet {
+    /// Nothing was read.
+    pub const EMPTY: Self = Self {
+        source: Address::UNSPECIFIED,
+        destination: Address::UNSPECIFIED,
+        protocol: 0,
+        class: ProtocolClass::Other,
+        kind: Kind::Following,
+        tcp_flags: 0,
+        has_payload: false,
+        icmp_type: 0,
+        icmp_code: 0,
+        hop_limit: 0,
+        source_port: 0,
+        destination_port: 0,
+        echo_id: 0,
+        ethertype: 0,
+        transport_at: 0,
+        transport_length: 0,
+    };
+
+    /// The workload's address and its peer's.
+    #[inline(always)]
+    pub fn sides(&self, direction: Direction) -> (&Address, &Address) {
+        match direction {
+            Direction::Egress => (&self.source, &self.destination),
+            Direction::Ingress => (&self.destination, &self.source),
+        }
+    }
+
+    /// An ICMP or ICMPv6 echo reply.
+    #[inline(always)]
+    pub fn is_echo_reply(&self) -> bool {
+        match self.class {
+            ProtocolClass::Icmp => self.icmp_type == icmp::ECHO_REPLY,
+            ProtocolClass::Icmpv6 => self.icmp_type == icmp::V6_ECHO_REPLY,
+            ProtocolClass::Tcp | ProtocolClass::Udp | ProtocolClass::Sctp | ProtocolClass::Other => false,
+        }
+    }
+
+    /// The port key of this very packet.
+    #[inline(always)]
+    pub fn port_key(&self) -> PortKey {
+        port_key(self.class, self.protocol, self.destination_port, self.icmp_type)
+    }
+}
+
+/// ICMP types (RFC 792, RFC 4443, RFC 4861).
+pub mod icmp {
+    /// ICMP echo reply.
+    pub const ECHO_REPLY: u8 = 0;
+    /// ICMP destination unreachable.
+    pub const UNREACHABLE: u8 = 3;
+    /// ICMP echo request.
+    pub const ECHO_REQUEST: u8 = 8;
+    /// ICMP time exceeded.
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// ICMP parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 12;
+    /// ICMPv6 errors are 1 to this: unreachable, too big, time exceeded, parameter problem.
+    pub const V6_LAST_ERROR: u8 = 4;
+    /// ICMPv6 echo request.
+    pub const V6_ECHO_REQUEST: u8 = 128;
+    /// ICMPv6 echo reply.
+    pub const V6_ECHO_REPLY: u8 = 129;
+    /// Router advertisement.
+    pub const V6_ROUTER_ADVERTISEMENT: u8 = 134;
+    /// Neighbour solicitation.
+    pub const V6_NEIGHBOUR_SOLICITATION: u8 = 135;
+    /// Neighbour advertisement.
+    pub const V6_NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    /// Redirect.
+    pub const V6_REDIRECT: u8 = 137;
+}
+
+/// The port key of a flow.
+#[inline(always)]
+pub fn port_key(class: ProtocolClass, number: u8, port: u16, icmp_type: u8) -> PortKey {
+    match class {
+        ProtocolClass::Tcp => PortKey::tcp(port),
+        ProtocolClass::Udp => PortKey::udp(port),
+        ProtocolClass::Sctp => PortKey::sctp(port),
+        ProtocolClass::Icmp => PortKey::icmp(icmp_type),
+        ProtocolClass::Icmpv6 => PortKey::icmpv6(icmp_type),
+        ProtocolClass::Other => PortKey::other(number),
+    }
+}
