@@ -8,7 +8,7 @@ use crate::limits::EXTENSION_HEADERS;
 use crate::verdict::Reason;
 
 /// How many bytes of this frame [`PacketBytes::fixed`] will be asked for, from what of it can be read so far. `None`: that
-/// cannot be told; [`HEAD`] is always enough.
+/// cannot be told; [`super::HEAD`] is always enough.
 #[inline(always)]
 pub fn linear_need<B: PacketBytes>(bytes: &B) -> Option<u32> {
     let (at, protocol) = match bytes.ethertype()? {

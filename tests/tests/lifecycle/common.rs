@@ -139,9 +139,12 @@ fn differences(stage: &Stage, flows: &[Flow]) -> Vec<String> {
         })
         .collect();
     let outcomes = Ground::prepare(&attempts).run(&attempts);
-    let wrong = tries.iter().zip(outcomes).filter(|((flow, _), outcome)| match flow.passes {
-        true => outcome.arrived == 0 || !outcome.answered,
-        false => *outcome != Outcome { arrived: 0, answered: false },
+    let wrong = tries.iter().zip(outcomes).filter(|((flow, _), outcome)| {
+        if flow.passes {
+            outcome.arrived == 0 || !outcome.answered
+        } else {
+            *outcome != Outcome { arrived: 0, answered: false }
+        }
     });
     wrong.map(|((flow, v4), outcome)| format!("{flow:?}, IPv4 {v4}: {outcome:?}")).collect()
 }
@@ -266,7 +269,7 @@ impl Numbers {
     pub(crate) fn new() -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let seed = now.as_nanos() as u64 | 1;
-        println!("seed {seed}");
+        eprintln!("seed {seed}");
         Self(seed)
     }
 
