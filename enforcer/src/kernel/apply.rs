@@ -146,6 +146,7 @@ impl Kernel {
     fn settle(&mut self) -> Result<(), KernelError> {
         if self.owes_grace {
             grace::wait()?;
+            self.endpoints.waited();
             self.owes_grace = false;
         }
         Ok(())

@@ -103,6 +103,11 @@ impl EndpointTable {
         Ok(())
     }
 
+    /// A grace period has gone by.
+    pub(crate) fn waited(&mut self) {
+        self.freed = false;
+    }
+
     /// Frees a device's place. Nothing may be attached to the device any more.
     pub(crate) fn free(&mut self, ifindex: u32) -> Result<(), KernelError> {
         let index = place_of(ifindex);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use enforcer::kernel::{Kernel, KernelConfig, Plan, PlannedWorkload};
+use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, Plan, PlannedWorkload, Report};
 use enforcer_common::id::{Address, PeerClass, Row};
 use enforcer_common::image::{AddressEntry, Cell, Header, Line, PortKey, RangeTable};
 use nix::mount::{MsFlags, mount};
@@ -263,6 +263,23 @@ pub(crate) fn apply(kernel: &mut Kernel, plan: &Plan<'_>) -> enforcer::kernel::A
         panic!("{}", chain(failure));
     }
     applied
+}
+
+/// Polls and takes no failure.
+pub(crate) fn poll(denials: &mut Denials) -> Report {
+    taken(denials.poll())
+}
+
+/// Reads everything and takes no failure.
+pub(crate) fn flush(denials: &mut Denials) -> Report {
+    taken(denials.flush())
+}
+
+fn taken((report, failure): (Report, Option<KernelError>)) -> Report {
+    if let Some(failure) = failure {
+        panic!("{}", chain(&failure));
+    }
+    report
 }
 
 /// Every pin below a directory, sorted.

@@ -155,7 +155,9 @@ impl Incarnations {
         }
         self.by_key.retain(|key, _| stage.ids.contains_key(key));
         for endpoint in current.values().filter(|endpoint| !planned.contains(&endpoint.ifindex)) {
-            let mut endpoint = take(endpoint, |address| claimed.contains(address));
+            let taken = take(endpoint, |address| claimed.contains(address));
+            stage.taken.extend((taken != *endpoint).then_some(taken));
+            let mut endpoint = taken;
             endpoint.flags[slot] = Endpoint::UNKNOWN;
             endpoint.rows[slot] = [Row::NONE; 2];
             stage.before.push(endpoint);
