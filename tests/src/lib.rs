@@ -7,6 +7,7 @@ pub mod cases;
 pub mod daemon;
 pub mod oracle;
 pub mod packet;
+pub mod planned;
 pub mod podman;
 pub mod stage;
 pub mod traffic;

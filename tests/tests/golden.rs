@@ -3,38 +3,19 @@
 //! Input: `policies/NAME.yaml` with its inventory and cases. Compared: the image as text with a snapshot; the datapath on
 //! real frames, the resolved policy and `enforcer explain` with each case.
 
-use std::net::IpAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use enforcer::cli::explain::{self, Asked, Expected, planned};
+use enforcer::cli::explain::{self, Asked, Expected};
 use enforcer::cli::in_force;
 use enforcer::compile::{compile, dump};
-use enforcer::policy::load::load_paths;
 use enforcer::policy::model::Transport as Protocol;
-use enforcer::resolve::{ResolvedPolicy, Service, resolve};
-use enforcer::workload::inventory::Inventory;
-use enforcer::workload::model::{Interface, LocalWorkload, Snapshot, WorkloadKey};
+use enforcer::resolve::{ResolvedPolicy, Service};
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Verdict;
-use enforcer_tests::cases::{Case, Example, Expect, Place, Port, examples};
-use enforcer_tests::packet::{Frame, Transport};
+use enforcer_tests::cases::{Case, Expect, Port, examples};
+use enforcer_tests::packet::Frame;
+use enforcer_tests::planned::{UPLINK, answer, end, name, resolved, transport};
 use enforcer_tests::world::{MemoryWorld, Unknown};
-
-const UPLINK: u32 = 1;
-
-/// The example on one node that runs all its workloads, each behind a device of its own.
-fn resolved(example: &Example) -> ResolvedPolicy {
-    let policies = load_paths(std::slice::from_ref(&example.policy)).unwrap_or_else(|errors| panic!("{errors}"));
-    let inventory = Inventory::load(&example.inventory).unwrap_or_else(|invalid| panic!("{invalid}"));
-    let mut snapshot: Snapshot = planned(&inventory);
-    snapshot.uplinks.insert(UPLINK, "uplink".to_owned());
-    for (ifindex, workload) in (UPLINK + 1..).zip(snapshot.local.values_mut()) {
-        let interface = Interface { name: format!("veth{ifindex}"), peer_mac: None, existed_at_start: false };
-        workload.endpoints.insert(ifindex, interface);
-    }
-    resolve(Arc::new(policies.set), Arc::new(snapshot))
-}
 
 #[test]
 fn every_example_compiles_to_its_snapshot() {
@@ -141,62 +122,6 @@ fn explain_says_what_each_case_says() {
                 }
             }
         }
-    }
-}
-
-/// One end of a case in one family.
-struct End {
-    address: IpAddr,
-    /// Key and device; `None`: outside.
-    local: Option<(WorkloadKey, u32)>,
-    /// As `explain` is told of it.
-    party: String,
-}
-
-impl End {
-    fn device(&self) -> u32 {
-        self.local.map_or(UPLINK, |(_, ifindex)| ifindex)
-    }
-}
-
-fn end(resolved: &ResolvedPolicy, place: &Place, v4: bool) -> End {
-    match place {
-        Place::Outside(addresses) => {
-            let address = *addresses.iter().find(|address| address.is_ipv4() == v4).expect("an address of each family");
-            End { address, local: None, party: address.to_string() }
-        }
-        Place::Workload(wanted) => {
-            let found = resolved.snapshot().local.iter().find(|(_, workload)| name(workload) == *wanted);
-            let (key, workload) = found.unwrap_or_else(|| panic!("the inventory has no {wanted}"));
-            let address =
-                *workload.addresses.iter().find(|address| address.is_ipv4() == v4).expect("an address of each family");
-            let ifindex = *workload.endpoints.keys().next().expect("a device");
-            End { address, local: Some((*key, ifindex)), party: wanted.clone() }
-        }
-    }
-}
-
-fn name(workload: &LocalWorkload) -> String {
-    workload.identity.as_ref().map(|identity| identity.name.to_string()).unwrap_or_default()
-}
-
-fn transport(port: Port, v4: bool) -> Transport {
-    let source = 40_000;
-    match port {
-        Port::Tcp(destination) => Transport::syn(source, destination),
-        Port::Udp(destination) => Transport::Udp { source, destination },
-        Port::Sctp(destination) => Transport::Sctp { source, destination, chunk: 1 },
-        Port::Icmp => Transport::echo_request(v4, 7),
-    }
-}
-
-fn answer(port: Port, v4: bool) -> Transport {
-    let destination = 40_000;
-    match port {
-        Port::Tcp(source) => Transport::Tcp { source, destination, flags: 0x12 },
-        Port::Udp(source) => Transport::Udp { source, destination },
-        Port::Sctp(source) => Transport::Sctp { source, destination, chunk: 2 },
-        Port::Icmp => Transport::Icmp { kind: if v4 { 0 } else { 129 }, code: 0, rest: [0, 7, 0, 1] },
     }
 }
 

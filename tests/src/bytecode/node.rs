@@ -78,24 +78,7 @@ impl Node {
 
     /// Puts a scene in force in the slot of its revision; flows stay.
     pub fn install(&mut self, scene: &Scene) -> Result<()> {
-        let lines = scene.image();
-        let map = sys::create_map(sys::ARRAY, 4, 64, lines.len() as u32, sys::BPF_F_INNER_MAP)?;
-        let mut image: Array<MapData, Line> = map.try_into()?;
-        for (place, line) in lines.iter().enumerate() {
-            image.set(place as u32, line, 0)?;
-        }
-        let entries = scene.addresses();
-        let map = sys::create_map(sys::HASH, 16, 4, entries.len() as u32, 0)?;
-        let mut addresses: HashMap<MapData, Address, AddressEntry> = map.try_into()?;
-        for (address, entry) in entries {
-            addresses.insert(address, entry, 0)?;
-        }
-        let slot = scene.word.slot() as u32;
-        let mut images: ArrayOfMaps<_, Array<MapData, Line>> = self.map_mut(map::IMAGES)?.try_into()?;
-        images.set(slot, &image, 0)?;
-        let mut outer: ArrayOfMaps<_, HashMap<MapData, Address, AddressEntry>> =
-            self.map_mut(map::ADDRESSES)?.try_into()?;
-        outer.set(slot, &addresses, 0)?;
+        self.install_tables(scene.word.slot() as u32, &scene.image(), &scene.addresses())?;
         self.set_endpoint(&scene.endpoint)?;
         let mut uplinks: HashMap<_, u32, u32> = self.map_mut(map::UPLINKS)?.try_into()?;
         uplinks.insert(UPLINK, 1, 0)?;
@@ -103,6 +86,25 @@ impl Node {
         self.set_quota(flows, scene.quota, WORKLOAD.0)?;
         self.set_global(Global::Seed, 0x5eed)?;
         self.set_word(scene.word)
+    }
+
+    /// Fills a slot with an image.
+    pub fn install_tables(&mut self, slot: u32, lines: &[Line], entries: &[(Address, AddressEntry)]) -> Result<()> {
+        let map = sys::create_map(sys::ARRAY, 4, 64, lines.len() as u32, sys::BPF_F_INNER_MAP)?;
+        let mut image: Array<MapData, Line> = map.try_into()?;
+        for (place, line) in lines.iter().enumerate() {
+            image.set(place as u32, line, 0)?;
+        }
+        let map = sys::create_map(sys::HASH, 16, 4, entries.len() as u32, 0)?;
+        let mut addresses: HashMap<MapData, Address, AddressEntry> = map.try_into()?;
+        for (address, entry) in entries {
+            addresses.insert(address, entry, 0)?;
+        }
+        let mut images: ArrayOfMaps<_, Array<MapData, Line>> = self.map_mut(map::IMAGES)?.try_into()?;
+        images.set(slot, &image, 0)?;
+        let mut outer: ArrayOfMaps<_, HashMap<MapData, Address, AddressEntry>> =
+            self.map_mut(map::ADDRESSES)?.try_into()?;
+        Ok(outer.set(slot, &addresses, 0)?)
     }
 
     fn map_mut(&mut self, name: &str) -> Result<&mut aya::maps::Map> {

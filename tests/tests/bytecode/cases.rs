@@ -1,0 +1,70 @@
+//! The cases of every example policy, by the loaded programs over the compiled image: the workload under test stands behind
+//! `lo`, its sender's side first, then its receiver's.
+
+use enforcer::compile::compile;
+use enforcer_common::{endpoint::Endpoint, id::Direction, verdict::Verdict};
+use enforcer_tests::{
+    bytecode::scene::{LO, PLACE, Scene, WORKLOAD},
+    cases::{Expect, examples},
+    packet::Frame,
+    planned::{End, UPLINK, answer, end, resolved, transport},
+    world::{MemoryWorld, Unknown},
+};
+
+use crate::Both;
+
+/// A workload's endpoint, moved behind `lo`.
+fn behind_lo(world: &mut MemoryWorld, end: &End) -> Option<Endpoint> {
+    let (_, ifindex) = end.local?;
+    let endpoint = *world.endpoint_mut(ifindex).unwrap();
+    Some(Endpoint { ifindex: LO, workload: PLACE, id: WORKLOAD, ..endpoint })
+}
+
+#[test]
+fn every_case_of_every_example_comes_out_as_it_says() {
+    let Some(both) = Both::new(&Scene::default()) else { return };
+    let mut node = both.node;
+    let mut cases = 0;
+    for example in examples().unwrap() {
+        let resolved = resolved(&example);
+        let image = compile(&resolved).unwrap();
+        let mut world = MemoryWorld::new([UPLINK]);
+        world.install(resolved.snapshot(), image.clone(), Unknown::Strict);
+        node.set_word(world.word).unwrap();
+        node.install_tables(world.word.slot() as u32, &image.lines, &image.addresses).unwrap();
+        for (case, v4) in example.cases.iter().flat_map(|case| [(case, true), (case, false)]) {
+            let what = format!("{}, {}: {}", example.name, if v4 { "IPv4" } else { "IPv6" }, case.why);
+            let (from, to) = (end(&resolved, &case.from, v4), end(&resolved, &case.to, v4));
+            let opens = Frame::new(from.address, to.address, transport(case.port, v4)).bytes();
+            let answers = Frame::new(to.address, from.address, answer(case.port, v4)).bytes();
+            let mut verdict = (Verdict::Allow, None);
+            for (own, direction, device) in
+                [(&from, Direction::Egress, LO), (&to, Direction::Ingress, from.device() + 100)]
+            {
+                let Some(endpoint) = behind_lo(&mut world, own) else { continue };
+                if verdict.0 != Verdict::Allow {
+                    continue;
+                }
+                node.forget_flows().unwrap();
+                node.set_endpoint(&endpoint).unwrap();
+                let judged = node.judge(direction, device, &opens).unwrap();
+                verdict = (judged, (judged != Verdict::Allow).then_some(direction));
+                if case.expect == Expect::Allow {
+                    let (back, device) = match direction {
+                        Direction::Egress => (Direction::Ingress, to.device() + 100),
+                        Direction::Ingress => (Direction::Egress, LO),
+                    };
+                    let judged = node.judge(back, device, &answers).unwrap();
+                    assert_eq!(judged, Verdict::Allow, "{what}: its answer");
+                }
+            }
+            let expected = match case.expect {
+                Expect::Allow => (Verdict::Allow, None),
+                Expect::Deny { reason, at } => (Verdict::Deny(reason), Some(at)),
+            };
+            assert_eq!(verdict, expected, "{what}");
+            cases += 1;
+        }
+    }
+    assert!(cases >= 100, "{cases} cases are too few to mean much");
+}
