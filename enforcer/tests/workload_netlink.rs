@@ -222,7 +222,7 @@ fn thousands_of_addresses_and_devices_inside_hold_nobody_up_and_are_followed_to_
             writeln!(batch, "addr add 10.88.{}.{}/16 dev eth0", 100 + i / 200, 1 + i % 200).unwrap();
         }
         for i in 0..300 {
-            writeln!(batch, "link add dummy{i} type dummy").unwrap();
+            writeln!(batch, "link add more{i} type bridge").unwrap();
         }
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(batch.as_bytes()).unwrap();
