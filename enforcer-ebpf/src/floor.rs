@@ -5,7 +5,10 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
-    allow(unsafe_code, reason = "maps, packet memory and helpers are raw pointers to the kernel")
+    allow(
+        unsafe_code,
+        reason = "maps, packet memory and helpers are raw pointers to the kernel"
+    )
 )]
 
 #[cfg(target_arch = "bpf")]

@@ -89,7 +89,14 @@ impl Default for Scene {
             endpoint.addresses[place] = ip(address).into();
             endpoint.owners[place] = OWNERS[place];
         }
-        Self { endpoint, word: PolicyWord { revision: 2, epoch: 5 }, quota: 1000, flows: 4096, open: true, extra: 0 }
+        Self {
+            endpoint,
+            word: PolicyWord { revision: 2, epoch: 5 },
+            quota: 1000,
+            flows: 4096,
+            open: true,
+            extra: 0,
+        }
     }
 }
 
@@ -129,7 +136,10 @@ impl Scene {
         image[1] = self.ranges(&mut image, 16, &starts, &bytes, &classes).to_line();
         let v6 = self.ranges_v6();
         let (starts, classes): (Vec<u64>, Vec<u32>) = v6.iter().map(|(start, class)| (start[0], *class)).unzip();
-        let bytes: Vec<u8> = v6.iter().flat_map(|(start, _)| start.map(u64::to_ne_bytes).concat()).collect();
+        let bytes: Vec<u8> = v6
+            .iter()
+            .flat_map(|(start, _)| start.map(u64::to_ne_bytes).concat())
+            .collect();
         image[2] = self.ranges(&mut image, 48, &starts, &bytes, &classes).to_line();
         image[0] = Header {
             magic: Header::MAGIC,
@@ -172,8 +182,22 @@ impl Scene {
             .collect();
         let index_at = append(image, &index);
         let starts_at = append(image, bytes);
-        let classes_at = append(image, &classes.iter().flat_map(|class| class.to_ne_bytes()).collect::<Vec<u8>>());
-        RangeTable { base: 0, shift, buckets: BUCKETS, count: classes.len() as u32, index_at, starts_at, classes_at }
+        let classes_at = append(
+            image,
+            &classes
+                .iter()
+                .flat_map(|class| class.to_ne_bytes())
+                .collect::<Vec<u8>>(),
+        );
+        RangeTable {
+            base: 0,
+            shift,
+            buckets: BUCKETS,
+            count: classes.len() as u32,
+            index_at,
+            starts_at,
+            classes_at,
+        }
     }
 }
 
