@@ -22,7 +22,10 @@ use crate::kernel::tables::Tables;
 impl Kernel {
     /// Puts a plan in force. An error: the last good image stays, and what is attached stays closed or as it was.
     pub fn apply(&mut self, plan: &Plan<'_>) -> Result<Applied, KernelError> {
-        let tables = Tables { lines: plan.lines, addresses: plan.addresses };
+        let tables = Tables {
+            lines: plan.lines,
+            addresses: plan.addresses,
+        };
         check(plan, &tables.check()?)?;
         if self.owes_grace {
             grace::wait()?;
@@ -48,13 +51,23 @@ impl Kernel {
         if let Err(error) = self.follow_up(plan, &stage, &mut failures) {
             failures.push(error);
         }
-        Ok(Applied { word, ids: stage.ids, refused: stage.refused, failures })
+        Ok(Applied {
+            word,
+            ids: stage.ids,
+            refused: stage.refused,
+            failures,
+        })
     }
 
     fn stage(&self, plan: &Plan<'_>, slot: usize) -> Result<(Stage, Incarnations), KernelError> {
-        let given = Given { globals: &self.globals, quotas: &self.quotas };
-        let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
-            .map_err(|error| KernelError::System { call: "clock_gettime", source: error.into() })?;
+        let given = Given {
+            globals: &self.globals,
+            quotas: &self.quotas,
+        };
+        let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_err(|error| KernelError::System {
+            call: "clock_gettime",
+            source: error.into(),
+        })?;
         let now = u64::try_from(std::time::Duration::from(now).as_nanos()).unwrap_or(u64::MAX);
         let mut incarnations = self.incarnations.clone();
         match incarnations.stage(&plan.workloads, &self.current(), &given, slot, now) {
@@ -102,8 +115,9 @@ impl Kernel {
             }
         }
         let gone = self.endpoints.iter().map(|endpoint| endpoint.ifindex);
-        let gone: BTreeSet<u32> =
-            gone.filter(|ifindex| plan.uplinks.contains(ifindex) || self.links.is_gone(*ifindex)).collect();
+        let gone: BTreeSet<u32> = gone
+            .filter(|ifindex| plan.uplinks.contains(ifindex) || self.links.is_gone(*ifindex))
+            .collect();
         self.forget(&gone)?;
         self.retire();
         if failures.is_empty() {
@@ -123,7 +137,9 @@ impl Kernel {
     }
 
     fn still_there(&self, endpoints: &[Endpoint]) -> Vec<Endpoint> {
-        let there = endpoints.iter().filter(|endpoint| self.endpoints.get(endpoint.ifindex).is_some());
+        let there = endpoints
+            .iter()
+            .filter(|endpoint| self.endpoints.get(endpoint.ifindex).is_some());
         there.copied().collect()
     }
 }
@@ -134,17 +150,25 @@ fn check(plan: &Plan<'_>, header: &Header) -> Result<(), KernelError> {
     for workload in &plan.workloads {
         for row in workload.rows {
             if row.0 >= header.rows && row != Row::NOT_ISOLATED && row != Row::NONE {
-                return Err(KernelError::InvalidImage { what: "a workload's row is not in it" });
+                return Err(KernelError::InvalidImage {
+                    what: "a workload's row is not in it",
+                });
             }
         }
         for ifindex in &workload.endpoints {
             if !devices.insert(*ifindex) {
-                return Err(KernelError::InvalidImage { what: "a device is in its plan twice" });
+                return Err(KernelError::InvalidImage {
+                    what: "a device is in its plan twice",
+                });
             }
         }
     }
     if plan.uplinks.len() > UPLINKS as usize {
-        return Err(KernelError::NoRoom { what: "uplinks", needed: plan.uplinks.len(), room: UPLINKS as usize });
+        return Err(KernelError::NoRoom {
+            what: "uplinks",
+            needed: plan.uplinks.len(),
+            room: UPLINKS as usize,
+        });
     }
     Ok(())
 }
@@ -152,7 +176,9 @@ fn check(plan: &Plan<'_>, header: &Header) -> Result<(), KernelError> {
 /// Added before the word: an uplink only takes rights away.
 fn add_uplinks(uplinks: &Map, wanted: &[u32]) -> Result<(), KernelError> {
     for ifindex in wanted {
-        uplinks.update(&ifindex.to_ne_bytes(), &1_u32.to_ne_bytes()).map_err(on_map(map::UPLINKS, "update"))?;
+        uplinks
+            .update(&ifindex.to_ne_bytes(), &1_u32.to_ne_bytes())
+            .map_err(on_map(map::UPLINKS, "update"))?;
     }
     Ok(())
 }
@@ -160,7 +186,9 @@ fn add_uplinks(uplinks: &Map, wanted: &[u32]) -> Result<(), KernelError> {
 fn remove_uplinks(uplinks: &Map, wanted: &[u32]) -> Result<(), KernelError> {
     for ifindex in read_uplinks(uplinks)? {
         if !wanted.contains(&ifindex) {
-            uplinks.delete(&ifindex.to_ne_bytes()).map_err(on_map(map::UPLINKS, "delete"))?;
+            uplinks
+                .delete(&ifindex.to_ne_bytes())
+                .map_err(on_map(map::UPLINKS, "delete"))?;
         }
     }
     Ok(())
@@ -170,7 +198,10 @@ fn remove_uplinks(uplinks: &Map, wanted: &[u32]) -> Result<(), KernelError> {
 pub(crate) fn read_uplinks(uplinks: &Map) -> Result<BTreeSet<u32>, KernelError> {
     let mut found = BTreeSet::new();
     let mut last: Option<Vec<u8>> = None;
-    while let Some(key) = uplinks.next_key(last.as_deref()).map_err(on_map(map::UPLINKS, "next key"))? {
+    while let Some(key) = uplinks
+        .next_key(last.as_deref())
+        .map_err(on_map(map::UPLINKS, "next key"))?
+    {
         if let Some(bytes) = key.first_chunk() {
             found.insert(u32::from_ne_bytes(*bytes));
         }
