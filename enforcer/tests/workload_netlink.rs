@@ -213,21 +213,21 @@ fn a_stolen_address_gains_nothing_and_costs_its_owner_nothing() {
 fn thousands_of_addresses_and_devices_inside_hold_nobody_up_and_are_followed_to_the_end() {
     in_node(async |lab| {
         add_bridge();
-        lab.add_bridged("flood", "vf", &["10.88.0.3/16"]);
+        lab.add_bridged("flood", "vflood", &["10.88.0.3/16"]);
         let mut watch = Watch::start(Config::default()).await;
-        let mac = |s: &Snapshot| behind(s, "vf").and_then(|w| w.endpoints.values().next()?.peer_mac);
+        let mac = |s: &Snapshot| behind(s, "vflood").and_then(|w| w.endpoints.values().next()?.peer_mac);
         let before = mac(&watch.last);
         let mut batch = String::new();
         for i in 0..6_000 {
             writeln!(batch, "addr add 10.88.{}.{}/16 dev eth0", 100 + i / 200, 1 + i % 200).unwrap();
         }
         for i in 0..300 {
-            writeln!(batch, "link add dummy{i} type dummy").unwrap();
+            writeln!(batch, "link add more{i} type bridge").unwrap();
         }
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(batch.as_bytes()).unwrap();
         lab.inside("flood", &format!("-batch {}", file.path().display()));
-        watch.until("as many as one can have", |s| behind(s, "vf").is_some_and(|w| w.addresses.len() == 16)).await;
+        watch.until("as many as one can have", |s| behind(s, "vflood").is_some_and(|w| w.addresses.len() == 16)).await;
         let since = Instant::now();
         lab.add_bridged("late", "vl", &["10.88.0.2/16"]);
         let wanted = addresses(&["10.88.0.2"]);
@@ -248,7 +248,7 @@ fn thousands_of_addresses_and_devices_inside_hold_nobody_up_and_are_followed_to_
         lab.inside("flood", "addr flush dev eth0");
         lab.inside("flood", "addr add 10.88.0.4/16 dev eth0");
         let wanted = addresses(&["10.88.0.4"]);
-        watch.until("the end of the flood", |s| behind(s, "vf").is_some_and(|w| own(w) == wanted)).await;
+        watch.until("the end of the flood", |s| behind(s, "vflood").is_some_and(|w| own(w) == wanted)).await;
         assert!(watch.discovery.findings().is_empty(), "{:#?}", watch.discovery.findings());
     });
 }
