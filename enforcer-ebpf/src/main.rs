@@ -1,6 +1,6 @@
 //! The tcx programs on the host side of a container's veth: entry points only.
 //!
-//! Input: an skb and the maps of [`maps`]. Output: the kernel's verdict code. What is decided is decided by
+//! Input: an skb and the maps of `maps.rs`. Output: the kernel's verdict code. What is decided is decided by
 //! `enforcer_common::datapath::run`; the modules here are that function's view of the kernel.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(

@@ -1,5 +1,7 @@
 //! The lab carries traffic where nothing enforces: the positive control of every test that uses it. Needs root.
 
+#![allow(clippy::unwrap_used, reason = "part of tests, though the lint cannot tell")]
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
