@@ -108,10 +108,13 @@ fn check(stage: &Stage, tries: &[(&Case, bool)], when: &str, hoped: impl Fn(&Cas
     let wrong: Vec<String> = tries
         .iter()
         .zip(attempts.iter().zip(outcomes))
-        .filter(|(_, (attempt, outcome))| match attempt.hoped {
-            true => outcome.arrived == 0 || !outcome.answered,
-            // An INIT has no answer to wait for.
-            false => *outcome != Outcome { arrived: 0, answered: matches!(attempt.port, Port::Sctp(_)) },
+        .filter(|(_, (attempt, outcome))| {
+            if attempt.hoped {
+                outcome.arrived == 0 || !outcome.answered
+            } else {
+                // An INIT has no answer to wait for.
+                *outcome != Outcome { arrived: 0, answered: matches!(attempt.port, Port::Sctp(_)) }
+            }
         })
         .map(|((case, v4), (attempt, outcome))| {
             let family = if *v4 { "IPv4" } else { "IPv6" };

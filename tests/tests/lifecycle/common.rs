@@ -139,9 +139,12 @@ fn differences(stage: &Stage, flows: &[Flow]) -> Vec<String> {
         })
         .collect();
     let outcomes = Ground::prepare(&attempts).run(&attempts);
-    let wrong = tries.iter().zip(outcomes).filter(|((flow, _), outcome)| match flow.passes {
-        true => outcome.arrived == 0 || !outcome.answered,
-        false => *outcome != Outcome { arrived: 0, answered: false },
+    let wrong = tries.iter().zip(outcomes).filter(|((flow, _), outcome)| {
+        if flow.passes {
+            outcome.arrived == 0 || !outcome.answered
+        } else {
+            *outcome != Outcome { arrived: 0, answered: false }
+        }
     });
     wrong.map(|((flow, v4), outcome)| format!("{flow:?}, IPv4 {v4}: {outcome:?}")).collect()
 }

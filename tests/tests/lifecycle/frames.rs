@@ -302,7 +302,9 @@ fn a_denied_segment_sent_again_stays_denied() {
     stage.start();
     let before = stage.denied(Direction::Ingress, Reason::NoRule);
     for _ in 0..7 {
-        attacks.iter().for_each(|attack| sender.send(&attack.frame).unwrap());
+        for attack in &attacks {
+            sender.send(&attack.frame).unwrap();
+        }
     }
     for attack in &attacks {
         assert_eq!(victim.arrived(&attack.nonce), 0, "{}", attack.name);
