@@ -49,8 +49,9 @@ pub(super) struct LogCounts {
 }
 
 impl DenialLog {
-    pub(super) fn start(denials: Denials, log: FlowLog, node: &str) -> Result<Self, AgentError> {
-        let shared = Arc::new(Shared::default());
+    /// `names`: what is known before the first reading, which brings what was denied while no daemon ran.
+    pub(super) fn start(denials: Denials, log: FlowLog, node: &str, names: NameTable) -> Result<Self, AgentError> {
+        let shared = Arc::new(Shared { names: Mutex::new(names), ..Shared::default() });
         let told_lost = lost(&denials).unwrap_or_default();
         let reader = Reader { shared: Arc::clone(&shared), denials, log, enricher: Enricher::new(node), told_lost };
         let thread = thread::Builder::new()

@@ -51,10 +51,11 @@ impl Reconciler {
         earlier: Option<InForce>,
         log: FlowLog,
     ) -> Result<Self, AgentError> {
-        let denials = DenialLog::start(kernel.denials()?, log, node)?;
+        let mut names = NameTable::default();
         if let Some(earlier) = earlier {
-            name_earlier(&kernel, earlier, &mut denials.names().hold());
+            name_earlier(&kernel, earlier, &mut names);
         }
+        let denials = DenialLog::start(kernel.denials()?, log, node, names)?;
         Ok(Self {
             denials,
             states,

@@ -99,9 +99,12 @@ pub fn read(pin_dir: &Path) -> Result<StatusView, KernelError> {
     let word = Globals::open(&maps, false)?.word();
     let table = EndpointTable::open(&maps, false)?;
     let endpoints = table.iter().map(|endpoint| view(&layout, endpoint, word.slot()));
+    // A statement of its own: the lock, if it is free, must not be held while the rest is read, or a daemon that starts
+    // meanwhile would take this for another one.
+    let daemon = matches!(lock(pin_dir), Err(KernelError::Busy { .. }));
     Ok(StatusView {
         abi: ABI,
-        daemon: matches!(lock(pin_dir), Err(KernelError::Busy { .. })),
+        daemon,
         word,
         image: header(&layout, word)?,
         endpoints: endpoints.collect::<Result<_, _>>()?,

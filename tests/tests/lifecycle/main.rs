@@ -2,6 +2,7 @@
 //! pins and state of its own.
 
 #![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
+#![allow(clippy::print_stdout, reason = "measured times, and the seed that a failure can be seen again with")]
 
 mod attack;
 mod claims;

@@ -1,7 +1,7 @@
 //! Policies change under live traffic.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,8 @@ use enforcer_tests::traffic::{Service, nonce};
 use super::common::{Done, Live, address, check, dropped, open, passes, processors, stage, stay_on};
 
 const CHANGES: usize = 100;
-/// So long nothing comes: the port is closed. The sender sends every millisecond.
-const SILENCE: Duration = Duration::from_millis(80);
+/// So many datagrams in a row did not come: the port is closed. Time alone would not tell: the sender may have to wait.
+const SILENCE: u64 = 40;
 const BOUND: Duration = Duration::from_secs(10);
 
 #[test]
@@ -32,17 +32,17 @@ fn a_hundred_changes_under_live_traffic() {
 
     let nonce = nonce();
     let tap = Wire::tap(stage.at("b"), move |frame| !frame.outgoing && frame.holds(&nonce)).unwrap();
-    let done = AtomicBool::new(false);
+    let (done, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut times = Vec::new();
     thread::scope(|scope| {
-        scope.spawn(|| send_until(&stage, "a", &[5000], &nonce, Duration::from_millis(1), &done));
+        scope.spawn(|| send_until(&stage, &[5000], &nonce, Duration::from_millis(1), &done, &sent));
         let end = Done(&done);
         assert!(tap.wait(BOUND, |_| true), "positive control: the port is open");
         for change in 0..CHANGES {
             let opens = change % 2 == 1;
             let begin = Instant::now();
             stage.policy("b.yaml", if opens { &wide } else { &narrow });
-            let effect = if opens { first_after(&tap, begin) } else { last_before_silence(&tap, begin) };
+            let effect = if opens { first_after(&tap, begin) } else { last_before_silence(&tap, begin, &sent) };
             times.push(effect.unwrap_or_else(|| panic!("change {change} has no effect after {BOUND:?}")));
             if opens && change == 1 {
                 for flow in &cut {
@@ -82,15 +82,22 @@ fn first_after(tap: &Wire, begin: Instant) -> Option<Duration> {
 }
 
 /// The last frame before nothing comes any more.
-fn last_before_silence(tap: &Wire, begin: Instant) -> Option<Duration> {
+fn last_before_silence(tap: &Wire, begin: Instant, sent: &AtomicU64) -> Option<Duration> {
     while begin.elapsed() < BOUND {
         thread::sleep(Duration::from_millis(5));
-        let last = tap.frames().last().map_or(begin, |frame| frame.at.max(begin));
-        if last.elapsed() >= SILENCE {
-            return Some(last - begin);
+        let sent = sent.load(Ordering::Relaxed);
+        let last = tap.frames().last().map(|frame| (frame.at.max(begin), number(&frame.bytes)));
+        let (at, number) = last.unwrap_or((begin, 0));
+        if sent >= number + SILENCE {
+            return Some(at - begin);
         }
     }
     None
+}
+
+/// The number at the end of a datagram of [`send_until`].
+fn number(frame: &[u8]) -> u64 {
+    u64::from_be_bytes(frame[frame.len() - 8..].try_into().unwrap())
 }
 
 #[test]
@@ -101,11 +108,11 @@ fn no_packet_meets_half_of_two_policy_sets() {
     stage.start();
     let nonce = nonce();
     let tap = Wire::tap(stage.at("b"), move |frame| !frame.outgoing && frame.holds(&nonce)).unwrap();
-    let done = AtomicBool::new(false);
+    let (done, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     let tries = thread::scope(|scope| {
         // Three in a row: if the first and the third meet the same set, so does the second.
         let sender =
-            scope.spawn(|| send_until(&stage, "a", &[5001, 5002, 5001], &nonce, Duration::from_micros(300), &done));
+            scope.spawn(|| send_until(&stage, &[5001, 5002, 5001], &nonce, Duration::from_micros(300), &done, &sent));
         let end = Done(&done);
         for change in 1..=40 {
             let port = 5001 + change % 2;
@@ -122,8 +129,7 @@ fn no_packet_meets_half_of_two_policy_sets() {
     });
     let mut came = vec![false; tries];
     for frame in tap.frames().iter() {
-        let number: [u8; 8] = frame.bytes[frame.bytes.len() - 8..].try_into().unwrap();
-        came[u64::from_be_bytes(number) as usize] = true;
+        came[number(&frame.bytes) as usize] = true;
     }
     let mut judged = [0, 0];
     for (number, three) in came.chunks_exact(3).enumerate() {
@@ -169,12 +175,19 @@ fn all_open(stage: &Stage) -> bool {
     stage.view().endpoints.iter().all(|endpoint| endpoint.rows == open)
 }
 
-/// Sends datagrams to `b`, one to each port in turn, until told to stop; gives how many. Each ends with its number. All
+/// Sends datagrams from `a` to `b`, one to each port in turn, until told to stop; gives how many. Each ends with its number. All
 /// by one processor: they are handled in the order in which they are sent.
-fn send_until(stage: &Stage, from: &str, ports: &[u16], nonce: &[u8], pause: Duration, done: &AtomicBool) -> usize {
+fn send_until(
+    stage: &Stage,
+    ports: &[u16],
+    nonce: &[u8],
+    pause: Duration,
+    done: &AtomicBool,
+    progress: &AtomicU64,
+) -> usize {
     stay_on(processors()[0]);
-    let source = SocketAddr::new(address(stage, from, true), 0);
-    let socket = stage.at(from).enter(|| UdpSocket::bind(source).unwrap()).unwrap();
+    let source = SocketAddr::new(address(stage, "a", true), 0);
+    let socket = stage.at("a").enter(|| UdpSocket::bind(source).unwrap()).unwrap();
     let mut sent = 0;
     while !done.load(Ordering::Relaxed) {
         for port in ports {
@@ -182,6 +195,7 @@ fn send_until(stage: &Stage, from: &str, ports: &[u16], nonce: &[u8], pause: Dur
             // An ICMP error about the last one shows up here; then nothing was sent.
             while socket.send_to(&datagram, SocketAddr::new(address(stage, "b", true), *port)).is_err() {}
             sent += 1;
+            progress.store(sent as u64, Ordering::Relaxed);
         }
         thread::sleep(pause);
     }
