@@ -46,40 +46,22 @@ fn a_restart_takes_over_everything_and_enforcement_never_stops() {
         }
         let second = apply(&mut kernel, &plan);
         assert_eq!(second.word.revision, first.word.revision + 1);
-        assert!(
-            first.ids.values().eq(second.ids.values()),
-            "workloads keep their ids by their veths"
-        );
+        assert!(first.ids.values().eq(second.ids.values()), "workloads keep their ids by their veths");
         let after = status::read(&rig.config.pin_dir).unwrap();
         let links = |view: &status::StatusView| -> Vec<_> {
-            view.endpoints
-                .iter()
-                .map(|endpoint| (endpoint.from, endpoint.to))
-                .collect()
+            view.endpoints.iter().map(|endpoint| (endpoint.from, endpoint.to)).collect()
         };
         assert_eq!(links(&after), links(&before));
-        assert!(
-            after
-                .endpoints
-                .iter()
-                .all(|endpoint| endpoint.from.first && endpoint.to.first)
-        );
+        assert!(after.endpoints.iter().all(|endpoint| endpoint.from.first && endpoint.to.first));
         let mut expected = pins;
         expected.extend([rig.pins().join("addresses/0"), rig.pins().join("image/0")]);
         expected.sort();
-        assert_eq!(
-            tree(&rig.config.pin_dir),
-            expected,
-            "nothing but the second slot has come"
-        );
+        assert_eq!(tree(&rig.config.pin_dir), expected, "nothing but the second slot has come");
         assert_eq!(rig.arrive(80, 2), 0);
 
         // Another configured size: the pinned table stays, with its flows.
         drop(kernel);
-        let larger = KernelConfig {
-            flows: 8192,
-            ..rig.config.clone()
-        };
+        let larger = KernelConfig { flows: 8192, ..rig.config.clone() };
         drop(Kernel::open(&larger).unwrap());
         assert_eq!(status::read(&rig.config.pin_dir).unwrap().flow_room, 4096);
     });
@@ -118,16 +100,10 @@ fn what_does_not_fit_is_refused_by_name_and_stays_enforced() {
         refused("the image of revision 1 in slot 1 is damaged");
         fs::rename(image.join("kept"), image.join("1")).unwrap();
 
-        let stub = KernelConfig {
-            object: Some(Vec::new()),
-            ..rig.config.clone()
-        };
+        let stub = KernelConfig { object: Some(Vec::new()), ..rig.config.clone() };
         assert!(matches!(Kernel::open(&stub), Err(KernelError::NoObject)));
         let elsewhere = tempfile::tempdir().unwrap();
-        let no_bpffs = KernelConfig {
-            pin_dir: elsewhere.path().join("pins"),
-            ..rig.config.clone()
-        };
+        let no_bpffs = KernelConfig { pin_dir: elsewhere.path().join("pins"), ..rig.config.clone() };
         let error = Kernel::open(&no_bpffs).unwrap_err();
         assert!(error.to_string().contains("mount -t bpf"), "{error}");
         inside(&rig.a, || {
@@ -171,10 +147,7 @@ fn another_object_replaces_the_programs_under_the_same_links() {
         drop(kernel);
         let mut object = fs::read(env!("ENFORCER_BPF_OBJECT")).unwrap();
         object.push(0);
-        let upgrade = KernelConfig {
-            object: Some(object),
-            ..rig.config.clone()
-        };
+        let upgrade = KernelConfig { object: Some(object), ..rig.config.clone() };
         let mut kernel = Kernel::open(&upgrade).unwrap();
         assert_eq!(kernel.revision(), first.word);
         assert_eq!(rig.arrive(80, 1), 0, "the old programs run on until the first plan");
@@ -266,13 +239,7 @@ fn drift_is_seen_and_repaired() {
         let mut stranger = EbpfLoader::new().map_max_entries("FLOWS", 16).load(&object).unwrap();
         let program: &mut SchedClassifier = stranger.program_mut("to_workload").unwrap().try_into().unwrap();
         program.load().unwrap();
-        program
-            .attach_with_options(
-                "vb",
-                TcAttachType::Egress,
-                TcAttachOptions::TcxOrder(LinkOrder::first()),
-            )
-            .unwrap();
+        program.attach_with_options("vb", TcAttachType::Egress, TcAttachOptions::TcxOrder(LinkOrder::first())).unwrap();
 
         let drifts = kernel.verify().unwrap();
         assert_eq!(
@@ -280,14 +247,8 @@ fn drift_is_seen_and_repaired() {
             [
                 Drift::MapPin { name: "FLOWS" },
                 Drift::Endpoint { ifindex: A },
-                Drift::LinkPin {
-                    ifindex: A,
-                    to_workload: false
-                },
-                Drift::NotFirst {
-                    ifindex: B,
-                    to_workload: true
-                },
+                Drift::LinkPin { ifindex: A, to_workload: false },
+                Drift::NotFirst { ifindex: B, to_workload: true },
             ]
         );
         let left = kernel.repair(&drifts);
@@ -307,20 +268,14 @@ fn a_purge_leaves_nothing_of_ours_and_everything_else() {
         let stranger = rig.config.pin_dir.join("stranger");
         fs::create_dir(&stranger).unwrap();
         let errors = purge(&rig.config.pin_dir).unwrap_err();
-        assert!(
-            matches!(&errors[..], [KernelError::Foreign { path }] if *path == stranger),
-            "{errors:?}"
-        );
+        assert!(matches!(&errors[..], [KernelError::Foreign { path }] if *path == stranger), "{errors:?}");
         assert_eq!(tree(&rig.config.pin_dir), std::slice::from_ref(&stranger));
         assert_eq!(rig.arrive(80, 2), 2);
         fs::remove_dir(stranger).unwrap();
         purge(&rig.config.pin_dir).unwrap();
         assert!(!rig.config.pin_dir.exists());
         purge(&rig.config.pin_dir).unwrap();
-        assert!(matches!(
-            status::read(&rig.config.pin_dir),
-            Err(KernelError::NothingPinned { .. })
-        ));
+        assert!(matches!(status::read(&rig.config.pin_dir), Err(KernelError::NothingPinned { .. })));
 
         // Half made.
         fs::create_dir_all(rig.pins().join("maps")).unwrap();

@@ -1,10 +1,6 @@
 //! The kernel side under real packets: what a plan does to them, and what is told of those that were denied.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "part of tests, though the lint cannot tell"
-)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "part of tests, though the lint cannot tell")]
 
 mod kernel_support;
 

@@ -50,21 +50,13 @@ pub enum Transport {
 impl Transport {
     /// A TCP SYN.
     pub fn syn(source: u16, destination: u16) -> Self {
-        Self::Tcp {
-            source,
-            destination,
-            flags: tcp::SYN,
-        }
+        Self::Tcp { source, destination, flags: tcp::SYN }
     }
 
     /// An echo request of the family.
     pub fn echo_request(v4: bool, id: u16) -> Self {
         let [high, low] = id.to_be_bytes();
-        Self::Icmp {
-            kind: if v4 { 8 } else { 128 },
-            code: 0,
-            rest: [high, low, 0, 1],
-        }
+        Self::Icmp { kind: if v4 { 8 } else { 128 }, code: 0, rest: [high, low, 0, 1] }
     }
 
     /// The protocol number, given the family.
@@ -180,11 +172,7 @@ impl Frame<'_> {
         let mut bytes = Vec::with_capacity(64);
         let mut sum_at = None;
         match self.transport {
-            Transport::Tcp {
-                source,
-                destination,
-                flags,
-            } => {
+            Transport::Tcp { source, destination, flags } => {
                 bytes.extend(source.to_be_bytes());
                 bytes.extend(destination.to_be_bytes());
                 bytes.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
@@ -197,11 +185,7 @@ impl Frame<'_> {
                 bytes.extend([0, 0]);
                 sum_at = Some(6);
             }
-            Transport::Sctp {
-                source,
-                destination,
-                chunk,
-            } => {
+            Transport::Sctp { source, destination, chunk } => {
                 bytes.extend(source.to_be_bytes());
                 bytes.extend(destination.to_be_bytes());
                 bytes.extend([0; 8]);
@@ -223,11 +207,7 @@ impl Frame<'_> {
             let number = u32::from(self.transport.number(v4));
             let pseudo = [&(bytes.len() as u32).to_be_bytes()[..], &number.to_be_bytes()].concat();
             let plain = v4 && matches!(self.transport, Transport::Icmp { .. });
-            let sum = if plain {
-                checksum(&[&bytes])
-            } else {
-                checksum(&[addresses, &pseudo, &bytes])
-            };
+            let sum = if plain { checksum(&[&bytes]) } else { checksum(&[addresses, &pseudo, &bytes]) };
             // 0 would say that a UDP datagram has no checksum (RFC 768).
             let none = matches!(self.transport, Transport::Udp { .. }) && sum == [0, 0];
             bytes[at..at + 2].copy_from_slice(if none { &[0xff, 0xff] } else { &sum });
@@ -239,9 +219,7 @@ impl Frame<'_> {
 /// The Internet checksum (RFC 1071) over parts, of which all but the last have an even length.
 fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let words = parts.iter().flat_map(|part| part.chunks(2));
-    let mut sum: u32 = words
-        .map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| u32::from(*low)))
-        .sum();
+    let mut sum: u32 = words.map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| u32::from(*low))).sum();
     while sum >> 16 != 0 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -251,9 +229,7 @@ fn checksum(parts: &[&[u8]]) -> [u8; 2] {
 /// The checksum of SCTP packets (RFC 9260 appendix A).
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 }
-        })
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 })
     })
 }
 
@@ -306,23 +282,8 @@ mod tests {
             let v4 = source.is_ipv4();
             for (transport, kind, port) in [
                 (Transport::syn(40_000, 80), Kind::Opening, 80),
-                (
-                    Transport::Udp {
-                        source: 40_000,
-                        destination: 53,
-                    },
-                    Kind::Following,
-                    53,
-                ),
-                (
-                    Transport::Sctp {
-                        source: 40_000,
-                        destination: 81,
-                        chunk: 1,
-                    },
-                    Kind::Opening,
-                    81,
-                ),
+                (Transport::Udp { source: 40_000, destination: 53 }, Kind::Following, 53),
+                (Transport::Sctp { source: 40_000, destination: 81, chunk: 1 }, Kind::Opening, 81),
                 (Transport::echo_request(v4, 7), Kind::Opening, 0),
                 (Transport::Other(47), Kind::Following, 0),
             ] {
@@ -339,11 +300,7 @@ mod tests {
     fn extension_headers_are_chained() {
         let frame = Frame {
             extensions: &[(0, &[0, 0, 1, 4, 0, 0, 0, 0]), (60, &[0, 0, 1, 4, 0, 0, 0, 0])],
-            ..Frame::new(
-                "fd00::1".parse().unwrap(),
-                "fd00::2".parse().unwrap(),
-                Transport::syn(1, 80),
-            )
+            ..Frame::new("fd00::1".parse().unwrap(), "fd00::2".parse().unwrap(), Transport::syn(1, 80))
         };
         assert_eq!(parsed(&frame).destination_port, 80);
     }
@@ -351,10 +308,7 @@ mod tests {
     #[test]
     fn checksums_of_known_packets() {
         // RFC 1071 section 3, and the CRC's check value.
-        assert_eq!(
-            checksum(&[&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]]),
-            [0x22, 0x0d]
-        );
+        assert_eq!(checksum(&[&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]]), [0x22, 0x0d]);
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
     }
 }

@@ -36,11 +36,7 @@ impl Floor {
         }
         let table = ebpf.take_map("FLOOR").context("FLOOR")?.try_into()?;
         let next = ebpf.take_map("NEXT").context("NEXT")?.try_into()?;
-        Ok(Self {
-            ebpf,
-            table: RefCell::new(table),
-            next: RefCell::new(next),
-        })
+        Ok(Self { ebpf, table: RefCell::new(table), next: RefCell::new(next) })
     }
 
     fn program(&self, name: &str) -> Result<&SchedClassifier> {
@@ -67,11 +63,7 @@ impl Floor {
             None => self.program(name)?,
         };
         self.next.borrow_mut().set(0, program.fd()?, 0)?;
-        run(
-            self.program(if source { "vary_source" } else { "vary_destination" })?,
-            packet,
-            repeat,
-        )
+        run(self.program(if source { "vary_source" } else { "vary_destination" })?, packet, repeat)
     }
 
     /// Puts a packet's key into the table.

@@ -53,11 +53,7 @@ fn frame(family: usize, peer: [&str; 2], transport: Transport) -> Vec<u8> {
 }
 
 fn segment(port: u16, flags: u8) -> Transport {
-    Transport::Tcp {
-        source: 40_000,
-        destination: port,
-        flags,
-    }
+    Transport::Tcp { source: 40_000, destination: port, flags }
 }
 
 fn median(mut run: impl FnMut() -> Result<Duration>) -> Result<f64> {
@@ -71,24 +67,12 @@ fn median(mut run: impl FnMut() -> Result<Duration>) -> Result<f64> {
 
 /// All lines for a number of rules.
 pub fn measure(rules: u32) -> Result<Vec<Line>> {
-    let scene = Scene {
-        quota: u32::MAX,
-        flows: enforcer_common::limits::FLOWS,
-        extra: rules,
-        ..Scene::default()
-    };
+    let scene = Scene { quota: u32::MAX, flows: enforcer_common::limits::FLOWS, extra: rules, ..Scene::default() };
     let mut node = Node::new(&scene)?;
     let floor = Floor::load()?;
     let mut lines = Vec::new();
     let mut add = |work, goal, ns: f64, floor_ns: f64| {
-        lines.push(Line {
-            work,
-            rules,
-            ns,
-            floor_ns,
-            ratio: ns / floor_ns,
-            goal,
-        });
+        lines.push(Line { work, rules, ns, floor_ns, ratio: ns / floor_ns, goal });
     };
     for (family, work) in [(0, "live flow, hot, IPv4"), (1, "live flow, hot, IPv6")] {
         let packet = frame(family, who::FRIEND, segment(80, tcp::ACK));
@@ -99,14 +83,7 @@ pub fn measure(rules: u32) -> Result<Vec<Line>> {
     }
     for (peer, transport, work) in [
         (who::STRANGER, segment(80, tcp::SYN), "denied SYN, repeated"),
-        (
-            who::STRANGER,
-            Transport::Udp {
-                source: 5000,
-                destination: 99,
-            },
-            "denied UDP, repeated",
-        ),
+        (who::STRANGER, Transport::Udp { source: 5000, destination: 99 }, "denied UDP, repeated"),
     ] {
         let packet = frame(0, peer, transport);
         ensure!(!node.run(Direction::Egress, LO, &packet, 1)?.0, "it must be denied");
@@ -117,14 +94,7 @@ pub fn measure(rules: u32) -> Result<Vec<Line>> {
     floor.crowd(&node)?;
     for (transport, work, goal) in [
         (segment(80, tcp::SYN), "denied SYN, never the same, log on", Some(0.8)),
-        (
-            Transport::Udp {
-                source: 5000,
-                destination: 99,
-            },
-            "denied UDP, never the same, log on",
-            Some(1.5),
-        ),
+        (Transport::Udp { source: 5000, destination: 99 }, "denied UDP, never the same, log on", Some(1.5)),
     ] {
         let mut packet = frame(0, who::STRANGER, transport);
         let base = median(|| floor.run_varied("nothing", None, false, &packet, VARIED))?;
@@ -177,11 +147,7 @@ fn beside(node: &Node, floor: &Floor, packet: &[u8], allowed: bool) -> Result<(f
 /// ns that one walk of the sweep takes over a full table, of which it deletes nothing, and one that deletes its cap.
 pub fn sweep() -> Result<[f64; 2]> {
     let flows = enforcer_common::limits::FLOWS;
-    let mut node = Node::new(&Scene {
-        quota: u32::MAX,
-        flows,
-        ..Scene::default()
-    })?;
+    let mut node = Node::new(&Scene { quota: u32::MAX, flows, ..Scene::default() })?;
     let floor = Floor::load()?;
     for peer in 0..u32::from(u8::MAX) {
         let packet = Frame::new(

@@ -26,10 +26,7 @@ fn main() -> Result<()> {
         "sweep_deleting_its_cap_ms": full / 1e6,
     });
     println!("{}", serde_json::to_string_pretty(&document)?);
-    println!(
-        "{:<38} {:>7} {:>8} {:>8} {:>6} {:>5}",
-        "work", "rules", "ns", "floor", "ratio", "goal"
-    );
+    println!("{:<38} {:>7} {:>8} {:>8} {:>6} {:>5}", "work", "rules", "ns", "floor", "ratio", "goal");
     for line in &lines {
         println!(
             "{:<38} {:>7} {:>8.1} {:>8.1} {:>6.2} {:>5}{}",
@@ -39,18 +36,10 @@ fn main() -> Result<()> {
             line.floor_ns,
             line.ratio,
             line.goal.map_or_else(String::new, |goal| format!("{goal:.2}")),
-            if line.goal.is_some_and(|goal| line.ratio > goal) {
-                "  over"
-            } else {
-                ""
-            }
+            if line.goal.is_some_and(|goal| line.ratio > goal) { "  over" } else { "" }
         );
     }
-    println!(
-        "sweep over a full table: {:.1} ms; deleting its cap: {:.1} ms",
-        idle / 1e6,
-        full / 1e6
-    );
+    println!("sweep over a full table: {:.1} ms; deleting its cap: {:.1} ms", idle / 1e6, full / 1e6);
     Ok(())
 }
 

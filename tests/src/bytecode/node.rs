@@ -46,20 +46,11 @@ pub struct Flow {
 
 impl Flow {
     fn to_words(self) -> [u64; 3] {
-        [
-            self.word.0,
-            u64::from(self.last_seen) | u64::from(self.ingress) << 32,
-            u64::from(self.workload),
-        ]
+        [self.word.0, u64::from(self.last_seen) | u64::from(self.ingress) << 32, u64::from(self.workload)]
     }
 
     fn from_words([word, second, third]: [u64; 3]) -> Self {
-        Self {
-            word: FlowWord(word),
-            last_seen: second as u32,
-            ingress: (second >> 32) as u32,
-            workload: third as u32,
-        }
+        Self { word: FlowWord(word), last_seen: second as u32, ingress: (second >> 32) as u32, workload: third as u32 }
     }
 }
 
@@ -80,9 +71,7 @@ pub fn context(from: u32) -> [u8; 192] {
 impl Node {
     /// Loads the object and fills its maps.
     pub fn new(scene: &Scene) -> Result<Self> {
-        let mut node = Self {
-            ebpf: object::load(scene.flows)?,
-        };
+        let mut node = Self { ebpf: object::load(scene.flows)? };
         node.install(scene)?;
         Ok(node)
     }
@@ -174,14 +163,7 @@ impl Node {
     /// All flows.
     pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
         let flows: HashMap<_, FlowKey, [u64; 3]> = self.map(map::FLOWS)?.try_into()?;
-        flows
-            .iter()
-            .map(|entry| {
-                entry
-                    .map(|(key, words)| (key, Flow::from_words(words)))
-                    .map_err(Into::into)
-            })
-            .collect()
+        flows.iter().map(|entry| entry.map(|(key, words)| (key, Flow::from_words(words))).map_err(Into::into)).collect()
     }
 
     /// Writes a flow.
@@ -205,14 +187,11 @@ impl Node {
     pub fn counts(&self, direction: Direction, reason: Reason) -> Result<Counts> {
         let denied: PerCpuArray<_, Counts> = self.map(map::DENIED)?.try_into()?;
         let index = direction as u32 * REASON_COUNT as u32 + reason as u32;
-        Ok(denied
-            .get(&index, 0)?
-            .iter()
-            .fold(Counts::default(), |sum, one| Counts {
-                logged: sum.logged + one.logged,
-                suppressed: sum.suppressed + one.suppressed,
-                lost: sum.lost + one.lost,
-            }))
+        Ok(denied.get(&index, 0)?.iter().fold(Counts::default(), |sum, one| Counts {
+            logged: sum.logged + one.logged,
+            suppressed: sum.suppressed + one.suppressed,
+            lost: sum.lost + one.lost,
+        }))
     }
 
     /// Denied packets of all directions and reasons.
@@ -259,10 +238,7 @@ impl Node {
     pub fn judge(&self, direction: Direction, from: u32, frame: &[u8]) -> Result<Verdict> {
         let before = self.reason_totals(direction)?;
         if self.run(direction, from, frame, 1)?.0 {
-            ensure!(
-                before == self.reason_totals(direction)?,
-                "allowed, yet counted as denied"
-            );
+            ensure!(before == self.reason_totals(direction)?, "allowed, yet counted as denied");
             return Ok(Verdict::Allow);
         }
         let after = self.reason_totals(direction)?;
@@ -299,10 +275,7 @@ impl Node {
             Direction::Egress => "from_workload",
         };
         let (code, duration) = self.run_program(name, from, frame, repeat)?;
-        ensure!(
-            code == TCX_NEXT || code == TC_ACT_SHOT,
-            "{name} returned {code}, which is neither next nor shot"
-        );
+        ensure!(code == TCX_NEXT || code == TC_ACT_SHOT, "{name} returned {code}, which is neither next nor shot");
         Ok((code == TCX_NEXT, duration))
     }
 

@@ -25,14 +25,7 @@ pub fn create_map(kind: u32, key: u32, value: u32, entries: u32, flags: u32) -> 
         words
     };
     // SAFETY: the kernel reads `attributes` and returns a descriptor or -1.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_CREATE,
-            attributes.as_ptr(),
-            size_of_val(&attributes),
-        )
-    };
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, attributes.as_ptr(), size_of_val(&attributes)) };
     if fd < 0 {
         return Err(io::Error::last_os_error()).context("BPF_MAP_CREATE");
     }

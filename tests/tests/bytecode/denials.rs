@@ -35,22 +35,12 @@ fn a_repeated_flow_is_one_event_and_a_count() {
     assert_eq!(event.kind, DenialEvent::OPENED);
     let key = event.way.key;
     assert_eq!((key.workload, key.revision), (WORKLOAD, 2));
-    assert_eq!(
-        (key.direction, key.reason),
-        (Direction::Egress as u8, Reason::NoRule as u8)
-    );
+    assert_eq!((key.direction, key.reason), (Direction::Egress as u8, Reason::NoRule as u8));
     assert_eq!((key.protocol, key.destination_port, key.ethertype), (6, 23, 0x0800));
     assert_eq!((event.way.source_port, event.way.tcp_flags), (40_000, 2));
     assert_eq!(key.peer, ip(who::STRANGER[0]).into());
     assert_eq!(event.way.local, ip(who::WORKLOAD[0]).into());
-    let total: u64 = both
-        .node
-        .sets()
-        .unwrap()
-        .iter()
-        .flat_map(|set| set.0)
-        .map(|way| u64::from(way.total))
-        .sum();
+    let total: u64 = both.node.sets().unwrap().iter().flat_map(|set| set.0).map(|way| u64::from(way.total)).sum();
     assert_eq!(total, 1000, "and the ways hold every packet");
 }
 
@@ -90,11 +80,7 @@ fn the_equation_holds_after_a_flood_that_overflows_the_ring() {
         sent += 2;
     }
     let counts = both.node.all_counts().unwrap();
-    let Counts {
-        logged,
-        suppressed,
-        lost,
-    } = counts;
+    let Counts { logged, suppressed, lost } = counts;
     assert_eq!(logged + suppressed + lost, sent, "{counts:?}");
     assert!(logged > 4000 && suppressed > 4000, "{counts:?}");
     assert_eq!(reported(&mut both), sent - lost, "{counts:?}");

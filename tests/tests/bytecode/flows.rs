@@ -24,11 +24,7 @@ fn frame(source: &str, destination: &str, transport: Transport) -> Vec<u8> {
 }
 
 fn segment(source: u16, destination: u16, flags: u8) -> Transport {
-    Transport::Tcp {
-        source,
-        destination,
-        flags,
-    }
+    Transport::Tcp { source, destination, flags }
 }
 
 fn only_flow(both: &Both) -> Flow {
@@ -45,18 +41,12 @@ fn a_live_flow_vouches_for_replies_and_nothing_else() {
             return;
         };
         let (own, friend) = (who::WORKLOAD[family], who::FRIEND[family]);
-        assert_eq!(
-            both.receives(OTHER, &frame(friend, own, segment(80, 40_000, tcp::ACK))),
-            NO_RULE
-        );
+        assert_eq!(both.receives(OTHER, &frame(friend, own, segment(80, 40_000, tcp::ACK))), NO_RULE);
         assert_eq!(both.sends(&frame(own, friend, segment(40_000, 80, tcp::SYN))), ALLOW);
         let flow = only_flow(&both);
         assert_eq!(flow.word.role(), Some(Role::WorkloadOpened));
         assert_eq!((flow.ingress, flow.workload), (u32::MAX, PLACE));
-        assert_eq!(
-            both.receives(OTHER, &frame(friend, own, segment(80, 40_000, tcp::SYN | tcp::ACK))),
-            ALLOW
-        );
+        assert_eq!(both.receives(OTHER, &frame(friend, own, segment(80, 40_000, tcp::SYN | tcp::ACK))), ALLOW);
         let flow = only_flow(&both);
         assert_eq!(flow.ingress, OTHER, "the first packet of the peer shows its device");
         assert_ne!(flow.word.state() & state::REPLIED, 0);
@@ -64,21 +54,12 @@ fn a_live_flow_vouches_for_replies_and_nothing_else() {
             ("another port", segment(80, 40_001, tcp::ACK)),
             ("another peer port", segment(81, 40_000, tcp::ACK)),
             ("a SYN never passes as a reply", segment(80, 40_000, tcp::SYN)),
-            (
-                "another protocol",
-                Transport::Udp {
-                    source: 80,
-                    destination: 40_000,
-                },
-            ),
+            ("another protocol", Transport::Udp { source: 80, destination: 40_000 }),
         ] {
             assert_eq!(both.receives(OTHER, &frame(friend, own, transport)), NO_RULE, "{why}");
         }
         let stranger = who::STRANGER[family];
-        assert_eq!(
-            both.receives(OTHER, &frame(stranger, own, segment(80, 40_000, tcp::ACK))),
-            NO_RULE
-        );
+        assert_eq!(both.receives(OTHER, &frame(stranger, own, segment(80, 40_000, tcp::ACK))), NO_RULE);
     }
 }
 
@@ -92,22 +73,15 @@ fn a_new_epoch_judges_again_in_the_stored_role() {
     both.node.set_word(scene.word).unwrap();
     let reply = frame(friend, own, segment(80, 40_000, tcp::ACK));
     let verdict = both.node.judge(Direction::Ingress, OTHER, &reply).unwrap();
-    assert_eq!(
-        verdict, ALLOW,
-        "port 40000 is not allowed in, the flow is judged as egress to port 80"
-    );
-    assert!(
-        only_flow(&both).word.0 >> 32 == u64::from(scene.word.epoch),
-        "and renewed"
-    );
+    assert_eq!(verdict, ALLOW, "port 40000 is not allowed in, the flow is judged as egress to port 80");
+    assert!(only_flow(&both).word.0 >> 32 == u64::from(scene.word.epoch), "and renewed");
     scene.word.revision += 1;
     scene.word.epoch += 1;
     scene.open = false;
     both.node.install(&scene).unwrap();
-    for (direction, packet) in [
-        (Direction::Ingress, reply),
-        (Direction::Egress, frame(own, friend, segment(40_000, 80, tcp::ACK))),
-    ] {
+    for (direction, packet) in
+        [(Direction::Ingress, reply), (Direction::Egress, frame(own, friend, segment(40_000, 80, tcp::ACK)))]
+    {
         let verdict = both.node.judge(direction, OTHER, &packet).unwrap();
         assert_eq!(verdict, NO_RULE, "policy has closed it: {direction:?}");
     }
@@ -125,22 +99,10 @@ fn another_device_judges_again() {
     assert_eq!(only_flow(&both).word.role(), Some(Role::NodeOpened));
     let ack = frame(neighbour, own, segment(5000, 99, tcp::ACK));
     assert_eq!(both.receives(0, &ack), ALLOW);
-    assert_eq!(
-        both.receives(OTHER, &ack),
-        NO_RULE,
-        "the workload itself did not open it"
-    );
-    assert_eq!(
-        both.receives(UPLINK, &ack),
-        Verdict::Deny(Reason::SpoofedFromUplink),
-        "nor anybody outside"
-    );
+    assert_eq!(both.receives(OTHER, &ack), NO_RULE, "the workload itself did not open it");
+    assert_eq!(both.receives(UPLINK, &ack), Verdict::Deny(Reason::SpoofedFromUplink), "nor anybody outside");
     assert_eq!(both.receives(0, &ack), ALLOW, "and the node keeps its flow");
-    assert_eq!(
-        both.sends(&frame(own, neighbour, segment(99, 5000, tcp::ACK))),
-        ALLOW,
-        "with its replies"
-    );
+    assert_eq!(both.sends(&frame(own, neighbour, segment(99, 5000, tcp::ACK))), ALLOW, "with its replies");
 }
 
 #[test]
@@ -152,20 +114,9 @@ fn the_nodes_answers_open_no_way_back() {
     for (why, transport) in [
         ("a SYN+ACK", segment(99, 5000, tcp::SYN | tcp::ACK)),
         ("an RST", segment(99, 5000, tcp::RST)),
-        (
-            "an echo reply",
-            Transport::Icmp {
-                kind: 0,
-                code: 0,
-                rest: [0, 1, 0, 0],
-            },
-        ),
+        ("an echo reply", Transport::Icmp { kind: 0, code: 0, rest: [0, 1, 0, 0] }),
     ] {
-        assert_eq!(
-            both.receives(0, &frame(node, own, transport)),
-            ALLOW,
-            "{why} reaches it"
-        );
+        assert_eq!(both.receives(0, &frame(node, own, transport)), ALLOW, "{why} reaches it");
         assert!(both.node.flows().unwrap().is_empty(), "{why} writes nothing");
     }
     assert_eq!(both.sends(&frame(own, node, segment(5000, 99, tcp::ACK))), NO_RULE);
@@ -173,10 +124,7 @@ fn the_nodes_answers_open_no_way_back() {
 
 #[test]
 fn a_full_quota_and_a_full_table_deny() {
-    let scene = Scene {
-        quota: 2,
-        ..Scene::default()
-    };
+    let scene = Scene { quota: 2, ..Scene::default() };
     let Some(both) = Both::new(&scene) else { return };
     let (own, friend) = (who::WORKLOAD[0], who::FRIEND[0]);
     let syn = |port| frame(own, friend, segment(port, 80, tcp::SYN));
@@ -186,23 +134,15 @@ fn a_full_quota_and_a_full_table_deny() {
     assert_eq!(both.sends(&syn(2)), ALLOW, "a flow that is there needs no room");
     assert_eq!(both.node.quota().unwrap().0, 2);
 
-    let scene = Scene {
-        flows: 8,
-        ..Scene::default()
-    };
+    let scene = Scene { flows: 8, ..Scene::default() };
     let Some(both) = Both::new(&scene) else { return };
     // A preallocated hash keeps an element in reserve for each CPU, so the exact number is not ours to say.
-    let verdicts: Vec<Verdict> = (0..64)
-        .map(|port| both.node.judge(Direction::Egress, 1, &syn(port)).unwrap())
-        .collect();
+    let verdicts: Vec<Verdict> =
+        (0..64).map(|port| both.node.judge(Direction::Egress, 1, &syn(port)).unwrap()).collect();
     assert!(verdicts[..8].iter().all(|verdict| *verdict == ALLOW));
     assert_eq!(verdicts[63], Verdict::Deny(Reason::FlowTableFull));
     let allowed = verdicts.iter().filter(|verdict| **verdict == ALLOW).count();
-    assert_eq!(
-        both.node.quota().unwrap().0 as usize,
-        allowed,
-        "counted where it was added alone"
-    );
+    assert_eq!(both.node.quota().unwrap().0 as usize, allowed, "counted where it was added alone");
 }
 
 #[test]
@@ -220,20 +160,12 @@ fn an_icmp_error_passes_with_the_flow_that_it_quotes() {
                 ..Frame::new(
                     ip(from),
                     ip(to),
-                    Transport::Icmp {
-                        kind: if family == 0 { 3 } else { 1 },
-                        code: 1,
-                        rest: [0; 4],
-                    },
+                    Transport::Icmp { kind: if family == 0 { 3 } else { 1 }, code: 1, rest: [0; 4] },
                 )
             }
             .bytes()
         };
-        assert_eq!(
-            both.receives(OTHER, &error(router, own, &sent[14..])),
-            NO_RULE,
-            "no flow yet"
-        );
+        assert_eq!(both.receives(OTHER, &error(router, own, &sent[14..])), NO_RULE, "no flow yet");
         assert_eq!(both.sends(&sent), ALLOW);
         assert_eq!(both.receives(OTHER, &error(router, own, &sent[14..])), ALLOW);
         let header = if family == 0 { 20 } else { 40 };
@@ -243,17 +175,9 @@ fn an_icmp_error_passes_with_the_flow_that_it_quotes() {
             "too short to hold what makes a flow"
         );
         let other = frame(own, friend, segment(40_001, 80, tcp::SYN));
-        assert_eq!(
-            both.receives(OTHER, &error(router, own, &other[14..])),
-            NO_RULE,
-            "another flow"
-        );
+        assert_eq!(both.receives(OTHER, &error(router, own, &other[14..])), NO_RULE, "another flow");
         let received = frame(friend, own, segment(80, 40_000, tcp::ACK));
-        assert_eq!(
-            both.sends(&error(own, friend, &received[14..])),
-            ALLOW,
-            "an error about what it got"
-        );
+        assert_eq!(both.sends(&error(own, friend, &received[14..])), ALLOW, "an error about what it got");
         assert_eq!(
             both.sends(&error(own, router, &received[14..])),
             NO_RULE,
@@ -268,23 +192,11 @@ fn an_echo_id_cannot_be_turned_round() {
         return;
     };
     let (own, friend) = (who::WORKLOAD[0], who::FRIEND[0]);
-    let reply = |id: u8| Transport::Icmp {
-        kind: 0,
-        code: 0,
-        rest: [0, id, 0, 1],
-    };
+    let reply = |id: u8| Transport::Icmp { kind: 0, code: 0, rest: [0, id, 0, 1] };
     assert_eq!(both.sends(&frame(own, friend, Transport::echo_request(true, 9))), ALLOW);
-    assert_eq!(
-        both.receives(OTHER, &frame(friend, own, reply(9))),
-        ALLOW,
-        "its own id comes back"
-    );
+    assert_eq!(both.receives(OTHER, &frame(friend, own, reply(9))), ALLOW, "its own id comes back");
     assert_eq!(both.receives(OTHER, &frame(friend, own, reply(8))), NO_RULE, "no other");
-    assert_eq!(
-        both.sends(&frame(own, friend, reply(9))),
-        NO_RULE,
-        "nobody has asked the workload"
-    );
+    assert_eq!(both.sends(&frame(own, friend, reply(9))), NO_RULE, "nobody has asked the workload");
 }
 
 #[test]
@@ -306,11 +218,7 @@ fn rst_and_fin_shorten_the_limit_and_later_segments_restore_it() {
     both.receives(OTHER, &back(tcp::FIN | tcp::ACK)).into_result().unwrap();
     assert_eq!(bits(), state::REPLIED | state::FIN_LOCAL | state::FIN_PEER);
     both.sends(&out(tcp::ACK)).into_result().unwrap();
-    assert_eq!(
-        bits(),
-        state::REPLIED | state::FIN_LOCAL | state::FIN_PEER,
-        "last segments pass"
-    );
+    assert_eq!(bits(), state::REPLIED | state::FIN_LOCAL | state::FIN_PEER, "last segments pass");
     both.sends(&out(tcp::SYN)).into_result().unwrap();
     assert_eq!(bits(), 0, "a new SYN takes the entry over");
 }
@@ -327,15 +235,8 @@ fn connections_older_than_the_attach_survive_in_their_role() {
     assert_eq!(both.sends(&ack), ALLOW, "only the server writes");
     assert_eq!(only_flow(&both).word.role(), Some(Role::PeerOpened));
     both.forget_flows();
-    for (why, flags) in [
-        ("a SYN+ACK answers a new SYN", tcp::SYN | tcp::ACK),
-        ("an RST", tcp::RST),
-    ] {
-        assert_eq!(
-            both.sends(&frame(own, friend, segment(80, 50_000, flags))),
-            NO_RULE,
-            "{why}"
-        );
+    for (why, flags) in [("a SYN+ACK answers a new SYN", tcp::SYN | tcp::ACK), ("an RST", tcp::RST)] {
+        assert_eq!(both.sends(&frame(own, friend, segment(80, 50_000, flags))), NO_RULE, "{why}");
     }
     assert_eq!(
         both.sends(&frame(own, who::STRANGER[0], segment(80, 50_000, tcp::ACK))),

@@ -25,14 +25,7 @@ impl Random {
 
 fn whole_frame(random: &mut Random, direction: Direction) -> Vec<u8> {
     let family = random.below(2) as usize;
-    let peers = [
-        who::FRIEND,
-        who::NEIGHBOUR,
-        who::NODE,
-        who::RANGE,
-        who::STRANGER,
-        who::WORKLOAD,
-    ];
+    let peers = [who::FRIEND, who::NEIGHBOUR, who::NODE, who::RANGE, who::STRANGER, who::WORKLOAD];
     let peer = ip(peers[random.below(6) as usize][family]);
     let own = ip(who::WORKLOAD[family]);
     let port = |random: &mut Random| [80, 53, 81, 5000, 40_000][random.below(5) as usize];
@@ -43,15 +36,8 @@ fn whole_frame(random: &mut Random, direction: Direction) -> Vec<u8> {
             destination: destination_port,
             flags: [tcp::SYN, tcp::ACK, tcp::SYN | tcp::ACK, tcp::RST, tcp::FIN | tcp::ACK][random.below(5) as usize],
         },
-        2 => Transport::Udp {
-            source: source_port,
-            destination: destination_port,
-        },
-        3 => Transport::Sctp {
-            source: source_port,
-            destination: destination_port,
-            chunk: random.below(3) as u8,
-        },
+        2 => Transport::Udp { source: source_port, destination: destination_port },
+        3 => Transport::Sctp { source: source_port, destination: destination_port, chunk: random.below(3) as u8 },
         4 => Transport::Icmp {
             kind: [0, 3, 8, 11, 13, 1, 128, 129, 134, 135, 136][random.below(11) as usize],
             code: 0,
@@ -73,11 +59,7 @@ fn whole_frame(random: &mut Random, direction: Direction) -> Vec<u8> {
     Frame {
         extensions: if family == 1 { extensions } else { &[] },
         hop_limit: [64, 255][random.below(2) as usize],
-        payload: if matches!(transport, Transport::Icmp { .. }) {
-            &quoted[14..]
-        } else {
-            &[]
-        },
+        payload: if matches!(transport, Transport::Icmp { .. }) { &quoted[14..] } else { &[] },
         ..Frame::new(source, destination, transport)
     }
     .bytes()
@@ -85,11 +67,7 @@ fn whole_frame(random: &mut Random, direction: Direction) -> Vec<u8> {
 
 #[test]
 fn broken_frames_get_the_same_verdict_as_in_memory() {
-    let scene = Scene {
-        quota: 60,
-        flows: 4096,
-        ..Scene::default()
-    };
+    let scene = Scene { quota: 60, flows: 4096, ..Scene::default() };
     let Some(mut both) = Both::new(&scene) else { return };
     let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1;
     println!("seed {seed}");
@@ -111,11 +89,7 @@ fn broken_frames_get_the_same_verdict_as_in_memory() {
             frame.truncate(least + random.below(20) as usize);
         }
         let from = [0, OTHER, UPLINK][random.below(3) as usize];
-        let meta = Meta {
-            ifindex: LO,
-            ingress_ifindex: from,
-            vlan: false,
-        };
+        let meta = Meta { ifindex: LO, ingress_ifindex: from, vlan: false };
         let (expected, _) = both.memory.judge(direction, &meta, &frame);
         match expected {
             Verdict::Allow => {
@@ -138,9 +112,6 @@ fn broken_frames_get_the_same_verdict_as_in_memory() {
         }
     }
     println!("{allowed} allowed; by reason {reasons:?}");
-    assert!(
-        allowed > FRAMES / 20,
-        "the generator makes too few frames that pass: {allowed}"
-    );
+    assert!(allowed > FRAMES / 20, "the generator makes too few frames that pass: {allowed}");
     assert!(reasons.iter().filter(|count| **count > 50).count() >= 8, "{reasons:?}");
 }

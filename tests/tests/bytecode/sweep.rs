@@ -20,12 +20,7 @@ fn now(both: &Both) -> u32 {
         enforcer_tests::packet::Transport::syn(1, 80),
     )
     .bytes();
-    assert!(
-        both.node
-            .run(enforcer_common::id::Direction::Egress, 1, &frame, 1)
-            .unwrap()
-            .0
-    );
+    assert!(both.node.run(enforcer_common::id::Direction::Egress, 1, &frame, 1).unwrap().0);
     both.node.flows().unwrap()[0].1.last_seen
 }
 
@@ -42,41 +37,11 @@ fn idle_flows_go_by_their_own_limit() {
     both.forget_flows();
     let opened = Role::WorkloadOpened as u8;
     let table = [
-        (
-            "a TCP flow that was answered lives two hours",
-            ProtocolClass::Tcp,
-            opened | state::REPLIED,
-            7000,
-            true,
-        ),
-        (
-            "and not three",
-            ProtocolClass::Tcp,
-            opened | state::REPLIED,
-            10_000,
-            false,
-        ),
-        (
-            "one that nobody answers a minute",
-            ProtocolClass::Tcp,
-            opened,
-            70,
-            false,
-        ),
-        (
-            "after an RST ten seconds",
-            ProtocolClass::Tcp,
-            opened | state::REPLIED | state::RST,
-            15,
-            false,
-        ),
-        (
-            "but ten",
-            ProtocolClass::Tcp,
-            opened | state::REPLIED | state::RST,
-            5,
-            true,
-        ),
+        ("a TCP flow that was answered lives two hours", ProtocolClass::Tcp, opened | state::REPLIED, 7000, true),
+        ("and not three", ProtocolClass::Tcp, opened | state::REPLIED, 10_000, false),
+        ("one that nobody answers a minute", ProtocolClass::Tcp, opened, 70, false),
+        ("after an RST ten seconds", ProtocolClass::Tcp, opened | state::REPLIED | state::RST, 15, false),
+        ("but ten", ProtocolClass::Tcp, opened | state::REPLIED | state::RST, 5, true),
         (
             "after both FINs ten seconds",
             ProtocolClass::Tcp,
@@ -84,13 +49,7 @@ fn idle_flows_go_by_their_own_limit() {
             15,
             false,
         ),
-        (
-            "UDP that was answered three minutes",
-            ProtocolClass::Udp,
-            opened | state::REPLIED,
-            150,
-            true,
-        ),
+        ("UDP that was answered three minutes", ProtocolClass::Udp, opened | state::REPLIED, 150, true),
         ("and half a minute if not", ProtocolClass::Udp, opened, 40, false),
         ("a packet of this tick", ProtocolClass::Icmp, opened, 0, true),
     ];
@@ -106,13 +65,7 @@ fn idle_flows_go_by_their_own_limit() {
     }
     both.node.set_quota(table.len() as u32, 1000, WORKLOAD.0).unwrap();
     let deleted = both.node.sweep().unwrap();
-    let left: Vec<u16> = both
-        .node
-        .flows()
-        .unwrap()
-        .iter()
-        .map(|(key, _)| key.local_port())
-        .collect();
+    let left: Vec<u16> = both.node.flows().unwrap().iter().map(|(key, _)| key.local_port()).collect();
     for (port, (why, _, _, _, stays)) in (1..).zip(table) {
         assert_eq!(left.contains(&port), stays, "{why}");
     }

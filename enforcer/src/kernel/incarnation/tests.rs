@@ -12,10 +12,7 @@ struct Counter {
 
 impl Counter {
     fn new() -> Self {
-        Self {
-            next: Cell::new(1),
-            most: u32::MAX,
-        }
+        Self { next: Cell::new(1), most: u32::MAX }
     }
 }
 
@@ -74,25 +71,16 @@ fn veths_of_one_workload_share_its_ids_and_others_do_not() {
     assert_eq!((now[&10].id, now[&10].workload), (now[&11].id, now[&11].workload));
     assert_eq!(own(&now[&10]), own(&now[&11]));
     assert_ne!(now[&10].id, now[&12].id);
-    let mut given: Vec<OwnerId> = own(&now[&10])
-        .into_values()
-        .chain(own(&now[&12]).into_values())
-        .collect();
+    let mut given: Vec<OwnerId> = own(&now[&10]).into_values().chain(own(&now[&12]).into_values()).collect();
     given.extend([now[&10].id, now[&12].id]);
     let distinct: BTreeSet<_> = given.iter().collect();
-    assert_eq!(
-        distinct.len(),
-        given.len(),
-        "an id stands for one thing only: {given:?}"
-    );
+    assert_eq!(distinct.len(), given.len(), "an id stands for one thing only: {given:?}");
 }
 
 #[test]
 fn only_the_idle_slot_of_a_living_endpoint_changes_before_the_word() {
     let (mut all, ids) = (Incarnations::default(), Counter::new());
-    let first = all
-        .stage(&[workload(1, &[10], &[1])], &BTreeMap::new(), &ids, 1, 0)
-        .unwrap();
+    let first = all.stage(&[workload(1, &[10], &[1])], &BTreeMap::new(), &ids, 1, 0).unwrap();
     let now = end(&BTreeMap::new(), &first);
     let mut changed = workload(1, &[10], &[1]);
     changed.rows = [Row(7), Row(8)];
@@ -107,9 +95,7 @@ fn only_the_idle_slot_of_a_living_endpoint_changes_before_the_word() {
 #[test]
 fn an_adopted_veth_keeps_its_ids_and_a_later_key_gets_new_ones() {
     let (mut all, ids) = (Incarnations::default(), Counter::new());
-    let stage = all
-        .stage(&[workload(1, &[10], &[1])], &BTreeMap::new(), &ids, 1, 0)
-        .unwrap();
+    let stage = all.stage(&[workload(1, &[10], &[1])], &BTreeMap::new(), &ids, 1, 0).unwrap();
     let now = end(&BTreeMap::new(), &stage);
 
     let mut adopted = Incarnations::adopt(now.values(), |id| Ok(1000 + id.0)).unwrap();
@@ -127,9 +113,7 @@ fn an_adopted_veth_keeps_its_ids_and_a_later_key_gets_new_ones() {
 #[test]
 fn a_veth_that_no_workload_names_is_closed_in_the_idle_slot_only() {
     let (mut all, ids) = (Incarnations::default(), Counter::new());
-    let stage = all
-        .stage(&[workload(1, &[10], &[1])], &BTreeMap::new(), &ids, 1, 0)
-        .unwrap();
+    let stage = all.stage(&[workload(1, &[10], &[1])], &BTreeMap::new(), &ids, 1, 0).unwrap();
     let now = end(&BTreeMap::new(), &stage);
     let stage = all.stage(&[], &now, &ids, 0, 0).unwrap();
     assert_eq!(stage.before[0].flags, [Endpoint::UNKNOWN, 0]);
@@ -140,20 +124,12 @@ fn a_veth_that_no_workload_names_is_closed_in_the_idle_slot_only() {
 fn addresses_beyond_the_places_are_refused_and_the_older_ones_stay() {
     let (mut all, ids) = (Incarnations::default(), Counter::new());
     let many: Vec<u32> = (1..=OWN_ADDRESSES as u32).collect();
-    let stage = all
-        .stage(&[workload(1, &[10], &many)], &BTreeMap::new(), &ids, 1, 0)
-        .unwrap();
+    let stage = all.stage(&[workload(1, &[10], &many)], &BTreeMap::new(), &ids, 1, 0).unwrap();
     let now = end(&BTreeMap::new(), &stage);
     assert_eq!(stage.refused, []);
     let more: Vec<u32> = [99].into_iter().chain(many).collect();
     let stage = all.stage(&[workload(1, &[10], &more)], &now, &ids, 0, 0).unwrap();
-    assert_eq!(
-        stage.refused,
-        [RefusedAddress {
-            key: 1,
-            address: address(99)
-        }]
-    );
+    assert_eq!(stage.refused, [RefusedAddress { key: 1, address: address(99) }]);
     assert_eq!(own(&end(&now, &stage)[&10]), own(&now[&10]));
 }
 
@@ -163,9 +139,7 @@ fn an_address_that_comes_back_has_another_id() {
     let mut now = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for (turn, addresses) in [&[1][..], &[], &[1]].into_iter().enumerate() {
-        let stage = all
-            .stage(&[workload(1, &[10], addresses)], &now, &ids, turn & 1, 0)
-            .unwrap();
+        let stage = all.stage(&[workload(1, &[10], addresses)], &now, &ids, turn & 1, 0).unwrap();
         now = end(&now, &stage);
         seen.extend(own(&now[&10]).into_values());
     }
@@ -174,10 +148,7 @@ fn an_address_that_comes_back_has_another_id() {
 
 #[test]
 fn without_ids_nothing_is_staged() {
-    let ids = Counter {
-        next: Cell::new(1),
-        most: 2,
-    };
+    let ids = Counter { next: Cell::new(1), most: 2 };
     let plan = [workload(1, &[10], &[1, 2])];
     let staged = Incarnations::default().stage(&plan, &BTreeMap::new(), &ids, 1, 0);
     assert!(matches!(staged, Err(KernelError::OwnersExhausted)));
