@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::Host;
 
 /// Longest that one command may take.
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_mins(1);
 
 /// The shell. Killed on drop; its background jobs are the host's to end.
 pub struct Shell {
