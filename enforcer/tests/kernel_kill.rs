@@ -10,15 +10,20 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use enforcer::kernel::{Kernel, KernelConfig, purge, status};
+use enforcer::kernel::{Kernel, KernelConfig, Plan, purge, status};
 use enforcer_common::id::Row;
 use enforcer_common::image::Cell;
-use kernel_support::{A, B, B_ADDRESS, ISOLATED, Rig, TestImage, apply, inside, tree, with_rig};
+use kernel_support::{A, B, B_ADDRESS, ISOLATED, Rig, TestImage, apply, inside, ip, tree, with_rig, workload};
 
 /// Names the pin directory to the child that is killed.
 const CHILD: &str = "ENFORCER_TEST_PIN_DIR";
 /// Tells the child to make one round and end.
 const ONCE: &str = "ENFORCER_TEST_ONCE";
+
+/// Tells the child that there are more devices.
+const MORE: &str = "ENFORCER_TEST_MORE";
+/// Share A's place in the endpoint array with B.
+const OTHERS: [u32; 2] = [A + 2 * 4096, A + 3 * 4096];
 
 /// Calls that change what is pinned, and those that wait.
 const CALLS: &str = "bpf,rename,mkdir,unlink,rmdir,membarrier";
@@ -41,6 +46,9 @@ fn child() {
             if turn == 0 {
                 plan.workloads[1].addresses.push(kernel_support::address("10.0.2.9"));
             }
+            if std::env::var_os(MORE).is_some() {
+                add_others(&mut plan, ISOLATED);
+            }
             let _ = apply(&mut kernel, &plan);
         }
         kernel.detach(A).unwrap();
@@ -48,6 +56,12 @@ fn child() {
         if std::env::var_os(ONCE).is_some() {
             return;
         }
+    }
+}
+
+fn add_others(plan: &mut Plan<'_>, row: Row) {
+    for (key, ifindex) in (10..).zip(OTHERS) {
+        plan.workloads.push(workload(key, ifindex, "10.0.3.2", row));
     }
 }
 
@@ -186,10 +200,52 @@ fn a_first_start_that_is_killed_at_any_call_is_finished_by_the_next() {
         while kill_at_call(rig, call) {
             call += STRIDE;
             assert!(call < 1000, "the child never comes to its end");
+            let kernel = rig.open();
+            let attached = kernel.adopted().iter().any(|endpoint| endpoint.ifindex == B);
+            assert!(kernel.is_first_run() || attached, "a veth of the first plan would be closed first: call {call}");
+            drop(kernel);
             drop(converge(rig, &deny));
             assert_eq!(rig.arrive(80, 1), 0);
             purge(&rig.config.pin_dir).unwrap();
         }
         assert!(call > 100, "{call}");
+    });
+}
+
+#[test]
+fn between_two_writes_of_the_endpoint_hash_no_program_run_goes_on() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        for ifindex in OTHERS {
+            let [name, peer] = ["v", "p"].map(|side| format!("{side}{ifindex}"));
+            ip(&["link", "add", &name, "index", &ifindex.to_string(), "type", "veth", "peer", "name", &peer]);
+        }
+        let mut kernel = rig.open();
+        for _ in 0..2 {
+            let mut plan = deny.plan(ISOLATED);
+            add_others(&mut plan, Row::NOT_ISOLATED);
+            let _ = apply(&mut kernel, &plan);
+        }
+        drop(kernel);
+        // From here on every element is there, and each write replaces one.
+        let trace = rig.config.pin_dir.parent().unwrap().with_extension("trace");
+        let log = trace.to_string_lossy();
+        let arguments = ["-f", "-qq", "-e", "trace=bpf,membarrier", "-o", &log, &this_program()];
+        assert!(own_child(rig, "strace", &arguments).env(ONCE, "1").env(MORE, "1").status().unwrap().success());
+        let text = std::fs::read_to_string(&trace).unwrap();
+        std::fs::remove_file(&trace).unwrap();
+        let (mut map, mut writes, mut waited) = (None, 0, true);
+        for line in text.lines() {
+            if line.contains("BPF_OBJ_GET,") && line.contains("/maps/ENDPOINTS_MORE\"") {
+                map = line.rsplit("= ").next().map(|fd| format!("{{map_fd={fd},"));
+            } else if line.contains("membarrier(") {
+                waited = true;
+            } else if line.contains("BPF_MAP_UPDATE_ELEM,") && map.as_ref().is_some_and(|map| line.contains(map)) {
+                assert!(waited, "write {writes}: {line}");
+                writes += 1;
+                waited = false;
+            }
+        }
+        assert!(writes >= 4, "{writes}: {text}");
     });
 }

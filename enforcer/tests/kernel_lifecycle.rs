@@ -4,17 +4,19 @@
 
 mod kernel_support;
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use aya::EbpfLoader;
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use enforcer::kernel::{Drift, Kernel, KernelConfig, KernelError, purge, status};
 use enforcer_common::endpoint::Endpoint;
 use enforcer_common::id::Row;
 use enforcer_common::image::Cell;
-use kernel_support::{A, B, ISOLATED, TestImage, apply, chain, inside, tree, with_rig};
+use enforcer_common::limits;
+use kernel_support::{A, B, ISOLATED, KEY_A, KEY_B, TestImage, address, apply, chain, inside, ip, tree, with_rig};
 
 #[test]
 fn a_restart_takes_over_everything_and_enforcement_never_stops() {
@@ -44,40 +46,22 @@ fn a_restart_takes_over_everything_and_enforcement_never_stops() {
         }
         let second = apply(&mut kernel, &plan);
         assert_eq!(second.word.revision, first.word.revision + 1);
-        assert!(
-            first.ids.values().eq(second.ids.values()),
-            "workloads keep their ids by their veths"
-        );
+        assert!(first.ids.values().eq(second.ids.values()), "workloads keep their ids by their veths");
         let after = status::read(&rig.config.pin_dir).unwrap();
         let links = |view: &status::StatusView| -> Vec<_> {
-            view.endpoints
-                .iter()
-                .map(|endpoint| (endpoint.from, endpoint.to))
-                .collect()
+            view.endpoints.iter().map(|endpoint| (endpoint.from, endpoint.to)).collect()
         };
         assert_eq!(links(&after), links(&before));
-        assert!(
-            after
-                .endpoints
-                .iter()
-                .all(|endpoint| endpoint.from.first && endpoint.to.first)
-        );
+        assert!(after.endpoints.iter().all(|endpoint| endpoint.from.first && endpoint.to.first));
         let mut expected = pins;
         expected.extend([rig.pins().join("addresses/0"), rig.pins().join("image/0")]);
         expected.sort();
-        assert_eq!(
-            tree(&rig.config.pin_dir),
-            expected,
-            "nothing but the second slot has come"
-        );
+        assert_eq!(tree(&rig.config.pin_dir), expected, "nothing but the second slot has come");
         assert_eq!(rig.arrive(80, 2), 0);
 
         // Another configured size: the pinned table stays, with its flows.
         drop(kernel);
-        let larger = KernelConfig {
-            flows: 8192,
-            ..rig.config.clone()
-        };
+        let larger = KernelConfig { flows: 8192, ..rig.config.clone() };
         drop(Kernel::open(&larger).unwrap());
         assert_eq!(status::read(&rig.config.pin_dir).unwrap().flow_room, 4096);
     });
@@ -116,16 +100,10 @@ fn what_does_not_fit_is_refused_by_name_and_stays_enforced() {
         refused("the image of revision 1 in slot 1 is damaged");
         fs::rename(image.join("kept"), image.join("1")).unwrap();
 
-        let stub = KernelConfig {
-            object: Some(Vec::new()),
-            ..rig.config.clone()
-        };
+        let stub = KernelConfig { object: Some(Vec::new()), ..rig.config.clone() };
         assert!(matches!(Kernel::open(&stub), Err(KernelError::NoObject)));
         let elsewhere = tempfile::tempdir().unwrap();
-        let no_bpffs = KernelConfig {
-            pin_dir: elsewhere.path().join("pins"),
-            ..rig.config.clone()
-        };
+        let no_bpffs = KernelConfig { pin_dir: elsewhere.path().join("pins"), ..rig.config.clone() };
         let error = Kernel::open(&no_bpffs).unwrap_err();
         assert!(error.to_string().contains("mount -t bpf"), "{error}");
         inside(&rig.a, || {
@@ -169,10 +147,7 @@ fn another_object_replaces_the_programs_under_the_same_links() {
         drop(kernel);
         let mut object = fs::read(env!("ENFORCER_BPF_OBJECT")).unwrap();
         object.push(0);
-        let upgrade = KernelConfig {
-            object: Some(object),
-            ..rig.config.clone()
-        };
+        let upgrade = KernelConfig { object: Some(object), ..rig.config.clone() };
         let mut kernel = Kernel::open(&upgrade).unwrap();
         assert_eq!(kernel.revision(), first.word);
         assert_eq!(rig.arrive(80, 1), 0, "the old programs run on until the first plan");
@@ -264,13 +239,7 @@ fn drift_is_seen_and_repaired() {
         let mut stranger = EbpfLoader::new().map_max_entries("FLOWS", 16).load(&object).unwrap();
         let program: &mut SchedClassifier = stranger.program_mut("to_workload").unwrap().try_into().unwrap();
         program.load().unwrap();
-        program
-            .attach_with_options(
-                "vb",
-                TcAttachType::Egress,
-                TcAttachOptions::TcxOrder(LinkOrder::first()),
-            )
-            .unwrap();
+        program.attach_with_options("vb", TcAttachType::Egress, TcAttachOptions::TcxOrder(LinkOrder::first())).unwrap();
 
         let drifts = kernel.verify().unwrap();
         assert_eq!(
@@ -278,14 +247,8 @@ fn drift_is_seen_and_repaired() {
             [
                 Drift::MapPin { name: "FLOWS" },
                 Drift::Endpoint { ifindex: A },
-                Drift::LinkPin {
-                    ifindex: A,
-                    to_workload: false
-                },
-                Drift::NotFirst {
-                    ifindex: B,
-                    to_workload: true
-                },
+                Drift::LinkPin { ifindex: A, to_workload: false },
+                Drift::NotFirst { ifindex: B, to_workload: true },
             ]
         );
         let left = kernel.repair(&drifts);
@@ -305,25 +268,123 @@ fn a_purge_leaves_nothing_of_ours_and_everything_else() {
         let stranger = rig.config.pin_dir.join("stranger");
         fs::create_dir(&stranger).unwrap();
         let errors = purge(&rig.config.pin_dir).unwrap_err();
-        assert!(
-            matches!(&errors[..], [KernelError::Foreign { path }] if *path == stranger),
-            "{errors:?}"
-        );
+        assert!(matches!(&errors[..], [KernelError::Foreign { path }] if *path == stranger), "{errors:?}");
         assert_eq!(tree(&rig.config.pin_dir), std::slice::from_ref(&stranger));
         assert_eq!(rig.arrive(80, 2), 2);
         fs::remove_dir(stranger).unwrap();
         purge(&rig.config.pin_dir).unwrap();
         assert!(!rig.config.pin_dir.exists());
         purge(&rig.config.pin_dir).unwrap();
-        assert!(matches!(
-            status::read(&rig.config.pin_dir),
-            Err(KernelError::NothingPinned { .. })
-        ));
+        assert!(matches!(status::read(&rig.config.pin_dir), Err(KernelError::NothingPinned { .. })));
 
         // Half made.
         fs::create_dir_all(rig.pins().join("maps")).unwrap();
         fs::create_dir_all(rig.config.pin_dir.join("abi-7/links")).unwrap();
         purge(&rig.config.pin_dir).unwrap();
         assert!(!rig.config.pin_dir.exists());
+    });
+}
+
+#[test]
+fn what_fails_of_one_device_keeps_nothing_from_the_others() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut kernel = rig.open();
+        let mut plan = deny.plan(ISOLATED);
+        let b = plan.workloads.pop().unwrap();
+        plan.workloads[0].addresses.push(address("10.0.1.9"));
+        plan.uplinks = vec![B];
+        let _ = apply(&mut kernel, &plan);
+        let own = || status::read(&rig.config.pin_dir).unwrap().endpoints[0].addresses.clone();
+        assert_eq!(own(), [address("10.0.1.2"), address("10.0.1.9")]);
+        assert_eq!(kernel.pinned_uplinks(), [B].into());
+
+        // B would go into the hash, which is full.
+        let more = MapData::from_pin(rig.pins().join("maps/ENDPOINTS_MORE")).unwrap();
+        let mut more = HashMap::<_, u32, Endpoint>::try_from(Map::HashMap(more)).unwrap();
+        let others = (1..=limits::ENDPOINTS_MORE).map(|number| number << 13 | 1);
+        others.clone().for_each(|other| more.insert(other, Endpoint::FREE, 0).unwrap());
+        let _ = plan.workloads[0].addresses.pop();
+        plan.workloads.push(b);
+        plan.uplinks.clear();
+        let applied = kernel.apply(&plan).unwrap();
+        assert!(
+            matches!(applied.failures[..], [KernelError::NoRoom { what: "endpoints", .. }]),
+            "{:?}",
+            applied.failures
+        );
+        others.for_each(|other| more.remove(&other).unwrap());
+        assert_eq!(own(), [address("10.0.1.2")], "an address that went away");
+        assert_eq!(kernel.pinned_uplinks(), BTreeSet::new());
+        assert_eq!(kernel.endpoints(), [A].into());
+
+        let _ = apply(&mut kernel, &plan);
+        assert_eq!(kernel.endpoints(), [A, B].into());
+        assert_eq!(kernel.verify().unwrap(), []);
+    });
+}
+
+#[test]
+fn the_first_run_ends_with_the_first_plan_and_uplinks_are_remembered() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let kernel = rig.open();
+        assert!(kernel.is_first_run());
+        drop(kernel);
+        let mut kernel = rig.open();
+        assert!(kernel.is_first_run(), "nothing was put in force");
+        let mut plan = deny.plan(ISOLATED);
+        plan.uplinks = vec![1];
+        let applied = apply(&mut kernel, &plan);
+        assert!(!kernel.is_first_run());
+        assert_eq!(kernel.living_ids(), applied.ids.values().copied().collect());
+        kernel.detach(A).unwrap();
+        kernel.attach_unknown(A).unwrap();
+        let living = kernel.living_ids();
+        assert_eq!(living.len(), 2, "one that nobody has named lives too");
+        assert!(!living.contains(&applied.ids[&KEY_A]) && living.contains(&applied.ids[&KEY_B]));
+        drop(kernel);
+        let kernel = rig.open();
+        assert!(!kernel.is_first_run());
+        assert_eq!(kernel.pinned_uplinks(), [1].into());
+        assert_eq!(kernel.living_ids(), living);
+        drop(kernel);
+        purge(&rig.config.pin_dir).unwrap();
+        assert!(rig.open().is_first_run());
+    });
+}
+
+#[test]
+fn a_device_that_went_before_anybody_named_it_is_forgotten() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut kernel = rig.open();
+        let mut plan = deny.plan(ISOLATED);
+        plan.workloads.remove(0);
+        let _ = apply(&mut kernel, &plan);
+        kernel.attach_unknown(A).unwrap();
+        assert_eq!(kernel.forget_gone().unwrap(), BTreeSet::new());
+        ip(&["link", "del", "va"]);
+        // Another one gets the number, and is nobody's business.
+        rig.plug_a();
+        assert_eq!(kernel.forget_gone().unwrap(), [A].into());
+        assert_eq!(kernel.endpoints(), [B].into());
+        assert!(!rig.pins().join(format!("links/{A}-from")).exists());
+        assert_eq!(kernel.verify().unwrap(), []);
+
+        // One that a plan names goes when its device does, and not because somebody took its programs off.
+        let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+        for side in ["from", "to"] {
+            let pin = rig.pins().join(format!("links/{A}-{side}"));
+            let output = std::process::Command::new("bpftool").args(["link", "detach", "pinned"]).arg(pin).output();
+            assert!(output.unwrap().status.success());
+        }
+        assert_eq!(kernel.forget_gone().unwrap(), BTreeSet::new());
+        let drifts = kernel.verify().unwrap();
+        assert_eq!(drifts.len(), 2, "{drifts:?}");
+        assert!(kernel.repair(&drifts).is_empty());
+        assert_eq!(kernel.verify().unwrap(), []);
+        ip(&["link", "del", "va"]);
+        assert_eq!(kernel.forget_gone().unwrap(), [A].into());
     });
 }

@@ -1,10 +1,6 @@
 //! The kernel side under real packets: what a plan does to them, and what is told of those that were denied.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "part of tests, though the lint cannot tell"
-)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "part of tests, though the lint cannot tell")]
 
 mod kernel_support;
 
@@ -13,11 +9,15 @@ use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use enforcer::kernel::{Denials, Report, status};
+use aya::maps::{HashMap, Map, MapData, PerCpuHashMap, PerCpuValues};
+use enforcer::kernel::{Denials, KernelError, Report, status};
 use enforcer_common::id::{Direction, Row};
 use enforcer_common::image::Cell;
+use enforcer_common::limits;
 use enforcer_common::verdict::Reason;
-use kernel_support::{A, B, B_ADDRESS, ISOLATED, KEY_A, KEY_B, TestImage, address, apply, inside, with_rig, workload};
+use kernel_support::{
+    A, B, B_ADDRESS, ISOLATED, KEY_A, KEY_B, TestImage, address, apply, flush, inside, poll, with_rig, workload,
+};
 
 /// Packets of a report, those of busy sets included.
 fn packets(report: &Report) -> u64 {
@@ -39,7 +39,7 @@ fn a_plan_decides_and_the_next_one_decides_anew() {
         let (deny, allow) = (TestImage::new(Cell::Deny), TestImage::new(Cell::Allow));
         let first = apply(&mut kernel, &deny.plan(ISOLATED));
         assert_eq!(rig.arrive(80, 3), 0);
-        let report = denials.flush().unwrap();
+        let report = flush(&mut denials);
         let flow = report.flows.first().expect("a denied flow is told");
         assert_eq!(flow.way.key.workload, first.ids[&KEY_B]);
         assert_eq!(flow.way.key.reason, Reason::NoRule as u8);
@@ -70,7 +70,7 @@ fn a_veth_is_closed_until_a_plan_names_it() {
         kernel.attach_unknown(A).unwrap();
         assert_eq!(rig.arrive(80, 2), 0);
         let mut denials = kernel.denials().unwrap();
-        let report = denials.flush().unwrap();
+        let report = flush(&mut denials);
         assert!(report.flows.iter().any(|flow| flow.way.key.reason == Reason::UnknownWorkload as u8), "{report:?}");
         let id = report.flows[0].way.key.workload;
         let applied = apply(&mut kernel, &allow.plan(ISOLATED));
@@ -135,7 +135,7 @@ fn no_packet_sees_a_mixture_of_two_images() {
             println!("a plan: p50 {:?}, longest {:?}", times[20], times[39]);
             stop.store(true, Ordering::Relaxed);
         });
-        let report = denials.flush().unwrap();
+        let report = flush(&mut denials);
         let denied: Vec<_> = report.flows.iter().filter(|flow| flow.way.key.reason == Reason::NoRule as u8).collect();
         assert!(denied.len() > 100, "the sender ran: {}", denied.len());
         for flow in denied {
@@ -162,13 +162,13 @@ fn reported_packets_add_up_to_what_was_not_lost() {
                 let _ = socket.send_to(b"x", (B_ADDRESS, port.max(1)));
                 sent += 1;
             }
-            reported += packets(&denials.poll().unwrap());
+            reported += packets(&poll(&mut denials));
         }
         // A restart in between: nothing is told twice.
         drop(denials);
         let mut denials = kernel.denials().unwrap();
-        reported += packets(&denials.flush().unwrap());
-        assert_eq!(packets(&denials.flush().unwrap()), 0);
+        reported += packets(&flush(&mut denials));
+        assert_eq!(packets(&flush(&mut denials)), 0);
         assert_eq!(reported, logged_and_suppressed(&denials));
         let all: u64 = denials.totals().unwrap()[&(Direction::Ingress, Reason::NoRule)].lost + reported;
         assert_eq!(all, u64::from(sent));
@@ -199,5 +199,80 @@ fn a_workload_that_is_gone_leaves_no_flows_and_its_successor_has_another_id() {
         assert_eq!(second.ids[&KEY_B], first.ids[&KEY_B]);
         assert_eq!(rig.arrive(80, 2), 2);
         assert_eq!(kernel.verify().unwrap(), []);
+    });
+}
+
+#[test]
+fn a_poll_takes_a_part_of_a_flood_and_says_that_more_waits() {
+    const PART: usize = 4096;
+    with_rig(|rig| {
+        let mut kernel = rig.open();
+        let deny = TestImage::new(Cell::Deny);
+        let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+        let mut denials = kernel.denials().unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        let socket = inside(&rig.a, || UdpSocket::bind("0.0.0.0:0").unwrap());
+        let mut port = 0_u16;
+        let logged = |denials: &Denials| denials.totals().unwrap().values().map(|counts| counts.logged).sum::<u64>();
+        while logged(&denials) <= PART as u64 {
+            assert!(Instant::now() < end, "not enough flows are kept apart");
+            for _ in 0..500 {
+                port = port.wrapping_add(1);
+                let _ = socket.send_to(b"x", (B_ADDRESS, port.max(1)));
+            }
+        }
+        let first = poll(&mut denials);
+        assert!(first.more);
+        assert!(!first.flows.is_empty() && first.flows.len() <= PART, "{}", first.flows.len());
+        let mut reported = packets(&first);
+        for _ in 0..100 {
+            let report = poll(&mut denials);
+            reported += packets(&report);
+            if !report.more {
+                break;
+            }
+        }
+        reported += packets(&flush(&mut denials));
+        assert_eq!(reported, logged_and_suppressed(&denials));
+    });
+}
+
+#[test]
+fn what_was_drained_is_reported_though_the_look_at_the_counters_fails() {
+    with_rig(|rig| {
+        let mut kernel = rig.open();
+        let deny = TestImage::new(Cell::Deny);
+        let applied = apply(&mut kernel, &deny.plan(ISOLATED));
+        let mut denials = kernel.denials().unwrap();
+        // One counter has something to report, and there is no room to keep what was.
+        let maps = rig.pins().join("maps");
+        let mut busy = PerCpuHashMap::<_, [u8; 8], u64>::try_from(Map::PerCpuHashMap(
+            MapData::from_pin(maps.join("BUSY")).unwrap(),
+        ))
+        .unwrap();
+        let mut key = [0; 8];
+        key[..4].copy_from_slice(&applied.ids[&KEY_B].0.to_ne_bytes());
+        key[5] = Reason::NoRule as u8;
+        let each = vec![1; aya::util::nr_cpus().unwrap()];
+        busy.insert(key, PerCpuValues::try_from(each.clone()).unwrap(), 0).unwrap();
+        let mut reported =
+            HashMap::<_, [u8; 8], u64>::try_from(Map::HashMap(MapData::from_pin(maps.join("REPORTED_BUSY")).unwrap()))
+                .unwrap();
+        let full = (1..=u64::from(limits::BUSY)).map(|number| (number << 48 | number).to_ne_bytes());
+        full.clone().for_each(|other| reported.insert(other, 1, 0).unwrap());
+
+        assert_eq!(rig.arrive(80, 2), 0);
+        let (report, failure) = denials.poll();
+        assert_eq!(packets(&report), 2);
+        assert!(matches!(&failure, Some(KernelError::MapCall { name, .. }) if name == "REPORTED_BUSY"), "{failure:?}");
+
+        // Nobody living has the counter, but what it counts was not reported: it stays until it was.
+        denials.forget(&BTreeSet::new()).unwrap();
+        full.clone().for_each(|other| reported.remove(&other).unwrap());
+        assert_eq!(packets(&flush(&mut denials)), each.len() as u64);
+        denials.forget(&kernel.living_ids()).unwrap();
+        assert!(busy.get(&key, 0).is_ok());
+        denials.forget(&BTreeSet::new()).unwrap();
+        assert!(busy.get(&key, 0).is_err());
     });
 }

@@ -21,10 +21,7 @@ use crate::kernel::tables::Tables;
 impl Kernel {
     /// Puts a plan in force. An error: the last good image stays, and what is attached stays closed or as it was.
     pub fn apply(&mut self, plan: &Plan<'_>) -> Result<Applied, KernelError> {
-        let tables = Tables {
-            lines: plan.lines,
-            addresses: plan.addresses,
-        };
+        let tables = Tables { lines: plan.lines, addresses: plan.addresses };
         check(plan, &tables.check()?)?;
         self.settle()?;
         let word = next_word(self.globals.word());
@@ -44,23 +41,13 @@ impl Kernel {
         self.word = word;
 
         let failures = self.follow_up(plan, &stage);
-        Ok(Applied {
-            word,
-            ids: stage.ids,
-            refused: stage.refused,
-            failures,
-        })
+        Ok(Applied { word, ids: stage.ids, refused: stage.refused, failures })
     }
 
     fn stage(&self, plan: &Plan<'_>, slot: usize) -> Result<(Stage, Incarnations), KernelError> {
-        let given = Given {
-            globals: &self.globals,
-            quotas: &self.quotas,
-        };
-        let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_err(|error| KernelError::System {
-            call: "clock_gettime",
-            source: error.into(),
-        })?;
+        let given = Given { globals: &self.globals, quotas: &self.quotas };
+        let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
+            .map_err(|error| KernelError::System { call: "clock_gettime", source: error.into() })?;
         let now = u64::try_from(std::time::Duration::from(now).as_nanos()).unwrap_or(u64::MAX);
         let mut incarnations = self.incarnations.clone();
         match incarnations.stage(&plan.workloads, &self.current(), &given, slot, now) {
@@ -96,9 +83,8 @@ impl Kernel {
         }
         self.edit_addresses(stage, &mut failures);
         let gone = self.endpoints.iter().map(|endpoint| endpoint.ifindex);
-        let gone: BTreeSet<u32> = gone
-            .filter(|ifindex| plan.uplinks.contains(ifindex) || self.links.is_gone(*ifindex))
-            .collect();
+        let gone: BTreeSet<u32> =
+            gone.filter(|ifindex| plan.uplinks.contains(ifindex) || self.links.is_gone(*ifindex)).collect();
         failures.extend(self.forget(&gone));
         self.retire();
         if failures.is_empty() {
@@ -160,6 +146,7 @@ impl Kernel {
     fn settle(&mut self) -> Result<(), KernelError> {
         if self.owes_grace {
             grace::wait()?;
+            self.endpoints.waited();
             self.owes_grace = false;
         }
         Ok(())
@@ -182,25 +169,17 @@ fn check(plan: &Plan<'_>, header: &Header) -> Result<(), KernelError> {
     for workload in &plan.workloads {
         for row in workload.rows {
             if row.0 >= header.rows && row != Row::NOT_ISOLATED && row != Row::NONE {
-                return Err(KernelError::InvalidImage {
-                    what: "a workload's row is not in it",
-                });
+                return Err(KernelError::InvalidImage { what: "a workload's row is not in it" });
             }
         }
         for ifindex in &workload.endpoints {
             if !devices.insert(*ifindex) {
-                return Err(KernelError::InvalidImage {
-                    what: "a device is in its plan twice",
-                });
+                return Err(KernelError::InvalidImage { what: "a device is in its plan twice" });
             }
         }
     }
     if plan.uplinks.len() > UPLINKS as usize {
-        return Err(KernelError::NoRoom {
-            what: "uplinks",
-            needed: plan.uplinks.len(),
-            room: UPLINKS as usize,
-        });
+        return Err(KernelError::NoRoom { what: "uplinks", needed: plan.uplinks.len(), room: UPLINKS as usize });
     }
     Ok(())
 }
@@ -209,10 +188,7 @@ fn check(plan: &Plan<'_>, header: &Header) -> Result<(), KernelError> {
 pub(crate) fn read_uplinks(uplinks: &Map) -> Result<BTreeSet<u32>, KernelError> {
     let mut found = BTreeSet::new();
     let mut last: Option<Vec<u8>> = None;
-    while let Some(key) = uplinks
-        .next_key(last.as_deref())
-        .map_err(on_map(map::UPLINKS, "next key"))?
-    {
+    while let Some(key) = uplinks.next_key(last.as_deref()).map_err(on_map(map::UPLINKS, "next key"))? {
         if let Some(bytes) = key.first_chunk() {
             found.insert(u32::from_ne_bytes(*bytes));
         }

@@ -183,11 +183,7 @@ fn settle(directory: &Path, settled: &str) -> Result<(), KernelError> {
     let new = incoming(&path);
     let link = sys::object_get(&new).map_err(at(&new, "open pin"))?;
     let info = sys::link_info(link.as_fd()).map_err(|_| KernelError::Foreign { path: new.clone() })?;
-    if info.ifindex == 0 {
-        layout::unpin(&new)
-    } else {
-        layout::replace(&new, &path)
-    }
+    if info.ifindex == 0 { layout::unpin(&new) } else { layout::replace(&new, &path) }
 }
 
 /// Name of a link's pin.

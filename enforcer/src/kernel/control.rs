@@ -168,17 +168,9 @@ impl Kernel {
             // Another device had this number.
             self.detach(ifindex)?;
         }
-        let given = Given {
-            globals: &self.globals,
-            quotas: &self.quotas,
-        };
+        let given = Given { globals: &self.globals, quotas: &self.quotas };
         let (id, workload) = self.incarnations.unclaimed(&given)?;
-        let endpoint = Endpoint {
-            ifindex,
-            workload,
-            id,
-            ..Endpoint::FREE
-        };
+        let endpoint = Endpoint { ifindex, workload, id, ..Endpoint::FREE };
         let attached = match self.endpoints.store(&endpoint) {
             Ok(()) => self.links.attach(ifindex, &self.programs),
             Err(error) => Err(error),
@@ -197,10 +189,8 @@ impl Kernel {
         let frame = [0; 64];
         let mut all = 0;
         for _ in 0..SWEEP_RUNS {
-            let deleted = sys::run_classifier(self.programs.sweep(), &frame).map_err(|source| KernelError::System {
-                call: "run the sweep",
-                source,
-            })?;
+            let deleted = sys::run_classifier(self.programs.sweep(), &frame)
+                .map_err(|source| KernelError::System { call: "run the sweep", source })?;
             all += u64::from(deleted);
             if deleted < SWEEP_CAP {
                 break;
@@ -221,10 +211,7 @@ impl Kernel {
 
     /// Every endpoint as the kernel should have it.
     pub(super) fn current(&self) -> BTreeMap<u32, Endpoint> {
-        self.endpoints
-            .iter()
-            .map(|endpoint| (endpoint.ifindex, *endpoint))
-            .collect()
+        self.endpoints.iter().map(|endpoint| (endpoint.ifindex, *endpoint)).collect()
     }
 }
 
@@ -244,9 +231,7 @@ fn adopted(endpoint: &Endpoint) -> AdoptedEndpoint {
 }
 
 fn highest_id(endpoints: &EndpointTable) -> u32 {
-    let ids = endpoints
-        .iter()
-        .flat_map(|endpoint| endpoint.owners.into_iter().chain([endpoint.id]));
+    let ids = endpoints.iter().flat_map(|endpoint| endpoint.owners.into_iter().chain([endpoint.id]));
     ids.map(|id| id.0).max().unwrap_or(0)
 }
 

@@ -32,7 +32,8 @@ impl Kernel {
         let mut gone = BTreeSet::new();
         for endpoint in self.endpoints.iter() {
             let ifindex = endpoint.ifindex;
-            if self.links.is_gone(ifindex) && (self.incarnations.is_unclaimed(endpoint.id) || !device_exists(ifindex)?) {
+            if self.links.is_gone(ifindex) && (self.incarnations.is_unclaimed(endpoint.id) || !device_exists(ifindex)?)
+            {
                 gone.insert(ifindex);
             }
         }

@@ -58,10 +58,7 @@ impl EndpointTable {
             }
         }
         let mut last: Option<Vec<u8>> = None;
-        while let Some(key) = more
-            .next_key(last.as_deref())
-            .map_err(on_map(map::ENDPOINTS_MORE, "next key"))?
-        {
+        while let Some(key) = more.next_key(last.as_deref()).map_err(on_map(map::ENDPOINTS_MORE, "next key"))? {
             if let Some(endpoint) = read_more(&more, &key)? {
                 let index = place_of(endpoint.ifindex);
                 // The array may have been lost alone.
@@ -106,14 +103,16 @@ impl EndpointTable {
         Ok(())
     }
 
+    /// A grace period has gone by.
+    pub(crate) fn waited(&mut self) {
+        self.freed = false;
+    }
+
     /// Frees a device's place. Nothing may be attached to the device any more.
     pub(crate) fn free(&mut self, ifindex: u32) -> Result<(), KernelError> {
         let index = place_of(ifindex);
         if self.array.read32(index, offset_of!(Endpoint, ifindex)) == ifindex {
-            let shared = self
-                .endpoints
-                .keys()
-                .any(|other| *other != ifindex && place_of(*other) == index);
+            let shared = self.endpoints.keys().any(|other| *other != ifindex && place_of(*other) == index);
             // Programs look into the hash only where a place is taken.
             let tag = if shared { SHADOW } else { 0 };
             self.array.write32(index, offset_of!(Endpoint, ifindex), tag);
@@ -131,11 +130,8 @@ impl EndpointTable {
         let mut drifted = Vec::new();
         for (ifindex, intended) in &self.endpoints {
             let place = read_place(&self.array, place_of(*ifindex));
-            let found = if place.ifindex == *ifindex {
-                Some(place)
-            } else {
-                read_more(&self.more, &ifindex.to_ne_bytes())?
-            };
+            let found =
+                if place.ifindex == *ifindex { Some(place) } else { read_more(&self.more, &ifindex.to_ne_bytes())? };
             if found.as_ref() != Some(intended) {
                 drifted.push(*ifindex);
             }
@@ -189,8 +185,7 @@ impl EndpointTable {
             }
         }
         if !same {
-            self.array
-                .write32(index, offset_of!(Endpoint, ifindex), endpoint.ifindex);
+            self.array.write32(index, offset_of!(Endpoint, ifindex), endpoint.ifindex);
         }
     }
 }
@@ -209,9 +204,7 @@ fn read_place(array: &Mapped, index: u32) -> Endpoint {
 
 fn read_more(more: &Map, key: &[u8]) -> Result<Option<Endpoint>, KernelError> {
     let mut bytes = vec![0; size_of::<Endpoint>()];
-    let found = more
-        .lookup(key, &mut bytes)
-        .map_err(on_map(map::ENDPOINTS_MORE, "lookup"))?;
+    let found = more.lookup(key, &mut bytes).map_err(on_map(map::ENDPOINTS_MORE, "lookup"))?;
     Ok(found.map(|()| {
         let mut words = [0; WORDS];
         for (word, chunk) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
@@ -226,17 +219,7 @@ fn to_bytes(endpoint: &Endpoint) -> Vec<u8> {
 }
 
 fn to_words(endpoint: &Endpoint) -> [u32; WORDS] {
-    let Endpoint {
-        ifindex,
-        workload,
-        id,
-        owned,
-        flags,
-        rows,
-        window_end,
-        owners,
-        addresses,
-    } = endpoint;
+    let Endpoint { ifindex, workload, id, owned, flags, rows, window_end, owners, addresses } = endpoint;
     let [a, b, c, d, e, f, g, h] = window_end.to_ne_bytes();
     let head = [*ifindex, *workload, id.0, *owned, flags[0], flags[1]];
     let window = [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])];
@@ -262,12 +245,7 @@ fn from_words(words: &[u32; WORDS]) -> Endpoint {
     endpoint.id = OwnerId(one(offset_of!(Endpoint, id)));
     endpoint.owned = one(offset_of!(Endpoint, owned));
     endpoint.flags.copy_from_slice(part(offset_of!(Endpoint, flags), 2));
-    for (row, word) in endpoint
-        .rows
-        .iter_mut()
-        .flatten()
-        .zip(part(offset_of!(Endpoint, rows), 4))
-    {
+    for (row, word) in endpoint.rows.iter_mut().flatten().zip(part(offset_of!(Endpoint, rows), 4)) {
         *row = Row(*word);
     }
     let [a, b, c, d] = one(offset_of!(Endpoint, window_end)).to_ne_bytes();

@@ -38,8 +38,7 @@ impl Globals {
     /// Raises the counter above ids that are in use: the pin of the counter may have been lost alone.
     pub(crate) fn skip_owners(&self, highest: u32) {
         let next = self.words.read64(Global::NextOwner as u32, 0);
-        self.words
-            .write64(Global::NextOwner as u32, 0, next.max(u64::from(highest) + 1));
+        self.words.write64(Global::NextOwner as u32, 0, next.max(u64::from(highest) + 1));
     }
 
     /// A new id. The counter is stored before the id is used, so none is given twice, whenever the daemon dies.
@@ -82,10 +81,7 @@ pub(crate) fn next_word(word: PolicyWord) -> PolicyWord {
         0 => 2,
         revision => revision,
     };
-    PolicyWord {
-        revision,
-        epoch: word.epoch.wrapping_add(1),
-    }
+    PolicyWord { revision, epoch: word.epoch.wrapping_add(1) }
 }
 
 #[cfg(test)]
@@ -94,10 +90,7 @@ mod tests {
 
     #[test]
     fn the_slot_changes_with_every_revision_and_none_is_zero() {
-        let mut word = PolicyWord {
-            revision: u32::MAX - 2,
-            epoch: u32::MAX - 1,
-        };
+        let mut word = PolicyWord { revision: u32::MAX - 2, epoch: u32::MAX - 1 };
         for _ in 0..6 {
             let next = next_word(word);
             assert_ne!(next.revision, 0);

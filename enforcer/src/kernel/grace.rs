@@ -13,21 +13,10 @@ pub(crate) fn wait() -> Result<(), KernelError> {
 /// Kernels with isolated CPUs refuse that membarrier; writing into an outer map waits as well.
 fn by_outer_map() -> Result<(), KernelError> {
     const NAME: &str = "grace";
-    let array = MapAttributes {
-        kind: kind::ARRAY,
-        key_size: 4,
-        value_size: 4,
-        entries: 1,
-        flags: 0,
-    };
-    let outer = MapAttributes {
-        kind: kind::ARRAY_OF_MAPS,
-        ..array
-    };
+    let array = MapAttributes { kind: kind::ARRAY, key_size: 4, value_size: 4, entries: 1, flags: 0 };
+    let outer = MapAttributes { kind: kind::ARRAY_OF_MAPS, ..array };
     let inner = Map::create(NAME, &array, None).map_err(on_map(NAME, "create"))?;
     let outer = Map::create(NAME, &outer, Some(&inner)).map_err(on_map(NAME, "create"))?;
     let fd = inner.fd().as_raw_fd();
-    outer
-        .update(&0_u32.to_ne_bytes(), &fd.to_ne_bytes())
-        .map_err(on_map(NAME, "update"))
+    outer.update(&0_u32.to_ne_bytes(), &fd.to_ne_bytes()).map_err(on_map(NAME, "update"))
 }

@@ -47,9 +47,7 @@ pub(crate) struct Lock {
 impl Layout {
     /// The paths, whether they are there or not.
     pub(crate) fn of(pin_dir: &Path) -> Self {
-        Self {
-            abi: pin_dir.join(abi_directory()),
-        }
+        Self { abi: pin_dir.join(abi_directory()) }
     }
 
     /// Takes the lock, refuses what is not ours and makes the directories.
@@ -61,27 +59,15 @@ impl Layout {
                 continue;
             }
             return Err(if is_abi(&name) {
-                KernelError::OtherAbi {
-                    path: pin_dir.to_path_buf(),
-                    found: name,
-                    expected: abi_directory(),
-                }
+                KernelError::OtherAbi { path: pin_dir.to_path_buf(), found: name, expected: abi_directory() }
             } else {
-                KernelError::Foreign {
-                    path: pin_dir.join(name),
-                }
+                KernelError::Foreign { path: pin_dir.join(name) }
             });
         }
         let layout = Self::of(pin_dir);
         make(&layout.abi, false)?;
         layout.check_namespace(pin_dir, namespace)?;
-        for directory in [
-            layout.maps(),
-            layout.images(),
-            layout.addresses(),
-            layout.links(),
-            layout.programs(),
-        ] {
+        for directory in [layout.maps(), layout.images(), layout.addresses(), layout.links(), layout.programs()] {
             make(&directory, false)?;
         }
         Ok((layout, lock))
@@ -96,20 +82,12 @@ impl Layout {
             if name == own {
                 marked = true;
             } else if name.starts_with("namespace-") {
-                return Err(KernelError::OtherNamespace {
-                    path: pin_dir.to_path_buf(),
-                });
+                return Err(KernelError::OtherNamespace { path: pin_dir.to_path_buf() });
             } else if !KNOWN.contains(&name.as_str()) {
-                return Err(KernelError::Foreign {
-                    path: self.abi.join(name),
-                });
+                return Err(KernelError::Foreign { path: self.abi.join(name) });
             }
         }
-        if marked {
-            Ok(())
-        } else {
-            make(&self.abi.join(own), false)
-        }
+        if marked { Ok(()) } else { make(&self.abi.join(own), false) }
     }
 
     /// Whether an enforcer has made anything here.
@@ -196,15 +174,10 @@ fn make(directory: &Path, with_parents: bool) -> Result<(), KernelError> {
     }
     let found = fs::symlink_metadata(directory).map_err(at(directory, "stat"))?;
     if !found.is_dir() {
-        return Err(KernelError::Foreign {
-            path: directory.to_path_buf(),
-        });
+        return Err(KernelError::Foreign { path: directory.to_path_buf() });
     }
     if found.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(KernelError::ForeignOwner {
-            path: directory.to_path_buf(),
-            owner: found.uid(),
-        });
+        return Err(KernelError::ForeignOwner { path: directory.to_path_buf(), owner: found.uid() });
     }
     if found.permissions().mode() & 0o077 != 0 {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(at(directory, "chmod"))?;
@@ -230,18 +203,14 @@ pub(crate) fn lock(pin_dir: &Path) -> Result<Lock, KernelError> {
     let directory = match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
         Ok(directory) => directory,
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            return Err(KernelError::Busy {
-                path: pin_dir.to_path_buf(),
-            });
+            return Err(KernelError::Busy { path: pin_dir.to_path_buf() });
         }
         Err((_, error)) => return Err(at(pin_dir, "lock")(error.into())),
     };
     // A purge may have removed the directory between the two calls: that lock would keep nobody away.
     match fs::metadata(pin_dir) {
         Ok(now) if now.ino() == opened.ino() => Ok(Lock { _directory: directory }),
-        _ => Err(KernelError::Busy {
-            path: pin_dir.to_path_buf(),
-        }),
+        _ => Err(KernelError::Busy { path: pin_dir.to_path_buf() }),
     }
 }
 
@@ -251,14 +220,9 @@ mod tests {
 
     #[test]
     fn only_numbered_directories_are_a_version() {
-        for (name, is) in [
-            ("abi-1", true),
-            ("abi-20", true),
-            ("abi-", false),
-            ("abi-x", false),
-            ("abi-1x", false),
-            ("maps", false),
-        ] {
+        for (name, is) in
+            [("abi-1", true), ("abi-20", true), ("abi-", false), ("abi-x", false), ("abi-1x", false), ("maps", false)]
+        {
             assert_eq!(is_abi(name), is, "{name}");
         }
     }
@@ -279,10 +243,7 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&pins), mode(&layout.links())), (0o700, 0o700));
 
-        assert!(matches!(
-            Layout::open(&pins, 8),
-            Err(KernelError::OtherNamespace { .. })
-        ));
+        assert!(matches!(Layout::open(&pins, 8), Err(KernelError::OtherNamespace { .. })));
         Layout::open(&pins, 7).unwrap();
         fs::create_dir(pins.join("abi-1/stranger")).unwrap();
         let error = Layout::open(&pins, 7).unwrap_err();
@@ -290,9 +251,6 @@ mod tests {
         fs::remove_dir(pins.join("abi-1/stranger")).unwrap();
         fs::create_dir(pins.join("abi-999")).unwrap();
         let error = Layout::open(&pins, 7).unwrap_err();
-        assert!(
-            matches!(&error, KernelError::OtherAbi { found, .. } if found == "abi-999"),
-            "{error}"
-        );
+        assert!(matches!(&error, KernelError::OtherAbi { found, .. } if found == "abi-999"), "{error}");
     }
 }

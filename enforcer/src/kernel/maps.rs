@@ -193,10 +193,7 @@ pub(crate) fn compare(
 
 /// Number of CPUs that may ever be there.
 pub(crate) fn possible_cpus() -> Result<u32, KernelError> {
-    let cpus = sys::possible_cpus().map_err(|source| KernelError::System {
-        call: "read the possible CPUs",
-        source,
-    })?;
+    let cpus = sys::possible_cpus().map_err(|source| KernelError::System { call: "read the possible CPUs", source })?;
     Ok(cpus as u32)
 }
 
@@ -211,13 +208,7 @@ pub(crate) fn image_addresses(addresses: u32) -> MapAttributes {
 }
 
 fn array<V>(entries: u32, flags: u32) -> MapAttributes {
-    MapAttributes {
-        kind: kind::ARRAY,
-        key_size: 4,
-        value_size: size_of::<V>() as u32,
-        entries,
-        flags,
-    }
+    MapAttributes { kind: kind::ARRAY, key_size: 4, value_size: size_of::<V>() as u32, entries, flags }
 }
 
 fn hash<K, V>(entries: u32, flags: u32) -> MapAttributes {
@@ -231,23 +222,12 @@ fn hash<K, V>(entries: u32, flags: u32) -> MapAttributes {
 }
 
 fn plain(name: &'static str, attributes: MapAttributes) -> Spec {
-    Spec {
-        name,
-        attributes,
-        inner: None,
-    }
+    Spec { name, attributes, inner: None }
 }
 
 fn outer(name: &'static str, inner: MapAttributes) -> Spec {
-    let attributes = MapAttributes {
-        kind: kind::ARRAY_OF_MAPS,
-        ..array::<u32>(2, 0)
-    };
-    Spec {
-        name,
-        attributes,
-        inner: Some(inner),
-    }
+    let attributes = MapAttributes { kind: kind::ARRAY_OF_MAPS, ..array::<u32>(2, 0) };
+    Spec { name, attributes, inner: Some(inner) }
 }
 
 fn globals() -> Spec {
@@ -259,10 +239,7 @@ fn endpoints() -> Spec {
 }
 
 fn endpoints_more() -> Spec {
-    plain(
-        map::ENDPOINTS_MORE,
-        hash::<u32, Endpoint>(limits::ENDPOINTS_MORE, flag::NO_PREALLOC),
-    )
+    plain(map::ENDPOINTS_MORE, hash::<u32, Endpoint>(limits::ENDPOINTS_MORE, flag::NO_PREALLOC))
 }
 
 fn uplinks() -> Spec {
@@ -278,36 +255,22 @@ fn quotas() -> Spec {
 }
 
 fn denials(cpus: u32) -> Spec {
-    plain(
-        map::DENIALS,
-        array::<WaySet>(cpus * limits::DENIAL_SETS, flag::MMAPABLE),
-    )
+    plain(map::DENIALS, array::<WaySet>(cpus * limits::DENIAL_SETS, flag::MMAPABLE))
 }
 
 fn denied() -> Spec {
-    let attributes = MapAttributes {
-        kind: kind::PERCPU_ARRAY,
-        ..array::<Counts>(2 * REASON_COUNT as u32, 0)
-    };
+    let attributes = MapAttributes { kind: kind::PERCPU_ARRAY, ..array::<Counts>(2 * REASON_COUNT as u32, 0) };
     plain(map::DENIED, attributes)
 }
 
 fn busy() -> Spec {
-    let attributes = MapAttributes {
-        kind: kind::PERCPU_HASH,
-        ..hash::<BusyKey, u64>(limits::BUSY, 0)
-    };
+    let attributes = MapAttributes { kind: kind::PERCPU_HASH, ..hash::<BusyKey, u64>(limits::BUSY, 0) };
     plain(map::BUSY, attributes)
 }
 
 fn events() -> Spec {
-    let attributes = MapAttributes {
-        kind: kind::RINGBUF,
-        key_size: 0,
-        value_size: 0,
-        entries: limits::EVENTS,
-        flags: 0,
-    };
+    let attributes =
+        MapAttributes { kind: kind::RINGBUF, key_size: 0, value_size: 0, entries: limits::EVENTS, flags: 0 };
     plain(map::EVENTS, attributes)
 }
 
@@ -334,27 +297,9 @@ mod tests {
         };
         assert_eq!(check(expected, false), "");
         for (found, what) in [
-            (
-                MapAttributes {
-                    kind: kind::HASH,
-                    ..expected
-                },
-                "type",
-            ),
-            (
-                MapAttributes {
-                    key_size: 8,
-                    ..expected
-                },
-                "key size",
-            ),
-            (
-                MapAttributes {
-                    value_size: 4,
-                    ..expected
-                },
-                "value size",
-            ),
+            (MapAttributes { kind: kind::HASH, ..expected }, "type"),
+            (MapAttributes { key_size: 8, ..expected }, "key size"),
+            (MapAttributes { value_size: 4, ..expected }, "value size"),
             (MapAttributes { entries: 9, ..expected }, "entries"),
             (MapAttributes { flags: 0, ..expected }, "flags"),
         ] {

@@ -30,33 +30,15 @@ impl Mapped {
         let attributes = map.attributes();
         let stride = (attributes.value_size as usize).next_multiple_of(8);
         let length = stride * attributes.entries as usize;
-        let protection = if writable {
-            libc::PROT_READ | libc::PROT_WRITE
-        } else {
-            libc::PROT_READ
-        };
+        let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
         // SAFETY: a new mapping at an address that the kernel chooses; it disturbs no other.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                length,
-                protection,
-                libc::MAP_SHARED,
-                map.fd().as_raw_fd(),
-                0,
-            )
-        };
+        let base =
+            unsafe { libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, map.fd().as_raw_fd(), 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self {
-            base,
-            length,
-            stride,
-            entries: attributes.entries,
-            writable,
-        })
+        Ok(Self { base, length, stride, entries: attributes.entries, writable })
     }
 
     /// Number of elements.

@@ -22,13 +22,7 @@ const BPF: u32 = 39;
 /// Checks capabilities, kernel and file system, in this order.
 pub(crate) fn check(pin_dir: &Path) -> Result<(), KernelError> {
     check_capabilities(&read_status()?)?;
-    check_kernel(
-        nix::sys::utsname::uname()
-            .map_err(system("uname"))?
-            .release()
-            .to_string_lossy()
-            .into_owned(),
-    )?;
+    check_kernel(nix::sys::utsname::uname().map_err(system("uname"))?.release().to_string_lossy().into_owned())?;
     check_bpffs(pin_dir)
 }
 
@@ -36,13 +30,7 @@ pub(crate) fn check(pin_dir: &Path) -> Result<(), KernelError> {
 pub(crate) fn check_bpffs(pin_dir: &Path) -> Result<(), KernelError> {
     let existing = pin_dir.ancestors().find(|path| path.exists()).unwrap_or(pin_dir);
     let found = statfs(existing).map_err(|error| at(existing, "statfs")(error.into()))?;
-    if found.filesystem_type() == BPFFS {
-        Ok(())
-    } else {
-        Err(KernelError::NoBpffs {
-            path: pin_dir.to_path_buf(),
-        })
-    }
+    if found.filesystem_type() == BPFFS { Ok(()) } else { Err(KernelError::NoBpffs { path: pin_dir.to_path_buf() }) }
 }
 
 fn read_status() -> Result<String, KernelError> {
@@ -53,15 +41,12 @@ fn read_status() -> Result<String, KernelError> {
 /// Whether the verifier may be told to trust this process: some programs load only so.
 pub(crate) fn may_skip_speculation_checks() -> Result<bool, KernelError> {
     let effective = effective(&read_status()?);
-    Ok([PERFMON, SYS_ADMIN]
-        .into_iter()
-        .any(|capability| effective >> capability & 1 == 1))
+    Ok([PERFMON, SYS_ADMIN].into_iter().any(|capability| effective >> capability & 1 == 1))
 }
 
 fn effective(status: &str) -> u64 {
     let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 fn check_capabilities(status: &str) -> Result<(), KernelError> {
@@ -74,23 +59,13 @@ fn check_capabilities(status: &str) -> Result<(), KernelError> {
     if !has(NET_ADMIN) {
         missing.push("CAP_NET_ADMIN");
     }
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(KernelError::MissingCapabilities { missing })
-    }
+    if missing.is_empty() { Ok(()) } else { Err(KernelError::MissingCapabilities { missing }) }
 }
 
 fn check_kernel(release: String) -> Result<(), KernelError> {
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map_while(|part| part.parse().ok());
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version >= OLDEST {
-        Ok(())
-    } else {
-        Err(KernelError::KernelTooOld { release })
-    }
+    if version >= OLDEST { Ok(()) } else { Err(KernelError::KernelTooOld { release }) }
 }
 
 /// A number that tells this network namespace from every other since boot.
@@ -99,17 +74,11 @@ pub(crate) fn namespace_cookie() -> Result<u64, KernelError> {
     let socket =
         socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).map_err(system("socket"))?;
     let cookie = crate::kernel::sys::namespace_cookie(socket.as_fd());
-    cookie.map_err(|source| KernelError::System {
-        call: "SO_NETNS_COOKIE",
-        source,
-    })
+    cookie.map_err(|source| KernelError::System { call: "SO_NETNS_COOKIE", source })
 }
 
 fn system(call: &'static str) -> impl FnOnce(nix::errno::Errno) -> KernelError {
-    move |error| KernelError::System {
-        call,
-        source: error.into(),
-    }
+    move |error| KernelError::System { call, source: error.into() }
 }
 
 #[cfg(test)]
@@ -142,10 +111,6 @@ mod tests {
         assert_eq!(missing(1 << 12), ["CAP_BPF"]);
         assert_eq!(missing(1 << 39), ["CAP_NET_ADMIN"]);
         assert_eq!(missing(1 << 39 | 1 << 12), [""; 0]);
-        assert_eq!(
-            missing(1 << 21 | 1 << 12),
-            [""; 0],
-            "the old capability holds the new one"
-        );
+        assert_eq!(missing(1 << 21 | 1 << 12), [""; 0], "the old capability holds the new one");
     }
 }

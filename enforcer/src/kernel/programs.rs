@@ -82,11 +82,7 @@ impl Programs {
             let id = id(&fd)?;
             Ok(Program { fd, id })
         };
-        Ok(Self {
-            from: load(FROM)?,
-            to: load(TO)?,
-            sweep: load(SWEEP)?,
-        })
+        Ok(Self { from: load(FROM)?, to: load(TO)?, sweep: load(SWEEP)? })
     }
 
     /// `None`: not all are there.
@@ -143,38 +139,25 @@ fn refused(name: &'static str, error: ProgramError) -> KernelError {
     };
     let denied = source.kind() == std::io::ErrorKind::PermissionDenied;
     if denied && matches!(preflight::may_skip_speculation_checks(), Ok(false)) {
-        return KernelError::MissingCapabilities {
-            missing: vec!["CAP_PERFMON"],
-        };
+        return KernelError::MissingCapabilities { missing: vec!["CAP_PERFMON"] };
     }
     let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = lines.len().saturating_sub(LINES);
     KernelError::Program {
         name,
-        log: lines[last..]
-            .iter()
-            .map(|line| line.chars().take(200).collect())
-            .collect(),
+        log: lines[last..].iter().map(|line| line.chars().take(200).collect()).collect(),
         source,
     }
 }
 
 fn id(fd: &OwnedFd) -> Result<u32, KernelError> {
-    sys::program_id(fd.as_fd()).map_err(|source| KernelError::System {
-        call: "read a program's information",
-        source,
-    })
+    sys::program_id(fd.as_fd()).map_err(|source| KernelError::System { call: "read a program's information", source })
 }
 
 /// The maps are part of it: programs over maps whose pins were lost must not be taken over.
 fn directory(layout: &Layout, maps: &Maps, object: &[u8]) -> PathBuf {
-    let maps = maps
-        .of_programs()
-        .into_iter()
-        .flat_map(|(_, map)| map.id().to_ne_bytes());
-    layout
-        .programs()
-        .join(format!("{:016x}", hash(object.iter().copied().chain(maps))))
+    let maps = maps.of_programs().into_iter().flat_map(|(_, map)| map.id().to_ne_bytes());
+    layout.programs().join(format!("{:016x}", hash(object.iter().copied().chain(maps))))
 }
 
 fn remove(directory: &Path) -> Result<(), KernelError> {
@@ -186,9 +169,9 @@ fn remove(directory: &Path) -> Result<(), KernelError> {
 
 /// FNV-1a, 64 bits: it tells builds apart and guards against nothing.
 fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
-    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    bytes
+        .into_iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// How the programs turn jiffies into ticks of about a second.
@@ -201,10 +184,8 @@ struct Tick {
 impl Tick {
     fn of_kernel() -> Result<Self, KernelError> {
         // The coarse clocks step once a jiffy, and this is the only place where user space can see how long that is.
-        let jiffy = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_err(|error| KernelError::System {
-            call: "clock_getres",
-            source: error.into(),
-        })?;
+        let jiffy = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
+            .map_err(|error| KernelError::System { call: "clock_getres", source: error.into() })?;
         Ok(Self::of(u64::try_from(jiffy.tv_nsec()).unwrap_or(0)))
     }
 
@@ -212,10 +193,7 @@ impl Tick {
     fn of(jiffy_ns: u64) -> Self {
         let hz = 1_000_000_000 / jiffy_ns.clamp(1_000_000, 100_000_000);
         let shift = (hz * 4 / 3).ilog2();
-        Self {
-            shift,
-            milliseconds: ((1_u64 << shift) * 1000 / hz) as u32,
-        }
+        Self { shift, milliseconds: ((1_u64 << shift) * 1000 / hz) as u32 }
     }
 }
 

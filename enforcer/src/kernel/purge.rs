@@ -53,11 +53,7 @@ pub fn purge(pin_dir: &Path) -> Result<(), Vec<KernelError>> {
 fn release_all(links: &Path, errors: &mut Vec<KernelError>) {
     for name in names(links).unwrap_or_default() {
         let path = links.join(&name);
-        let ifindex = name
-            .split('-')
-            .next()
-            .and_then(|number| number.parse().ok())
-            .unwrap_or(0);
+        let ifindex = name.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0);
         let released = match sys::object_get(&path) {
             Ok(link) => release(link.as_fd(), ifindex),
             Err(error) => Err(at(&path, "open pin")(error)),

@@ -60,11 +60,7 @@ impl Quotas {
         let free = |place: &u32| self.array.read32(*place, ID) == 0 && self.array.read32(*place, FLOWS) == 0;
         let Some(place) = (0..self.array.entries()).find(free) else {
             let room = self.array.entries() as usize;
-            return Err(KernelError::NoRoom {
-                what: "workloads",
-                needed: room + 1,
-                room,
-            });
+            return Err(KernelError::NoRoom { what: "workloads", needed: room + 1, room });
         };
         self.array.write32(place, LIMIT, self.limit);
         self.array.write32(place, ID, id.0);
@@ -86,10 +82,7 @@ impl Quotas {
 
     /// The highest id in use.
     pub(crate) fn highest(&self) -> u32 {
-        (0..self.array.entries())
-            .map(|place| self.array.read32(place, ID))
-            .max()
-            .unwrap_or(0)
+        (0..self.array.entries()).map(|place| self.array.read32(place, ID)).max().unwrap_or(0)
     }
 
     /// How full it is.

@@ -91,9 +91,7 @@ pub fn read(pin_dir: &Path) -> Result<StatusView, KernelError> {
     preflight::check(pin_dir)?;
     let layout = Layout::of(pin_dir);
     if !layout.exists() {
-        return Err(KernelError::NothingPinned {
-            path: pin_dir.to_path_buf(),
-        });
+        return Err(KernelError::NothingPinned { path: pin_dir.to_path_buf() });
     }
     let maps = Maps::pinned(&layout)?;
     let word = Globals::open(&maps, false)?.word();
@@ -136,11 +134,7 @@ fn view(layout: &Layout, endpoint: &Endpoint, slot: usize) -> Result<EndpointVie
 }
 
 fn link(layout: &Layout, ifindex: u32, hook: sys::Hook) -> Result<LinkView, KernelError> {
-    const NONE: LinkView = LinkView {
-        id: 0,
-        ifindex: 0,
-        first: false,
-    };
+    const NONE: LinkView = LinkView { id: 0, ifindex: 0, first: false };
     let path = layout.links().join(name(ifindex, hook));
     let link = match sys::object_get(&path) {
         Ok(link) => link,
@@ -149,9 +143,5 @@ fn link(layout: &Layout, ifindex: u32, hook: sys::Hook) -> Result<LinkView, Kern
     };
     let info = sys::link_info(link.as_fd()).map_err(at(&path, "read the link"))?;
     let chain = sys::chain(ifindex, hook).unwrap_or_default();
-    Ok(LinkView {
-        id: info.id,
-        ifindex: info.ifindex,
-        first: chain.first().is_some_and(|first| first.link == info.id),
-    })
+    Ok(LinkView { id: info.id, ifindex: info.ifindex, first: chain.first().is_some_and(|first| first.link == info.id) })
 }

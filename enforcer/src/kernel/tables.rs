@@ -48,10 +48,7 @@ impl Tables<'_> {
         }
         let needed = size_of_val(self.lines) + size_of_val(self.addresses);
         if needed as u64 > IMAGE_BUDGET {
-            return Err(KernelError::ImageTooLarge {
-                needed: needed as u64,
-                budget: IMAGE_BUDGET,
-            });
+            return Err(KernelError::ImageTooLarge { needed: needed as u64, budget: IMAGE_BUDGET });
         }
         Ok(header)
     }
@@ -60,11 +57,8 @@ impl Tables<'_> {
 impl Slots {
     /// Checks the image in force.
     pub(crate) fn open(layout: &Layout, maps: &Maps, word: PolicyWord) -> Result<Self, KernelError> {
-        let slots = Self {
-            layout: layout.clone(),
-            images: Arc::clone(&maps.images),
-            addresses: Arc::clone(&maps.addresses),
-        };
+        let slots =
+            Self { layout: layout.clone(), images: Arc::clone(&maps.images), addresses: Arc::clone(&maps.addresses) };
         if word.revision != 0 {
             slots.check(word)?;
         }
@@ -92,30 +86,18 @@ impl Slots {
     /// The header of the image of a slot, read back.
     pub(crate) fn check(&self, word: PolicyWord) -> Result<Header, KernelError> {
         let slot = word.slot();
-        let damaged = |what| KernelError::DamagedImage {
-            revision: word.revision,
-            slot,
-            what,
-        };
+        let damaged = |what| KernelError::DamagedImage { revision: word.revision, slot, what };
         let open = |path: &Path| Map::pinned(path).map_err(|_| damaged("its pin is not there"));
         let (lines, addresses) = (open(&self.layout.image(slot))?, open(&self.layout.addresses_of(slot))?);
         let names = [map::IMAGES, map::ADDRESSES];
-        for ((outer, inner), name) in [(&self.images, &lines), (&self.addresses, &addresses)]
-            .into_iter()
-            .zip(names)
-        {
+        for ((outer, inner), name) in [(&self.images, &lines), (&self.addresses, &addresses)].into_iter().zip(names) {
             if inner_id(outer, slot, name)? != Some(inner.id()) {
                 return Err(damaged("the slot holds another map than is pinned"));
             }
         }
         let header = read_header(&lines)?.ok_or_else(|| damaged("its first line is no header"))?;
         compare("image", lines.attributes(), &maps::image_lines(header.lines), false)?;
-        compare(
-            "addresses",
-            addresses.attributes(),
-            &maps::image_addresses(header.addresses),
-            false,
-        )?;
+        compare("addresses", addresses.attributes(), &maps::image_addresses(header.addresses), false)?;
         Ok(header)
     }
 
@@ -133,9 +115,8 @@ impl Slots {
     }
 
     fn make_addresses(&self, slot: usize, addresses: &[(Address, AddressEntry)]) -> Result<Map, KernelError> {
-        let count = u32::try_from(addresses.len()).map_err(|_| KernelError::InvalidImage {
-            what: "too many addresses",
-        })?;
+        let count =
+            u32::try_from(addresses.len()).map_err(|_| KernelError::InvalidImage { what: "too many addresses" })?;
         let map =
             Map::create("addresses", &maps::image_addresses(count), None).map_err(on_map("addresses", "create"))?;
         for addresses in addresses.chunks(BATCH) {
@@ -152,9 +133,7 @@ impl Slots {
 pub(crate) fn read_header(lines: &Map) -> Result<Option<Header>, KernelError> {
     let mut line = Line::ZERO;
     let found = lines.lookup(&0_u32.to_ne_bytes(), &mut line.0);
-    Ok(found
-        .map_err(on_map("image", "lookup"))?
-        .and_then(|()| Header::from_line(&line)))
+    Ok(found.map_err(on_map("image", "lookup"))?.and_then(|()| Header::from_line(&line)))
 }
 
 fn pin(map: &Map, path: &Path) -> Result<(), KernelError> {
@@ -182,12 +161,7 @@ mod tests {
     use super::*;
 
     fn image(change: impl FnOnce(&mut Header)) -> Vec<Line> {
-        let mut header = Header {
-            magic: Header::MAGIC,
-            lines: 3,
-            addresses: 1,
-            ..Header::default()
-        };
+        let mut header = Header { magic: Header::MAGIC, lines: 3, addresses: 1, ..Header::default() };
         change(&mut header);
         vec![header.to_line(), Line::ZERO, Line::ZERO]
     }
@@ -200,11 +174,7 @@ mod tests {
         for (lines, addresses, what) in [
             (vec![], &addresses[..], "it has no lines"),
             (image(|header| header.magic = 1), &addresses, "it has another layout"),
-            (
-                image(|header| header.lines = 4),
-                &addresses,
-                "its header counts other lines",
-            ),
+            (image(|header| header.lines = 4), &addresses, "its header counts other lines"),
             (image(|_| ()), &[], "its header counts other addresses"),
         ] {
             match check(&lines, addresses) {
@@ -218,21 +188,8 @@ mod tests {
     fn what_is_over_the_budget_is_refused_with_numbers() {
         let most = IMAGE_BUDGET as usize / size_of::<Line>();
         let mut lines = vec![Line::ZERO; most + 1];
-        lines[0] = Header {
-            magic: Header::MAGIC,
-            lines: most as u32 + 1,
-            ..Header::default()
-        }
-        .to_line();
-        let error = Tables {
-            lines: &lines,
-            addresses: &[],
-        }
-        .check()
-        .unwrap_err();
-        assert!(
-            error.to_string().contains("67108928 bytes, 67108864 are allowed"),
-            "{error}"
-        );
+        lines[0] = Header { magic: Header::MAGIC, lines: most as u32 + 1, ..Header::default() }.to_line();
+        let error = Tables { lines: &lines, addresses: &[] }.check().unwrap_err();
+        assert!(error.to_string().contains("67108928 bytes, 67108864 are allowed"), "{error}");
     }
 }

@@ -66,31 +66,17 @@ impl fmt::Display for Drift {
             Self::MapPin { name } => write!(f, "the pin of map {name} was removed"),
             Self::Endpoint { ifindex } => write!(f, "the endpoint of device {ifindex} was changed"),
             Self::NotAttached { ifindex, to_workload } => {
-                write!(
-                    f,
-                    "device {ifindex} is not attached ({} its workload)",
-                    side(to_workload)
-                )
+                write!(f, "device {ifindex} is not attached ({} its workload)", side(to_workload))
             }
             Self::LinkPin { ifindex, to_workload } => {
-                write!(
-                    f,
-                    "a pin of device {ifindex} was removed ({} its workload)",
-                    side(to_workload)
-                )
+                write!(f, "a pin of device {ifindex} was removed ({} its workload)", side(to_workload))
             }
             Self::Program { ifindex, to_workload } => {
-                write!(
-                    f,
-                    "device {ifindex} runs another program ({} its workload)",
-                    side(to_workload)
-                )
+                write!(f, "device {ifindex} runs another program ({} its workload)", side(to_workload))
             }
-            Self::NotFirst { ifindex, to_workload } => write!(
-                f,
-                "another program comes first on device {ifindex} ({} its workload)",
-                side(to_workload)
-            ),
+            Self::NotFirst { ifindex, to_workload } => {
+                write!(f, "another program comes first on device {ifindex} ({} its workload)", side(to_workload))
+            }
         }
     }
 }

@@ -1,11 +1,7 @@
 //! A host and two containers in network namespaces without names, and a bpf file system of the test's own. Everything
 //! goes with the thread that made it, whatever happens to the test.
 #![allow(dead_code, reason = "each test binary uses its own part")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "part of tests, though the lint cannot tell"
-)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "part of tests, though the lint cannot tell")]
 
 use std::fs::File;
 use std::net::UdpSocket;
@@ -13,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use enforcer::kernel::{Kernel, KernelConfig, Plan, PlannedWorkload};
+use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, Plan, PlannedWorkload, Report};
 use enforcer_common::id::{Address, PeerClass, Row};
 use enforcer_common::image::{AddressEntry, Cell, Header, Line, PortKey, RangeTable};
 use nix::mount::{MsFlags, mount};
@@ -46,10 +42,7 @@ pub(crate) fn with_rig(test: impl FnOnce(&Rig) + Send) {
         println!("skipped: ENFORCER_SKIP_PRIV=1");
         return;
     }
-    assert!(
-        nix::unistd::geteuid().is_root(),
-        "needs root: sudo, or ENFORCER_SKIP_PRIV=1"
-    );
+    assert!(nix::unistd::geteuid().is_root(), "needs root: sudo, or ENFORCER_SKIP_PRIV=1");
     std::thread::scope(|scope| {
         let run = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
@@ -67,14 +60,7 @@ impl Rig {
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        mount(
-            Some("bpf"),
-            directory.path(),
-            Some("bpf"),
-            MsFlags::empty(),
-            None::<&str>,
-        )
-        .unwrap();
+        mount(Some("bpf"), directory.path(), Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
         quiet();
         ip(&["link", "set", "lo", "up"]);
@@ -132,9 +118,7 @@ impl Rig {
 /// A veth between the host and a container.
 fn plug(name: &str, ifindex: u32, container: &File, subnet: &str) {
     let index = ifindex.to_string();
-    ip(&[
-        "link", "add", name, "index", &index, "type", "veth", "peer", "name", "eth0",
-    ]);
+    ip(&["link", "add", name, "index", &index, "type", "veth", "peer", "name", "eth0"]);
     ip(&["link", "set", "eth0", "netns", &path_of(container)]);
     ip(&["addr", "add", &format!("{subnet}.1/24"), "dev", name]);
     ip(&["link", "set", name, "up"]);
@@ -254,10 +238,7 @@ impl TestImage {
         Plan {
             lines: &self.lines,
             addresses: &self.addresses,
-            workloads: vec![
-                workload(KEY_A, A, "10.0.1.2", Row::NOT_ISOLATED),
-                workload(KEY_B, B, B_ADDRESS, row),
-            ],
+            workloads: vec![workload(KEY_A, A, "10.0.1.2", Row::NOT_ISOLATED), workload(KEY_B, B, B_ADDRESS, row)],
             uplinks: Vec::new(),
         }
     }
@@ -282,6 +263,23 @@ pub(crate) fn apply(kernel: &mut Kernel, plan: &Plan<'_>) -> enforcer::kernel::A
         panic!("{}", chain(failure));
     }
     applied
+}
+
+/// Polls and takes no failure.
+pub(crate) fn poll(denials: &mut Denials) -> Report {
+    taken(denials.poll())
+}
+
+/// Reads everything and takes no failure.
+pub(crate) fn flush(denials: &mut Denials) -> Report {
+    taken(denials.flush())
+}
+
+fn taken((report, failure): (Report, Option<KernelError>)) -> Report {
+    if let Some(failure) = failure {
+        panic!("{}", chain(&failure));
+    }
+    report
 }
 
 /// Every pin below a directory, sorted.

@@ -105,10 +105,7 @@ impl Marks for Pinned {
 
 impl Denials {
     pub(crate) fn open(layout: &Layout, maps: &Maps) -> Result<Self, KernelError> {
-        let failed = |source| KernelError::Map {
-            name: map::EVENTS,
-            source: Box::new(source),
-        };
+        let failed = |source| KernelError::Map { name: map::EVENTS, source: Box::new(source) };
         let events = MapData::from_pin(layout.map(map::EVENTS)).map_err(failed)?;
         let ring = RingBuf::try_from(aya::maps::Map::RingBuf(events)).map_err(failed)?;
         let slices = Mapped::new(&maps.denials, false).map_err(on_map(map::DENIALS, "mmap"))?;
@@ -171,9 +168,7 @@ impl Denials {
                 from_key(&key).is_some_and(|key| key.workload == OwnerId::NONE || living.contains(&key.workload));
             if !known && self.unreported(&key)?.is_none_or(|(_, packets)| packets == 0) {
                 self.busy.delete(&key).map_err(on_map(map::BUSY, "delete"))?;
-                self.reported_busy
-                    .delete(&key)
-                    .map_err(on_map(REPORTED_BUSY, "delete"))?;
+                self.reported_busy.delete(&key).map_err(on_map(REPORTED_BUSY, "delete"))?;
             }
         }
         Ok(())
@@ -213,9 +208,7 @@ impl Denials {
             };
             let crowded = from_key(&key).and_then(|key| crowded(key, packets));
             if let Some(crowded) = crowded.filter(|_| packets != 0) {
-                self.reported_busy
-                    .update(&key, &now.to_ne_bytes())
-                    .map_err(on_map(REPORTED_BUSY, "update"))?;
+                self.reported_busy.update(&key, &now.to_ne_bytes()).map_err(on_map(REPORTED_BUSY, "update"))?;
                 report.crowded.push(crowded);
             }
         }
@@ -276,14 +269,7 @@ pub(crate) fn read_totals(denied: &Map) -> Result<Totals, KernelError> {
 fn sum_per_cpu(map: &Map, key: &[u8], name: &'static str) -> Result<Option<u64>, KernelError> {
     let mut bytes = per_cpu_buffer(map)?;
     let found = map.lookup(key, &mut bytes).map_err(on_map(name, "lookup"))?;
-    Ok(found.map(|()| {
-        bytes
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|cpu| u64::from_ne_bytes(*cpu))
-            .sum()
-    }))
+    Ok(found.map(|()| bytes.as_chunks::<8>().0.iter().map(|cpu| u64::from_ne_bytes(*cpu)).sum()))
 }
 
 fn per_cpu_buffer(map: &Map) -> Result<Vec<u8>, KernelError> {
@@ -298,12 +284,7 @@ fn double_word(bytes: &[u8; 24], at: usize) -> u64 {
 
 fn from_key(key: &[u8]) -> Option<BusyKey> {
     let [a, b, c, d, direction, reason, ..] = *key.first_chunk::<8>()?;
-    Some(BusyKey {
-        workload: OwnerId(u32::from_ne_bytes([a, b, c, d])),
-        direction,
-        reason,
-        pad: 0,
-    })
+    Some(BusyKey { workload: OwnerId(u32::from_ne_bytes([a, b, c, d])), direction, reason, pad: 0 })
 }
 
 fn crowded(key: BusyKey, packets: u64) -> Option<Crowded> {

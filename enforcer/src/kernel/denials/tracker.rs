@@ -19,10 +19,7 @@ pub(super) struct Mark {
 
 impl Mark {
     pub(super) fn from_u64(word: u64) -> Self {
-        Self {
-            generation: (word >> 32) as u32,
-            total: word as u32,
-        }
+        Self { generation: (word >> 32) as u32, total: word as u32 }
     }
 
     pub(super) fn to_u64(self) -> u64 {
@@ -94,16 +91,9 @@ impl<M: Marks> Tracker<M> {
         if packets.cast_signed() <= 0 {
             return None;
         }
-        let mark = Mark {
-            generation: found.generation,
-            total: found.total,
-        };
+        let mark = Mark { generation: found.generation, total: found.total };
         self.marks.set(way, mark);
-        Some(Observed {
-            way: *found,
-            packets: packets.into(),
-            opened,
-        })
+        Some(Observed { way: *found, packets: packets.into(), opened })
     }
 }
 
@@ -151,14 +141,7 @@ mod tests {
             if records.len() >= self.room {
                 return false;
             }
-            records.push_back(DenialEvent {
-                version: DenialEvent::VERSION,
-                kind,
-                cpu: 0,
-                set: 0,
-                place,
-                way: *way,
-            });
+            records.push_back(DenialEvent { version: DenialEvent::VERSION, kind, cpu: 0, set: 0, place, way: *way });
             true
         }
     }
@@ -212,15 +195,8 @@ mod tests {
 
         fn packets(&mut self, flow: u16, packets: u8) {
             for _ in 0..packets {
-                let mut first = Way {
-                    tick: self.tick,
-                    ..Way::FREE
-                };
-                first.key = DenialKey {
-                    workload: OwnerId(1),
-                    destination_port: flow,
-                    ..Way::FREE.key
-                };
+                let mut first = Way { tick: self.tick, ..Way::FREE };
+                first.key = DenialKey { workload: OwnerId(1), destination_port: flow, ..Way::FREE.key };
                 match count(&mut self.set, &first, &self.ring) {
                     Class::Logged | Class::Suppressed => *self.denied.entry(flow).or_default() += 1,
                     Class::Lost | Class::Busy => {}
@@ -296,19 +272,8 @@ mod tests {
     #[test]
     fn a_way_is_opened_once() {
         let mut tracker = Tracker::new(Memory(vec![Mark::default(); 4]));
-        let mut way = Way {
-            generation: 2,
-            total: 1,
-            ..Way::FREE
-        };
-        let event = |way: &Way, kind| DenialEvent {
-            version: 1,
-            kind,
-            cpu: 0,
-            set: 0,
-            place: 0,
-            way: *way,
-        };
+        let mut way = Way { generation: 2, total: 1, ..Way::FREE };
+        let event = |way: &Way, kind| DenialEvent { version: 1, kind, cpu: 0, set: 0, place: 0, way: *way };
         let first = tracker.event(&event(&way, DenialEvent::OPENED)).unwrap();
         assert!(first.opened);
         way.total = 5;
@@ -320,20 +285,9 @@ mod tests {
     #[test]
     fn an_event_about_a_way_that_does_not_exist_is_left_aside() {
         let mut tracker = Tracker::new(Memory(vec![Mark::default(); 4]));
-        let way = Way {
-            generation: 2,
-            total: 1,
-            ..Way::FREE
-        };
+        let way = Way { generation: 2, total: 1, ..Way::FREE };
         for (cpu, set, place) in [(1, 0, 0), (0, 1, 0), (0, 0, 4), (u32::MAX, 0, 0)] {
-            let event = DenialEvent {
-                version: 1,
-                kind: DenialEvent::OPENED,
-                cpu,
-                set,
-                place,
-                way,
-            };
+            let event = DenialEvent { version: 1, kind: DenialEvent::OPENED, cpu, set, place, way };
             assert_eq!(tracker.event(&event), None, "{cpu} {set} {place}");
         }
     }

@@ -82,11 +82,9 @@ impl Incarnations {
         for endpoint in endpoints.filter(|endpoint| endpoint.id != OwnerId::NONE) {
             let incarnation = match incarnations.by_id.entry(endpoint.id) {
                 Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(Incarnation {
-                    quota: quota(endpoint.id)?,
-                    owners: BTreeMap::new(),
-                    unclaimed: true,
-                }),
+                Entry::Vacant(new) => {
+                    new.insert(Incarnation { quota: quota(endpoint.id)?, owners: BTreeMap::new(), unclaimed: true })
+                }
             };
             incarnation.owners.extend(owned(endpoint));
         }
@@ -146,11 +144,8 @@ impl Incarnations {
                     stage.wiped.extend((wiped != after).then_some(wiped));
                     stage.late.extend((late != wiped).then_some(late));
                 } else {
-                    let mut endpoint = Endpoint {
-                        ifindex: *ifindex,
-                        window_end: window_end(workload, boot_time),
-                        ..Endpoint::FREE
-                    };
+                    let mut endpoint =
+                        Endpoint { ifindex: *ifindex, window_end: window_end(workload, boot_time), ..Endpoint::FREE };
                     set(&mut endpoint, 0);
                     set(&mut endpoint, 1);
                     let [endpoint, ..] = arrange(&endpoint, &wanted, &claimed);
@@ -160,7 +155,9 @@ impl Incarnations {
         }
         self.by_key.retain(|key, _| stage.ids.contains_key(key));
         for endpoint in current.values().filter(|endpoint| !planned.contains(&endpoint.ifindex)) {
-            let mut endpoint = take(endpoint, |address| claimed.contains(address));
+            let taken = take(endpoint, |address| claimed.contains(address));
+            stage.taken.extend((taken != *endpoint).then_some(taken));
+            let mut endpoint = taken;
             endpoint.flags[slot] = Endpoint::UNKNOWN;
             endpoint.rows[slot] = [Row::NONE; 2];
             stage.before.push(endpoint);
@@ -213,10 +210,7 @@ impl Incarnations {
         }
         addresses.sort_by_key(|address| !incarnation.owners.contains_key(address));
         for address in addresses.split_off(addresses.len().min(OWN_ADDRESSES)) {
-            refused.push(RefusedAddress {
-                key: workload.key,
-                address,
-            });
+            refused.push(RefusedAddress { key: workload.key, address });
         }
         let mut owned = BTreeMap::new();
         for address in addresses {
@@ -236,11 +230,7 @@ impl Incarnations {
     fn new_incarnation(&mut self, ids: &impl Ids, unclaimed: bool) -> Result<(OwnerId, u32), KernelError> {
         let id = ids.owner()?;
         let quota = ids.quota(id)?;
-        let incarnation = Incarnation {
-            quota,
-            owners: BTreeMap::new(),
-            unclaimed,
-        };
+        let incarnation = Incarnation { quota, owners: BTreeMap::new(), unclaimed };
         self.by_id.insert(id, incarnation);
         Ok((id, quota))
     }
@@ -248,11 +238,7 @@ impl Incarnations {
 
 /// Addresses of an endpoint that have an id.
 pub(crate) fn owned(endpoint: &Endpoint) -> impl Iterator<Item = (Address, OwnerId)> {
-    let places = endpoint
-        .owners
-        .iter()
-        .zip(&endpoint.addresses)
-        .take(endpoint.owned as usize);
+    let places = endpoint.owners.iter().zip(&endpoint.addresses).take(endpoint.owned as usize);
     let used = places.filter(|(owner, _)| **owner != OwnerId::NONE);
     used.map(|(owner, address)| (*address, *owner))
 }
@@ -264,9 +250,7 @@ fn flags(workload: &PlannedWorkload) -> u32 {
 }
 
 fn window_end(workload: &PlannedWorkload, boot_time: u64) -> u64 {
-    workload.window.map_or(0, |window| {
-        boot_time.saturating_add(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX))
-    })
+    workload.window.map_or(0, |window| boot_time.saturating_add(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX)))
 }
 
 /// Takes the ids of some addresses.
@@ -316,9 +300,7 @@ fn arrange(current: &Endpoint, wanted: &[(Address, OwnerId)], claimed: &BTreeSet
 
 fn place(endpoint: &mut Endpoint, address: &Address, owner: OwnerId) -> bool {
     let used = |place: &usize| endpoint.owners[*place] != OwnerId::NONE;
-    let has = (0..OWN_ADDRESSES)
-        .filter(used)
-        .find(|place| endpoint.addresses[*place] == *address);
+    let has = (0..OWN_ADDRESSES).filter(used).find(|place| endpoint.addresses[*place] == *address);
     let free = || (0..OWN_ADDRESSES).find(|place| endpoint.owners[*place] == OwnerId::NONE);
     let Some(place) = has.or_else(free) else { return false };
     endpoint.addresses[place] = *address;

@@ -12,10 +12,7 @@ struct Counter {
 
 impl Counter {
     fn new() -> Self {
-        Self {
-            next: Cell::new(1),
-            most: u32::MAX,
-        }
+        Self { next: Cell::new(1), most: u32::MAX }
     }
 }
 
@@ -53,7 +50,7 @@ fn workload(key: u64, endpoints: &[u32], addresses: &[u32]) -> PlannedWorkload {
 /// The endpoints once everything of a stage is stored.
 fn end(current: &BTreeMap<u32, Endpoint>, stage: &Stage) -> BTreeMap<u32, Endpoint> {
     let mut next = current.clone();
-    let all = [&stage.before, &stage.fresh, &stage.after, &stage.wiped, &stage.late];
+    let all = [&stage.taken, &stage.before, &stage.fresh, &stage.after, &stage.wiped, &stage.late];
     for endpoint in all.into_iter().flatten() {
         next.insert(endpoint.ifindex, *endpoint);
     }
@@ -74,25 +71,16 @@ fn veths_of_one_workload_share_its_ids_and_others_do_not() {
     assert_eq!((now[&10].id, now[&10].workload), (now[&11].id, now[&11].workload));
     assert_eq!(own(&now[&10]), own(&now[&11]));
     assert_ne!(now[&10].id, now[&12].id);
-    let mut given: Vec<OwnerId> = own(&now[&10])
-        .into_values()
-        .chain(own(&now[&12]).into_values())
-        .collect();
+    let mut given: Vec<OwnerId> = own(&now[&10]).into_values().chain(own(&now[&12]).into_values()).collect();
     given.extend([now[&10].id, now[&12].id]);
     let distinct: BTreeSet<_> = given.iter().collect();
-    assert_eq!(
-        distinct.len(),
-        given.len(),
-        "an id stands for one thing only: {given:?}"
-    );
+    assert_eq!(distinct.len(), given.len(), "an id stands for one thing only: {given:?}");
 }
 
 #[test]
 fn only_the_idle_slot_of_a_living_endpoint_changes_before_the_word() {
     let (mut all, ids) = (Incarnations::default(), Counter::new());
-    let first = all
-        .stage(&[workload(1, &[10], &[1])], &BTreeMap::new(), &ids, 1, 0)
-        .unwrap();
+    let first = all.stage(&[workload(1, &[10], &[1])], &BTreeMap::new(), &ids, 1, 0).unwrap();
     let now = end(&BTreeMap::new(), &first);
     let mut changed = workload(1, &[10], &[1]);
     changed.rows = [Row(7), Row(8)];
@@ -107,9 +95,7 @@ fn only_the_idle_slot_of_a_living_endpoint_changes_before_the_word() {
 #[test]
 fn an_adopted_veth_keeps_its_ids_and_a_later_key_gets_new_ones() {
     let (mut all, ids) = (Incarnations::default(), Counter::new());
-    let stage = all
-        .stage(&[workload(1, &[10], &[1])], &BTreeMap::new(), &ids, 1, 0)
-        .unwrap();
+    let stage = all.stage(&[workload(1, &[10], &[1])], &BTreeMap::new(), &ids, 1, 0).unwrap();
     let now = end(&BTreeMap::new(), &stage);
 
     let mut adopted = Incarnations::adopt(now.values(), |id| Ok(1000 + id.0)).unwrap();
@@ -127,9 +113,7 @@ fn an_adopted_veth_keeps_its_ids_and_a_later_key_gets_new_ones() {
 #[test]
 fn a_veth_that_no_workload_names_is_closed_in_the_idle_slot_only() {
     let (mut all, ids) = (Incarnations::default(), Counter::new());
-    let stage = all
-        .stage(&[workload(1, &[10], &[1])], &BTreeMap::new(), &ids, 1, 0)
-        .unwrap();
+    let stage = all.stage(&[workload(1, &[10], &[1])], &BTreeMap::new(), &ids, 1, 0).unwrap();
     let now = end(&BTreeMap::new(), &stage);
     let stage = all.stage(&[], &now, &ids, 0, 0).unwrap();
     assert_eq!(stage.before[0].flags, [Endpoint::UNKNOWN, 0]);
@@ -140,20 +124,12 @@ fn a_veth_that_no_workload_names_is_closed_in_the_idle_slot_only() {
 fn addresses_beyond_the_places_are_refused_and_the_older_ones_stay() {
     let (mut all, ids) = (Incarnations::default(), Counter::new());
     let many: Vec<u32> = (1..=OWN_ADDRESSES as u32).collect();
-    let stage = all
-        .stage(&[workload(1, &[10], &many)], &BTreeMap::new(), &ids, 1, 0)
-        .unwrap();
+    let stage = all.stage(&[workload(1, &[10], &many)], &BTreeMap::new(), &ids, 1, 0).unwrap();
     let now = end(&BTreeMap::new(), &stage);
     assert_eq!(stage.refused, []);
     let more: Vec<u32> = [99].into_iter().chain(many).collect();
     let stage = all.stage(&[workload(1, &[10], &more)], &now, &ids, 0, 0).unwrap();
-    assert_eq!(
-        stage.refused,
-        [RefusedAddress {
-            key: 1,
-            address: address(99)
-        }]
-    );
+    assert_eq!(stage.refused, [RefusedAddress { key: 1, address: address(99) }]);
     assert_eq!(own(&end(&now, &stage)[&10]), own(&now[&10]));
 }
 
@@ -163,9 +139,7 @@ fn an_address_that_comes_back_has_another_id() {
     let mut now = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for (turn, addresses) in [&[1][..], &[], &[1]].into_iter().enumerate() {
-        let stage = all
-            .stage(&[workload(1, &[10], addresses)], &now, &ids, turn & 1, 0)
-            .unwrap();
+        let stage = all.stage(&[workload(1, &[10], addresses)], &now, &ids, turn & 1, 0).unwrap();
         now = end(&now, &stage);
         seen.extend(own(&now[&10]).into_values());
     }
@@ -174,10 +148,7 @@ fn an_address_that_comes_back_has_another_id() {
 
 #[test]
 fn without_ids_nothing_is_staged() {
-    let ids = Counter {
-        next: Cell::new(1),
-        most: 2,
-    };
+    let ids = Counter { next: Cell::new(1), most: 2 };
     let plan = [workload(1, &[10], &[1, 2])];
     let staged = Incarnations::default().stage(&plan, &BTreeMap::new(), &ids, 1, 0);
     assert!(matches!(staged, Err(KernelError::OwnersExhausted)));
@@ -194,6 +165,32 @@ fn the_window_is_for_the_first_attach_alone() {
     let now = end(&BTreeMap::new(), &stage);
     let stage = all.stage(&plan, &now, &ids, 0, 9_000_000_000).unwrap();
     assert_eq!(stage.before[0].window_end, 2_000_000_005);
+}
+
+#[test]
+fn an_address_that_moves_is_nobody_elses_before_the_word() {
+    let (mut all, ids) = (Incarnations::default(), Counter::new());
+    let plan = [workload(1, &[10], &[1, 2, 3]), workload(2, &[11], &[4]), workload(3, &[12], &[5])];
+    let now = end(&BTreeMap::new(), &all.stage(&plan, &BTreeMap::new(), &ids, 1, 0).unwrap());
+    // 2 moves to a veth that is there, 3 goes away, 5 moves to a fresh one from a veth that nobody has any more.
+    let plan = [workload(1, &[10], &[1, 6]), workload(2, &[11], &[4, 2]), workload(4, &[13], &[5])];
+    let stage = all.stage(&plan, &now, &ids, 0, 0).unwrap();
+    let mut at_word = now.clone();
+    for endpoint in &stage.taken {
+        at_word.insert(endpoint.ifindex, *endpoint);
+        assert_eq!(endpoint.flags, now[&endpoint.ifindex].flags, "nothing but ids goes");
+    }
+    for endpoint in &stage.before {
+        assert!(!own(&at_word[&10]).contains_key(&address(2)), "taken before it is given");
+        at_word.insert(endpoint.ifindex, *endpoint);
+    }
+    let at_word = |ifindex| own(&at_word[&ifindex]).into_keys().collect::<BTreeSet<_>>();
+    assert_eq!(at_word(10), [address(1), address(3), address(6)].into(), "what nobody has waits for its turn");
+    assert_eq!(at_word(11), [address(2), address(4)].into());
+    assert_eq!(at_word(12), BTreeSet::new());
+    let last = end(&now, &stage);
+    assert_eq!(own(&last[&10]).into_keys().collect::<BTreeSet<_>>(), [address(1), address(6)].into());
+    assert_eq!(last[&10].addresses.iter().filter(|place| **place == address(2)).count(), 0, "wiped");
 }
 
 fn an_endpoint() -> impl Strategy<Value = Endpoint> {
@@ -216,9 +213,11 @@ proptest! {
     fn no_address_is_edited_under_a_live_id(
         current in an_endpoint(),
         numbers in proptest::collection::btree_set(0_u32..24, 0..=OWN_ADDRESSES),
+        others in proptest::collection::btree_set(0_u32..24, 0..4),
     ) {
+        let claimed: BTreeSet<_> = numbers.iter().chain(&others).copied().map(address).collect();
         let wanted: Vec<_> = numbers.iter().map(|number| (address(*number), OwnerId(200 + number))).collect();
-        let [before, after, wiped, late] = arrange(&current, &wanted);
+        let [before, after, wiped, late] = arrange(&current, &wanted, &claimed);
         for (from, to) in [(&current, &before), (&before, &after), (&after, &wiped), (&wiped, &late)] {
             for place in 0..OWN_ADDRESSES {
                 if from.owners[place] != OwnerId::NONE {
@@ -229,14 +228,15 @@ proptest! {
         let wanted: BTreeMap<_, _> = wanted.into_iter().collect();
         for address in own(&current).keys() {
             let stays = wanted.contains_key(address);
-            prop_assert!(own(&before).contains_key(address), "nothing goes before the word");
+            let taken = !stays && claimed.contains(address);
+            prop_assert_eq!(own(&before).contains_key(address), !taken, "only what another has goes before the word");
             prop_assert_eq!(own(&after).contains_key(address), stays);
         }
         prop_assert_eq!(own(&late), wanted);
         // A place that had another address is wiped, and not given to an address in the same step.
         for place in 0..OWN_ADDRESSES {
-            if before.owners[place] != OwnerId::NONE && after.owners[place] == OwnerId::NONE {
-                prop_assert_eq!(before.addresses[place], after.addresses[place]);
+            if current.owners[place] != OwnerId::NONE && after.owners[place] == OwnerId::NONE {
+                prop_assert_eq!(current.addresses[place], after.addresses[place]);
                 prop_assert_eq!(wiped.addresses[place], Address::UNSPECIFIED);
                 prop_assert_eq!(wiped.owners[place], OwnerId::NONE);
             }

@@ -49,12 +49,7 @@ pub(crate) fn link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     if kind != LINK_TYPE_TCX {
         return Err(Errno::EMEDIUMTYPE.into());
     }
-    Ok(LinkInfo {
-        id,
-        program,
-        ifindex,
-        hook,
-    })
+    Ok(LinkInfo { id, program, ifindex, hook })
 }
 
 /// Id of a program.

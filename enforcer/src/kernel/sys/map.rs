@@ -36,13 +36,7 @@ impl Map {
             numa_node: u32,
             name: [u8; 16],
         }
-        let MapAttributes {
-            kind,
-            key_size,
-            value_size,
-            entries,
-            flags,
-        } = *attributes;
+        let MapAttributes { kind, key_size, value_size, entries, flags } = *attributes;
         let mut create = Create {
             attributes: [kind, key_size, value_size, entries, flags],
             inner_map_fd: inner.map_or(0, |map| map.fd.as_raw_fd()),
@@ -66,17 +60,7 @@ impl Map {
     fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         // Type, id, key size, value size, entries, flags of `struct bpf_map_info`.
         let [kind, id, key_size, value_size, entries, flags] = info(fd.as_fd())?;
-        Ok(Self {
-            fd,
-            id,
-            attributes: MapAttributes {
-                kind,
-                key_size,
-                value_size,
-                entries,
-                flags,
-            },
-        })
+        Ok(Self { fd, id, attributes: MapAttributes { kind, key_size, value_size, entries, flags } })
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -167,24 +151,15 @@ impl Map {
             value: u64,
             flags: u64,
         }
-        let mut element = Element {
-            map_fd: self.fd.as_raw_fd(),
-            pad: 0,
-            key: address(key),
-            value: address(value),
-            flags,
-        };
+        let mut element =
+            Element { map_fd: self.fd.as_raw_fd(), pad: 0, key: address(key), value: address(value), flags };
         // SAFETY: the layout is this command's; the callers have checked that key and value are as long as the kernel takes
         // them for this map, and both outlive the call.
         unsafe { bpf(command, &mut element) }.map(|_| ())
     }
 
     fn check_key(&self, key: &[u8]) -> io::Result<()> {
-        if key.len() == self.attributes.key_size as usize {
-            Ok(())
-        } else {
-            Err(wrong_size())
-        }
+        if key.len() == self.attributes.key_size as usize { Ok(()) } else { Err(wrong_size()) }
     }
 
     fn is_per_cpu(&self) -> bool {
@@ -193,11 +168,7 @@ impl Map {
 
     fn lookup_size(&self) -> io::Result<usize> {
         let size = self.attributes.value_size as usize;
-        Ok(if self.is_per_cpu() {
-            size.next_multiple_of(8) * possible_cpus()?
-        } else {
-            size
-        })
+        Ok(if self.is_per_cpu() { size.next_multiple_of(8) * possible_cpus()? } else { size })
     }
 }
 

@@ -63,11 +63,7 @@ fn object(command: i32, fd: i32, path: &Path) -> io::Result<c_long> {
         file_flags: u32,
     }
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut object = Object {
-        pathname: address(path.as_ptr().cast()),
-        bpf_fd: fd,
-        file_flags: 0,
-    };
+    let mut object = Object { pathname: address(path.as_ptr().cast()), bpf_fd: fd, file_flags: 0 };
     // SAFETY: the layout is this command's; the path ends with a zero byte and outlives the call.
     unsafe { bpf(command, &mut object) }
 }
@@ -92,11 +88,8 @@ fn info<const N: usize>(fd: BorrowedFd<'_>) -> io::Result<[u32; N]> {
         words: u64,
     }
     let mut words = Words([0; N]);
-    let mut info = Info {
-        bpf_fd: fd.as_raw_fd(),
-        size: size_of::<[u32; N]>() as u32,
-        words: address((&raw mut words).cast()),
-    };
+    let mut info =
+        Info { bpf_fd: fd.as_raw_fd(), size: size_of::<[u32; N]>() as u32, words: address((&raw mut words).cast()) };
     // SAFETY: the layout is this command's; the kernel writes at most `size` bytes there, and since all of them are
     // zero now it finds no pointer in them to write through.
     unsafe { bpf(command::OBJ_GET_INFO_BY_FD, &mut info) }?;
