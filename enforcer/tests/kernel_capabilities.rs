@@ -8,7 +8,7 @@ use std::process::Command;
 
 use enforcer::kernel::{Kernel, KernelConfig, KernelError, status};
 use enforcer_common::image::Cell;
-use kernel_support::{A, ISOLATED, Rig, TestImage, apply, chain, with_rig};
+use kernel_support::{A, ISOLATED, Rig, TestImage, apply, chain, flush, with_rig};
 
 /// Names the pin directory to the child.
 const CHILD: &str = "ENFORCER_TEST_PIN_DIR";
@@ -25,7 +25,7 @@ fn child() {
         kernel.detach(A).unwrap();
         kernel.attach_unknown(A).unwrap();
         kernel.sweep().unwrap();
-        assert!(kernel.denials().unwrap().flush().1.is_none());
+        flush(&mut kernel.denials().unwrap());
         assert_eq!(kernel.verify().unwrap(), []);
         status::read(&config.pin_dir).unwrap();
     }

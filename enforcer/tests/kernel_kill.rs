@@ -217,7 +217,8 @@ fn between_two_writes_of_the_endpoint_hash_no_program_run_goes_on() {
     with_rig(|rig| {
         let deny = TestImage::new(Cell::Deny);
         for ifindex in OTHERS {
-            ip(&["link", "add", &format!("v{ifindex}"), "index", &ifindex.to_string(), "type", "dummy"]);
+            let [name, peer] = ["v", "p"].map(|side| format!("{side}{ifindex}"));
+            ip(&["link", "add", &name, "index", &ifindex.to_string(), "type", "veth", "peer", "name", &peer]);
         }
         let mut kernel = rig.open();
         for _ in 0..2 {

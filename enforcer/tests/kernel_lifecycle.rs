@@ -299,7 +299,7 @@ fn what_fails_of_one_device_keeps_nothing_from_the_others() {
         assert_eq!(own(), [address("10.0.1.2"), address("10.0.1.9")]);
         assert_eq!(kernel.pinned_uplinks(), [B].into());
 
-        // B would go into the hash, which is full. The device that A loses its program on comes first in the order.
+        // B would go into the hash, which is full.
         let more = MapData::from_pin(rig.pins().join("maps/ENDPOINTS_MORE")).unwrap();
         let mut more = HashMap::<_, u32, Endpoint>::try_from(Map::HashMap(more)).unwrap();
         let others = (1..=limits::ENDPOINTS_MORE).map(|number| number << 13 | 1);
