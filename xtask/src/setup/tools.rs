@@ -40,6 +40,7 @@ const fn tool(need: Need, package: &'static str, sign: Sign, reason: &'static st
 pub(crate) const TOOLS: &[Tool] = &[
     tool(Need::Build, "llvm-22-dev", Sign::File("/usr/lib/llvm-22/bin/llvm-config"), "bpf-linker is built against it"),
     tool(Need::Test, "aardvark-dns", Sign::File("/usr/lib/podman/aardvark-dns"), "names in podman's networks"),
+    tool(Need::Test, "bpftool", Sign::Program("bpftool"), "detaches links behind the daemon's back"),
     tool(Need::Test, "busybox-static", Sign::Program("busybox"), "the programs inside the test containers"),
     tool(Need::Test, "iproute2", Sign::Program("ip"), "network namespaces and veths of the tests"),
     tool(Need::Test, "iptables", Sign::Program("iptables"), "netavark's rules"),
@@ -53,6 +54,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool(Need::Test, "podman", Sign::Program("podman"), "real containers and the Docker-compatible API"),
     tool(Need::Test, "procps", Sign::Program("ps"), "tests that look for processes left behind"),
     tool(Need::Test, "runc", Sign::Program("runc"), "podman starts containers with it"),
+    tool(Need::Test, "strace", Sign::Program("strace"), "kills the daemon at each of its system calls"),
 ];
 
 /// Debian's compiler for the bpf target, needed where no nightly with rust-src is.
