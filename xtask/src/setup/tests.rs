@@ -55,8 +55,8 @@ impl Fake {
         Machine {
             root: self.root.path().to_path_buf(),
             // As rustup's own set-up leaves it: its proxies come first.
-            path: std::env::join_paths([self.at("/root/.cargo/bin"), self.at("/usr/bin")]).unwrap(),
-            cargo_bin: Some(self.at("/root/.cargo/bin")),
+            path: std::env::join_paths([self.at("/home/builder/.cargo/bin"), self.at("/usr/bin")]).unwrap(),
+            cargo_bin: Some(self.at("/home/builder/.cargo/bin")),
         }
     }
 
@@ -81,23 +81,23 @@ impl Fake {
 
     /// A program that answers as rustc and as cargo what the detection asks, with its sysroot and the components in it.
     fn toolchain(&self, name: &str, toolchain: &str, release: &str, llvm: &str, components: &[&str]) {
-        let sysroot = self.at(&format!("/root/.rustup/{toolchain}"));
+        let sysroot = self.at(&format!("/home/builder/.rustup/{toolchain}"));
         let body = answer(release, llvm, &sysroot);
-        self.script(&format!("/root/.cargo/bin/{name}"), &body);
+        self.script(&format!("/home/builder/.cargo/bin/{name}"), &body);
         for component in components {
-            self.file(&format!("/root/.rustup/{toolchain}/bin/{component}"), "");
+            self.file(&format!("/home/builder/.rustup/{toolchain}/bin/{component}"), "");
         }
     }
 
     fn nightly(&self, llvm: &str, components: &[&str]) {
         // `rustup run nightly rustc ARGUMENTS`: what follows the first three words is for the compiler.
         self.toolchain("rustup", "nightly", "1.97.0-nightly", llvm, components);
-        let script = fs::read_to_string(self.at("/root/.cargo/bin/rustup")).unwrap();
-        self.script("/root/.cargo/bin/rustup", &script.replace("#!/bin/sh", "shift 3"));
+        let script = fs::read_to_string(self.at("/home/builder/.cargo/bin/rustup")).unwrap();
+        self.script("/home/builder/.cargo/bin/rustup", &script.replace("#!/bin/sh", "shift 3"));
     }
 
     fn rust_src(&self) {
-        self.file("/root/.rustup/nightly/lib/rustlib/src/rust/library/core/Cargo.toml", "");
+        self.file("/home/builder/.rustup/nightly/lib/rustlib/src/rust/library/core/Cargo.toml", "");
     }
 
     fn debian_compiler(&self, release: &str) {
@@ -107,7 +107,7 @@ impl Fake {
     }
 
     fn linker(&self, version: &str) {
-        self.script("/root/.cargo/bin/bpf-linker", &format!("echo {version}"));
+        self.script("/home/builder/.cargo/bin/bpf-linker", &format!("echo {version}"));
     }
 
     fn lines(&self) -> Vec<String> {
@@ -205,7 +205,7 @@ fn debians_old_compiler_does_not_count() {
 #[test]
 fn missing_components_of_the_toolchain_in_use_are_added() {
     let fake = Fake::ready();
-    fake.remove("/root/.rustup/stable/bin/cargo-fmt");
+    fake.remove("/home/builder/.rustup/stable/bin/cargo-fmt");
     assert_eq!(fake.lines(), ["rustup component add rustfmt"]);
 }
 
