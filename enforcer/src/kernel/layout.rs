@@ -18,6 +18,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use enforcer_common::limits::ABI;
 use nix::fcntl::{Flock, FlockArg};
@@ -26,6 +27,9 @@ use crate::kernel::error::{KernelError, at};
 
 /// Ends the name of a pin that is about to replace another.
 pub(crate) const NEW: &str = "-new";
+
+/// How long the lock is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Name of the directory of this build's pins.
 pub(crate) fn abi_directory() -> String {
@@ -53,7 +57,7 @@ impl Layout {
     /// Takes the lock, refuses what is not ours and makes the directories.
     pub(crate) fn open(pin_dir: &Path, namespace: u64) -> Result<(Self, Lock), KernelError> {
         make(pin_dir, true)?;
-        let lock = patient_lock(pin_dir)?;
+        let lock = lock(pin_dir)?;
         for name in names(pin_dir)? {
             if name == abi_directory() {
                 continue;
@@ -185,22 +189,27 @@ fn make(directory: &Path, with_parents: bool) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// `status` asks for the lock for a moment to see whether there is a daemon: that must not end a start.
-fn patient_lock(pin_dir: &Path) -> Result<Lock, KernelError> {
-    for _ in 0..5 {
-        match lock(pin_dir) {
-            Err(KernelError::Busy { .. }) => std::thread::sleep(std::time::Duration::from_millis(20)),
+/// The lock of a daemon or a purge, on the directory itself: bpf file systems hold no plain files. `status` shares it for an
+/// instant to see whether there is a daemon, and that must not end a start: so a lock that somebody has is waited for.
+pub(crate) fn lock(pin_dir: &Path) -> Result<Lock, KernelError> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match take(pin_dir, FlockArg::LockExclusiveNonblock) {
+            Err(KernelError::Busy { .. }) if Instant::now() < end => std::thread::sleep(Duration::from_millis(20)),
             other => return other,
         }
     }
-    lock(pin_dir)
 }
 
-/// Locks the directory itself: bpf file systems hold no plain files.
-pub(crate) fn lock(pin_dir: &Path) -> Result<Lock, KernelError> {
+/// Whether a daemon, or a purge, has the directory. Those who only ask do not see each other.
+pub(crate) fn is_locked(pin_dir: &Path) -> bool {
+    matches!(take(pin_dir, FlockArg::LockSharedNonblock), Err(KernelError::Busy { .. }))
+}
+
+fn take(pin_dir: &Path, how: FlockArg) -> Result<Lock, KernelError> {
     let directory = File::open(pin_dir).map_err(at(pin_dir, "open"))?;
     let opened = directory.metadata().map_err(at(pin_dir, "stat"))?;
-    let directory = match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+    let directory = match Flock::lock(directory, how) {
         Ok(directory) => directory,
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
             return Err(KernelError::Busy { path: pin_dir.to_path_buf() });
@@ -252,5 +261,23 @@ mod tests {
         fs::create_dir(pins.join("abi-999")).unwrap();
         let error = Layout::open(&pins, 7).unwrap_err();
         assert!(matches!(&error, KernelError::OtherAbi { found, .. } if found == "abi-999"), "{error}");
+    }
+
+    #[test]
+    fn who_only_asks_for_the_lock_neither_ends_a_start_nor_looks_like_a_daemon() {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = directory.path().join("pins");
+        drop(Layout::open(&pins, 7).unwrap());
+        let asked = take(&pins, FlockArg::LockSharedNonblock).unwrap();
+        assert!(!is_locked(&pins), "two who ask at once");
+        std::thread::scope(|scope| {
+            let start = scope.spawn(|| Layout::open(&pins, 7).map(|(_, lock)| lock));
+            std::thread::sleep(PATIENCE / 4);
+            assert!(!start.is_finished(), "it waits");
+            drop(asked);
+            let _lock = start.join().unwrap().unwrap();
+            assert!(is_locked(&pins));
+        });
+        assert!(!is_locked(&pins));
     }
 }

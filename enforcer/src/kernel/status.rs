@@ -1,5 +1,5 @@
-//! What is pinned, for `enforcer status`. Input: the pin directory. Output: a view; nothing is changed, and no lock is
-//! taken, so it works beside a daemon and without one.
+//! What is pinned, for `enforcer status`. Input: the pin directory. Output: a view; nothing is changed, and a lock
+//! is shared for no longer than it takes to ask for it, so it works beside a daemon and without one.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -17,7 +17,7 @@ use crate::kernel::endpoints::EndpointTable;
 use crate::kernel::error::{KernelError, at};
 use crate::kernel::globals::Globals;
 use crate::kernel::incarnation::owned;
-use crate::kernel::layout::{Layout, lock};
+use crate::kernel::layout::{Layout, is_locked};
 use crate::kernel::maps::Maps;
 use crate::kernel::preflight;
 use crate::kernel::quotas::{FlowFill, Quotas};
@@ -97,12 +97,9 @@ pub fn read(pin_dir: &Path) -> Result<StatusView, KernelError> {
     let word = Globals::open(&maps, false)?.word();
     let table = EndpointTable::open(&maps, false)?;
     let endpoints = table.iter().map(|endpoint| view(&layout, endpoint, word.slot()));
-    // A statement of its own: the lock, if it is free, must not be held while the rest is read, or a daemon that starts
-    // meanwhile would take this for another one.
-    let daemon = matches!(lock(pin_dir), Err(KernelError::Busy { .. }));
     Ok(StatusView {
         abi: ABI,
-        daemon,
+        daemon: is_locked(pin_dir),
         word,
         image: header(&layout, word)?,
         endpoints: endpoints.collect::<Result<_, _>>()?,

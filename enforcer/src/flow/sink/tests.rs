@@ -221,10 +221,11 @@ fn a_path_that_cannot_be_right_is_refused_at_once() {
 
 #[test]
 fn a_stuck_output_never_stops_the_agent() {
-    /// Never comes back from its first write.
-    struct Stuck;
+    /// Says that it was asked to write, and never comes back.
+    struct Stuck(std::sync::mpsc::SyncSender<()>);
     impl Write for Stuck {
         fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            _ = self.0.send(());
             loop {
                 std::thread::park();
             }
@@ -238,12 +239,18 @@ fn a_stuck_output_never_stops_the_agent() {
             Ok(false)
         }
     }
-    let log = FlowLog::start(Stuck, "n1", 4).unwrap();
-    let start = Instant::now();
-    for _ in 0..1000 {
-        log.push(record(1));
-    }
-    let counts = log.finish(Duration::from_millis(100));
-    assert!(start.elapsed() < SOON);
-    assert!(counts.lost_records >= 1000 - 4 - 100, "{counts:?}");
+    let (asked, stuck) = std::sync::mpsc::sync_channel(1);
+    let log = FlowLog::start(Stuck(asked), "n1", 4).unwrap();
+    log.push(record(1));
+    stuck.recv_timeout(SOON).expect("the first record is being written");
+    // From here on the writer takes nothing more. An agent that waits for it never gets to the end of this.
+    let agent = std::thread::spawn(move || {
+        for _ in 0..1000 {
+            log.push(record(1));
+        }
+        log.finish(Duration::from_millis(100))
+    });
+    wait_for("the agent goes on", || agent.is_finished());
+    let counts = agent.join().unwrap();
+    assert_eq!((counts.lines, counts.lost_records), (0, 1000 - 4), "the queue has four places");
 }
