@@ -11,8 +11,9 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use enforcer::workload::finding::{Finding, Refusal};
+use enforcer::workload::inventory::Inventory;
 use enforcer::workload::model::Snapshot;
-use enforcer::workload::{Config, Mode, WorkloadError};
+use enforcer::workload::{Config, Mode};
 use workload_common::{Watch, add_bridge, addresses, behind, in_node, name_of, own, sh};
 
 fn inventory(text: &str) -> tempfile::NamedTempFile {
@@ -22,7 +23,7 @@ fn inventory(text: &str) -> tempfile::NamedTempFile {
 }
 
 fn with_inventory(file: &tempfile::NamedTempFile) -> Config {
-    Config { inventory: Some(file.path().to_owned()), ..Config::default() }
+    Config { inventory: Inventory::load(file.path()).unwrap(), ..Config::default() }
 }
 
 #[test]
@@ -342,19 +343,38 @@ fn a_storm_that_overruns_the_socket_ends_in_the_truth() {
 }
 
 #[test]
-fn a_bad_inventory_at_reload_keeps_the_good_one() {
+fn another_inventory_gives_other_names() {
     in_node(async |lab| {
         add_bridge();
         lab.add_bridged("a", "va", &["10.88.0.2/16"]);
         let file = inventory("workloads:\n- {name: a, match: {interface: va}}\n");
         let mut watch = Watch::start(with_inventory(&file)).await;
-        std::fs::write(file.path(), "workloads:\n- {name: b, matsch: {interface: va}}\n").unwrap();
-        let error = watch.discovery.reload_inventory(file.path()).await.unwrap_err();
-        assert!(matches!(error, WorkloadError::Inventory(_)), "{error}");
         assert_eq!(name_of(behind(&watch.discovery.snapshot(), "va").unwrap()), "default/a");
-        std::fs::write(file.path(), "workloads:\n- {name: b, match: {interface: va}}\n").unwrap();
-        watch.discovery.reload_inventory(file.path()).await.unwrap();
-        watch.until("the new name", |s| behind(s, "va").is_some_and(|w| name_of(w) == "default/b")).await;
+        let other = inventory("workloads:\n- {name: b, match: {interface: va}}\n");
+        watch.discovery.use_inventory(Inventory::load(other.path()).unwrap()).await.unwrap();
+        assert_eq!(name_of(behind(&watch.discovery.snapshot(), "va").unwrap()), "default/b");
+    });
+}
+
+#[test]
+fn without_the_inventory_that_there_is_veths_are_shown_and_nobody_is_unknown() {
+    in_node(async |lab| {
+        add_bridge();
+        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
+        let mut discovery = enforcer::workload::start(Config { awaits_inventory: true, ..Config::default() }).unwrap();
+        let mut veths = discovery.unnamed_veths();
+        let bound = |seconds| Duration::from_secs(seconds);
+        let shown = tokio::time::timeout(bound(5), veths.changed()).await.unwrap();
+        assert_eq!(shown.len(), 1);
+        lab.add_bridged("b", "vb", &["10.88.0.3/16"]);
+        tokio::time::timeout(bound(5), async { while veths.changed().await.len() < 2 {} }).await.unwrap();
+        // Longer than a source may take for its first list.
+        assert!(tokio::time::timeout(bound(11), discovery.changed()).await.is_err(), "neither snapshot nor error");
+        let file = inventory("workloads:\n- {name: a, match: {interface: va}}\n");
+        discovery.use_inventory(Inventory::load(file.path()).unwrap()).await.unwrap();
+        let snapshot = discovery.changed().await.unwrap();
+        assert_eq!(name_of(behind(&snapshot, "va").unwrap()), "default/a");
+        assert!(tokio::time::timeout(bound(1), veths.changed()).await.is_err(), "snapshots show them now");
     });
 }
 
@@ -366,7 +386,7 @@ fn a_runtime_that_does_not_answer_is_an_error_that_names_it() {
             runtime: Some(enforcer::workload::runtime::RuntimeKind::Podman(Some(socket))),
             ..Config::default()
         };
-        let error = enforcer::workload::start(config).await.unwrap_err().to_string();
+        let error = enforcer::workload::start(config).unwrap().changed().await.unwrap_err().to_string();
         assert!(error.contains("podman at /nonexistent/podman.sock") && error.contains("10 s"), "{error}");
     });
 }

@@ -48,6 +48,8 @@ pub struct Options {
     pub policies: PathBuf,
     /// `--inventory`.
     pub inventory: Option<PathBuf>,
+    /// `--runtime-socket` of podman.
+    pub podman: Option<PathBuf>,
     /// `--unknown`.
     pub unknown: Option<&'static str>,
     /// `--flow-log`.
@@ -70,6 +72,7 @@ impl Options {
         let named = [
             ("--policies", Some(&self.policies)),
             ("--inventory", self.inventory.as_ref()),
+            ("--runtime-socket", self.podman.as_ref()),
             ("--flow-log", Some(&self.flow_log)),
             ("--config", Some(&self.config)),
             ("--pin-dir", Some(&self.pin_dir)),
@@ -79,6 +82,9 @@ impl Options {
             if let Some(value) = value {
                 command.arg(option).arg(value);
             }
+        }
+        if self.podman.is_some() {
+            command.args(["--runtime", "podman"]);
         }
         if let Some(unknown) = self.unknown {
             command.args(["--unknown", unknown]);
@@ -142,8 +148,13 @@ impl Daemon {
     }
 
     /// SIGTERM, and waits for the end.
-    pub fn terminate(mut self) -> ExitStatus {
+    pub fn terminate(self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
+        self.ended()
+    }
+
+    /// Waits for the end.
+    pub fn ended(mut self) -> ExitStatus {
         let end = Instant::now() + BOUND;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {

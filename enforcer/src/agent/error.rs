@@ -8,6 +8,7 @@ use crate::kernel::KernelError;
 use crate::policy::load::PolicyErrors;
 use crate::policy::watch::WatchError;
 use crate::workload::WorkloadError;
+use crate::workload::inventory::InvalidInventory;
 
 /// An error that ends `enforcer run`.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +16,10 @@ pub enum AgentError {
     /// The policies are refused and none are in force.
     #[error("{0}\n\nno policy is in force and nothing was attached")]
     Policies(#[from] PolicyErrors),
-    /// They pass a budget, and none are in force.
+    /// The inventory is refused and no policies are in force.
+    #[error(transparent)]
+    Inventory(#[from] InvalidInventory),
+    /// The policies pass a budget, and none are in force.
     #[error("{0}; no policy is in force and nothing was attached")]
     Compile(#[from] CompileError),
     /// The kernel side cannot be opened, or refused the first image.
@@ -45,7 +49,7 @@ impl AgentError {
     /// The exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Policies(_) | Self::Compile(_) | Self::Workloads(WorkloadError::Inventory(_)) => 2,
+            Self::Policies(_) | Self::Compile(_) | Self::Inventory(_) => 2,
             Self::Workloads(WorkloadError::SourceSilent { .. }) => 3,
             Self::Kernel(KernelError::Busy { .. }) => 5,
             Self::Kernel(_) => 4,

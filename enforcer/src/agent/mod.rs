@@ -5,6 +5,7 @@
 
 mod denials;
 mod error;
+mod inventory;
 pub mod plan;
 mod policies;
 mod reconcile;
@@ -18,9 +19,10 @@ use std::time::Duration;
 
 use enforcer_common::id::OwnerId;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 pub use self::error::AgentError;
+use self::inventory::InventoryFile;
 use self::plan::Unknown;
 use self::policies::Policies;
 use self::reconcile::Reconciler;
@@ -28,8 +30,8 @@ use crate::config::Settings;
 use crate::flow::sink::{FlowLog, Target};
 use crate::kernel::{Kernel, KernelConfig};
 use crate::policy::watch;
+use crate::workload;
 use crate::workload::runtime::RuntimeKind;
-use crate::workload::{self, Discovery};
 
 /// How often idle flows are freed.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -73,10 +75,15 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
     let states = state::StateDir::create(options.settings.state_of(&options.pin_dir)).map_err(AgentError::State)?;
     let earlier = states.load(kernel.revision().revision);
     let enforced = kernel.revision().revision != 0;
+    // Before the first reading, so that no change is missed.
+    let mut policy_files = watch::watch(vec![options.policies.clone()])?;
+    let mut inventory_file = watch::watch(options.inventory.iter().cloned().collect())?;
     let mut policies = Policies::load(&options.policies, enforced, earlier.as_ref())?;
+    let (mut inventory, named) = InventoryFile::load(options.inventory.as_deref(), enforced, earlier.as_ref())?;
     let log = FlowLog::open(options.flow_log.clone(), &node)?;
     let config = workload::Config {
-        inventory: options.inventory.clone(),
+        awaits_inventory: named.is_none(),
+        inventory: named.unwrap_or_default(),
         runtime: options.runtime.clone(),
         uplinks: options.uplinks.clone(),
         owners: adopted_owners(&kernel),
@@ -84,11 +91,12 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
         uplink_ifindexes: kernel.pinned_uplinks(),
     };
     let mut reconciler = Reconciler::new(&options, &node, kernel, states, earlier, log)?;
-    let mut policy_files = watch::watch(vec![options.policies.clone()])?;
-    let mut inventory_file = watch::watch(options.inventory.iter().cloned().collect())?;
-    let mut discovery = workload::start(config).await?;
+    let mut discovery = workload::start(config)?;
+    let mut unnamed = discovery.unnamed_veths();
+    reconciler.inventory(&inventory);
 
-    let mut sweep = interval(SWEEP);
+    // Not at once: until then the report of an earlier run says more.
+    let mut sweep = interval_at(Instant::now() + SWEEP, SWEEP);
     let mut verify = interval(VERIFY);
     for ticks in [&mut sweep, &mut verify] {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -104,13 +112,28 @@ pub async fn run(options: Options) -> Result<(), AgentError> {
                     reconciler.reconcile(&mut policies)?;
                 }
             }
-            () = inventory_file.changed() => reload_inventory(&options, &discovery, &mut reconciler).await,
+            () = inventory_file.changed() => {
+                let changed = inventory.reload();
+                reconciler.inventory(&inventory);
+                if let Some(changed) = changed {
+                    discovery.use_inventory(changed).await?;
+                    // Even if no workload of now is another one: the new text is the one to go on from.
+                    reconciler.reconcile(&mut policies)?;
+                }
+            }
             _ = verify.tick() => reconciler.verify(&mut policies)?,
             _ = sweep.tick() => {
                 reconciler.sweep();
                 reconciler.report(&policies, &discovery);
             }
-            snapshot = discovery.changed() => reconciler.workloads(snapshot?, &mut policies)?,
+            veths = unnamed.changed() => reconciler.close_new(&veths),
+            snapshot = discovery.changed() => {
+                let first = reconciler.awaits_sources();
+                reconciler.workloads(snapshot?, &mut policies)?;
+                if first {
+                    reconciler.report(&policies, &discovery);
+                }
+            }
         }
     }
     reconciler.finish();
@@ -128,13 +151,4 @@ fn adopted_owners(kernel: &Kernel) -> BTreeMap<IpAddr, u32> {
     }
     let sole = |holders: BTreeMap<OwnerId, u32>| (holders.len() == 1).then(|| holders.into_values().next()).flatten();
     holders.into_iter().filter_map(|(address, holders)| Some((address, sole(holders)?))).collect()
-}
-
-async fn reload_inventory(options: &Options, discovery: &Discovery, reconciler: &mut Reconciler) {
-    let Some(path) = &options.inventory else { return };
-    let error = discovery.reload_inventory(path).await.err();
-    if let Some(error) = &error {
-        tracing::error!(%error, "the inventory is refused; the last good one stays");
-    }
-    reconciler.inventory_error(error.map(|error| error.to_string()));
 }

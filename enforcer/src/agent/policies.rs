@@ -158,6 +158,7 @@ mod tests {
         let earlier = InForce {
             revision: 3,
             policies: vec![("a.yaml".to_owned(), GOOD.to_owned())],
+            inventory: String::new(),
             snapshot: Snapshot::default(),
         };
         let policies = Policies::load(directory.path(), true, Some(&earlier)).unwrap();

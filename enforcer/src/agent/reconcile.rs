@@ -3,7 +3,7 @@
 //! Input: changes, one at a time. Output: a plan in force, names for its denials, the report for `status`. What fails is
 //! tried again with the next change and on a timer; until it succeeds the last good image stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use enforcer_common::id::{Direction, OwnerId};
 use super::Options;
 use super::denials::DenialLog;
 use super::error::AgentError;
+use super::inventory::InventoryFile;
 use super::plan::{Intent, Unknown};
 use super::policies::{Policies, Reading};
 use super::report::{Report, WorkloadLine};
@@ -33,6 +34,8 @@ pub(super) struct Reconciler {
     unknown: Unknown,
     window: Option<Duration>,
     snapshot: Option<Arc<Snapshot>>,
+    /// Text of the inventory.
+    inventory: String,
     resolved: Option<Arc<ResolvedPolicy>>,
     /// What is in the kernel, wholly; `None`: something is left to be done.
     intent: Option<Intent>,
@@ -63,6 +66,7 @@ impl Reconciler {
             // A veth that appeared while no daemon ran is new all the same: the window is for the first run alone.
             window: options.settings.window().filter(|_| kernel.is_first_run()),
             snapshot: None,
+            inventory: String::new(),
             resolved: None,
             intent: None,
             owners: BTreeMap::new(),
@@ -76,20 +80,30 @@ impl Reconciler {
         })
     }
 
-    /// The workloads have changed.
-    pub(super) fn workloads(&mut self, snapshot: Arc<Snapshot>, policies: &mut Policies) -> Result<(), AgentError> {
-        // A new veth is closed at once; its row comes with the plan. At the very first start the plan comes first, so that
-        // running containers are not cut.
-        if !self.kernel.is_first_run() {
-            let attached = self.kernel.endpoints();
-            for ifindex in snapshot.local.values().flat_map(|workload| workload.endpoints.keys()) {
-                if !attached.contains(ifindex)
-                    && let Err(error) = self.kernel.attach_unknown(*ifindex)
-                {
-                    tracing::warn!(ifindex, %error, "cannot attach to a new veth yet");
-                }
+    /// Closes veths that have no program yet: the program comes first, the policy second. Not at the very first start, where
+    /// the plan comes first so that running containers are not cut. What is attached stays as it is.
+    pub(super) fn close_new(&mut self, veths: &BTreeSet<u32>) {
+        if self.kernel.is_first_run() {
+            return;
+        }
+        // Their numbers may be others' by now.
+        match self.kernel.forget_gone() {
+            Ok(gone) if gone.is_empty() => {}
+            Ok(_) => self.intent = None,
+            Err(error) => tracing::warn!(%error, "cannot let go of veths that are gone"),
+        }
+        let attached = self.kernel.endpoints();
+        for ifindex in veths.difference(&attached) {
+            if let Err(error) = self.kernel.attach_unknown(*ifindex) {
+                tracing::warn!(ifindex, %error, "cannot attach to a new veth yet");
+                self.intent = None;
             }
         }
+    }
+
+    /// The workloads have changed.
+    pub(super) fn workloads(&mut self, snapshot: Arc<Snapshot>, policies: &mut Policies) -> Result<(), AgentError> {
+        self.close_new(&snapshot.local.values().flat_map(|workload| workload.endpoints.keys().copied()).collect());
         if self.snapshot.as_ref().map(|before| &before.uplinks) != Some(&snapshot.uplinks) {
             let uplinks: Vec<&str> = snapshot.uplinks.values().map(String::as_str).collect();
             tracing::info!(?uplinks, "devices towards the outside");
@@ -156,7 +170,9 @@ impl Reconciler {
 
     fn save(&self, revision: u32, reading: &Reading, snapshot: &Snapshot) -> Result<(), AgentError> {
         let policies = reading.sources.iter().map(|file| (file.path.to_string(), file.text.clone())).collect();
-        self.states.save(&InForce { revision, policies, snapshot: snapshot.clone() }).map_err(AgentError::State)
+        let inventory = self.inventory.clone();
+        let state = InForce { revision, policies, inventory, snapshot: snapshot.clone() };
+        self.states.save(&state).map_err(AgentError::State)
     }
 
     fn take_over(&mut self, applied: Applied, snapshot: &Snapshot) {
@@ -205,8 +221,15 @@ impl Reconciler {
         self.report.repaired += (drift.len() - left.len()) as u64;
     }
 
-    pub(super) fn inventory_error(&mut self, error: Option<String>) {
-        self.report.inventory_error = error;
+    /// Nobody knows yet who the workloads are.
+    pub(super) fn awaits_sources(&self) -> bool {
+        self.snapshot.is_none()
+    }
+
+    /// This is behind the snapshots from now on.
+    pub(super) fn inventory(&mut self, file: &InventoryFile) {
+        file.text().clone_into(&mut self.inventory);
+        self.report.inventory_error = file.error().map(str::to_owned);
     }
 
     /// Writes the report for `status` if it has changed.
@@ -217,6 +240,7 @@ impl Reconciler {
             policy_error: policies.error().map(str::to_owned),
             findings: discovery.findings().iter().map(ToString::to_string).collect(),
             refused_claims: discovery.refused(),
+            awaits_sources: self.awaits_sources(),
             discovery: mode_text(discovery.mode()).to_owned(),
             uplinks: self.snapshot.iter().flat_map(|snapshot| snapshot.uplinks.values().cloned()).collect(),
             workloads: self.workload_lines(),

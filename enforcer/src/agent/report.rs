@@ -17,6 +17,8 @@ pub struct Report {
     pub inventory_error: Option<String>,
     /// Why the newest state of workloads and policies is not in the kernel.
     pub apply_error: Option<String>,
+    /// Not every source of workloads has given its first list.
+    pub awaits_sources: bool,
     /// What of the plan in force could not be done yet.
     pub unfinished: Vec<String>,
     /// What discovery noticed and did not act on.
@@ -62,6 +64,10 @@ impl Report {
         let mut troubles: Vec<String> =
             named.iter().filter_map(|(what, error)| Some(format!("{what}: {}", error.as_ref()?))).collect();
         troubles.extend(self.unfinished.iter().map(|error| format!("not done yet: {error}")));
+        if self.awaits_sources {
+            let text = "it is not known yet who the workloads are: what is in force stays, a new veth is closed";
+            troubles.push(text.to_owned());
+        }
         if self.disagreements > 0 {
             troubles.push(format!("{} denied packets that the policies of their revision allow", self.disagreements));
         }

@@ -1,5 +1,5 @@
 //! The sources of the image in force, kept beside it: after a restart records name what an earlier run decided, and a bad
-//! policy file does not leave the node without its last good policies.
+//! policy or inventory file does not leave the node without its last good policies and names.
 //!
 //! Written whole to a file of its own before the revision is stored in the kernel, so that for every revision that can be
 //! in force there is one. Input and output: [`InForce`].
@@ -20,6 +20,8 @@ pub struct InForce {
     pub revision: u32,
     /// The policy files: path relative to the policy directory, and text.
     pub policies: Vec<(String, String)>,
+    /// Text of the inventory; empty: there was none.
+    pub inventory: String,
     /// The workloads.
     pub snapshot: Snapshot,
 }
@@ -117,7 +119,7 @@ mod tests {
 
     fn state(revision: u32) -> InForce {
         let policies = vec![("shop.yaml".to_owned(), "kind: FlowPolicy\n".to_owned())];
-        InForce { revision, policies, snapshot: Snapshot::default() }
+        InForce { revision, policies, inventory: "workloads: []\n".to_owned(), snapshot: Snapshot::default() }
     }
 
     #[test]

@@ -1,26 +1,27 @@
 //! What the agent talks to: starts the sources, merges what they give, hands out snapshots.
 //!
 //! Input: `Config`. Output: a `Snapshot` for every change. A new veth is in a snapshot within milliseconds, without a
-//! name if its name is still on the way, so that the agent can attach first and name later.
+//! name if its name is still on the way, so that the agent can attach first and name later. Before every source has
+//! given its first list there is no snapshot, but the veths that are workloads' whatever the sources say.
 
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 
 use super::finding::Finding;
-use super::inventory::{InvalidInventory, Inventory};
+use super::inventory::Inventory;
 use super::merger::{Merger, Published};
 use super::model::Snapshot;
 use super::netlink::{Mode, NetlinkError, Watcher};
-use super::runtime::{self, RuntimeKind};
+use super::runtime::{self, RuntimeKind, RuntimeState};
 
 /// A source that has given nothing after this time has failed.
 pub const FIRST_LIST: Duration = Duration::from_secs(10);
@@ -28,8 +29,10 @@ pub const FIRST_LIST: Duration = Duration::from_secs(10);
 /// Where to look.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// Inventory file.
-    pub inventory: Option<PathBuf>,
+    /// The inventory; empty if there is none.
+    pub inventory: Inventory,
+    /// There is an inventory and nobody knows what it says: no snapshot before [`Discovery::use_inventory`].
+    pub awaits_inventory: bool,
     /// Container runtime.
     pub runtime: Option<RuntimeKind>,
     /// Devices that are uplinks whatever else is known of them.
@@ -46,9 +49,6 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WorkloadError {
-    /// The inventory file is refused.
-    #[error(transparent)]
-    Inventory(#[from] InvalidInventory),
     /// The kernel cannot be asked.
     #[error("discovery by netlink failed")]
     Netlink(#[from] NetlinkError),
@@ -63,9 +63,6 @@ pub enum WorkloadError {
         /// Its last error, if it had one.
         last_error: Option<String>,
     },
-    /// Another file than the one that discovery was started with.
-    #[error("discovery was started without an inventory file")]
-    NoInventory,
     /// The discovery task is gone.
     #[error("discovery has stopped")]
     Stopped,
@@ -89,20 +86,19 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub struct Discovery {
     published: watch::Receiver<Option<Arc<Published>>>,
+    veths: watch::Receiver<BTreeSet<u32>>,
     commands: mpsc::Sender<Command>,
+    containers: Option<watch::Receiver<RuntimeState>>,
+    /// When the first snapshot must be there; `None` once it is, and while it waits for the inventory.
+    deadline: Option<Instant>,
     mode: Mode,
-    has_inventory: bool,
     overruns: Arc<AtomicU64>,
     failure: Arc<std::sync::OnceLock<NetlinkError>>,
 }
 
-/// Starts all sources. Acts on the network namespace that the calling thread is in; all threads of the runtime must be
-/// in the same one.
-pub async fn start(config: Config) -> Result<Discovery, WorkloadError> {
-    let inventory = match &config.inventory {
-        Some(path) => Inventory::load(path)?,
-        None => Inventory::default(),
-    };
+/// Starts all sources, in a tokio runtime. Acts on the network namespace that the calling thread is in; all threads of the
+/// runtime must be in the same one.
+pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
     let watcher = Watcher::open()?;
     let mode = watcher.mode();
     let requests = watcher.requests();
@@ -118,35 +114,58 @@ pub async fn start(config: Config) -> Result<Discovery, WorkloadError> {
     });
     let list_again = Arc::new(Notify::new());
     let containers = config.runtime.clone().map(|kind| runtime::watch(kind, Arc::clone(&list_again)));
-    let (publish, mut published) = watch::channel(None);
+    let (publish, published) = watch::channel(None);
+    let (show, veths) = watch::channel(BTreeSet::new());
     let (commands, orders) = mpsc::channel(4);
-    let merger = Merger::new(&config, inventory, requests, views, containers.clone(), list_again);
-    tokio::spawn(merger.run(publish, orders));
-    let first = published.wait_for(Option::is_some);
-    match tokio::time::timeout(FIRST_LIST, first).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(_)) => return Err(WorkloadError::Stopped),
-        Err(_) => {
-            let state = containers.as_ref().map(|containers| containers.borrow().clone());
-            let silent = config.runtime.as_ref().filter(|_| state.as_ref().is_some_and(|state| state.list.is_none()));
-            return Err(WorkloadError::SourceSilent {
-                source_name: silent.map_or_else(|| "netlink".to_owned(), ToString::to_string),
-                within: FIRST_LIST,
-                last_error: state.and_then(|state| state.error),
-            });
+    let deadline = (!config.awaits_inventory).then(|| Instant::now() + FIRST_LIST);
+    let merger = Merger::new(config, requests, views, containers.clone(), list_again);
+    tokio::spawn(merger.run(publish, show, orders));
+    Ok(Discovery { published, veths, commands, containers, deadline, mode, overruns, failure })
+}
+
+/// The veths (by ifindex) that are workloads' whoever they turn out to be.
+#[derive(Debug)]
+pub struct UnnamedVeths(watch::Receiver<BTreeSet<u32>>);
+
+impl UnnamedVeths {
+    /// All of them, whenever there are others. Once there is a snapshot this never returns. Cancel safe.
+    pub async fn changed(&mut self) -> BTreeSet<u32> {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
         }
+        self.0.borrow_and_update().clone()
     }
-    published.mark_changed();
-    Ok(Discovery { published, commands, mode, has_inventory: config.inventory.is_some(), overruns, failure })
 }
 
 impl Discovery {
     /// The next snapshot that differs from the last one returned; at once for the first. Cancel safe.
     pub async fn changed(&mut self) -> Result<Arc<Snapshot>, WorkloadError> {
-        if self.published.changed().await.is_err() {
+        let change = self.published.changed();
+        let changed = match self.deadline {
+            Some(deadline) => timeout_at(deadline, change).await.map_err(|_| self.silent())?,
+            None => change.await,
+        };
+        if changed.is_err() {
             return Err(WorkloadError::Stopped);
         }
+        self.deadline = None;
         self.latest().map(|published| Arc::clone(&published.snapshot)).ok_or(WorkloadError::Stopped)
+    }
+
+    /// What is known before the first snapshot.
+    pub fn unnamed_veths(&self) -> UnnamedVeths {
+        UnnamedVeths(self.veths.clone())
+    }
+
+    /// Which source keeps everybody waiting.
+    fn silent(&self) -> WorkloadError {
+        let state = self.containers.as_ref().map(|containers| containers.borrow().clone());
+        let silent = state.as_ref().filter(|state| state.list.is_none());
+        WorkloadError::SourceSilent {
+            source_name: silent.map_or_else(|| "netlink".to_owned(), |state| state.name.clone()),
+            within: FIRST_LIST,
+            last_error: state.and_then(|state| state.error),
+        }
     }
 
     /// The present snapshot.
@@ -179,15 +198,16 @@ impl Discovery {
         self.failure.get()
     }
 
-    /// Reads the inventory again and returns when a snapshot has it. A bad file changes nothing.
-    pub async fn reload_inventory(&self, path: &Path) -> Result<(), WorkloadError> {
-        if !self.has_inventory {
-            return Err(WorkloadError::NoInventory);
-        }
-        let inventory = Arc::new(Inventory::load(path)?);
+    /// Goes on with this inventory, and returns when a snapshot has it, if there is any snapshot yet.
+    pub async fn use_inventory(&mut self, inventory: Inventory) -> Result<(), WorkloadError> {
         let (done, wait) = oneshot::channel();
+        let inventory = Arc::new(inventory);
         self.commands.send(Command::Inventory(inventory, done)).await.map_err(|_| WorkloadError::Stopped)?;
-        wait.await.map_err(|_| WorkloadError::Stopped)
+        wait.await.map_err(|_| WorkloadError::Stopped)?;
+        if self.latest().is_none() {
+            self.deadline.get_or_insert_with(|| Instant::now() + FIRST_LIST);
+        }
+        Ok(())
     }
 
     fn latest(&self) -> Option<Arc<Published>> {

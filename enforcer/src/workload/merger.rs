@@ -36,6 +36,7 @@ pub(super) struct Published {
 pub(super) struct Merger {
     store: Store,
     inventory: Arc<Inventory>,
+    awaits_inventory: bool,
     uplinks: Vec<String>,
     requests: Requests,
     views: mpsc::Receiver<Change>,
@@ -49,19 +50,19 @@ pub(super) struct Merger {
 
 impl Merger {
     pub(super) fn new(
-        config: &Config,
-        inventory: Inventory,
+        config: Config,
         requests: Requests,
         views: mpsc::Receiver<Change>,
         containers: Option<watch::Receiver<RuntimeState>>,
         list_again: Arc<Notify>,
     ) -> Self {
         let mut store = Store::new();
-        store.restore(config.owners.clone(), &config.endpoints, &config.uplink_ifindexes);
+        store.restore(config.owners, &config.endpoints, &config.uplink_ifindexes);
         Self {
             store,
-            inventory: Arc::new(inventory),
-            uplinks: config.uplinks.clone(),
+            inventory: Arc::new(config.inventory),
+            awaits_inventory: config.awaits_inventory,
+            uplinks: config.uplinks,
             requests,
             views,
             containers,
@@ -76,8 +77,11 @@ impl Merger {
     pub(super) async fn run(
         mut self,
         publish: watch::Sender<Option<Arc<Published>>>,
+        veths: watch::Sender<BTreeSet<u32>>,
         mut commands: mpsc::Receiver<Command>,
     ) {
+        // Until the first snapshot.
+        let mut veths = Some(veths);
         let mut again = Instant::now() + LOOK_AGAIN;
         loop {
             let mut done = None;
@@ -89,6 +93,8 @@ impl Merger {
                     let shown = publish.borrow().is_some();
                     if shown {
                         self.publish(&publish);
+                    } else if let Some(veths) = &veths {
+                        self.show(veths);
                     }
                     if shown && !moved {
                         continue;
@@ -98,6 +104,7 @@ impl Merger {
                 command = commands.recv() => {
                     let Some(Command::Inventory(inventory, sender)) = command else { return };
                     self.inventory = inventory;
+                    self.awaits_inventory = false;
                     done = Some(sender);
                 }
                 () = sleep_until(again) => {
@@ -110,6 +117,9 @@ impl Merger {
             }
             self.resolve().await;
             self.publish(&publish);
+            if publish.borrow().is_some() {
+                veths = None;
+            }
             if let Some(done) = done {
                 _ = done.send(());
             }
@@ -162,11 +172,18 @@ impl Merger {
         news
     }
 
+    /// Shows the veths that no source can make an uplink.
+    fn show(&self, to: &watch::Sender<BTreeSet<u32>>) {
+        let Some(view) = &self.view else { return };
+        let veths = self.store.workload_veths(view, &self.uplinks);
+        to.send_if_modified(|shown| std::mem::replace(shown, veths) != *shown);
+    }
+
     fn publish(&mut self, to: &watch::Sender<Option<Arc<Published>>>) {
         let Some(view) = self.view.clone() else { return };
         let state = self.containers.as_ref().map(|containers| containers.borrow().clone()).unwrap_or_default();
         // Before every source has spoken nobody can tell an unknown workload from one whose name is still to come.
-        if self.containers.is_some() && state.list.is_none() {
+        if self.awaits_inventory || self.containers.is_some() && state.list.is_none() {
             return;
         }
         let containers = state.list.unwrap_or_default();

@@ -13,5 +13,5 @@ mod statement;
 pub mod store;
 pub mod view;
 
-pub use self::discovery::{Config, Discovery, FIRST_LIST, WorkloadError, start};
+pub use self::discovery::{Config, Discovery, FIRST_LIST, UnnamedVeths, WorkloadError, start};
 pub use self::netlink::{Mode, NetlinkError};

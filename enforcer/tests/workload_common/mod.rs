@@ -161,7 +161,7 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) async fn start(config: Config) -> Self {
-        let mut discovery = start(config).await.unwrap();
+        let mut discovery = start(config).unwrap();
         let last = discovery.changed().await.unwrap();
         Self { discovery, last }
     }

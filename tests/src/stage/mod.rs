@@ -70,6 +70,7 @@ impl Stage {
         let options = Options {
             policies,
             inventory: Some(directory.join("workloads.inventory.yaml")),
+            podman: None,
             unknown: None,
             flow_log: directory.join("flows.jsonl"),
             config: directory.join("settings.yaml"),
@@ -260,6 +261,11 @@ impl Stage {
     pub fn terminate(&mut self) {
         let status = self.daemon.take().expect("there is a daemon").terminate();
         assert!(status.success(), "told to stop it ended with {status}");
+    }
+
+    /// Waits until the daemon ends by itself, and gives its exit code.
+    pub fn ended(&mut self) -> Option<i32> {
+        self.daemon.take().expect("there is a daemon").ended().code()
     }
 
     /// What is in force, read from the pins.

@@ -63,14 +63,19 @@ pub enum Match {
 }
 
 impl Inventory {
-    /// Reads a file.
+    /// Reads and parses a file.
     pub fn load(path: &Path) -> Result<Self, InvalidInventory> {
+        Self::parse(path, &Self::read(path)?)
+    }
+
+    /// The text of a file that is not too large.
+    pub fn read(path: &Path) -> Result<String, InvalidInventory> {
         let unreadable = |source| InvalidInventory::Unreadable { path: path.to_owned(), source };
         let size = std::fs::metadata(path).map_err(unreadable)?.len();
         if size > MAX_BYTES {
             return Err(InvalidInventory::TooLarge { path: path.to_owned(), size, limit: MAX_BYTES });
         }
-        Self::parse(path, &std::fs::read_to_string(path).map_err(unreadable)?)
+        std::fs::read_to_string(path).map_err(unreadable)
     }
 
     /// Parses the text of a file; `path` is for messages.

@@ -121,6 +121,13 @@ impl Store {
         self.restored = owners;
     }
 
+    /// The veths that are workloads' whatever the sources are going to say: those that may turn out to lead outside are left
+    /// out. Before the first update.
+    pub fn workload_veths(&self, view: &NetworkView, uplinks: &[String]) -> BTreeSet<u32> {
+        let spared = self.uplinks.possible(view, uplinks);
+        view.veths().map(|(veth, _, _)| veth).filter(|veth| !spared.contains(veth)).collect()
+    }
+
     /// How many address claims have been refused so far, counting a claim once while it stands.
     pub fn refused(&self) -> u64 {
         self.refused

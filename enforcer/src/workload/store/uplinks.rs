@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Inputs;
 use crate::workload::finding::Finding;
-use crate::workload::view::Link;
+use crate::workload::view::{Link, NetworkView};
 
 /// What each veth with a far end elsewhere was taken for. A workload's stays one for its life.
 #[derive(Debug, Default)]
@@ -25,6 +25,30 @@ impl Uplinks {
     pub(super) fn restore(&mut self, endpoints: &BTreeSet<u32>, uplinks: &BTreeSet<u32>) {
         self.judged = uplinks.iter().map(|veth| (*veth, Judged::Uplink)).collect();
         self.judged.extend(endpoints.iter().map(|veth| (*veth, Judged::Workload)));
+    }
+
+    /// Every device that the first judgement can make an uplink, whoever is going to be named: that of each default route,
+    /// what `--uplink` names, what was one in an earlier run, and all that lies below.
+    pub(super) fn possible(&self, view: &NetworkView, asked: &[String]) -> BTreeSet<u32> {
+        let asked = view.links.iter().filter(|(_, link)| asked.contains(&link.name)).map(|(index, _)| *index);
+        let earlier = self.judged.iter().filter(|(_, judged)| **judged == Judged::Uplink).map(|(veth, _)| *veth);
+        let certain: BTreeSet<u32> = asked.chain(earlier).collect();
+        let routed = view.routes.iter().filter(|route| route.is_default()).map(|route| route.device);
+        let mut open: Vec<u32> = routed.chain(certain.iter().copied()).collect();
+        let mut possible = BTreeSet::new();
+        while let Some(index) = open.pop() {
+            if !possible.insert(index) {
+                continue;
+            }
+            let (veths, others): (Vec<u32>, Vec<u32>) =
+                view.lower(index).into_iter().partition(|lower| view.links.get(lower).is_some_and(is_foreign));
+            // The others may be named, and a single veth that is left is the way out.
+            if others.is_empty() && veths.iter().all(|veth| !certain.contains(veth)) {
+                open.extend(veths);
+            }
+            open.extend(others);
+        }
+        possible
     }
 
     /// All uplinks of this moment. `named`: veths of workloads that a source names. `first`: nothing was judged yet.

@@ -140,3 +140,70 @@ fn an_uplink_of_an_earlier_run_stays_one_beside_a_newcomer() {
     world.inventory("workloads: [{name: a, match: {netns: /ns/1}}, {name: b, match: {netns: /ns/2}}]");
     assert_eq!(uplinks(&world.update(&mut restored(&[])).snapshot), [1], "a source names it");
 }
+
+/// A node with a bridge and three veths, in every way that matters for what is an uplink.
+fn every_node(mut look: impl FnMut(World, Store)) {
+    const VETHS: [u32; 3] = [10, 11, 12];
+    let chosen =
+        |set: u32| VETHS.into_iter().enumerate().filter(move |(bit, _)| set >> bit & 1 == 1).map(|(_, veth)| veth);
+    for case in 0..8 * 8 * 8 * 8 * 4 * 2 * 2 {
+        let part = |shift: u32, mask: u32| case >> shift & mask;
+        let [bridged, named, earlier, adopted] = [0, 3, 6, 9].map(|shift| part(shift, 7));
+        let mut world = World::default();
+        world.device(1, "br0", Kind::Master, None);
+        if part(14, 1) == 1 {
+            world.device(2, "eth0", Kind::Plain, Some(1));
+        }
+        for (veth, nsid) in VETHS.into_iter().zip(1..) {
+            world.veth_on(veth, nsid, chosen(bridged).any(|port| port == veth).then_some(1));
+        }
+        if let Some(device) = [None, Some(1), Some(10), Some(12)][part(12, 3) as usize] {
+            world.route("0.0.0.0/0", device, true);
+        }
+        let asked = part(15, 1) * 2;
+        if asked != 0 {
+            world.uplinks = vec!["veth11".to_owned()];
+        }
+        let entries: Vec<String> =
+            chosen(named).map(|veth| format!("{{name: w{veth}, match: {{interface: veth{veth}}}}}")).collect();
+        world.inventory(&format!("workloads: [{}]", entries.join(", ")));
+        let mut store = Store::new();
+        store.restore(BTreeMap::new(), &chosen(adopted).collect(), &chosen(earlier).collect());
+        // What was the way out, or is by the operator's word, and is named all the same, leaves the way out to another.
+        if named & (earlier & !adopted | asked) == 0 {
+            look(world, store);
+        }
+    }
+}
+
+#[test]
+fn before_anything_is_named_no_veth_counts_as_a_workloads_that_may_be_the_way_out() {
+    let (mut outside, mut closed) = (0, 0);
+    every_node(|world, mut store| {
+        let veths = store.workload_veths(&world.view, &world.uplinks);
+        let snapshot = world.update(&mut store).snapshot;
+        let wrong: Vec<_> = snapshot.uplinks.keys().filter(|device| veths.contains(device)).collect();
+        assert!(wrong.is_empty(), "{wrong:?}: {world:?}");
+        outside += snapshot.uplinks.len();
+        closed += veths.len();
+    });
+    assert!(outside > 10_000 && closed > 10_000, "{outside} {closed}");
+}
+
+#[test]
+fn a_veth_that_nothing_makes_the_way_out_counts_as_a_workloads_at_once() {
+    let mut world = World::bridged();
+    world.veth(10, 1);
+    assert_eq!(Store::new().workload_veths(&world.view, &[]), BTreeSet::from([10]));
+    assert!(Store::new().workload_veths(&world.view, &["veth10".to_owned()]).is_empty(), "asked for");
+    // Beside another port of the bridge that leads outside, and beside the veth that was the way out.
+    let mut world = container_node(1);
+    world.veth(10, 1);
+    world.veth(11, 2);
+    assert!(Store::new().workload_veths(&world.view, &[]).is_empty(), "one of the two is");
+    let mut store = Store::new();
+    store.restore(BTreeMap::new(), &BTreeSet::new(), &BTreeSet::from([10]));
+    assert_eq!(store.workload_veths(&world.view, &[]), BTreeSet::from([11]));
+    world.device(2, "eth0", Kind::Plain, Some(1));
+    assert_eq!(Store::new().workload_veths(&world.view, &[]), BTreeSet::from([10, 11]));
+}

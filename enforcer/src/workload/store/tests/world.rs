@@ -14,7 +14,7 @@ use crate::workload::view::{Kind, Link, NetworkView, Route, VethPeer};
 /// Ifindex of the bridge with `10.88.0.1/16` and `fd88::1/64`.
 pub(super) const BRIDGE: u32 = 1;
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct World {
     pub(super) view: NetworkView,
     pub(super) gone: BTreeSet<i32>,

@@ -1,0 +1,151 @@
+//! The inventory that counts: the newest good reading of the file, or the one that an earlier run left in force.
+
+use std::error::Error as _;
+use std::path::{Path, PathBuf};
+
+use super::error::AgentError;
+use super::state::InForce;
+use crate::workload::inventory::{InvalidInventory, Inventory};
+
+/// An inventory file and what counts of it.
+#[derive(Debug)]
+pub(super) struct InventoryFile {
+    path: Option<PathBuf>,
+    /// `None`: what an earlier run took is in force, and nobody knows it any more.
+    text: Option<String>,
+    error: Option<String>,
+}
+
+impl InventoryFile {
+    /// Reads the file. If it is refused, the inventory of an earlier run that is still in force goes on. `enforced`: an image
+    /// of an earlier run is in force; without its sources it stays as it is until there is a good reading.
+    pub(super) fn load(
+        path: Option<&Path>,
+        enforced: bool,
+        earlier: Option<&InForce>,
+    ) -> Result<(Self, Option<Inventory>), AgentError> {
+        let mut file = Self { path: path.map(Path::to_owned), text: Some(String::new()), error: None };
+        let Some(path) = path else { return Ok((file, Some(Inventory::default()))) };
+        match read(path) {
+            Ok((inventory, text)) => {
+                file.text = Some(text);
+                Ok((file, Some(inventory)))
+            }
+            Err(error) if enforced => {
+                let error = whole(&error);
+                tracing::error!("the inventory is refused, what the earlier run enforced stays in force:\n{error}");
+                file.error = Some(error);
+                let kept = earlier.and_then(|earlier| Inventory::parse(path, &earlier.inventory).ok());
+                file.text = kept.is_some().then(|| earlier.map(|earlier| earlier.inventory.clone())).flatten();
+                Ok((file, kept))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads the file again; gives the inventory if it has changed.
+    pub(super) fn reload(&mut self) -> Option<Inventory> {
+        match read(self.path.as_deref()?) {
+            Ok((inventory, text)) => {
+                self.error = None;
+                let changed = self.text.as_ref() != Some(&text);
+                self.text = Some(text);
+                changed.then_some(inventory)
+            }
+            Err(error) => {
+                let error = whole(&error);
+                if self.error.as_ref() != Some(&error) {
+                    tracing::error!("the inventory is refused, the last good one stays:\n{error}");
+                }
+                self.error = Some(error);
+                None
+            }
+        }
+    }
+
+    /// The text of what counts; empty if there is none.
+    pub(super) fn text(&self) -> &str {
+        self.text.as_deref().unwrap_or_default()
+    }
+
+    /// Why what lies in the file does not count.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+}
+
+fn read(path: &Path) -> Result<(Inventory, String), InvalidInventory> {
+    let text = Inventory::read(path)?;
+    Ok((Inventory::parse(path, &text)?, text))
+}
+
+fn whole(error: &InvalidInventory) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::workload::model::Snapshot;
+
+    const GOOD: &str = "workloads: [{name: a, match: {interface: va}}]\n";
+    const BAD: &str = "workloads: [{nmae: a}]\n";
+
+    fn earlier(inventory: &str) -> InForce {
+        InForce { revision: 3, policies: Vec::new(), inventory: inventory.to_owned(), snapshot: Snapshot::default() }
+    }
+
+    fn names(inventory: &Inventory) -> Vec<String> {
+        inventory.entries.iter().map(|entry| entry.name.to_string()).collect()
+    }
+
+    #[test]
+    fn a_bad_file_leaves_the_last_good_inventory() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("inventory.yaml");
+        fs::write(&path, GOOD).unwrap();
+        let (mut file, inventory) = InventoryFile::load(Some(&path), false, None).unwrap();
+        assert_eq!((names(&inventory.unwrap()), file.text()), (vec!["default/a".to_owned()], GOOD));
+        fs::write(&path, BAD).unwrap();
+        assert_eq!(file.reload(), None);
+        assert_eq!(file.text(), GOOD);
+        assert!(file.error().is_some_and(|error| error.contains("inventory.yaml:1")), "{:?}", file.error());
+        fs::remove_file(&path).unwrap();
+        assert_eq!(file.reload(), None);
+        assert!(file.error().is_some_and(|error| error.contains("No such file")), "{:?}", file.error());
+        fs::write(&path, GOOD).unwrap();
+        assert_eq!(file.reload(), None, "the same text again is no change");
+        assert_eq!(file.error(), None);
+        fs::write(&path, GOOD.replace("name: a", "name: b")).unwrap();
+        assert_eq!(names(&file.reload().unwrap()), ["default/b"]);
+    }
+
+    #[test]
+    fn a_bad_file_at_the_start_ends_it_unless_an_earlier_run_is_in_force() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("inventory.yaml");
+        fs::write(&path, BAD).unwrap();
+        let ended = InventoryFile::load(Some(&path), false, Some(&earlier(GOOD))).unwrap_err();
+        assert_eq!(ended.exit_code(), 2);
+        let load = |earlier: Option<&InForce>| InventoryFile::load(Some(&path), true, earlier).unwrap();
+        let (mut file, kept) = load(Some(&earlier(GOOD)));
+        assert_eq!((names(&kept.unwrap()), file.text()), (vec!["default/a".to_owned()], GOOD));
+        assert!(file.error().is_some());
+        fs::write(&path, GOOD).unwrap();
+        assert_eq!(file.reload(), None, "mended to what is in force");
+        assert_eq!(file.error(), None);
+
+        fs::write(&path, BAD).unwrap();
+        let (_, kept) = load(Some(&earlier("")));
+        assert_eq!(kept, Some(Inventory::default()), "the earlier run had none");
+        for unknown in [None, Some(earlier(BAD))] {
+            let (mut file, kept) = load(unknown.as_ref());
+            assert_eq!(kept, None);
+            fs::write(&path, "workloads: []\n").unwrap();
+            assert!(file.reload().is_some());
+            fs::write(&path, BAD).unwrap();
+        }
+    }
+}
