@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Instant;
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
@@ -55,7 +56,8 @@ fn run(program: &SchedClassifier, repeat: u32) {
 
 #[test]
 fn a_run_that_began_before_a_flip_never_sees_the_image_after_the_next_one() {
-    const FLIPS: usize = 60;
+    /// Without the wait about one in 40 shows.
+    const FLIPS: usize = 300;
     /// Runs a call: it looks at the end only between two calls.
     const RUNS: u32 = 1000;
     with_rig(|rig| {
@@ -72,23 +74,26 @@ fn a_run_that_began_before_a_flip_never_sees_the_image_after_the_next_one() {
         flip(0);
         let pin = program_pin(&rig.pins());
         let program = SchedClassifier::from_pin(&pin).unwrap_or_else(|error| panic!("{}", chain(&error)));
-        let stop = AtomicBool::new(false);
+        let (stop, (braked, begun)) = (AtomicBool::new(false), mpsc::channel());
         let runs = std::thread::scope(|scope| {
-            let runner = scope.spawn(|| {
+            let (program, stop) = (&program, &stop);
+            let runner = scope.spawn(move || {
                 let begin = Instant::now();
-                run(&program, RUNS);
+                run(program, RUNS);
                 let free = begin.elapsed();
                 let _brake = Brake::put_on();
                 let (begin, mut calls) = (Instant::now(), 0);
-                while !stop.load(Ordering::Relaxed) {
+                braked.send(()).unwrap();
+                while calls == 0 || !stop.load(Ordering::Relaxed) {
                     calls += 1;
-                    run(&program, RUNS);
+                    run(program, RUNS);
                 }
                 let braked = begin.elapsed() / calls;
                 println!("{RUNS} runs: {free:?}, with the brake {braked:?}");
                 assert!(braked > 2 * free, "the brake does not work");
                 u64::from(RUNS) * u64::from(calls + 1)
             });
+            begun.recv().expect("the brake is on");
             let begin = Instant::now();
             (1..=FLIPS).for_each(&mut flip);
             println!("{FLIPS} flips in {:?}", begin.elapsed());

@@ -41,6 +41,7 @@ const TABLE: &[(&str, &str, Tier)] = &[
     ("enforcer-tests", "oracle", Tier::Zero),
     ("enforcer-tests", "bytecode", Tier::One),
     ("enforcer", "kernel_capabilities", Tier::Two),
+    ("enforcer", "kernel_grace", Tier::Two),
     ("enforcer", "kernel_kill", Tier::Two),
     ("enforcer", "kernel_lifecycle", Tier::Two),
     ("enforcer", "kernel_traffic", Tier::Two),
