@@ -325,6 +325,42 @@ fn what_fails_of_one_device_keeps_nothing_from_the_others() {
 }
 
 #[test]
+fn an_address_leaves_its_old_workload_before_another_gets_it() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut kernel = rig.open();
+        let mut plan = deny.plan(ISOLATED);
+        let moving = address("10.0.2.9");
+        plan.workloads[1].addresses.push(moving);
+        let first = apply(&mut kernel, &plan);
+        let own = |ifindex: u32| {
+            let view = status::read(&rig.config.pin_dir).unwrap();
+            view.endpoints.into_iter().find(|endpoint| endpoint.ifindex == ifindex).map(|found| found.addresses)
+        };
+        assert_eq!(own(B), Some(vec![address("10.0.2.2"), moving]));
+
+        // It cannot be taken from B, whose element is lost and finds no room again: A must not have it then.
+        let more = MapData::from_pin(rig.pins().join("maps/ENDPOINTS_MORE")).unwrap();
+        let mut more = HashMap::<_, u32, Endpoint>::try_from(Map::HashMap(more)).unwrap();
+        more.remove(&B).unwrap();
+        let others = (1..=limits::ENDPOINTS_MORE).map(|number| number << 13 | 1);
+        others.clone().for_each(|other| more.insert(other, Endpoint::FREE, 0).unwrap());
+        let _ = plan.workloads[1].addresses.pop();
+        plan.workloads[0].addresses.push(moving);
+        let error = kernel.apply(&plan).unwrap_err();
+        assert!(matches!(error, KernelError::NoRoom { what: "endpoints", .. }), "{error}");
+        assert_eq!(kernel.revision(), first.word);
+        assert_eq!(own(A), Some(vec![address("10.0.1.2")]));
+
+        others.for_each(|other| more.remove(&other).unwrap());
+        let _ = apply(&mut kernel, &plan);
+        assert_eq!(own(A), Some(vec![address("10.0.1.2"), moving]));
+        assert_eq!(own(B), Some(vec![address("10.0.2.2")]));
+        assert_eq!(kernel.verify().unwrap(), []);
+    });
+}
+
+#[test]
 fn the_first_run_ends_with_the_first_plan_and_uplinks_are_remembered() {
     with_rig(|rig| {
         let deny = TestImage::new(Cell::Deny);
