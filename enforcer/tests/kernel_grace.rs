@@ -57,7 +57,7 @@ fn run(program: &SchedClassifier, repeat: u32) {
 #[test]
 fn a_run_that_began_before_a_flip_never_sees_the_image_after_the_next_one() {
     /// Without the wait about one in 40 shows.
-    const FLIPS: usize = 300;
+    const FLIPS: usize = 200;
     /// Runs a call: it looks at the end only between two calls.
     const RUNS: u32 = 1000;
     with_rig(|rig| {
@@ -175,7 +175,7 @@ fn instruction(code: u8, register: u8, offset: i16, value: i32) -> u64 {
     u64::from_ne_bytes([code, register, low, high, a, b, c, d])
 }
 
-/// The first fields of `union bpf_attr` for BPF_PROG_LOAD.
+/// The first fields of `union bpf_attr` for `BPF_PROG_LOAD`.
 #[repr(C)]
 #[derive(Default)]
 struct Load {
