@@ -13,7 +13,7 @@ use serde::Serialize;
 use self::floor::Floor;
 use crate::{
     bytecode::{
-        node::Node,
+        node::{Node, SWEEP},
         scene::{LO, Scene, WORKLOAD, ip, who},
     },
     packet::{Frame, Transport},
@@ -124,7 +124,7 @@ pub fn measure(rules: u32) -> Result<Vec<Line>> {
         let (flows, limit, _) = node.quota()?;
         ensure!(flows == VARIED, "{flows} flows of {VARIED} are there");
         node.set_quota(flows, limit, 0)?;
-        while node.sweep()? != 0 {}
+        while node.sweep(SWEEP)? != 0 {}
         node.set_quota(0, limit, WORKLOAD.0)?;
         Ok(time)
     })? - base;

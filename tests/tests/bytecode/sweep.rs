@@ -3,9 +3,10 @@
 use enforcer_common::{
     flow_state::{FlowKey, FlowWord, Role, state},
     packet::ProtocolClass,
+    sweep::SweepArguments,
 };
 use enforcer_tests::bytecode::{
-    node::Flow,
+    node::{Flow, SWEEP},
     scene::{OWNERS, PLACE, Scene, WORKLOAD, ip, who},
 };
 
@@ -64,14 +65,14 @@ fn idle_flows_go_by_their_own_limit() {
         both.node.set_flow(&key, flow).unwrap();
     }
     both.node.set_quota(table.len() as u32, 1000, WORKLOAD.0).unwrap();
-    let deleted = both.node.sweep().unwrap();
+    let deleted = both.node.sweep(SWEEP).unwrap();
     let left: Vec<u16> = both.node.flows().unwrap().iter().map(|(key, _)| key.local_port()).collect();
     for (port, (why, _, _, _, stays)) in (1..).zip(table) {
         assert_eq!(left.contains(&port), stays, "{why}");
     }
     assert_eq!(deleted as usize, table.len() - left.len());
     assert_eq!(both.node.quota().unwrap().0 as usize, left.len(), "the quota follows");
-    assert_eq!(both.node.sweep().unwrap(), 0, "and a second run finds nothing");
+    assert_eq!(both.node.sweep(SWEEP).unwrap(), 0, "and a second run finds nothing");
 }
 
 #[test]
@@ -80,10 +81,27 @@ fn flows_of_a_workload_that_is_gone_go_at_once() {
         return;
     };
     now(&both);
-    assert_eq!(both.node.sweep().unwrap(), 0, "it is live");
+    assert_eq!(both.node.sweep(SWEEP).unwrap(), 0, "it is live");
     let (flows, limit, _) = both.node.quota().unwrap();
     both.node.set_quota(flows, limit, 0).unwrap();
-    assert_eq!(both.node.sweep().unwrap(), 1);
+    assert_eq!(both.node.sweep(SWEEP).unwrap(), 1);
     assert_eq!(both.node.quota().unwrap().0, 0);
     assert!(both.node.flows().unwrap().is_empty());
+}
+
+#[test]
+fn a_run_stops_at_its_cap() {
+    let Some(mut both) = Both::new(&Scene::default()) else {
+        return;
+    };
+    let flow = Flow { word: FlowWord(0), last_seen: 0, ingress: 0, workload: PLACE };
+    for port in 0..10 {
+        both.node.set_flow(&key(port, ProtocolClass::Udp), flow).unwrap();
+    }
+    both.node.set_quota(10, 1000, 0).unwrap();
+    for (deleted, left) in [(4, 6), (4, 2), (2, 0), (0, 0)] {
+        assert_eq!(both.node.sweep(SweepArguments { cap: 4, ..SWEEP }).unwrap(), deleted);
+        assert_eq!(both.node.flows().unwrap().len(), left);
+        assert_eq!(both.node.quota().unwrap().0 as usize, left, "the quota follows");
+    }
 }
