@@ -299,6 +299,12 @@ impl Node {
         Ok((result.return_value, result.duration))
     }
 
+    /// Loads one more program of the object, as what its section says.
+    pub fn load(&mut self, name: &str) -> Result<()> {
+        let program: &mut SchedClassifier = self.ebpf.program_mut(name).context("no such program")?.try_into()?;
+        Ok(program.load()?)
+    }
+
     /// A program of the object.
     pub fn program(&self, name: &str) -> Result<&SchedClassifier> {
         Ok(self.ebpf.program(name).context("no such program")?.try_into()?)
