@@ -38,7 +38,8 @@ impl Sweep {
         let own = std::mem::take(&mut object.maps);
         // The other functions of the object have maps that this one has not; without a descriptor the kernel would refuse
         // an instruction that uses one.
-        let fds = own.iter().map(|(name, map)| (name.as_str(), maps.get(name.as_str()).map_or(-1, AsRawFd::as_raw_fd), map));
+        let fds =
+            own.iter().map(|(name, map)| (name.as_str(), maps.get(name.as_str()).map_or(-1, AsRawFd::as_raw_fd), map));
         object.relocate_maps(fds, &text).map_err(boxed)?;
         object.relocate_calls(&text).map_err(boxed)?;
 
