@@ -56,7 +56,7 @@ impl<O: Output> Writer<O> {
                     self.fill(entry, queued);
                     false
                 }
-                // Nothing to say, but a file that was moved away is made anew for those who follow it.
+                // No new record, but a file that was moved away is made anew for those who follow it.
                 Err(RecvTimeoutError::Timeout) => {
                     self.add_overflow();
                     false
