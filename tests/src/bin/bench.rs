@@ -47,7 +47,7 @@ fn main() -> Result<()> {
         for (beside, stall) in [
             ("nothing", &stall.idle),
             ("the sweep", &stall.walking),
-            ("the sweep deleting all", &stall.deleting),
+            ("the sweep deleting its cap", &stall.deleting),
             ("the same walk with softirqs off", &stall.softirqs_off),
         ] {
             println!(
