@@ -26,4 +26,5 @@ pub mod opaque;
 pub mod packet;
 #[cfg(feature = "user")]
 mod pod;
+pub mod sweep;
 pub mod verdict;

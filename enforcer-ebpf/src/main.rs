@@ -1,4 +1,4 @@
-//! The tcx programs on the host side of a container's veth: entry points only.
+//! The tcx programs on the host side of a container's veth, and the sweep: entry points only.
 //!
 //! Input: an skb and the maps of `maps.rs`. Output: the kernel's verdict code. What is decided is decided by
 //! `enforcer_common::datapath::run`; the modules here are that function's view of the kernel.
@@ -27,7 +27,7 @@ mod sweep;
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::bindings::__sk_buff;
-    use enforcer_common::{datapath, id::Direction, verdict::Verdict};
+    use enforcer_common::{datapath, id::Direction, sweep::SweepArguments, verdict::Verdict};
 
     use crate::{context, emit, lookup::Maps, maps::SCRATCH, sweep};
 
@@ -53,10 +53,14 @@ mod programs {
     }
 
     /// Frees idle flows and those of workloads that are gone; run by the daemon's timer, never attached. Returns how many.
+    ///
+    /// Of type syscall and sleepable. The section says otherwise, as the library that reads the object knows none for that
+    /// type; user space loads this program by itself.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
-    extern "C" fn sweep(_: *mut __sk_buff) -> i32 {
-        sweep::run()
+    extern "C" fn sweep(arguments: *const SweepArguments) -> i32 {
+        // SAFETY: user space hands over as many bytes, or the kernel refuses the run.
+        sweep::run(unsafe { *arguments })
     }
 
     #[inline(always)]

@@ -134,8 +134,8 @@ impl Reader {
         let (report, failure) = self.denials.flush();
         self.write(&report, failure);
         let counts = self.log.finish(LAST_WORDS);
-        if counts.lost_records > 0 {
-            tracing::warn!(records = counts.lost_records, "the flow log could not take everything");
+        if counts.lost_packets > 0 {
+            tracing::warn!(packets = counts.lost_packets, "the flow log could not take everything");
         }
     }
 

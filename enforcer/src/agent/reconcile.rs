@@ -245,7 +245,7 @@ impl Reconciler {
             uplinks: self.snapshot.iter().flat_map(|snapshot| snapshot.uplinks.values().cloned()).collect(),
             workloads: self.workload_lines(),
             flow_log_lines: counts.sink.lines,
-            flow_log_lost: counts.sink.lost_records,
+            flow_log_merged: counts.sink.merged_records,
             disagreements: counts.disagreements,
             ..self.report.clone()
         };

@@ -35,8 +35,8 @@ pub struct Report {
     pub unknown_open: bool,
     /// Lines written to the flow log.
     pub flow_log_lines: u64,
-    /// Records that the flow log had no room for.
-    pub flow_log_lost: u64,
+    /// Records that the flow log had no room for: their packets are told of without their flows.
+    pub flow_log_merged: u64,
     /// Packets on which kernel and policies disagree: an error of ours.
     pub disagreements: u64,
     /// Parts of the intended state that were found changed and put right.

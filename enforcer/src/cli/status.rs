@@ -95,7 +95,7 @@ fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> S
         line("discovery", report.discovery.clone());
         let unknown = if report.unknown_open { "open" } else { "strict (closed)" };
         line("unknown", unknown.to_owned());
-        line("flow log", format!("{} lines, {} records lost", report.flow_log_lines, report.flow_log_lost));
+        line("flow log", format!("{} lines, {} records merged", report.flow_log_lines, report.flow_log_merged));
     }
     if let Some(image) = &view.image {
         let tables = format!(

@@ -249,8 +249,6 @@ pub struct Policy {
 
 /// Where the kernel's ring had no room.
 pub const LOST_IN_RING: &str = "PERF_EVENT_RING_BUFFER";
-/// Where the log's own queue had no room.
-pub const LOST_IN_QUEUE: &str = "OBSERVER_EVENTS_QUEUE";
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::endpoint::Endpoint;
 use enforcer_common::id::{OwnerId, PolicyWord};
+use enforcer_common::sweep::SweepArguments;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::kernel::apply::read_uplinks;
@@ -22,11 +23,13 @@ use crate::kernel::layout::{Layout, Lock};
 use crate::kernel::maps::Maps;
 use crate::kernel::plan::{AdoptedEndpoint, KernelConfig};
 use crate::kernel::preflight;
-use crate::kernel::programs::{EMBEDDED, Programs, SWEEP_CAP};
+use crate::kernel::programs::{EMBEDDED, Programs, Tick};
 use crate::kernel::quotas::{FlowFill, Quotas};
-use crate::kernel::sys;
 use crate::kernel::tables::Slots;
 
+/// Flows that one run of the sweep deletes at most: where the kernel does not preempt itself, a run keeps every other task
+/// off its CPU.
+const SWEEP_CAP: u32 = 16_384;
 /// Runs of the sweep in one call: more than a full table of the default size needs.
 const SWEEP_RUNS: u32 = 64;
 
@@ -185,12 +188,11 @@ impl Kernel {
 
     /// Deletes idle flows and those of workloads that are gone; gives how many.
     pub fn sweep(&self) -> Result<u64, KernelError> {
-        // The program ignores the frame, but the kernel runs it on one.
-        let frame = [0; 64];
+        let tick = Tick::of_kernel()?;
+        let arguments = SweepArguments { tick_shift: tick.shift, tick_ms: tick.milliseconds, cap: SWEEP_CAP };
         let mut all = 0;
         for _ in 0..SWEEP_RUNS {
-            let deleted = sys::run_classifier(self.programs.sweep(), &frame)
-                .map_err(|source| KernelError::System { call: "run the sweep", source })?;
+            let deleted = self.programs.sweep().run(arguments)?;
             all += u64::from(deleted);
             if deleted < SWEEP_CAP {
                 break;

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::kernel::preflight;
+
 /// An operation on the kernel failed. Nothing was opened wider by it.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -139,7 +141,7 @@ pub enum KernelError {
         source: io::Error,
     },
     /// The object lacks a program, or it is of another kind.
-    #[error("the bpf object has no classifier {name}")]
+    #[error("the bpf object has no program {name} as this build needs it")]
     MissingProgram {
         /// Program.
         name: &'static str,
@@ -196,6 +198,21 @@ pub enum KernelError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl KernelError {
+    /// A program was refused. The verifier's whole log runs to megabytes; what is wrong stands at its end.
+    pub(crate) fn refused(name: &'static str, source: io::Error, log: &str) -> Self {
+        const LINES: usize = 4;
+        let denied = source.kind() == io::ErrorKind::PermissionDenied;
+        if denied && matches!(preflight::may_skip_speculation_checks(), Ok(false)) {
+            return Self::MissingCapabilities { missing: vec!["CAP_PERFMON"] };
+        }
+        let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+        let last = lines.len().saturating_sub(LINES);
+        let log = lines[last..].iter().map(|line| line.chars().take(200).collect()).collect();
+        Self::Program { name, log, source }
+    }
 }
 
 /// Names the path in an I/O error.

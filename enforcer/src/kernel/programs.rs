@@ -11,19 +11,15 @@ use nix::time::{ClockId, clock_getres};
 use crate::kernel::error::{KernelError, at};
 use crate::kernel::layout::{self, Layout};
 use crate::kernel::maps::Maps;
-use crate::kernel::preflight;
+use crate::kernel::sweep::{self, Sweep};
 use crate::kernel::sys::{self, Hook};
 
 /// The object that `build.rs` embedded; empty in a build without the bpf compiler.
 pub(crate) static EMBEDDED: &[u8] = aya::include_bytes_aligned!(env!("ENFORCER_BPF_OBJECT"));
 
-/// Flows that one run of the sweep deletes at most: each takes a lock that the hot path may wait for.
-pub(crate) const SWEEP_CAP: u32 = 16_384;
-
 const FROM: &str = "from_workload";
 const TO: &str = "to_workload";
-const SWEEP: &str = "sweep";
-const ALL: [&str; 3] = [FROM, TO, SWEEP];
+const ALL: [&str; 3] = [FROM, TO, sweep::NAME];
 
 /// One program of the object.
 #[derive(Debug)]
@@ -37,7 +33,7 @@ struct Program {
 pub(crate) struct Programs {
     from: Program,
     to: Program,
-    sweep: Program,
+    sweep: Sweep,
 }
 
 impl Programs {
@@ -51,9 +47,10 @@ impl Programs {
         // Left by a start that was cut short.
         remove(&directory)?;
         std::fs::create_dir(&directory).map_err(at(&directory, "create"))?;
-        for (name, program) in ALL.into_iter().zip([&programs.from, &programs.to, &programs.sweep]) {
+        let fds = [programs.from.fd.as_fd(), programs.to.fd.as_fd(), programs.sweep.as_fd()];
+        for (name, fd) in ALL.into_iter().zip(fds) {
             let path = directory.join(name);
-            sys::object_pin(program.fd.as_fd(), &path).map_err(at(&path, "pin"))?;
+            sys::object_pin(fd, &path).map_err(at(&path, "pin"))?;
         }
         Ok(programs)
     }
@@ -66,8 +63,6 @@ impl Programs {
         let tick = Tick::of_kernel()?;
         let mut loader = EbpfLoader::new();
         loader.override_global("TICK_SHIFT", &tick.shift, true);
-        loader.override_global("TICK_MS", &tick.milliseconds, true);
-        loader.override_global("SWEEP_CAP", &SWEEP_CAP, true);
         for (name, _) in maps.of_programs() {
             loader.map_pin_path(name, layout.map(name));
         }
@@ -82,25 +77,26 @@ impl Programs {
             let id = id(&fd)?;
             Ok(Program { fd, id })
         };
-        Ok(Self { from: load(FROM)?, to: load(TO)?, sweep: load(SWEEP)? })
+        let (from, to) = (load(FROM)?, load(TO)?);
+        let fds = maps.of_programs().into_iter().map(|(name, map)| (name, map.fd())).collect();
+        Ok(Self { from, to, sweep: Sweep::load(object, &fds)? })
     }
 
     /// `None`: not all are there.
     fn pinned(directory: &Path) -> Result<Option<Self>, KernelError> {
-        let mut found = Vec::new();
-        for name in ALL {
+        let open = |name| {
             let path = directory.join(name);
-            let fd = match sys::object_get(&path) {
-                Ok(fd) => fd,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(at(&path, "open pin")(error)),
-            };
-            let id = id(&fd)?;
-            found.push(Program { fd, id });
-        }
-        let [from, to, sweep] =
-            <[Program; 3]>::try_from(found).map_err(|_| KernelError::MissingProgram { name: SWEEP })?;
-        Ok(Some(Self { from, to, sweep }))
+            match sys::object_get(&path) {
+                Ok(fd) => Ok(Some(fd)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(at(&path, "open pin")(error)),
+            }
+        };
+        let (Some(from), Some(to), Some(sweep)) = (open(FROM)?, open(TO)?, open(sweep::NAME)?) else {
+            return Ok(None);
+        };
+        let program = |fd| id(&fd).map(|id| Program { fd, id });
+        Ok(Some(Self { from: program(from)?, to: program(to)?, sweep: Sweep::loaded(sweep) }))
     }
 
     /// Removes the pins of other objects' programs.
@@ -125,28 +121,17 @@ impl Programs {
     }
 
     /// The program that frees flows.
-    pub(crate) fn sweep(&self) -> BorrowedFd<'_> {
-        self.sweep.fd.as_fd()
+    pub(crate) fn sweep(&self) -> &Sweep {
+        &self.sweep
     }
 }
 
-/// The verifier's whole log runs to megabytes; what is wrong stands at its end.
 fn refused(name: &'static str, error: ProgramError) -> KernelError {
-    const LINES: usize = 4;
-    let (source, log) = match error {
-        ProgramError::LoadError { io_error, verifier_log } => (io_error, verifier_log.to_string()),
-        other => (std::io::Error::other(other), String::new()),
-    };
-    let denied = source.kind() == std::io::ErrorKind::PermissionDenied;
-    if denied && matches!(preflight::may_skip_speculation_checks(), Ok(false)) {
-        return KernelError::MissingCapabilities { missing: vec!["CAP_PERFMON"] };
-    }
-    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-    let last = lines.len().saturating_sub(LINES);
-    KernelError::Program {
-        name,
-        log: lines[last..].iter().map(|line| line.chars().take(200).collect()).collect(),
-        source,
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            KernelError::refused(name, io_error, &verifier_log.to_string())
+        }
+        other => KernelError::refused(name, std::io::Error::other(other), ""),
     }
 }
 
@@ -176,13 +161,13 @@ fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
 
 /// How the programs turn jiffies into ticks of about a second.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Tick {
-    shift: u32,
-    milliseconds: u32,
+pub(crate) struct Tick {
+    pub(crate) shift: u32,
+    pub(crate) milliseconds: u32,
 }
 
 impl Tick {
-    fn of_kernel() -> Result<Self, KernelError> {
+    pub(crate) fn of_kernel() -> Result<Self, KernelError> {
         // The coarse clocks step once a jiffy, and this is the only place where user space can see how long that is.
         let jiffy = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
             .map_err(|error| KernelError::System { call: "clock_getres", source: error.into() })?;

@@ -3,6 +3,8 @@
 //! Output: ns a packet, and its ratio to the floor that was measured right before it in the same process.
 
 mod floor;
+mod stall;
+mod sweep;
 
 use std::time::Duration;
 
@@ -11,9 +13,10 @@ use enforcer_common::{id::Direction, packet::tcp};
 use serde::Serialize;
 
 use self::floor::Floor;
+pub use self::sweep::{Stall, Stalls, SweepTimes, sweep};
 use crate::{
     bytecode::{
-        node::Node,
+        node::{Node, SWEEP},
         scene::{LO, Scene, WORKLOAD, ip, who},
     },
     packet::{Frame, Transport},
@@ -124,7 +127,7 @@ pub fn measure(rules: u32) -> Result<Vec<Line>> {
         let (flows, limit, _) = node.quota()?;
         ensure!(flows == VARIED, "{flows} flows of {VARIED} are there");
         node.set_quota(flows, limit, 0)?;
-        while node.sweep()? != 0 {}
+        while node.sweep(SWEEP)? != 0 {}
         node.set_quota(0, limit, WORKLOAD.0)?;
         Ok(time)
     })? - base;
@@ -142,28 +145,4 @@ fn beside(node: &Node, floor: &Floor, packet: &[u8], allowed: bool) -> Result<(f
         Ok(time)
     })? - base;
     Ok((ns, floor_ns))
-}
-
-/// ns that one walk of the sweep takes over a full table, of which it deletes nothing, and one that deletes its cap.
-pub fn sweep() -> Result<[f64; 2]> {
-    let flows = enforcer_common::limits::FLOWS;
-    let mut node = Node::new(&Scene { quota: u32::MAX, flows, ..Scene::default() })?;
-    let floor = Floor::load()?;
-    for peer in 0..u32::from(u8::MAX) {
-        let packet = Frame::new(
-            ip(who::WORKLOAD[0]),
-            std::net::IpAddr::from((0xc000_0200 + peer).to_be_bytes()),
-            Transport::syn(1, 80),
-        );
-        floor.run_varied("", Some(node.program("from_workload")?), true, &packet.bytes(), VARIED)?;
-        if node.quota()?.0 >= flows {
-            break;
-        }
-    }
-    let (count, limit, _) = node.quota()?;
-    ensure!(count >= flows, "{count} flows of {flows}");
-    let idle = median(|| Ok(node.run_program("sweep", 0, &[0; 64], 1)?.1))?;
-    node.set_quota(count, limit, 0)?;
-    let full = node.run_program("sweep", 0, &[0; 64], 1)?.1.as_secs_f64() * 1e9;
-    Ok([idle, full])
 }

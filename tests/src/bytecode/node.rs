@@ -8,6 +8,7 @@ use aya::{
     maps::{Array, ArrayOfMaps, HashMap, MapData, PerCpuArray, PerCpuHashMap, RingBuf},
     programs::{SchedClassifier, TestRun, TestRunOptions},
 };
+use enforcer::kernel::Sweep;
 use enforcer_common::{
     denial::{BusyKey, Counts, WaySet},
     endpoint::Endpoint,
@@ -16,6 +17,7 @@ use enforcer_common::{
     id::{Address, Direction, PolicyWord},
     image::{AddressEntry, Line},
     limits::{Global, map},
+    sweep::SweepArguments,
     verdict::{REASON_COUNT, REASONS, Reason, Verdict},
 };
 
@@ -57,7 +59,11 @@ impl Flow {
 /// See the module.
 pub struct Node {
     ebpf: Ebpf,
+    sweep: Sweep,
 }
+
+/// A tick of the object's defaults, and a cap that no test reaches by chance.
+pub const SWEEP: SweepArguments = SweepArguments { tick_shift: 8, tick_ms: 1024, cap: 16_384 };
 
 /// The context of a run: a packet that is about to go through `lo`, and the device by which it came.
 pub fn context(from: u32) -> [u8; 192] {
@@ -71,7 +77,8 @@ pub fn context(from: u32) -> [u8; 192] {
 impl Node {
     /// Loads the object and fills its maps.
     pub fn new(scene: &Scene) -> Result<Self> {
-        let mut node = Self { ebpf: object::load(scene.flows)? };
+        let (ebpf, sweep) = object::load(scene.flows)?;
+        let mut node = Self { ebpf, sweep };
         node.install(scene)?;
         Ok(node)
     }
@@ -292,13 +299,19 @@ impl Node {
         Ok((result.return_value, result.duration))
     }
 
+    /// Loads one more program of the object, as what its section says.
+    pub fn load(&mut self, name: &str) -> Result<()> {
+        let program: &mut SchedClassifier = self.ebpf.program_mut(name).context("no such program")?.try_into()?;
+        Ok(program.load()?)
+    }
+
     /// A program of the object.
     pub fn program(&self, name: &str) -> Result<&SchedClassifier> {
         Ok(self.ebpf.program(name).context("no such program")?.try_into()?)
     }
 
     /// Runs the sweep: how many flows it deleted.
-    pub fn sweep(&self) -> Result<u32> {
-        Ok(self.run_program("sweep", 0, &[0; 64], 1)?.0)
+    pub fn sweep(&self, arguments: SweepArguments) -> Result<u32> {
+        Ok(self.sweep.run(arguments)?)
     }
 }

@@ -1,13 +1,14 @@
 //! An instance of the object of its own: nothing is pinned, so several can be there beside a running enforcer.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, os::fd::AsFd, path::PathBuf};
 
-use anyhow::{Context, Result, ensure};
-use aya::{Ebpf, EbpfLoader, programs::SchedClassifier};
+use anyhow::{Context, Result, bail, ensure};
+use aya::{Ebpf, EbpfLoader, maps::Map, programs::SchedClassifier};
+use enforcer::kernel::Sweep;
 use enforcer_common::limits;
 
-/// Names of the programs.
-pub const PROGRAMS: [&str; 3] = ["from_workload", "to_workload", "sweep"];
+/// Names of the packet programs.
+pub const PROGRAMS: [&str; 2] = ["from_workload", "to_workload"];
 
 /// What `cargo xtask build-ebpf` made, by its path below `bpf` in the target directory of this very program.
 pub fn built(path: &str) -> Result<PathBuf> {
@@ -19,8 +20,8 @@ pub fn built(path: &str) -> Result<PathBuf> {
         .with_context(|| format!("no bpf/{path} in the target directory: run `cargo xtask build-ebpf`"))
 }
 
-/// The object with maps of its own. `cpus` slices of denied flows.
-pub fn load(flows: u32) -> Result<Ebpf> {
+/// The object with maps of its own, one slice of denied flows for each CPU, and the sweep over the same maps.
+pub fn load(flows: u32) -> Result<(Ebpf, Sweep)> {
     let bytes = fs::read(built("object/enforcer.o")?)?;
     ensure!(!bytes.is_empty(), "the bpf object is a stub");
     let cpus = u32::try_from(aya::util::nr_cpus().map_err(|(_, error)| error)?)?;
@@ -32,5 +33,13 @@ pub fn load(flows: u32) -> Result<Ebpf> {
         let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
         program.load().with_context(|| format!("the kernel refuses {name}"))?;
     }
-    Ok(ebpf)
+    let mut maps = BTreeMap::new();
+    for name in [limits::map::FLOWS, limits::map::QUOTAS] {
+        let (Map::HashMap(data) | Map::Array(data)) = ebpf.map(name).context(name)? else {
+            bail!("{name} is neither a hash nor an array");
+        };
+        maps.insert(name, data.fd().as_fd());
+    }
+    let sweep = Sweep::load(&bytes, &maps).context("the kernel refuses the sweep")?;
+    Ok((ebpf, sweep))
 }

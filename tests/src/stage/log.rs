@@ -42,17 +42,12 @@ pub fn read(path: &Path) -> Vec<Record> {
     whole.lines().filter_map(record).collect()
 }
 
-/// What the log says is missing in it: events that found no room in the ring, packets whose records found no room in the
-/// log's own queue.
-pub fn lost(path: &Path) -> [u64; 2] {
+/// Denied packets that the log says are missing in it.
+pub fn lost(path: &Path) -> u64 {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut lost = [0; 2];
-    for events in lines.filter_map(|line| line.get("lost_events").cloned()) {
-        let count: u64 = events["num_events_lost"].as_str().and_then(|count| count.parse().ok()).unwrap_or(0);
-        lost[usize::from(events["source"] == "OBSERVER_EVENTS_QUEUE")] += count;
-    }
-    lost
+    let lost = lines.filter_map(|line| line.get("lost_events")?["num_events_lost"].as_str()?.parse::<u64>().ok());
+    lost.sum()
 }
 
 fn record(line: &str) -> Option<Record> {

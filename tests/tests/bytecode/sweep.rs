@@ -1,12 +1,22 @@
 //! The sweep: idle flows and those of workloads that are gone, and nothing else.
 
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
 use enforcer_common::{
     flow_state::{FlowKey, FlowWord, Role, state},
+    id::Direction,
     packet::ProtocolClass,
+    sweep::SweepArguments,
 };
-use enforcer_tests::bytecode::{
-    node::Flow,
-    scene::{OWNERS, PLACE, Scene, WORKLOAD, ip, who},
+use enforcer_tests::{
+    bytecode::{
+        node::{Flow, SWEEP},
+        scene::{LO, OWNERS, PLACE, Scene, WORKLOAD, ip, who},
+    },
+    packet::{Frame, Transport},
 };
 
 use crate::Both;
@@ -14,13 +24,8 @@ use crate::Both;
 /// A tick is 1,024 ms at 250 Hz; the tests' object keeps its defaults, so ticks are jiffies >> 8 whatever the kernel's HZ.
 fn now(both: &Both) -> u32 {
     // The only clock that both sides share is the one in a flow that has just been written.
-    let frame = enforcer_tests::packet::Frame::new(
-        ip(who::WORKLOAD[0]),
-        ip(who::FRIEND[0]),
-        enforcer_tests::packet::Transport::syn(1, 80),
-    )
-    .bytes();
-    assert!(both.node.run(enforcer_common::id::Direction::Egress, 1, &frame, 1).unwrap().0);
+    let frame = Frame::new(ip(who::WORKLOAD[0]), ip(who::FRIEND[0]), Transport::syn(1, 80)).bytes();
+    assert!(both.node.run(Direction::Egress, LO, &frame, 1).unwrap().0);
     both.node.flows().unwrap()[0].1.last_seen
 }
 
@@ -64,14 +69,14 @@ fn idle_flows_go_by_their_own_limit() {
         both.node.set_flow(&key, flow).unwrap();
     }
     both.node.set_quota(table.len() as u32, 1000, WORKLOAD.0).unwrap();
-    let deleted = both.node.sweep().unwrap();
+    let deleted = both.node.sweep(SWEEP).unwrap();
     let left: Vec<u16> = both.node.flows().unwrap().iter().map(|(key, _)| key.local_port()).collect();
     for (port, (why, _, _, _, stays)) in (1..).zip(table) {
         assert_eq!(left.contains(&port), stays, "{why}");
     }
     assert_eq!(deleted as usize, table.len() - left.len());
     assert_eq!(both.node.quota().unwrap().0 as usize, left.len(), "the quota follows");
-    assert_eq!(both.node.sweep().unwrap(), 0, "and a second run finds nothing");
+    assert_eq!(both.node.sweep(SWEEP).unwrap(), 0, "and a second run finds nothing");
 }
 
 #[test]
@@ -80,10 +85,60 @@ fn flows_of_a_workload_that_is_gone_go_at_once() {
         return;
     };
     now(&both);
-    assert_eq!(both.node.sweep().unwrap(), 0, "it is live");
+    assert_eq!(both.node.sweep(SWEEP).unwrap(), 0, "it is live");
     let (flows, limit, _) = both.node.quota().unwrap();
     both.node.set_quota(flows, limit, 0).unwrap();
-    assert_eq!(both.node.sweep().unwrap(), 1);
+    assert_eq!(both.node.sweep(SWEEP).unwrap(), 1);
     assert_eq!(both.node.quota().unwrap().0, 0);
     assert!(both.node.flows().unwrap().is_empty());
+}
+
+#[test]
+fn a_run_stops_at_its_cap() {
+    let Some(mut both) = Both::new(&Scene::default()) else {
+        return;
+    };
+    let flow = Flow { word: FlowWord(0), last_seen: 0, ingress: 0, workload: PLACE };
+    for port in 0..10 {
+        both.node.set_flow(&key(port, ProtocolClass::Udp), flow).unwrap();
+    }
+    both.node.set_quota(10, 1000, 0).unwrap();
+    for (deleted, left) in [(4, 6), (4, 2), (2, 0), (0, 0)] {
+        assert_eq!(both.node.sweep(SweepArguments { cap: 4, ..SWEEP }).unwrap(), deleted);
+        assert_eq!(both.node.flows().unwrap().len(), left);
+        assert_eq!(both.node.quota().unwrap().0 as usize, left, "the quota follows");
+    }
+}
+
+#[test]
+fn the_count_of_flows_is_exact_whatever_runs_beside_whatever() {
+    let Some(both) = Both::new(&Scene { quota: u32::MAX, ..Scene::default() }) else {
+        return;
+    };
+    let node = &both.node;
+    // Every flow is idle: ticks of a jiffy are far ahead of those in the flows.
+    let all = SweepArguments { tick_shift: 0, ..SWEEP };
+    let done = AtomicBool::new(false);
+    let deleted: u32 = thread::scope(|scope| {
+        // Two, as a daemon never does: both want to delete the same flows.
+        let sweeps: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut deleted = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        deleted += node.sweep(all).unwrap();
+                    }
+                    deleted
+                })
+            })
+            .collect();
+        for port in 1..15_000 {
+            let frame = Frame::new(ip(who::WORKLOAD[0]), ip(who::FRIEND[0]), Transport::syn(port, 80)).bytes();
+            node.run(Direction::Egress, LO, &frame, 1).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        sweeps.into_iter().map(|sweep| sweep.join().unwrap()).sum()
+    });
+    assert!(deleted > 1000, "they did not meet: {deleted} deleted");
+    assert_eq!(node.quota().unwrap().0 as usize, node.flows().unwrap().len());
 }

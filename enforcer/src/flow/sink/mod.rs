@@ -1,23 +1,27 @@
 //! Where records go: a bounded queue, a thread that writes lines, and a file or stdout.
 //!
-//! Input: records and losses from the agent, which never waits. Output: lines, and counters of what was not written.
+//! Input: records and losses from the agent, which never waits. Output: lines, and counters of what became of the records.
+//! Whatever the output does, the counts in the lines add up to those of the records: what finds no room in the queue is
+//! counted together. Only what cannot be written at the end is lost.
 
 pub mod json;
 mod output;
+mod overflow;
 mod writer;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use self::output::{FileOutput, Output, StdoutOutput};
+use self::overflow::Overflow;
 use self::writer::Writer;
 use super::record::FlowRecord;
 
@@ -58,9 +62,9 @@ pub enum InvalidFlowLog {
 pub struct SinkCounts {
     /// Lines written.
     pub lines: u64,
-    /// Records that found no room in the queue, or could not be written at the end.
-    pub lost_records: u64,
-    /// Denied packets that those stood for.
+    /// Records that found no room in the queue: their packets are told of without their flows.
+    pub merged_records: u64,
+    /// Denied packets that no line tells of, as those could not be written at the end. Before the end it is not known.
     pub lost_packets: u64,
     /// Failed writes and openings. Nothing is lost by one alone: it is tried again.
     pub errors: u64,
@@ -68,37 +72,43 @@ pub struct SinkCounts {
     pub reopened: u64,
 }
 
+/// What both threads know.
 #[derive(Debug, Default)]
-struct Counters {
+struct Shared {
     lines: AtomicU64,
-    lost_records: AtomicU64,
-    lost_packets: AtomicU64,
-    /// Of `lost_packets`: those that no line has told of yet.
-    untold_packets: AtomicU64,
+    merged_records: AtomicU64,
+    queued_packets: AtomicU64,
+    written_packets: AtomicU64,
     errors: AtomicU64,
     reopened: AtomicU64,
     /// The log is being closed: an error is not waited on any more.
     closing: AtomicBool,
+    overflow: Mutex<Overflow>,
 }
 
-impl Counters {
-    fn lose(&self, records: u64, packets: u64) {
-        self.lost_records.fetch_add(records, Relaxed);
-        self.lost_packets.fetch_add(packets, Relaxed);
-        self.untold_packets.fetch_add(packets, Relaxed);
+impl Shared {
+    fn merge(&self, entry: Entry) {
+        self.merged_records.fetch_add(1, Relaxed);
+        self.overflow().add(entry);
+    }
+
+    /// A thread that panicked while it held the lock has at most left an entry out.
+    fn overflow(&self) -> MutexGuard<'_, Overflow> {
+        self.overflow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn counts(&self) -> SinkCounts {
         SinkCounts {
             lines: self.lines.load(Relaxed),
-            lost_records: self.lost_records.load(Relaxed),
-            lost_packets: self.lost_packets.load(Relaxed),
+            merged_records: self.merged_records.load(Relaxed),
+            lost_packets: 0,
             errors: self.errors.load(Relaxed),
             reopened: self.reopened.load(Relaxed),
         }
     }
 }
 
+#[derive(Debug)]
 enum Entry {
     Record(FlowRecord),
     LostInRing { time: Timestamp, packets: u64 },
@@ -116,7 +126,7 @@ impl Entry {
 /// The flow log, open.
 pub struct FlowLog {
     entries: SyncSender<Entry>,
-    counters: Arc<Counters>,
+    shared: Arc<Shared>,
     ended: Receiver<()>,
     thread: Thread,
 }
@@ -135,10 +145,10 @@ impl FlowLog {
 
     fn start(output: impl Output + 'static, node: &str, queue: usize) -> Result<Self, InvalidFlowLog> {
         let (entries, queued) = mpsc::sync_channel(queue);
-        let counters = Arc::new(Counters::default());
+        let shared = Arc::new(Shared::default());
         // Dropped when the thread ends, which wakes the receiver.
         let (end, ended) = mpsc::channel();
-        let writer = Writer::new(output, node.to_owned(), Arc::clone(&counters));
+        let writer = Writer::new(output, node.to_owned(), Arc::clone(&shared));
         let handle = std::thread::Builder::new()
             .name("flow-log".to_owned())
             .spawn(move || {
@@ -146,10 +156,10 @@ impl FlowLog {
                 drop(end);
             })
             .map_err(InvalidFlowLog::Thread)?;
-        Ok(Self { entries, counters, ended, thread: handle.thread().clone() })
+        Ok(Self { entries, shared, ended, thread: handle.thread().clone() })
     }
 
-    /// Queues a record. Never waits: what finds no room is counted, and a line tells of it later.
+    /// Queues a record. Never waits: what finds no room is told of later, together with others.
     pub fn push(&self, record: FlowRecord) {
         self.queue(Entry::Record(record));
     }
@@ -160,26 +170,27 @@ impl FlowLog {
     }
 
     fn queue(&self, entry: Entry) {
-        let packets = entry.packets();
-        if self.entries.try_send(entry).is_err() {
-            self.counters.lose(1, packets);
+        self.shared.queued_packets.fetch_add(entry.packets(), Relaxed);
+        if let Err(TrySendError::Full(entry) | TrySendError::Disconnected(entry)) = self.entries.try_send(entry) {
+            self.shared.merge(entry);
         }
     }
 
     /// What became of the records so far.
     pub fn counts(&self) -> SinkCounts {
-        self.counters.counts()
+        self.shared.counts()
     }
 
     /// Writes what is queued, for at most `wait`. What could not be written is counted as lost.
     pub fn finish(self, wait: Duration) -> SinkCounts {
-        let Self { entries, counters, ended, thread } = self;
-        counters.closing.store(true, Release);
+        let Self { entries, shared, ended, thread } = self;
+        shared.closing.store(true, Release);
         drop(entries);
         thread.unpark();
         // It ends by the other side's drop; a timeout leaves the thread behind, as its output is stuck.
         let _ = ended.recv_timeout(wait);
-        counters.counts()
+        let written = shared.written_packets.load(Relaxed);
+        SinkCounts { lost_packets: shared.queued_packets.load(Relaxed).saturating_sub(written), ..shared.counts() }
     }
 }
 

@@ -9,12 +9,11 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::output::Output;
-use super::{Counters, Entry, json};
-use crate::flow::hubble::{LOST_IN_QUEUE, LOST_IN_RING};
+use super::{Entry, Shared, json};
+use crate::flow::hubble::LOST_IN_RING;
 
 /// How long an error is waited on before the next attempt.
 const RETRY: Duration = Duration::from_secs(1);
@@ -24,7 +23,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 pub(super) struct Writer<O> {
     output: O,
     node: String,
-    counters: Arc<Counters>,
+    shared: Arc<Shared>,
     batch: Batch,
     failing: bool,
 }
@@ -45,8 +44,8 @@ struct Line {
 }
 
 impl<O: Output> Writer<O> {
-    pub(super) fn new(output: O, node: String, counters: Arc<Counters>) -> Self {
-        Self { output, node, counters, batch: Batch::default(), failing: false }
+    pub(super) fn new(output: O, node: String, shared: Arc<Shared>) -> Self {
+        Self { output, node, shared, batch: Batch::default(), failing: false }
     }
 
     /// Until the queue's other end is dropped and all is written, or given up.
@@ -57,19 +56,19 @@ impl<O: Output> Writer<O> {
                     self.fill(entry, queued);
                     false
                 }
-                // Nothing to say, but a file that was moved away is made anew for those who follow it.
+                // No new record, but a file that was moved away is made anew for those who follow it.
                 Err(RecvTimeoutError::Timeout) => {
-                    self.tell_losses();
+                    self.add_overflow();
                     false
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    self.tell_losses();
+                    self.add_overflow();
                     true
                 }
             };
             while !self.write() {
-                if ended || self.counters.closing.load(Acquire) {
-                    self.give_up(queued);
+                if ended || self.shared.closing.load(Acquire) {
+                    self.count_written();
                     return;
                 }
                 // The end of the log wakes it.
@@ -82,7 +81,7 @@ impl<O: Output> Writer<O> {
     }
 
     fn fill(&mut self, first: Entry, queued: &Receiver<Entry>) {
-        self.tell_losses();
+        self.add_overflow();
         self.add(first);
         while self.batch.text.len() < BATCH_BYTES
             && let Ok(entry) = queued.try_recv()
@@ -100,12 +99,9 @@ impl<O: Output> Writer<O> {
         self.batch.push(&line, packets);
     }
 
-    fn tell_losses(&mut self) {
-        let packets = self.counters.untold_packets.swap(0, Relaxed);
-        if packets != 0 {
-            let line = json::lost_line(&self.node, Timestamp::now(), LOST_IN_QUEUE, packets);
-            self.batch.push(&line, packets);
-        }
+    fn add_overflow(&mut self) {
+        let entries = self.shared.overflow().take();
+        entries.for_each(|entry| self.add(entry));
     }
 
     /// Writes the batch. False: something is left of it.
@@ -118,9 +114,9 @@ impl<O: Output> Writer<O> {
                 true
             }
             Err(error) => {
-                self.counters.errors.fetch_add(1, Relaxed);
+                self.shared.errors.fetch_add(1, Relaxed);
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::warn!(%error, "cannot write the flow log; will try again, and count what is lost");
+                    tracing::warn!(%error, "cannot write the flow log; will try again, and count together what finds no room");
                 }
                 false
             }
@@ -129,7 +125,7 @@ impl<O: Output> Writer<O> {
 
     fn try_write(&mut self) -> io::Result<()> {
         if self.output.ready()? {
-            self.counters.reopened.fetch_add(1, Relaxed);
+            self.shared.reopened.fetch_add(1, Relaxed);
             self.batch.rewind();
         }
         while !self.batch.rest().is_empty() {
@@ -140,20 +136,16 @@ impl<O: Output> Writer<O> {
                 Err(error) => return Err(error),
             }
         }
-        self.counters.lines.fetch_add(self.batch.lines.len() as u64, Relaxed);
+        self.count_written();
         self.batch.clear();
         Ok(())
     }
 
-    fn give_up(&mut self, queued: &Receiver<Entry>) {
+    fn count_written(&self) {
         let written = self.batch.written;
-        let (out, left): (Vec<_>, Vec<_>) = self.batch.lines.iter().partition(|line| line.end <= written);
-        self.counters.lines.fetch_add(out.len() as u64, Relaxed);
-        for line in left {
-            self.counters.lose(1, line.packets);
-        }
-        for entry in queued.try_iter() {
-            self.counters.lose(1, entry.packets());
+        for line in self.batch.lines.iter().take_while(|line| line.end <= written) {
+            self.shared.lines.fetch_add(1, Relaxed);
+            self.shared.written_packets.fetch_add(line.packets, Relaxed);
         }
     }
 }

@@ -1,5 +1,5 @@
 //! bpf(2) as far as aya does not offer it: maps with exact attributes, pins with information about them, tcx links by
-//! ifindex, the chain of a device. Input and output: plain data and file descriptors. Unsafe code is here and in `mmap`.
+//! ifindex, the chain of a device, programs of type syscall. Input and output: plain data and file descriptors. Unsafe code is here and in `mmap`.
 #![allow(
     unsafe_code,
     reason = "bpf(2) takes structs of pointers; each call is checked against the sizes of the map that it touches"
@@ -7,6 +7,7 @@
 
 mod hook;
 mod map;
+mod program;
 
 use std::ffi::{CString, c_long};
 use std::io;
@@ -16,8 +17,9 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-pub(crate) use hook::{Hook, chain, link_create, link_detach, link_info, link_update, program_id, run_classifier};
+pub(crate) use hook::{Hook, chain, link_create, link_detach, link_info, link_update, program_id};
 pub(crate) use map::{Map, MapAttributes, kind};
+pub(crate) use program::{SyscallProgram, btf_load, syscall_load, syscall_run};
 
 /// Commands of bpf(2), from the kernel's `enum bpf_cmd`.
 mod command {
@@ -26,11 +28,13 @@ mod command {
     pub(super) const MAP_UPDATE_ELEM: i32 = 2;
     pub(super) const MAP_DELETE_ELEM: i32 = 3;
     pub(super) const MAP_GET_NEXT_KEY: i32 = 4;
+    pub(super) const PROG_LOAD: i32 = 5;
     pub(super) const OBJ_PIN: i32 = 6;
     pub(super) const OBJ_GET: i32 = 7;
     pub(super) const PROG_TEST_RUN: i32 = 10;
     pub(super) const OBJ_GET_INFO_BY_FD: i32 = 15;
     pub(super) const PROG_QUERY: i32 = 16;
+    pub(super) const BTF_LOAD: i32 = 18;
     pub(super) const MAP_UPDATE_BATCH: i32 = 26;
     pub(super) const LINK_CREATE: i32 = 28;
     pub(super) const LINK_UPDATE: i32 = 29;

@@ -10,7 +10,7 @@ use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MessageD
 use super::*;
 use crate::flow::enrich::{Denial, Enricher};
 use crate::flow::fixture::{self, DB, REVISION, UNNAMED, WEB, policy, way};
-use crate::flow::hubble::{LOST_IN_QUEUE, LOST_IN_RING};
+use crate::flow::hubble::LOST_IN_RING;
 use crate::flow::names::Ruling;
 use crate::flow::text::misleads;
 
@@ -116,7 +116,6 @@ fn kinds() -> Vec<(&'static str, String)> {
         ("ethertype", line(&denied(lldp, 1))),
         ("flows not told apart", line(&record(None, &busy))),
         ("lost in the ring", lost_line("n1", time(), LOST_IN_RING, 12)),
-        ("lost in the queue", lost_line("n1", time(), LOST_IN_QUEUE, 345)),
     ]
 }
 

@@ -1,0 +1,143 @@
+//! What finds no room in the queue, counted together: every packet stays in a count, in bounded memory.
+//!
+//! Input: entries that were refused. Output: one record for each workload, direction and reason, without its flow, as
+//! the kernel does where it cannot tell flows apart.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Place;
+
+use enforcer_common::id::{Direction, OwnerId};
+use enforcer_common::verdict::Reason;
+use jiff::Timestamp;
+
+use super::Entry;
+use crate::flow::record::{Decision, FlowRecord, Party};
+
+/// Workloads, directions and reasons that are kept apart; the kernel keeps as many. The rest is counted by direction and
+/// reason alone.
+const APART: usize = 8192;
+
+#[derive(Debug, Default)]
+pub(super) struct Overflow {
+    records: BTreeMap<(OwnerId, Direction, Reason), FlowRecord>,
+    lost_in_ring: Option<(Timestamp, u64)>,
+}
+
+impl Overflow {
+    pub(super) fn add(&mut self, entry: Entry) {
+        match entry {
+            Entry::Record(record) => self.add_record(record),
+            Entry::LostInRing { time, packets } => {
+                let before = self.lost_in_ring.map_or(0, |(_, packets)| packets);
+                self.lost_in_ring = Some((time, before + packets));
+            }
+        }
+    }
+
+    fn add_record(&mut self, record: FlowRecord) {
+        let mut record = without_flow(record);
+        let known = self.records.contains_key(&(record.workload, record.direction, record.reason));
+        if !known && self.records.len() >= APART {
+            record = without_workload(record);
+        }
+        match self.records.entry((record.workload, record.direction, record.reason)) {
+            Place::Occupied(mut place) => {
+                record.count += place.get().count;
+                place.insert(record);
+            }
+            Place::Vacant(place) => {
+                place.insert(record);
+            }
+        }
+    }
+
+    /// Everything, which is forgotten here.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = Entry> + use<> {
+        let Self { records, lost_in_ring } = std::mem::take(self);
+        let lost = lost_in_ring.map(|(time, packets)| Entry::LostInRing { time, packets });
+        records.into_values().map(Entry::Record).chain(lost)
+    }
+}
+
+fn without_flow(record: FlowRecord) -> FlowRecord {
+    let (source, destination) = match record.direction {
+        Direction::Egress => (record.source, None),
+        Direction::Ingress => (None, record.destination),
+    };
+    FlowRecord { packet: None, is_reply: false, source, destination, decision: Decision::NotPolicy, ..record }
+}
+
+fn without_workload(record: FlowRecord) -> FlowRecord {
+    let unknown = |party: Option<Party>| party.map(|_| Party::Unknown);
+    FlowRecord {
+        workload: OwnerId::NONE,
+        interface: None,
+        source: unknown(record.source),
+        destination: unknown(record.destination),
+        ..record
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::record;
+    use super::*;
+    use crate::flow::fixture::WEB;
+
+    fn records(overflow: &mut Overflow) -> Vec<FlowRecord> {
+        let records = overflow.take().filter_map(|entry| match entry {
+            Entry::Record(record) => Some(record),
+            Entry::LostInRing { .. } => None,
+        });
+        records.collect()
+    }
+
+    #[test]
+    fn flows_of_a_workload_become_one_record_for_each_direction_and_reason() {
+        let mut overflow = Overflow::default();
+        let denied = record(3);
+        let side = denied.source.clone();
+        for count in 1..=100 {
+            overflow.add(Entry::Record(FlowRecord { count, ..denied.clone() }));
+            overflow.add(Entry::Record(FlowRecord { count, reason: Reason::RuleDeny, ..denied.clone() }));
+        }
+        let told = records(&mut overflow);
+        assert_eq!(
+            told.iter().map(|record| (record.reason, record.count)).collect::<Vec<_>>(),
+            [(Reason::NoRule, 5050), (Reason::RuleDeny, 5050)]
+        );
+        for record in told {
+            assert_eq!((record.workload, record.direction), (WEB, Direction::Egress));
+            assert_eq!((record.packet, record.source, record.destination), (None, side.clone(), None));
+            assert_eq!(record.decision, Decision::NotPolicy, "the policies of one flow say nothing about another");
+        }
+        assert_eq!(records(&mut overflow), [], "nothing is told twice");
+    }
+
+    #[test]
+    fn more_workloads_than_there_is_room_for_are_counted_without_names() {
+        let mut overflow = Overflow::default();
+        let many = APART as u32 + 1000;
+        for round in 1..=2 {
+            for workload in 1..=many {
+                overflow.add(Entry::Record(FlowRecord { workload: OwnerId(workload), ..record(round) }));
+            }
+        }
+        let told = records(&mut overflow);
+        assert_eq!(told.iter().map(|record| record.count).sum::<u64>(), u64::from(many) * 3);
+        assert_eq!(told.len(), APART + 1);
+        let nameless: Vec<_> = told.iter().filter(|record| record.workload == OwnerId::NONE).collect();
+        assert_eq!(nameless.iter().map(|record| record.count).collect::<Vec<_>>(), [3000]);
+        assert_eq!((&nameless[0].source, &nameless[0].interface), (&Some(Party::Unknown), &None));
+    }
+
+    #[test]
+    fn losses_of_the_ring_add_up() {
+        let mut overflow = Overflow::default();
+        for packets in [5, 7] {
+            overflow.add(Entry::LostInRing { time: Timestamp::UNIX_EPOCH, packets });
+        }
+        assert_eq!(overflow.take().map(|entry| entry.packets()).collect::<Vec<_>>(), [12]);
+        assert_eq!(overflow.take().count(), 0);
+    }
+}
