@@ -13,6 +13,8 @@ use crate::endpoint::Endpoint;
 use crate::flow_state::{FlowKey, FlowValue, FlowWord, renew};
 use crate::id::{Address, Direction, OwnerId, PolicyWord};
 use crate::image::Image;
+use crate::live;
+use crate::opaque::Flag;
 use crate::packet::{self, Frame, Kind, Packet, PacketBytes, ProtocolClass};
 use crate::verdict::{Reason, Verdict};
 use crate::{icmp_error, judge};
@@ -39,19 +41,19 @@ pub trait World {
     fn boot_time(&self) -> u64;
     /// [`judge::judge`]; the kernel's tables call it out of line.
     #[inline(always)]
-    fn judge(&self, work: &Work) -> Result<(), Reason>
+    fn judge(&self, work: &Work, endpoint: Option<&Endpoint>) -> Result<(), Reason>
     where
         Self: Sized,
     {
-        judge::judge(self, work)
+        judge::judge(self, work, endpoint)
     }
     /// [`decide::answer`]; the kernel's tables call it out of line.
     #[inline(always)]
-    fn policy(&self, work: &Work, question: &Question<'_>) -> Verdict
+    fn policy(&self, slot: usize, endpoint: &Endpoint, question: &Question<'_>) -> Verdict
     where
         Self: Sized,
     {
-        decide::answer(self, work, question)
+        decide::answer(self, slot, endpoint, question)
     }
     /// [`icmp_error::find_quoted`]; the kernel's tables call it out of line.
     #[inline(always)]
@@ -127,7 +129,24 @@ pub fn run<W: World, B: PacketBytes>(
     bytes: &B,
     work: &mut Work,
 ) -> Verdict {
-    match judge_frame(world, direction, meta, bytes, work) {
+    let mut absent = Flag::lowered();
+    if live::look(world, direction, meta, bytes, &mut absent) {
+        return Verdict::Allow;
+    }
+    judge(world, direction, meta, bytes, absent.is_raised(), work)
+}
+
+/// The second half of [`run`], for a frame of which [`live::look`] did not say that it passes. `absent`: there is no flow.
+#[inline(always)]
+pub fn judge<W: World, B: PacketBytes>(
+    world: &W,
+    direction: Direction,
+    meta: &Meta,
+    bytes: &B,
+    absent: bool,
+    work: &mut Work,
+) -> Verdict {
+    match judge_frame(world, direction, meta, bytes, absent, work) {
         Ok(()) => Verdict::Allow,
         Err(reason) => Verdict::Deny(reason),
     }
@@ -161,6 +180,7 @@ fn judge_frame<W: World, B: PacketBytes>(
     direction: Direction,
     meta: &Meta,
     bytes: &B,
+    absent: bool,
     work: &mut Work,
 ) -> Result<(), Reason> {
     let endpoint = begin(world, direction, meta, work);
@@ -183,6 +203,7 @@ fn judge_frame<W: World, B: PacketBytes>(
         work.key = flow_key(id, direction, &work.packet, peer);
         if matches!(work.packet.kind, Kind::Following)
             && work.word.revision != 0
+            && !absent
             && let Some(flow) = world.flow(&work.key)
         {
             let current = FlowWord(flow.word.load(Relaxed));
@@ -205,11 +226,11 @@ fn judge_frame<W: World, B: PacketBytes>(
     if matches!(work.packet.kind, Kind::IcmpError) {
         world.find_quoted(bytes, work);
     }
-    world.judge(work)
+    world.judge(work, endpoint)
 }
 
 #[inline(always)]
-fn flow_key(owner: OwnerId, direction: Direction, packet: &Packet, peer: &Address) -> FlowKey {
+pub(crate) fn flow_key(owner: OwnerId, direction: Direction, packet: &Packet, peer: &Address) -> FlowKey {
     let from_workload = matches!(direction, Direction::Egress);
     let (local_port, peer_port) = match packet.class {
         ProtocolClass::Icmp | ProtocolClass::Icmpv6 => {

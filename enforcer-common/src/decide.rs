@@ -1,6 +1,7 @@
 //! The policy decision: one pure function, in the kernel, in the tests and in `explain`.
 
-use crate::datapath::{Work, World};
+use crate::datapath::World;
+use crate::endpoint::Endpoint;
 use crate::id::{Address, Direction, PeerClass, Row};
 use crate::image::{self, AddressEntry, Cell, Image, PortKey};
 use crate::verdict::{Reason, Verdict};
@@ -18,11 +19,10 @@ pub struct Question<'a> {
     pub port: PortKey,
 }
 
-/// What policy says for the workload of `work`, from the tables that were in force when its run began.
+/// What policy says for a workload by the tables in a slot.
 #[inline(always)]
-pub fn answer<W: World>(world: &W, work: &Work, question: &Question<'_>) -> Verdict {
-    let slot = work.word.slot();
-    let (Some(endpoint), Some(image)) = (world.endpoint(work.meta.ifindex), world.image(slot)) else {
+pub fn answer<W: World>(world: &W, slot: usize, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
+    let Some(image) = world.image(slot) else {
         return Verdict::Deny(Reason::Internal);
     };
     // A workload cannot block access to itself (N19); from an address that another one shows too, it may be the other one.
@@ -52,11 +52,9 @@ pub fn decide<I: Image>(image: &I, row: Row, peer: &Address, entry: Option<Addre
 
 #[inline(always)]
 fn look_up<I: Image>(image: &I, row: Row, peer: &Address, entry: Option<AddressEntry>, port: PortKey) -> Option<u8> {
-    let header = image.line(0)?;
-    let port = image::port_class(image, header, port)?;
     let peer: PeerClass = match entry {
         Some(entry) => entry.class(),
-        None => image.range_class(peer)?,
+        None => image::range_class(image, peer)?,
     };
-    image::cell(image, header, row, peer, port)
+    image::cell(image, row, peer, port)
 }

@@ -70,8 +70,14 @@ impl FlowKey {
     #[inline(always)]
     pub fn tag(&self) -> u32 {
         let Address([a, b, c, d]) = self.peer;
-        let mixed = (self.owner_and_class ^ self.ports.rotate_left(13) ^ a.rotate_left(7) ^ b.rotate_left(17) ^ c ^ d)
-            .wrapping_mul(0x9e37_79b1);
+        // Odd factors, so that words that are exchanged show; the last one moves what they differ in to the upper bits.
+        let mixed = self.owner_and_class
+            ^ self.ports.wrapping_mul(0x0000_2003)
+            ^ a.wrapping_mul(0x0000_0101)
+            ^ b.wrapping_mul(0x0001_0007)
+            ^ c
+            ^ d.wrapping_mul(0x0000_0805);
+        let mixed = mixed.wrapping_mul(0x9e37_79b1);
         mixed >> 8
     }
 }

@@ -14,16 +14,17 @@ use crate::image::{AddressEntry, Image, PortKey};
 use crate::packet::{Kind, Packet, ProtocolClass, icmp, tcp};
 use crate::verdict::{Reason, Verdict};
 
-/// Judges a packet.
+/// Judges a packet. `endpoint` is that of its device.
 #[inline(always)]
-pub fn judge<W: World>(world: &W, work: &Work) -> Result<(), Reason> {
+pub fn judge<W: World>(world: &W, work: &Work, endpoint: Option<&Endpoint>) -> Result<(), Reason> {
     let Work { word, ref meta, direction, flow, settled, quotes_live_flow, owner, ref key, ref packet, .. } = *work;
     let slot = word.slot();
-    let known = world.endpoint(meta.ifindex).filter(|endpoint| endpoint.flags[slot] & Endpoint::UNKNOWN == 0);
+    let known = endpoint.filter(|endpoint| endpoint.flags[slot] & Endpoint::UNKNOWN == 0);
+    let image = world.image(slot);
     let (local, peer) = packet.sides(direction);
     let own = owner != OwnerId::NONE;
     let discovery = match packet.class {
-        ProtocolClass::Icmpv6 => hygiene::discovery(world.image(slot).as_ref(), direction, packet),
+        ProtocolClass::Icmpv6 => hygiene::discovery(image.as_ref(), direction, packet),
         ProtocolClass::Tcp | ProtocolClass::Udp | ProtocolClass::Sctp | ProtocolClass::Icmp | ProtocolClass::Other => {
             Discovery::Judge
         }
@@ -38,7 +39,8 @@ pub fn judge<W: World>(world: &W, work: &Work) -> Result<(), Reason> {
     if word.revision == 0 {
         return Err(Reason::NoPolicy);
     }
-    let case = Case { world, work, word, meta, endpoint, direction, packet, local, peer, own };
+    let image = &image.ok_or(Reason::Internal)?;
+    let case = Case { world, word, meta, endpoint, image, direction, packet, local, peer, own };
     let entry = case.clear()?;
     // Nothing but the guardrails was open.
     if settled && let Some(flow) = world.flow(key) {
@@ -70,10 +72,10 @@ fn service_port(role: Role, key: &FlowKey) -> PortKey {
 /// One packet of a known workload that has to be judged.
 struct Case<'a, W: World> {
     world: &'a W,
-    work: &'a Work,
     word: PolicyWord,
     meta: &'a Meta,
     endpoint: &'a Endpoint,
+    image: &'a W::Image,
     direction: Direction,
     packet: &'a Packet,
     local: &'a Address,
@@ -246,7 +248,7 @@ impl<W: World> Case<'_, W> {
             return Ok(());
         }
         if let Some(role) = quoted {
-            let entry = self.world.image(self.word.slot()).and_then(|image| image.address(key.peer()));
+            let entry = self.image.address(key.peer());
             let verdict = self.policy(key.peer(), entry, role.direction(), service_port(role, key));
             if verdict == Verdict::Allow {
                 return Ok(());
@@ -259,7 +261,7 @@ impl<W: World> Case<'_, W> {
     #[inline(always)]
     fn clear(&self) -> Result<Option<AddressEntry>, Reason> {
         let slot = self.word.slot();
-        let image = self.world.image(slot).ok_or(Reason::Internal)?;
+        let image = self.image;
         let peer = image.address(self.peer);
         let source = match self.direction {
             Direction::Ingress => peer,
@@ -287,7 +289,7 @@ impl<W: World> Case<'_, W> {
     #[inline(always)]
     fn policy(&self, peer: &Address, entry: Option<AddressEntry>, direction: Direction, port: PortKey) -> Verdict {
         let question = Question { direction, peer, entry, port };
-        self.world.policy(self.work, &question)
+        self.world.policy(self.word.slot(), self.endpoint, &question)
     }
 
     /// The device of the peer's side, as far as this packet shows it.

@@ -22,6 +22,7 @@ pub mod id;
 pub mod image;
 pub mod judge;
 pub mod limits;
+pub mod live;
 pub mod opaque;
 pub mod packet;
 #[cfg(feature = "user")]

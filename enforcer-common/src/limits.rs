@@ -9,6 +9,8 @@ pub mod map {
     pub const GLOBALS: &str = "GLOBALS";
     /// Outer array: slot -> image.
     pub const IMAGES: &str = "IMAGES";
+    /// Array: slot -> the first lines of the image.
+    pub const IMAGE_STARTS: &str = "IMAGE_STARTS";
     /// Outer array: slot -> hash of exact addresses.
     pub const ADDRESSES: &str = "ADDRESSES";
     /// Array, mmapable: ifindex & mask -> endpoint.
@@ -71,6 +73,8 @@ pub const BUSY: u32 = 8192;
 pub const EVENTS: u32 = 4 << 20;
 /// An image that needs more is refused with exact numbers.
 pub const IMAGE_BUDGET: u64 = 64 << 20;
+/// Lines of an image that also lie in `IMAGE_STARTS`: all of most images. 2 MiB.
+pub const START_LINES: u32 = 32_768;
 /// Address ranges of one family in an image.
 pub const RANGES: u32 = 1 << 20;
 /// Steps of the binary search over one bucket of ranges: log2 of [`RANGES`], plus one.

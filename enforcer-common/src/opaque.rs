@@ -1,9 +1,9 @@
-//! A value of which the compiler knows nothing.
+//! Values of which the compiler knows nothing.
 //!
 //! The verifier follows the compiled code, not the source. Where the compiler keeps a pointer into a table instead of the
 //! value that was read, or leaves the value of a `None` in a clobbered register, what is harmless on a CPU multiplies the
 //! verifier's states or is refused. A value that passes through here is one register, read once.
-#![cfg_attr(target_arch = "bpf", allow(unsafe_code, reason = "a move is an instruction"))]
+#![allow(unsafe_code, reason = "a move is an instruction; a volatile access is one too")]
 
 /// The same value.
 #[cfg(target_arch = "bpf")]
@@ -19,4 +19,33 @@ pub fn opaque(mut value: u64) -> u64 {
 #[inline(always)]
 pub fn opaque(value: u64) -> u64 {
     value
+}
+
+/// A flag that stays in memory: as a value, each way out of the code between would have to set it on the stack.
+#[derive(Debug, Default)]
+pub struct Flag(bool);
+
+impl Flag {
+    /// Not raised.
+    #[inline(always)]
+    pub fn lowered() -> Self {
+        let mut flag = Self(false);
+        // SAFETY: a reference.
+        unsafe { (&raw mut flag.0).write_volatile(false) };
+        flag
+    }
+
+    /// Raises it.
+    #[inline(always)]
+    pub fn raise(&mut self) {
+        // SAFETY: a reference.
+        unsafe { (&raw mut self.0).write_volatile(true) };
+    }
+
+    /// Whether it was raised.
+    #[inline(always)]
+    pub fn is_raised(&self) -> bool {
+        // SAFETY: a reference.
+        unsafe { (&raw const self.0).read_volatile() }
+    }
 }

@@ -10,14 +10,20 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     datapath::Meta,
-    packet::{HEAD, PacketBytes, linear_need},
+    packet::{HEAD, PacketBytes},
 };
 
 /// Where the frame came by.
 #[inline(always)]
 pub(crate) fn meta(skb: *mut __sk_buff) -> Meta {
-    // SAFETY: the kernel gives a valid context; the verifier rewrites these loads.
-    unsafe { Meta { ifindex: (*skb).ifindex, ingress_ifindex: (*skb).ingress_ifindex, vlan: (*skb).vlan_present != 0 } }
+    // SAFETY: the kernel gives a valid context; the verifier rewrites these loads. Volatile: see the callers.
+    unsafe {
+        Meta {
+            ifindex: (&raw const (*skb).ifindex).read_volatile(),
+            ingress_ifindex: (&raw const (*skb).ingress_ifindex).read_volatile(),
+            vlan: (&raw const (*skb).vlan_present).read_volatile() != 0,
+        }
+    }
 }
 
 /// The frame. `data..end` is the linear part.
@@ -29,18 +35,14 @@ pub(crate) struct Bytes {
 }
 
 impl Bytes {
-    /// `None`: the headers could not be brought into the linear part.
+    /// The frame with its headers in the linear part; `None`: they could not be brought there.
     #[inline(always)]
-    pub(crate) fn of(skb: *mut __sk_buff) -> Option<Self> {
+    pub(crate) fn pulled(skb: *mut __sk_buff) -> Option<Self> {
         let bytes = Self::linear(skb);
+        if bytes.data + HEAD as usize <= bytes.end {
+            return Some(bytes);
+        }
         let wanted = if bytes.length < HEAD { bytes.length } else { HEAD };
-        if bytes.end - bytes.data >= wanted as usize {
-            return Some(bytes);
-        }
-        // Large TCP segments hold no more than their own headers here, and pulling more would copy a shared head.
-        if linear_need(&bytes).is_some_and(|need| bytes.end - bytes.data >= need as usize) {
-            return Some(bytes);
-        }
         // SAFETY: the helper takes any length; all packet pointers are read anew behind it.
         if unsafe { bpf_skb_pull_data(skb, wanted) } != 0 {
             return None;
@@ -48,15 +50,16 @@ impl Bytes {
         Some(Self::linear(skb))
     }
 
+    /// The frame as it is.
     #[inline(always)]
-    fn linear(skb: *mut __sk_buff) -> Self {
+    pub(crate) fn linear(skb: *mut __sk_buff) -> Self {
         // SAFETY: the kernel gives a valid context. Volatile, so that no pointer outlives a pull.
         unsafe {
             Self {
                 skb,
                 data: (&raw const (*skb).data).read_volatile() as usize,
                 end: (&raw const (*skb).data_end).read_volatile() as usize,
-                length: (*skb).len,
+                length: (&raw const (*skb).len).read_volatile(),
             }
         }
     }

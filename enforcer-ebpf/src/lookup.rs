@@ -13,8 +13,8 @@ use enforcer_common::{
     endpoint::Endpoint,
     flow_state::{FlowKey, FlowValue},
     icmp_error,
-    id::{Address, Direction, OwnerId, PeerClass, PolicyWord},
-    image::{self, AddressEntry, Image, Line, PortKey},
+    id::{Address, Direction, OwnerId, PolicyWord},
+    image::{AddressEntry, Image, Line, PortKey, Start},
     judge, limits,
     opaque::opaque,
     packet::PacketBytes,
@@ -22,9 +22,7 @@ use enforcer_common::{
 };
 
 use crate::context::Anywhere;
-use crate::maps::{
-    ADDRESSES, Addresses, ENDPOINTS, ENDPOINTS_MORE, FLOWS, GLOBALS, IMAGES, ImageLines, QUOTAS, UPLINKS,
-};
+use crate::maps::{ADDRESSES, ENDPOINTS, ENDPOINTS_MORE, FLOWS, GLOBALS, IMAGE_STARTS, IMAGES, QUOTAS, UPLINKS};
 
 /// jiffies >> this is the tick of about a second; user space sets it by the kernel's HZ.
 #[unsafe(no_mangle)]
@@ -37,11 +35,10 @@ pub(crate) struct Maps {
     pub(crate) skb: *mut __sk_buff,
 }
 
-/// One slot of the outer maps.
+/// The image in a slot.
 pub(crate) struct Tables {
     slot: u32,
-    lines: &'static ImageLines,
-    addresses: &'static Addresses,
+    start: &'static Start,
 }
 
 /// The tick at this moment.
@@ -66,7 +63,7 @@ impl World for Maps {
     #[inline(always)]
     fn image(&self, slot: usize) -> Option<Tables> {
         let slot = slot as u32;
-        Some(Tables { slot, lines: IMAGES.get(slot)?, addresses: ADDRESSES.get(slot)? })
+        Some(Tables { slot, start: IMAGE_STARTS.get(slot)? })
     }
 
     #[inline(always)]
@@ -123,18 +120,18 @@ impl World for Maps {
     }
 
     #[inline(always)]
-    fn judge(&self, work: &Work) -> Result<(), Reason> {
+    fn judge(&self, work: &Work, endpoint: Option<&Endpoint>) -> Result<(), Reason> {
+        let endpoint = endpoint.map_or(core::ptr::null(), core::ptr::from_ref);
         // SAFETY: it is one of those.
-        unsafe { Self::result(judge_work(work)) }
+        unsafe { Self::result(judge_work(work, endpoint)) }
     }
 
     #[inline(always)]
-    fn policy(&self, work: &Work, question: &Question<'_>) -> Verdict {
+    fn policy(&self, slot: usize, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
         let entry = question.entry.map_or(UNKNOWN, |entry| u64::from(entry.0));
+        let place = slot as u32 | (question.direction as u32) << 1 | question.port.index() << 2;
         // SAFETY: it is one of those.
-        match unsafe {
-            Self::result(ask_policy(work, question.direction as u32, question.peer, entry, question.port.index()))
-        } {
+        match unsafe { Self::result(ask_policy(endpoint, place, question.peer, entry)) } {
             Ok(()) => Verdict::Allow,
             Err(reason) => Verdict::Deny(reason),
         }
@@ -176,29 +173,29 @@ fn code(result: Result<(), Reason>) -> u64 {
 /// The reason, or 0 for allow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn judge_work(work: *const Work) -> u64 {
+extern "C" fn judge_work(work: *const Work, endpoint: *const Endpoint) -> u64 {
     // SAFETY: as above.
-    let Some(work) = (unsafe { work.as_ref() }) else {
+    let (Some(work), endpoint) = (unsafe { (work.as_ref(), endpoint.as_ref()) }) else {
         return Reason::Internal as u64;
     };
-    code(judge::judge(&Maps::TABLES, work))
+    code(judge::judge(&Maps::TABLES, work, endpoint))
 }
 
-/// The reason, or 0 for allow.
+/// The reason, or 0 for allow. `place`: slot, direction, and port key, from the lowest bit on.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn ask_policy(work: *const Work, direction: u32, peer: *const Address, entry: u64, port: u32) -> u64 {
+extern "C" fn ask_policy(endpoint: *const Endpoint, place: u32, peer: *const Address, entry: u64) -> u64 {
     // SAFETY: as above.
-    let (Some(work), Some(peer)) = (unsafe { (work.as_ref(), peer.as_ref()) }) else {
+    let (Some(endpoint), Some(peer)) = (unsafe { (endpoint.as_ref(), peer.as_ref()) }) else {
         return Reason::Internal as u64;
     };
     let question = Question {
-        direction: if direction == Direction::Egress as u32 { Direction::Egress } else { Direction::Ingress },
+        direction: if place >> 1 & 1 == Direction::Egress as u32 { Direction::Egress } else { Direction::Ingress },
         peer,
         entry: (entry != UNKNOWN).then_some(AddressEntry(entry as u32)),
-        port: PortKey::from_index(port),
+        port: PortKey::from_index(place >> 2),
     };
-    code(decide::answer(&Maps::TABLES, work, &question).into_result())
+    code(decide::answer(&Maps::TABLES, place as usize & 1, endpoint, &question).into_result())
 }
 
 /// Notes in `work` which flow its ICMP error quotes.
@@ -215,56 +212,24 @@ extern "C" fn find_quoted(skb: *mut __sk_buff, work: *mut Work) -> u64 {
 impl Image for Tables {
     #[inline(always)]
     fn line(&self, index: u32) -> Option<&Line> {
-        self.lines.get(index)
+        match self.start.get(index as usize) {
+            Some(line) => Some(line),
+            // A call each: the kernel does not inline the look-up of an inner array.
+            None => IMAGES.get(self.slot)?.get(index),
+        }
     }
 
     #[inline(always)]
     fn address(&self, address: &Address) -> Option<AddressEntry> {
         // SAFETY: user space fills the map before it is in force and does not edit it afterwards.
-        let found = unsafe { self.addresses.get(address) }.map_or(UNKNOWN, |entry| u64::from(entry.0));
+        let found = unsafe { ADDRESSES.get(self.slot)?.get(address) }.map_or(UNKNOWN, |entry| u64::from(entry.0));
         let found = opaque(found);
         (found != UNKNOWN).then_some(AddressEntry(found as u32))
     }
-
-    #[inline(always)]
-    fn range_class(&self, address: &Address) -> Option<PeerClass> {
-        let class = search_ranges(self.slot, address);
-        (class != UNKNOWN).then_some(PeerClass(class as u32))
-    }
 }
 
-/// No entry, no class.
+/// No entry.
 const UNKNOWN: u64 = u64::MAX;
-
-/// The lines of an image alone.
-struct Lines(&'static ImageLines);
-
-impl Image for Lines {
-    #[inline(always)]
-    fn line(&self, index: u32) -> Option<&Line> {
-        self.0.get(index)
-    }
-
-    #[inline(always)]
-    fn address(&self, _: &Address) -> Option<AddressEntry> {
-        None
-    }
-}
-
-/// A function of its own, and global, so that the verifier follows the search once and not from every state of every
-/// caller. It is called only for an address that the exact hash does not know.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn search_ranges(slot: u32, address: *const Address) -> u64 {
-    // SAFETY: the verifier knows the pointer as null or as that of a whole address.
-    let (Some(address), Some(lines)) = (unsafe { address.as_ref() }, IMAGES.get(slot)) else {
-        return UNKNOWN;
-    };
-    match image::range_class(&Lines(lines), address) {
-        Some(class) => u64::from(class.0),
-        None => UNKNOWN,
-    }
-}
 
 /// Whether the workload that uses a place of `QUOTAS` is gone.
 #[inline(always)]

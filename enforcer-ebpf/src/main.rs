@@ -27,7 +27,7 @@ mod sweep;
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::bindings::__sk_buff;
-    use enforcer_common::{datapath, id::Direction, sweep::SweepArguments, verdict::Verdict};
+    use enforcer_common::{datapath, id::Direction, live, opaque::Flag, sweep::SweepArguments, verdict::Verdict};
 
     use crate::{context, emit, lookup::Maps, maps::SCRATCH, sweep};
 
@@ -65,14 +65,20 @@ mod programs {
 
     #[inline(always)]
     fn judge(skb: *mut __sk_buff, direction: Direction) -> i32 {
+        let maps = Maps { skb };
+        let mut absent = Flag::lowered();
+        if live::look(&maps, direction, &context::meta(skb), &context::Bytes::linear(skb), &mut absent) {
+            return TCX_NEXT;
+        }
+        // Read again: what were kept from above would be kept on the stack for every packet.
+        let meta = context::meta(skb);
         let Some(work) = SCRATCH.get_ptr_mut(0) else {
             return TC_ACT_SHOT;
         };
         // SAFETY: this CPU's place, and programs of this kind do not interrupt each other on a CPU.
         let work = unsafe { &mut *work };
-        let (maps, meta) = (Maps { skb }, context::meta(skb));
-        let verdict = match context::Bytes::of(skb) {
-            Some(bytes) => datapath::run(&maps, direction, &meta, &bytes, work),
+        let verdict = match context::Bytes::pulled(skb) {
+            Some(bytes) => datapath::judge(&maps, direction, &meta, &bytes, absent.is_raised(), work),
             None => datapath::unreadable(&maps, direction, &meta, work),
         };
         match verdict {

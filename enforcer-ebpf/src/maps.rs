@@ -12,7 +12,7 @@ use enforcer_common::{
     endpoint::{Endpoint, Quota},
     flow_state::{FlowKey, FlowValue},
     id::Address,
-    image::{AddressEntry, Line},
+    image::{AddressEntry, Line, Start},
     limits,
     verdict::REASON_COUNT,
 };
@@ -32,6 +32,9 @@ pub(crate) static GLOBALS: Array<u64, { limits::GLOBALS as usize }, MMAPABLE> = 
 /// User space writes: slot -> image.
 #[btf_map]
 pub(crate) static IMAGES: ArrayOfMaps<ImageLines, 2> = ArrayOfMaps::new();
+/// User space writes: slot -> the first of these lines once more, where no look-up is needed.
+#[btf_map]
+pub(crate) static IMAGE_STARTS: Array<Start, 2> = Array::new();
 /// User space writes: slot -> exact addresses.
 #[btf_map]
 pub(crate) static ADDRESSES: ArrayOfMaps<Addresses, 2> = ArrayOfMaps::new();

@@ -28,10 +28,9 @@ fn denies_by(row: u32) -> (TestImage, Row) {
     let mut header = Header::from_line(&image.lines[0]).unwrap();
     (header.rows, header.vectors) = (2, 2);
     image.lines[0] = header.to_line();
-    image.lines[header.rows_at as usize].0[2..4].copy_from_slice(&1_u16.to_ne_bytes());
-    for (place, cell) in image.lines[header.vectors_at as usize].0.iter_mut().take(2).enumerate() {
-        *cell = if place as u32 == row { Cell::Deny } else { Cell::Allow } as u8;
-    }
+    image.lines[header.rows_at as usize].write(2, &1_u16.to_ne_bytes());
+    let cells = [0, 1].map(|place| if place == row { Cell::Deny } else { Cell::Allow } as u8);
+    image.lines[header.vectors_at as usize].write(0, &cells);
     (image, Row(row))
 }
 

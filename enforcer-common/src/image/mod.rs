@@ -22,37 +22,71 @@ use crate::limits;
 /// offset masked to the line needs no bounds check.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Line(pub [u8; 64]);
+pub struct Line([u32; 16]);
 const _: () = assert!(size_of::<Line>() == 64);
 
 impl Line {
     /// All zero.
-    pub const ZERO: Self = Self([0; 64]);
+    pub const ZERO: Self = Self([0; 16]);
+
+    /// From its bytes as they lie in memory.
+    pub fn from_bytes(bytes: &[u8; 64]) -> Self {
+        let mut words = [0; 16];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = u32::from_ne_bytes(*bytes);
+        }
+        Self(words)
+    }
+
+    /// Word `n`, modulo 16.
+    pub fn word(&self, n: usize) -> u32 {
+        self.0[n % 16]
+    }
+
+    /// Overwrites bytes from `at` on.
+    pub fn write(&mut self, at: usize, part: &[u8]) {
+        let mut bytes = self.to_bytes();
+        bytes[at..at + part.len()].copy_from_slice(part);
+        *self = Self::from_bytes(&bytes);
+    }
+
+    /// Its bytes as they lie in memory.
+    pub fn to_bytes(&self) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        for (place, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(self.0) {
+            *place = word.to_ne_bytes();
+        }
+        bytes
+    }
+
+    // By words and shifts: the bpf target reads what may be unaligned byte by byte.
 
     #[inline(always)]
     fn u8(&self, at: u32) -> u8 {
-        self.0[(at & 0x3f) as usize]
+        let place = if cfg!(target_endian = "little") { at } else { 3 - (at & 3) };
+        (self.u32(at) >> (8 * (place & 3))) as u8
     }
 
     #[inline(always)]
     fn u16(&self, at: u32) -> u16 {
-        let at = (at & 0x3e) as usize;
-        u16::from_ne_bytes([self.0[at], self.0[at + 1]])
+        let place = if cfg!(target_endian = "little") { at } else { at ^ 2 };
+        (self.u32(at) >> (8 * (place & 2))) as u16
     }
 
     #[inline(always)]
     fn u32(&self, at: u32) -> u32 {
-        let at = (at & 0x3c) as usize;
-        u32::from_ne_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
+        self.0[(at as usize / 4) % 16]
     }
 
     #[inline(always)]
     fn u64(&self, at: u32) -> u64 {
-        let at = at & 0x38;
         let [low, high] = if cfg!(target_endian = "little") { [at, at + 4] } else { [at + 4, at] };
         u64::from(self.u32(high)) << 32 | u64::from(self.u32(low))
     }
 }
+
+/// The first lines of an image, and zeros behind those of a shorter one: the programs reach each without a look-up.
+pub type Start = [Line; limits::START_LINES as usize];
 
 /// Where an image's lines and exact addresses come from: eBPF maps or ordinary memory.
 pub trait Image {
@@ -60,14 +94,6 @@ pub trait Image {
     fn line(&self, index: u32) -> Option<&Line>;
     /// What is known of exactly this address.
     fn address(&self, address: &Address) -> Option<AddressEntry>;
-    /// The class of an address that is not known exactly. The kernel's tables call [`range_class`] out of line.
-    #[inline(always)]
-    fn range_class(&self, address: &Address) -> Option<PeerClass>
-    where
-        Self: Sized,
-    {
-        range_class(self, address)
-    }
 }
 
 impl<I: Image> Image for &I {
@@ -79,11 +105,6 @@ impl<I: Image> Image for &I {
     #[inline(always)]
     fn address(&self, address: &Address) -> Option<AddressEntry> {
         (*self).address(address)
-    }
-
-    #[inline(always)]
-    fn range_class(&self, address: &Address) -> Option<PeerClass> {
-        (*self).range_class(address)
     }
 }
 
@@ -342,14 +363,12 @@ impl RangeTable {
 }
 
 fn line_of(words: &[u32]) -> Line {
-    let mut line = Line::ZERO;
-    for (place, word) in line.0.chunks_exact_mut(4).zip(words) {
-        place.copy_from_slice(&word.to_ne_bytes());
-    }
-    line
+    let mut line = [0; 16];
+    line[..words.len()].copy_from_slice(words);
+    Line(line)
 }
 
-/// The port class of `key`.
+/// The port class of `key`; `header` is line 0.
 #[inline(always)]
 pub fn port_class<I: Image>(image: &I, header: &Line, key: PortKey) -> Option<PortClass> {
     let flags = header.u32(8);
@@ -401,9 +420,17 @@ pub fn range_class<I: Image>(image: &I, address: &Address) -> Option<PeerClass> 
     Some(PeerClass(image.line(classes_at + found / 16)?.u32(found * 4)))
 }
 
-/// The cell of a flow.
+/// The cell of a flow; `port` is of its destination.
 #[inline(always)]
-pub fn cell<I: Image>(image: &I, header: &Line, row: Row, peer: PeerClass, port: PortClass) -> Option<u8> {
+pub fn cell<I: Image>(image: &I, row: Row, peer: PeerClass, port: PortKey) -> Option<u8> {
+    let header = image.line(0)?;
+    let port = port_class(image, header, port)?;
+    cell_of_class(image, header, row, peer, port)
+}
+
+/// The same for a port class; `header` is line 0.
+#[inline(always)]
+pub fn cell_of_class<I: Image>(image: &I, header: &Line, row: Row, peer: PeerClass, port: PortClass) -> Option<u8> {
     let flags = header.u32(8);
     let (port_classes, peer_classes) = (header.u32(12), header.u32(16));
     // Rows and classes beyond the image would alias others' cells.

@@ -51,7 +51,7 @@ fn image(v4: bool, starts: &[u128], base: u64, shift: u32, buckets: u32) -> Line
         let at = lines.len() as u32;
         for part in bytes.chunks(64) {
             let mut line = Line::ZERO;
-            line.0[..part.len()].copy_from_slice(part);
+            line.write(0, part);
             lines.push(line);
         }
         at
@@ -141,8 +141,12 @@ fn a_cell_beyond_the_image_is_none() {
         };
         let mut lines = vec![header.to_line(), Line::ZERO, Line::ZERO];
         // Row 1, class 1 has vector 1; of which the last port class is allowed.
-        lines[1].0[if wide == 0 { 6 } else { 12 }] = 1;
-        lines[2].0[5] = Cell::Allow as u8;
+        if wide == 0 {
+            lines[1].write(6, &1_u16.to_ne_bytes());
+        } else {
+            lines[1].write(12, &1_u32.to_ne_bytes());
+        }
+        lines[2].write(5, &[Cell::Allow as u8]);
         let image = Lines(lines);
         let line = image.line(0).unwrap();
         for row in 0..4 {
@@ -150,12 +154,12 @@ fn a_cell_beyond_the_image_is_none() {
                 for port in 0..5 {
                     let inside = row < 2 && peer < 2 && port < 3;
                     let allowed = (row, peer, port) == (1, 1, 2);
-                    let found = cell(&image, line, Row(row), PeerClass(peer), PortClass(port));
+                    let found = cell_of_class(&image, line, Row(row), PeerClass(peer), PortClass(port));
                     assert_eq!(found, inside.then_some(u8::from(allowed)), "row {row} peer {peer} port {port}");
                 }
             }
         }
-        assert_eq!(cell(&image, line, Row::NONE, PeerClass(0), PortClass(0)), None);
+        assert_eq!(cell_of_class(&image, line, Row::NONE, PeerClass(0), PortClass(0)), None);
         assert_eq!(Header::from_line(line), Some(header));
     }
     assert_eq!(Header::from_line(&Line::ZERO), None, "another layout");

@@ -6,7 +6,7 @@ use crate::image::PortKey;
 mod parse;
 
 pub(crate) use parse::{byte, half, icmp_kind, is_extension, split};
-pub use parse::{linear_need, parse};
+pub use parse::{parse, plain};
 
 /// Access to the bytes of a frame, from its Ethernet header on.
 pub trait PacketBytes {
@@ -62,18 +62,18 @@ pub mod protocol {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum ProtocolClass {
-    /// TCP.
-    Tcp = 0,
-    /// UDP.
-    Udp = 1,
-    /// SCTP.
-    Sctp = 2,
-    /// ICMP.
-    Icmp = 3,
-    /// ICMPv6.
-    Icmpv6 = 4,
     /// Any other, by its number.
-    Other = 5,
+    Other = 0,
+    /// TCP.
+    Tcp = 1,
+    /// UDP.
+    Udp = 2,
+    /// SCTP.
+    Sctp = 3,
+    /// ICMP.
+    Icmp = 4,
+    /// ICMPv6.
+    Icmpv6 = 5,
 }
 
 impl ProtocolClass {
@@ -81,11 +81,11 @@ impl ProtocolClass {
     #[inline(always)]
     pub fn from_bits(number: u8) -> Self {
         match number {
-            0 => Self::Tcp,
-            1 => Self::Udp,
-            2 => Self::Sctp,
-            3 => Self::Icmp,
-            4 => Self::Icmpv6,
+            1 => Self::Tcp,
+            2 => Self::Udp,
+            3 => Self::Sctp,
+            4 => Self::Icmp,
+            5 => Self::Icmpv6,
             _ => Self::Other,
         }
     }
@@ -117,10 +117,10 @@ pub enum Frame {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Kind {
+    /// Anything that flow state is kept for, unless it opens a flow.
+    Following,
     /// TCP SYN without ACK, SCTP INIT, ICMP echo request: judged as new before any lookup, never a reply.
     Opening,
-    /// Anything else that flow state is kept for.
-    Following,
     /// An ICMP error: passes if what it quotes belongs to a live flow.
     IcmpError,
     /// ICMP that makes no state.
@@ -167,7 +167,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// Nothing was read.
+    /// Nothing was read. All zero, so that it need not be copied from a constant.
     pub const EMPTY: Self = Self {
         source: Address::UNSPECIFIED,
         destination: Address::UNSPECIFIED,

@@ -5,53 +5,75 @@
 use super::{Frame, Kind, Packet, PacketBytes, ProtocolClass, icmp, protocol, tcp};
 use crate::id::Address;
 use crate::limits::EXTENSION_HEADERS;
+use crate::opaque::opaque;
 use crate::verdict::Reason;
-
-/// How many bytes of this frame [`PacketBytes::fixed`] will be asked for, from what of it can be read so far. `None`: that
-/// cannot be told; [`super::HEAD`] is always enough.
-#[inline(always)]
-pub fn linear_need<B: PacketBytes>(bytes: &B) -> Option<u32> {
-    let (at, protocol) = match bytes.ethertype()? {
-        0x0800 => (V4_TRANSPORT, byte::<1>(bytes.fixed::<1>(ETHERNET as usize + 8)?[0])),
-        0x86dd => (V6_TRANSPORT, byte::<2>(bytes.fixed::<1>(ETHERNET as usize + 4)?[0])),
-        _ => return Some(ETHERNET),
-    };
-    Some(match protocol {
-        protocol::TCP => at + 20,
-        protocol::SCTP => at + 16,
-        _ => at + 8,
-    })
-}
 
 /// Parses a frame into `out`, which gets what could be read even if the frame is refused.
 ///
-/// Each way out writes `out` itself: values that meet behind the parser would all have to be kept on the stack.
+/// Each field is stored as soon as it is known: values that meet behind a branch would all have to be kept on the stack.
 #[inline(always)]
 pub fn parse<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reason> {
+    clear(out);
     let Some(ethertype) = bytes.ethertype() else {
-        return refuse_unread(out, 0, Reason::Ethertype);
+        return Err(Reason::Ethertype);
     };
+    out.ethertype = ethertype;
     match ethertype {
-        0x0800 => parse_v4(bytes, out),
-        0x86dd => parse_v6(bytes, out),
+        0x0800 => {
+            header_v4(bytes, out)?;
+            transport::<B, true>(bytes, out, true)
+        }
+        0x86dd => {
+            header_v6(bytes, out)?;
+            if is_extension(out.protocol) {
+                walk(bytes, out)?;
+                transport::<B, false>(bytes, out, false)
+            } else {
+                transport::<B, true>(bytes, out, false)
+            }
+        }
         0x0806 => Ok(Frame::Arp),
-        0x8100 | 0x88a8 | 0x9100 => refuse_unread(out, ethertype, Reason::Vlan),
-        _ => refuse_unread(out, ethertype, Reason::Ethertype),
+        0x8100 | 0x88a8 | 0x9100 => Err(Reason::Vlan),
+        _ => Err(Reason::Ethertype),
     }
 }
 
+/// As [`Packet::EMPTY`], field by field: a constant would be copied, and zeros of which the compiler knows would become a
+/// call of `memset`.
 #[inline(always)]
-fn refuse(out: &mut Packet, packet: &Packet, reason: Reason) -> Result<Frame, Reason> {
-    *out = *packet;
-    Err(reason)
+fn clear(out: &mut Packet) {
+    let zero = opaque(0) as u32;
+    out.source = Address([zero; 4]);
+    out.destination = Address([zero; 4]);
+    out.protocol = zero as u8;
+    out.class = ProtocolClass::Other;
+    out.kind = Kind::Following;
+    out.tcp_flags = zero as u8;
+    out.has_payload = false;
+    out.icmp_type = zero as u8;
+    out.icmp_code = zero as u8;
+    out.hop_limit = zero as u8;
+    out.source_port = zero as u16;
+    out.destination_port = zero as u16;
+    out.echo_id = zero as u16;
+    out.ethertype = zero as u16;
+    out.transport_at = zero;
+    out.transport_length = zero;
 }
 
-/// Not where the packet of every frame is made: a constant of this size would be copied into each.
+/// Headers of TCP or UDP over plain IP (no options, no fragment, no extension header), if that is what the frame holds and
+/// if they can be read at once. `None` says nothing: [`parse`] tells what it is.
 #[inline(always)]
-fn refuse_unread(out: &mut Packet, ethertype: u16, reason: Reason) -> Result<Frame, Reason> {
-    *out = Packet::EMPTY;
-    out.ethertype = ethertype;
-    Err(reason)
+pub fn plain<B: PacketBytes>(bytes: &B, v4: bool) -> Option<Packet> {
+    let mut packet = Packet::EMPTY;
+    if v4 { header_v4(bytes, &mut packet) } else { header_v6(bytes, &mut packet) }.ok()?;
+    packet.class = ProtocolClass::of(packet.protocol, v4);
+    match packet.class {
+        ProtocolClass::Tcp => tcp_header::<B, true>(bytes, &mut packet)?,
+        ProtocolClass::Udp => udp_header::<B, true>(bytes, &mut packet)?,
+        ProtocolClass::Sctp | ProtocolClass::Icmp | ProtocolClass::Icmpv6 | ProtocolClass::Other => return None,
+    }
+    Some(packet)
 }
 
 /// Byte `N` of the four that lie in memory as `word`.
@@ -71,94 +93,51 @@ const V4_TRANSPORT: u32 = ETHERNET + 20;
 const V6_TRANSPORT: u32 = ETHERNET + 40;
 
 #[inline(always)]
-fn parse_v4<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reason> {
+fn header_v4<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<(), Reason> {
     let Some([first, fragment, third, source, destination]) = bytes.fixed::<5>(ETHERNET as usize) else {
-        return refuse_unread(out, 0x0800, Reason::IpMalformed);
+        return Err(Reason::IpMalformed);
     };
     let mut total = u32::from(half::<1>(first));
     if total == 0 && bytes.length() > 0xffff {
         // An offloaded packet of over 64 KiB has no room for its length (kernel: BIG TCP, `iph_totlen`).
         total = bytes.length() - ETHERNET;
     }
-    let packet = Packet {
-        source: Address::v4(source),
-        destination: Address::v4(destination),
-        protocol: byte::<1>(third),
-        hop_limit: byte::<0>(third),
-        transport_at: V4_TRANSPORT,
-        transport_length: total.wrapping_sub(20),
-        ethertype: 0x0800,
-        class: ProtocolClass::Other,
-        kind: Kind::Following,
-        tcp_flags: 0,
-        has_payload: false,
-        icmp_type: 0,
-        icmp_code: 0,
-        source_port: 0,
-        destination_port: 0,
-        echo_id: 0,
-    };
+    out.source = Address::v4(source);
+    out.destination = Address::v4(destination);
+    out.protocol = byte::<1>(third);
+    out.hop_limit = byte::<0>(third);
+    out.transport_at = V4_TRANSPORT;
+    out.transport_length = total.wrapping_sub(20);
     if byte::<0>(first) != 0x45 {
         let options = byte::<0>(first) > 0x45 && byte::<0>(first) <= 0x4f;
-        return refuse(out, &packet, if options { Reason::IpOptions } else { Reason::IpMalformed });
+        return Err(if options { Reason::IpOptions } else { Reason::IpMalformed });
     }
-    if total < 20 || total > bytes.length().saturating_sub(ETHERNET) {
-        return refuse(out, &packet, Reason::IpMalformed);
+    if total < 20 || ETHERNET + total > bytes.length() {
+        return Err(Reason::IpMalformed);
     }
     // More fragments, or an offset.
-    if half::<1>(fragment) & 0x3fff != 0 {
-        return refuse(out, &packet, Reason::Fragment);
-    }
-    transport::<B, true>(bytes, out, packet, true)
+    if half::<1>(fragment) & 0x3fff != 0 { Err(Reason::Fragment) } else { Ok(()) }
 }
 
 #[inline(always)]
-fn parse_v6<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reason> {
+fn header_v6<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<(), Reason> {
     let Some([first, second, addresses @ ..]) = bytes.fixed::<10>(ETHERNET as usize) else {
-        return refuse_unread(out, 0x86dd, Reason::IpMalformed);
+        return Err(Reason::IpMalformed);
     };
     let (source, destination) = split(addresses);
     let mut length = u32::from(half::<0>(second));
     if length == 0 && bytes.length() > 0xffff {
         length = bytes.length() - V6_TRANSPORT;
     }
-    let mut packet = Packet {
-        source,
-        destination,
-        protocol: byte::<2>(second),
-        hop_limit: byte::<3>(second),
-        transport_at: V6_TRANSPORT,
-        transport_length: length,
-        ethertype: 0x86dd,
-        class: ProtocolClass::Other,
-        kind: Kind::Following,
-        tcp_flags: 0,
-        has_payload: false,
-        icmp_type: 0,
-        icmp_code: 0,
-        source_port: 0,
-        destination_port: 0,
-        echo_id: 0,
-    };
-    let malformed = byte::<0>(first) >> 4 != 6
-        || length > bytes.length().saturating_sub(V6_TRANSPORT)
-        || source.is_v4()
-        || destination.is_v4();
-    if malformed {
-        return refuse(out, &packet, Reason::IpMalformed);
-    }
-    if !is_extension(packet.protocol) {
-        return transport::<B, true>(bytes, out, packet, false);
-    }
-    match walk(bytes, packet.protocol, length) {
-        Ok((protocol, at, length)) => {
-            packet.protocol = protocol;
-            packet.transport_at = at;
-            packet.transport_length = length;
-            transport::<B, false>(bytes, out, packet, false)
-        }
-        Err(reason) => refuse(out, &packet, reason),
-    }
+    out.source = source;
+    out.destination = destination;
+    out.protocol = byte::<2>(second);
+    out.hop_limit = byte::<3>(second);
+    out.transport_at = V6_TRANSPORT;
+    out.transport_length = length;
+    let malformed =
+        byte::<0>(first) >> 4 != 6 || V6_TRANSPORT + length > bytes.length() || source.is_v4() || destination.is_v4();
+    if malformed { Err(Reason::IpMalformed) } else { Ok(()) }
 }
 
 #[inline(always)]
@@ -171,13 +150,13 @@ pub(crate) fn is_extension(next: u8) -> bool {
     matches!(next, protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS)
 }
 
-/// Walks the extension headers (RFC 8200 section 4): the transport's protocol, offset and length.
+/// Walks the extension headers (RFC 8200 section 4) to the transport's protocol, offset and length.
 #[inline(always)]
-fn walk<B: PacketBytes>(bytes: &B, first: u8, length: u32) -> Result<(u8, u32, u32), Reason> {
-    let (mut next, mut at, mut left) = (first, V6_TRANSPORT, length);
+fn walk<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<(), Reason> {
+    let (mut next, mut at, mut left) = (out.protocol, V6_TRANSPORT, out.transport_length);
     for place in 0..EXTENSION_HEADERS {
         if !is_extension(next) {
-            return Ok((next, at, left));
+            break;
         }
         // Hop-by-hop options stand first or not at all; a routing header moves the destination.
         if next == protocol::ROUTING || (next == protocol::HOP_BY_HOP && place != 0) {
@@ -202,7 +181,13 @@ fn walk<B: PacketBytes>(bytes: &B, first: u8, length: u32) -> Result<(u8, u32, u
         at += size;
         left -= size;
     }
-    if is_extension(next) { Err(Reason::ExtensionHeader) } else { Ok((next, at, left)) }
+    if is_extension(next) {
+        return Err(Reason::ExtensionHeader);
+    }
+    out.protocol = next;
+    out.transport_at = at;
+    out.transport_length = left;
+    Ok(())
 }
 
 /// `FIXED`: the transport header is at a constant offset, which direct access to the packet needs.
@@ -212,21 +197,15 @@ fn read<const N: usize, const FIXED: bool, B: PacketBytes>(bytes: &B, packet: &P
 }
 
 #[inline(always)]
-fn transport<B: PacketBytes, const FIXED: bool>(
-    bytes: &B,
-    out: &mut Packet,
-    mut packet: Packet,
-    v4: bool,
-) -> Result<Frame, Reason> {
-    packet.class = ProtocolClass::of(packet.protocol, v4);
-    let whole = match packet.class {
-        ProtocolClass::Tcp => tcp_header::<B, FIXED>(bytes, &mut packet),
-        ProtocolClass::Udp => udp_header::<B, FIXED>(bytes, &mut packet),
-        ProtocolClass::Sctp => sctp_header::<B, FIXED>(bytes, &mut packet),
-        ProtocolClass::Icmp | ProtocolClass::Icmpv6 => icmp_header::<B, FIXED>(bytes, &mut packet, v4),
+fn transport<B: PacketBytes, const FIXED: bool>(bytes: &B, out: &mut Packet, v4: bool) -> Result<Frame, Reason> {
+    out.class = ProtocolClass::of(out.protocol, v4);
+    let whole = match out.class {
+        ProtocolClass::Tcp => tcp_header::<B, FIXED>(bytes, out),
+        ProtocolClass::Udp => udp_header::<B, FIXED>(bytes, out),
+        ProtocolClass::Sctp => sctp_header::<B, FIXED>(bytes, out),
+        ProtocolClass::Icmp | ProtocolClass::Icmpv6 => icmp_header::<B, FIXED>(bytes, out, v4),
         ProtocolClass::Other => Some(()),
     };
-    *out = packet;
     whole.map(|()| Frame::Ip).ok_or(Reason::L4Short)
 }
 

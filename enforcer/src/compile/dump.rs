@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use enforcer_common::id::{Direction, PeerClass, PortClass, Row};
-use enforcer_common::image::{Cell, Header, Line, PortKey, cell, port_class};
+use enforcer_common::image::{Cell, Header, Line, PortKey, cell_of_class, port_class};
 
 use super::image::Image;
 
@@ -87,9 +87,7 @@ fn ranges(image: &Image, v4: bool) -> Vec<(IpAddr, PeerClass)> {
 
 /// Word `n` of a section.
 fn word(image: &Image, section: u32, n: u32) -> u32 {
-    let bytes = image.lines.get((section + n / 16) as usize).map(|line| &line.0);
-    let bytes = bytes.and_then(|line| line.as_chunks::<4>().0.get(n as usize % 16));
-    bytes.map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+    image.lines.get((section + n / 16) as usize).map_or(0, |line| line.word(n as usize % 16))
 }
 
 /// Runs of keys with one class: first key, key after the last, class.
@@ -117,7 +115,7 @@ fn keys() -> impl Iterator<Item = PortKey> {
 fn allowed(image: &Image, line: &Line, classes: &[(u32, u32, PortClass)], row: Row, peer: PeerClass) -> String {
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for (first, end, port) in classes {
-        if cell(image, line, row, peer, *port) != Some(Cell::Allow as u8) {
+        if cell_of_class(image, line, row, peer, *port) != Some(Cell::Allow as u8) {
             continue;
         }
         match runs.last_mut() {

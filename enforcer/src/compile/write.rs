@@ -124,18 +124,18 @@ fn write_ranges(
 /// Appends a section and returns its first line. `N` divides a line.
 fn append<const N: usize>(lines: &mut Vec<Line>, values: impl Iterator<Item = [u8; N]>) -> u32 {
     let at = lines.len() as u32;
-    let mut line = Line::ZERO;
+    let mut line = [0; 64];
     let mut filled = 0;
     for value in values {
-        line.0[filled..filled + N].copy_from_slice(&value);
+        line[filled..filled + N].copy_from_slice(&value);
         filled += N;
-        if filled == line.0.len() {
-            lines.push(line);
-            (line, filled) = (Line::ZERO, 0);
+        if filled == line.len() {
+            lines.push(Line::from_bytes(&line));
+            (line, filled) = ([0; 64], 0);
         }
     }
     if filled != 0 {
-        lines.push(line);
+        lines.push(Line::from_bytes(&line));
     }
     at
 }

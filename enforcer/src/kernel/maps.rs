@@ -9,7 +9,7 @@ use enforcer_common::denial::{BusyKey, Counts, WaySet};
 use enforcer_common::endpoint::{Endpoint, Quota};
 use enforcer_common::flow_state::{FlowKey, FlowValue};
 use enforcer_common::id::Address;
-use enforcer_common::image::{AddressEntry, Line};
+use enforcer_common::image::{AddressEntry, Line, Start};
 use enforcer_common::limits::{self, map};
 use enforcer_common::verdict::REASON_COUNT;
 
@@ -39,6 +39,7 @@ pub(crate) const REPORTED_BUSY: &str = "REPORTED_BUSY";
 pub(crate) struct Maps {
     pub(crate) globals: Arc<Map>,
     pub(crate) images: Arc<Map>,
+    pub(crate) image_starts: Arc<Map>,
     pub(crate) addresses: Arc<Map>,
     pub(crate) endpoints: Arc<Map>,
     pub(crate) endpoints_more: Arc<Map>,
@@ -67,6 +68,7 @@ impl Maps {
         Ok(Self {
             globals: open(globals())?,
             images: open(outer(map::IMAGES, image_lines(1)))?,
+            image_starts: open(image_starts())?,
             addresses: open(outer(map::ADDRESSES, image_addresses(1)))?,
             endpoints: open(endpoints())?,
             endpoints_more: open(endpoints_more())?,
@@ -91,6 +93,7 @@ impl Maps {
         Ok(Self {
             globals: open(map::GLOBALS)?,
             images: open(map::IMAGES)?,
+            image_starts: open(map::IMAGE_STARTS)?,
             addresses: open(map::ADDRESSES)?,
             endpoints: open(map::ENDPOINTS)?,
             endpoints_more: open(map::ENDPOINTS_MORE)?,
@@ -107,10 +110,11 @@ impl Maps {
     }
 
     /// The maps that programs use, by the names of the contract.
-    pub(crate) fn of_programs(&self) -> [(&'static str, &Map); 12] {
+    pub(crate) fn of_programs(&self) -> [(&'static str, &Map); 13] {
         [
             (map::GLOBALS, &self.globals),
             (map::IMAGES, &self.images),
+            (map::IMAGE_STARTS, &self.image_starts),
             (map::ADDRESSES, &self.addresses),
             (map::ENDPOINTS, &self.endpoints),
             (map::ENDPOINTS_MORE, &self.endpoints_more),
@@ -232,6 +236,10 @@ fn outer(name: &'static str, inner: MapAttributes) -> Spec {
 
 fn globals() -> Spec {
     plain(map::GLOBALS, array::<u64>(limits::GLOBALS, flag::MMAPABLE))
+}
+
+fn image_starts() -> Spec {
+    plain(map::IMAGE_STARTS, array::<Start>(2, flag::RDONLY_PROG))
 }
 
 fn endpoints() -> Spec {

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use enforcer_common::id::{Address, PolicyWord};
-use enforcer_common::image::{AddressEntry, Header, Line};
-use enforcer_common::limits::{IMAGE_BUDGET, map};
+use enforcer_common::image::{AddressEntry, Header, Line, Start};
+use enforcer_common::limits::{self, IMAGE_BUDGET, map};
 
 use crate::kernel::error::{KernelError, at, on_map};
 use crate::kernel::layout::{self, Layout, incoming};
@@ -24,6 +24,7 @@ const BATCH: usize = 16_384;
 pub(crate) struct Slots {
     layout: Layout,
     images: Arc<Map>,
+    image_starts: Arc<Map>,
     addresses: Arc<Map>,
 }
 
@@ -57,8 +58,12 @@ impl Tables<'_> {
 impl Slots {
     /// Checks the image in force.
     pub(crate) fn open(layout: &Layout, maps: &Maps, word: PolicyWord) -> Result<Self, KernelError> {
-        let slots =
-            Self { layout: layout.clone(), images: Arc::clone(&maps.images), addresses: Arc::clone(&maps.addresses) };
+        let slots = Self {
+            layout: layout.clone(),
+            images: Arc::clone(&maps.images),
+            image_starts: Arc::clone(&maps.image_starts),
+            addresses: Arc::clone(&maps.addresses),
+        };
         if word.revision != 0 {
             slots.check(word)?;
         }
@@ -69,6 +74,7 @@ impl Slots {
     pub(crate) fn fill(&self, slot: usize, tables: Tables<'_>) -> Result<(), KernelError> {
         let lines = self.make_lines(slot, tables.lines)?;
         let addresses = self.make_addresses(slot, tables.addresses)?;
+        self.write_start(slot, tables.lines)?;
         // Each update of an outer map waits for a grace period: both wait at once.
         let (first, second) = std::thread::scope(|scope| {
             let other = scope.spawn(|| put(&self.addresses, slot, &addresses, map::ADDRESSES));
@@ -107,11 +113,20 @@ impl Slots {
         for (batch, lines) in lines.chunks(BATCH).enumerate() {
             let first = (batch * BATCH) as u32;
             let keys: Vec<u8> = (first..first + lines.len() as u32).flat_map(u32::to_ne_bytes).collect();
-            let values: Vec<u8> = lines.iter().flat_map(|line| line.0).collect();
+            let values: Vec<u8> = lines.iter().flat_map(Line::to_bytes).collect();
             map.update_batch(&keys, &values).map_err(on_map("image", "fill"))?;
         }
         pin(&map, &self.layout.image(slot))?;
         Ok(map)
+    }
+
+    /// Nothing waits for a grace period here: whoever calls [`Slots::fill`] has waited for the slot's last readers.
+    fn write_start(&self, slot: usize, lines: &[Line]) -> Result<(), KernelError> {
+        let lines = &lines[..lines.len().min(limits::START_LINES as usize)];
+        let mut start: Vec<u8> = lines.iter().flat_map(Line::to_bytes).collect();
+        start.resize(size_of::<Start>(), 0);
+        let written = self.image_starts.update(&(slot as u32).to_ne_bytes(), &start);
+        written.map_err(on_map(map::IMAGE_STARTS, "update"))
     }
 
     fn make_addresses(&self, slot: usize, addresses: &[(Address, AddressEntry)]) -> Result<Map, KernelError> {
@@ -131,9 +146,9 @@ impl Slots {
 
 /// Line 0 of an image, as a header.
 pub(crate) fn read_header(lines: &Map) -> Result<Option<Header>, KernelError> {
-    let mut line = Line::ZERO;
-    let found = lines.lookup(&0_u32.to_ne_bytes(), &mut line.0);
-    Ok(found.map_err(on_map("image", "lookup"))?.and_then(|()| Header::from_line(&line)))
+    let mut line = [0; 64];
+    let found = lines.lookup(&0_u32.to_ne_bytes(), &mut line);
+    Ok(found.map_err(on_map("image", "lookup"))?.and_then(|()| Header::from_line(&Line::from_bytes(&line))))
 }
 
 fn pin(map: &Map, path: &Path) -> Result<(), KernelError> {

@@ -228,8 +228,8 @@ impl TestImage {
         };
         lines[1] = ranges.to_line();
         lines[2] = ranges.to_line();
-        lines[index as usize].0[4..8].copy_from_slice(&1_u32.to_ne_bytes());
-        lines[vectors_at as usize].0[0] = answer as u8;
+        lines[index as usize].write(4, &1_u32.to_ne_bytes());
+        lines[vectors_at as usize].write(0, &[answer as u8]);
         Self { lines, addresses }
     }
 

@@ -15,8 +15,8 @@ use enforcer_common::{
     event::DenialEvent,
     flow_state::{FlowKey, FlowWord},
     id::{Address, Direction, PolicyWord},
-    image::{AddressEntry, Line},
-    limits::{Global, map},
+    image::{AddressEntry, Line, Start},
+    limits::{Global, START_LINES, map},
     sweep::SweepArguments,
     verdict::{REASON_COUNT, REASONS, Reason, Verdict},
 };
@@ -102,6 +102,7 @@ impl Node {
         for (place, line) in lines.iter().enumerate() {
             image.set(place as u32, line, 0)?;
         }
+        self.set_start(slot, lines)?;
         let map = sys::create_map(sys::HASH, 16, 4, entries.len() as u32, 0)?;
         let mut addresses: HashMap<MapData, Address, AddressEntry> = map.try_into()?;
         for (address, entry) in entries {
@@ -151,7 +152,17 @@ impl Node {
         let image: Array<MapData, Line> = map.try_into()?;
         let mut images: ArrayOfMaps<_, Array<MapData, Line>> = self.map_mut(map::IMAGES)?.try_into()?;
         images.set(0, &image, 0)?;
-        Ok(images.set(1, &image, 0)?)
+        images.set(1, &image, 0)?;
+        self.set_start(0, &[])?;
+        self.set_start(1, &[])
+    }
+
+    fn set_start(&mut self, slot: u32, lines: &[Line]) -> Result<()> {
+        let mut start = lines[..lines.len().min(START_LINES as usize)].to_vec();
+        start.resize(START_LINES as usize, Line::ZERO);
+        let start: Box<Start> = start.into_boxed_slice().try_into().expect("its length");
+        let mut starts: Array<_, Start> = self.map_mut(map::IMAGE_STARTS)?.try_into()?;
+        Ok(starts.set(slot, start, 0)?)
     }
 
     /// Flows, limit and id of the workload's quota.

@@ -126,11 +126,11 @@ impl Scene {
         let (starts, classes): (Vec<u64>, Vec<u32>) =
             v4.iter().map(|(start, class)| (u64::from(*start), *class)).unzip();
         let bytes: Vec<u8> = v4.iter().flat_map(|(start, _)| start.to_ne_bytes()).collect();
-        image[1] = Self::ranges(&mut image, 16, &starts, &bytes, &classes).to_line();
+        image[1] = Self::ranges(&mut image, &starts, &bytes, &classes).to_line();
         let v6 = self.ranges_v6();
         let (starts, classes): (Vec<u64>, Vec<u32>) = v6.iter().map(|(start, class)| (start[0], *class)).unzip();
         let bytes: Vec<u8> = v6.iter().flat_map(|(start, _)| start.map(u64::to_ne_bytes).concat()).collect();
-        image[2] = Self::ranges(&mut image, 48, &starts, &bytes, &classes).to_line();
+        image[2] = Self::ranges(&mut image, &starts, &bytes, &classes).to_line();
         image[0] = Header {
             magic: Header::MAGIC,
             lines: image.len() as u32,
@@ -163,17 +163,23 @@ impl Scene {
         ranges
     }
 
-    /// A bucket for each value of the upper 16 bits, as the compiler makes them.
-    fn ranges(image: &mut Vec<Line>, shift: u32, starts: &[u64], bytes: &[u8], classes: &[u32]) -> RangeTable {
-        const BUCKETS: u32 = 1 << 16;
-        let index: Vec<u8> = (0..=u64::from(BUCKETS))
-            .map(|bucket| starts.partition_point(|start| start >> shift < bucket) as u32)
+    /// About two buckets a range, over where ranges start: as the compiler makes them. `words` are the upper halves of IPv6
+    /// starts.
+    fn ranges(image: &mut Vec<Line>, words: &[u64], bytes: &[u8], classes: &[u32]) -> RangeTable {
+        const MOST: usize = 1 << 16;
+        let (base, span) = (words[1], words[words.len() - 1] - words[1]);
+        let most = (2 * words.len()).next_power_of_two().min(MOST) as u64;
+        let shift = (0..63).find(|shift| span >> shift < most).expect("a shift");
+        let buckets = (span >> shift) as u32 + 1;
+        let bucket = |word: u64| RangeTable::bucket(base, shift, buckets, word);
+        let index: Vec<u8> = (0..=buckets)
+            .map(|at| words.partition_point(|word| bucket(*word) < at) as u32)
             .flat_map(u32::to_ne_bytes)
             .collect();
         let index_at = append(image, &index);
         let starts_at = append(image, bytes);
         let classes_at = append(image, &classes.iter().flat_map(|class| class.to_ne_bytes()).collect::<Vec<u8>>());
-        RangeTable { base: 0, shift, buckets: BUCKETS, count: classes.len() as u32, index_at, starts_at, classes_at }
+        RangeTable { base, shift, buckets, count: classes.len() as u32, index_at, starts_at, classes_at }
     }
 }
 
@@ -181,7 +187,7 @@ fn append(image: &mut Vec<Line>, bytes: &[u8]) -> u32 {
     let at = image.len() as u32;
     for chunk in bytes.chunks(64) {
         let mut line = Line::ZERO;
-        line.0[..chunk.len()].copy_from_slice(chunk);
+        line.write(0, chunk);
         image.push(line);
     }
     at

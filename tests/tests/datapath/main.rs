@@ -8,6 +8,7 @@ mod echo;
 mod epochs;
 mod full;
 mod headers;
+mod live;
 mod node;
 mod older;
 mod quotes;

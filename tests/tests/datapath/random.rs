@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use enforcer_common::id::Direction;
-use enforcer_common::packet::{HEAD, Packet, PacketBytes, linear_need, parse};
+use enforcer_common::packet::{HEAD, Packet, PacketBytes, parse};
 use enforcer_common::verdict::Verdict;
 use enforcer_tests::packet::{Bytes, Frame, Transport};
 use enforcer_tests::world::Unknown;
@@ -238,7 +238,7 @@ proptest! {
     #[test]
     fn what_is_pulled_is_enough(frame in frame()) {
         let (whole, mut packet, mut pulled) = (Bytes(&frame), Packet::EMPTY, Packet::EMPTY);
-        let head = Head { frame: &whole, pulled: linear_need(&whole).unwrap_or(HEAD) as usize };
+        let head = Head { frame: &whole, pulled: HEAD as usize };
         let (expected, found) = (parse(&whole, &mut packet), parse(&head, &mut pulled));
         prop_assert_eq!((expected, packet), (found, pulled));
     }
