@@ -100,6 +100,10 @@ fn what_does_not_fit_is_refused_by_name_and_stays_enforced() {
         refused("the image of revision 1 in slot 1 is damaged");
         fs::rename(image.join("kept"), image.join("1")).unwrap();
 
+        fs::rename(maps.join("IMAGE_STARTS"), maps.join("aside")).unwrap();
+        refused("the copy of its first lines is another image's");
+        fs::rename(maps.join("aside"), maps.join("IMAGE_STARTS")).unwrap();
+
         let stub = KernelConfig { object: Some(Vec::new()), ..rig.config.clone() };
         assert!(matches!(Kernel::open(&stub), Err(KernelError::NoObject)));
         let elsewhere = tempfile::tempdir().unwrap();

@@ -16,7 +16,7 @@ use enforcer_common::endpoint::{Endpoint, Quota};
 use enforcer_common::event::DenialEvent;
 use enforcer_common::flow_state::{FlowKey, FlowValue};
 use enforcer_common::id::Address;
-use enforcer_common::image::{AddressEntry, Header, RangeTable};
+use enforcer_common::image::{AddressEntry, Header, RangeTable, Start};
 use enforcer_common::limits::{self, map};
 use enforcer_common::verdict::REASON_COUNT;
 use enforcer_tests::daemon::{BOUND, binary};
@@ -198,6 +198,7 @@ fn the_page_shows_every_map_as_it_is() {
     let expected: Vec<(&str, &str, usize, usize, String)> = vec![
         (map::GLOBALS, "array", U32, U64, limits::GLOBALS.to_string()),
         (map::IMAGES, "array of maps", U32, U32, "2".to_owned()),
+        (map::IMAGE_STARTS, "array", U32, size_of::<Start>(), "2".to_owned()),
         (map::ADDRESSES, "array of maps", U32, U32, "2".to_owned()),
         (map::ENDPOINTS, "array", U32, endpoint, limits::ENDPOINTS.to_string()),
         (map::ENDPOINTS_MORE, "hash", U32, endpoint, limits::ENDPOINTS_MORE.to_string()),

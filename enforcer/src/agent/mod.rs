@@ -28,7 +28,7 @@ use self::policies::Policies;
 use self::reconcile::Reconciler;
 use crate::config::Settings;
 use crate::flow::sink::{FlowLog, Target};
-use crate::kernel::{Kernel, KernelConfig};
+use crate::kernel::{self, Kernel, KernelConfig};
 use crate::policy::watch;
 use crate::workload;
 use crate::workload::runtime::RuntimeKind;
@@ -59,19 +59,25 @@ pub struct Options {
     pub settings: Settings,
 }
 
-/// Runs until SIGTERM or SIGINT.
-pub async fn run(options: Options) -> Result<(), AgentError> {
-    let node =
-        nix::unistd::gethostname().map_or_else(|_| "node".to_owned(), |name| name.to_string_lossy().into_owned());
-    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
-
+/// Opens the kernel side. To be called while there is but one thread: the right to load programs is given up behind it.
+pub fn open_kernel(options: &Options) -> Result<Kernel, AgentError> {
     let kernel = Kernel::open(&KernelConfig {
         pin_dir: options.pin_dir.clone(),
         flows: options.settings.flows,
         flow_quota: options.settings.flow_quota,
         object: None,
     })?;
+    kernel::give_up_loading()?;
+    Ok(kernel)
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
+    let node =
+        nix::unistd::gethostname().map_or_else(|_| "node".to_owned(), |name| name.to_string_lossy().into_owned());
+    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
+
     let states = state::StateDir::create(options.settings.state_of(&options.pin_dir)).map_err(AgentError::State)?;
     let earlier = states.load(kernel.revision().revision);
     let enforced = kernel.revision().revision != 0;

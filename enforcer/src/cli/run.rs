@@ -106,7 +106,8 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
         pin_dir: place.pin_dir,
         settings,
     };
+    let kernel = agent::open_kernel(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(agent::run(options))?;
+    runtime.block_on(agent::run(options, kernel))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,7 +1,7 @@
 //! User space's side of the kernel: maps, programs, links, and what comes back out of them.
 //!
 //! Input: a compiled image and which veths it is for ([`Plan`]). Output: enforcement that outlives the process, denied
-//! packets ([`Denials`]), a view of it all ([`status`]). Blocking: the agent calls it from a thread of its own. How it is
+//! packets ([`Denials`]), a view of it all ([`status`]). Blocking. How it is
 //! pinned, swapped and taken over: ADR 0006.
 #![deny(unsafe_code)]
 
@@ -33,6 +33,7 @@ pub use control::Kernel;
 pub use denials::{Crowded, Denials, Observed, Report, Totals};
 pub use error::KernelError;
 pub use plan::{AdoptedEndpoint, Applied, KernelConfig, Plan, PlannedWorkload, RefusedAddress};
+pub use preflight::give_up_loading;
 pub use purge::purge;
 pub use quotas::FlowFill;
 pub use sweep::Sweep;

@@ -4,6 +4,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use caps::{CapSet, Capability};
 use nix::sys::statfs::{FsType, statfs};
 
 use crate::kernel::error::{KernelError, at};
@@ -42,6 +43,16 @@ fn read_status() -> Result<String, KernelError> {
 pub(crate) fn may_skip_speculation_checks() -> Result<bool, KernelError> {
     let effective = effective(&read_status()?);
     Ok([PERFMON, SYS_ADMIN].into_iter().any(|capability| effective >> capability & 1 == 1))
+}
+
+/// Gives up `CAP_PERFMON`, which loading alone needs, for this thread and those that it starts from now on. To be called
+/// once the kernel side is open, before there are other threads.
+pub fn give_up_loading() -> Result<(), KernelError> {
+    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        caps::drop(None, set, Capability::CAP_PERFMON)
+            .map_err(|error| KernelError::System { call: "capset", source: std::io::Error::other(error) })?;
+    }
+    Ok(())
 }
 
 fn effective(status: &str) -> u64 {

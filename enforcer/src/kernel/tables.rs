@@ -102,6 +102,10 @@ impl Slots {
             }
         }
         let header = read_header(&lines)?.ok_or_else(|| damaged("its first line is no header"))?;
+        // The pin of that array may have been lost alone, and a new one is empty.
+        if self.read_start_header(slot)? != Some(header) {
+            return Err(damaged("the copy of its first lines is another image's"));
+        }
         compare("image", lines.attributes(), &maps::image_lines(header.lines), false)?;
         compare("addresses", addresses.attributes(), &maps::image_addresses(header.addresses), false)?;
         Ok(header)
@@ -127,6 +131,13 @@ impl Slots {
         start.resize(size_of::<Start>(), 0);
         let written = self.image_starts.update(&(slot as u32).to_ne_bytes(), &start);
         written.map_err(on_map(map::IMAGE_STARTS, "update"))
+    }
+
+    fn read_start_header(&self, slot: usize) -> Result<Option<Header>, KernelError> {
+        let mut start = vec![0; size_of::<Start>()];
+        let found = self.image_starts.lookup(&(slot as u32).to_ne_bytes(), &mut start);
+        found.map_err(on_map(map::IMAGE_STARTS, "lookup"))?;
+        Ok(start.first_chunk().and_then(|bytes| Header::from_line(&Line::from_bytes(bytes))))
     }
 
     fn make_addresses(&self, slot: usize, addresses: &[(Address, AddressEntry)]) -> Result<Map, KernelError> {

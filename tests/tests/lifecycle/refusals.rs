@@ -39,6 +39,25 @@ fn a_second_daemon() {
 }
 
 #[test]
+fn the_right_to_load_is_given_up() {
+    const PERFMON: u32 = 38;
+    let mut stage = one();
+    stage.start();
+    let pid = stage.daemon().pid();
+    let threads: Vec<_> =
+        fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|thread| thread.unwrap().path()).collect();
+    assert!(threads.len() > 1, "{threads:?}");
+    for thread in threads {
+        let status = fs::read_to_string(thread.join("status")).unwrap();
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            let line = status.lines().find_map(|line| line.strip_prefix(set)).expect(set);
+            let mask = u64::from_str_radix(line.trim(), 16).unwrap();
+            assert_eq!(mask >> PERFMON & 1, 0, "{set}{line} of {}", thread.display());
+        }
+    }
+}
+
+#[test]
 fn not_root() {
     let mut stage = one();
     stage.start();
