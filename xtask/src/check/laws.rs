@@ -22,6 +22,8 @@ const UNSAFE: &[&str] = &[
     // A counting allocator, and dropped capabilities.
     "enforcer/tests/policy_memory.rs",
     "enforcer/tests/workload_netlink.rs",
+    // A program on a timer.
+    "enforcer/tests/kernel_grace.rs",
     // Raw sockets, system calls and loaded programs.
     "tests/",
 ];
