@@ -23,7 +23,7 @@ use crate::{icmp_error, judge};
 pub trait World {
     /// The tables of one image.
     type Image: Image;
-    /// The policy in force. Asked once a run.
+    /// The policy in force. Asked once by each half of a run, and no verdict mixes two answers.
     fn word(&self) -> PolicyWord;
     /// The image in a slot.
     fn image(&self, slot: usize) -> Option<Self::Image>;
@@ -82,7 +82,7 @@ pub struct Meta {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
-    /// The policy in force, as read once for this run.
+    /// The policy in force, as read once for this half of the run.
     pub word: PolicyWord,
     /// Where the frame came by.
     pub meta: Meta,
@@ -207,13 +207,9 @@ fn judge_frame<W: World, B: PacketBytes>(
             && let Some(flow) = world.flow(&work.key)
         {
             let current = FlowWord(flow.word.load(Relaxed));
-            let same_way = match direction {
-                Direction::Egress => true,
-                Direction::Ingress => flow.ingress.load(Relaxed) == work.meta.ingress_ifindex,
-            };
             let tag = work.key.tag();
             // Addresses without an id share one: an entry of theirs does not vouch for this one.
-            work.settled = same_way && current.is_current(work.word.epoch, tag);
+            work.settled = flow.vouches(current, direction, work.meta.ingress_ifindex, work.word.epoch, tag);
             if work.settled && work.owner != OwnerId::NONE {
                 renew(flow, current, direction, &work.packet, world.tick());
                 return Ok(());

@@ -115,6 +115,17 @@ impl FlowValue {
         }
     }
 
+    /// Whether it lets a packet pass: judged in this epoch, and the peer's packets come the way they came then. `current` is
+    /// its word as it was read, `ingress` the device by which the packet came in, `tag` its key's.
+    #[inline(always)]
+    pub fn vouches(&self, current: FlowWord, direction: Direction, ingress: u32, epoch: u32, tag: u32) -> bool {
+        let same_way = match direction {
+            Direction::Egress => true,
+            Direction::Ingress => self.ingress.load(Ordering::Relaxed) == ingress,
+        };
+        same_way && current.is_current(epoch, tag)
+    }
+
     /// Stores `now` if it is another tick.
     #[inline(always)]
     pub fn touch(&self, now: u32) {
@@ -254,6 +265,21 @@ pub fn step(current: u8, direction: Direction, packet: &Packet) -> u8 {
         }
     }
     next
+}
+
+/// Whether a packet that neither opens nor closes leaves the state as it is, with payload or without: [`step`] for most packets.
+#[inline(always)]
+pub fn is_settled(current: u8, direction: Direction) -> bool {
+    match direction {
+        Direction::Egress => {
+            current & (state::FIN_LOCAL | state::RST) == 0
+                && (current & state::REPLIED != 0 || current & state::ROLE == Role::WorkloadOpened as u8)
+        }
+        Direction::Ingress => {
+            current & (state::FIN_PEER | state::RST) == 0
+                && (current & state::REPLIED != 0 || current & state::ROLE != Role::WorkloadOpened as u8)
+        }
+    }
 }
 
 /// Takes note of one more packet of a flow that was judged before. `current` is its word as it was read.
@@ -396,6 +422,24 @@ mod tests {
         ] {
             assert_eq!(step(before, direction, &packet), after, "{why}");
         }
+    }
+
+    #[test]
+    fn what_is_settled_stays_as_it_is() {
+        let mut settled = 0;
+        for bits in (0..64_u8).filter(|bits| Role::of_state(*bits).is_some()) {
+            for direction in [Direction::Ingress, Direction::Egress].into_iter().filter(|way| is_settled(bits, *way)) {
+                settled += 1;
+                for class in CLASSES {
+                    for (tcp_flags, has_payload) in [(0, false), (tcp::ACK, false), (tcp::ACK, true), (0xe8, true)] {
+                        let packet = Packet { class, tcp_flags, has_payload, ..Packet::EMPTY };
+                        assert_eq!(step(bits, direction, &packet), bits, "{bits:#b} {direction:?} {packet:?}");
+                    }
+                }
+            }
+        }
+        // Of both directions: three roles with an answer, the opener's without, the other side's FIN or not.
+        assert_eq!(settled, (3 + 3) * 2 + 3 * 2, "few states are not settled");
     }
 
     #[test]

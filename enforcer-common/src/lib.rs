@@ -1,8 +1,8 @@
 //! The contract between kernel and user space, and the one packet decision that both compile.
 //!
 //! Input: bytes of a packet and the tables that user space compiled. Output: a [`verdict::Verdict`]. The kernel programs
-//! run [`datapath::run`] over eBPF maps; tests, the oracle comparison and `explain` run the same source over ordinary
-//! memory. Nothing here allocates, logs or reads a clock.
+//! run the two halves of [`datapath::run`] over eBPF maps; tests, the oracle comparison and `explain` run the same source
+//! over ordinary memory. Nothing here allocates, logs or reads a clock.
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![deny(missing_docs)]

@@ -1,7 +1,7 @@
 //! Map names, capacities and bounds: the only place with such numbers.
 
-/// Version of everything that is pinned: map layouts, image layout, record layout. Part of the pin path (`abi-1`).
-pub const ABI: u32 = 1;
+/// Version of everything that is pinned: map layouts, image layout, record layout. Part of the pin path (`abi-2`).
+pub const ABI: u32 = 2;
 
 /// Names of the maps, as the object and the pin directory spell them.
 pub mod map {

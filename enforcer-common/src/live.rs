@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::datapath::{Meta, World, flow_key};
 use crate::endpoint::Endpoint;
-use crate::flow_state::{FlowWord, Role, state};
+use crate::flow_state::{FlowWord, is_settled};
 use crate::id::Direction;
 use crate::opaque::Flag;
 use crate::packet::{self, PacketBytes, tcp};
@@ -57,28 +57,11 @@ fn look_in<W: World, B: PacketBytes>(
         return None;
     };
     let current = FlowWord(flow.word.load(Relaxed));
-    let same_way = match direction {
-        Direction::Egress => true,
-        Direction::Ingress => flow.ingress.load(Relaxed) == meta.ingress_ifindex,
-    };
-    if !same_way || !current.is_current(word.epoch, key.tag()) || !is_settled(current.state(), direction) {
+    if !flow.vouches(current, direction, meta.ingress_ifindex, word.epoch, key.tag())
+        || !is_settled(current.state(), direction)
+    {
         return None;
     }
     flow.touch(world.tick());
     Some(())
-}
-
-/// Whether a packet that neither opens nor closes leaves the state as it is, with payload or without.
-#[inline(always)]
-fn is_settled(current: u8, direction: Direction) -> bool {
-    match direction {
-        Direction::Egress => {
-            current & (state::FIN_LOCAL | state::RST) == 0
-                && (current & state::REPLIED != 0 || current & state::ROLE == Role::WorkloadOpened as u8)
-        }
-        Direction::Ingress => {
-            current & (state::FIN_PEER | state::RST) == 0
-                && (current & state::REPLIED != 0 || current & state::ROLE != Role::WorkloadOpened as u8)
-        }
-    }
 }

@@ -39,10 +39,10 @@ impl Bytes {
     #[inline(always)]
     pub(crate) fn pulled(skb: *mut __sk_buff) -> Option<Self> {
         let bytes = Self::linear(skb);
-        if bytes.data + HEAD as usize <= bytes.end {
+        let wanted = if bytes.length < HEAD { bytes.length } else { HEAD };
+        if bytes.end - bytes.data >= wanted as usize {
             return Some(bytes);
         }
-        let wanted = if bytes.length < HEAD { bytes.length } else { HEAD };
         // SAFETY: the helper takes any length; all packet pointers are read anew behind it.
         if unsafe { bpf_skb_pull_data(skb, wanted) } != 0 {
             return None;

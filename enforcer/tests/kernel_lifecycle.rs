@@ -91,9 +91,9 @@ fn what_does_not_fit_is_refused_by_name_and_stays_enforced() {
         fs::rename(maps.join("UPLINKS"), maps.join("BUSY")).unwrap();
         fs::rename(maps.join("aside"), maps.join("UPLINKS")).unwrap();
 
-        fs::create_dir(rig.config.pin_dir.join("abi-2")).unwrap();
-        refused("holds pins of abi-2");
-        fs::remove_dir(rig.config.pin_dir.join("abi-2")).unwrap();
+        fs::create_dir(rig.config.pin_dir.join("abi-3")).unwrap();
+        refused("holds pins of abi-3");
+        fs::remove_dir(rig.config.pin_dir.join("abi-3")).unwrap();
 
         let image = rig.pins().join("image");
         fs::rename(image.join("1"), image.join("kept")).unwrap();

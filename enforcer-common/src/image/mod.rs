@@ -90,7 +90,7 @@ pub type Start = [Line; limits::START_LINES as usize];
 
 /// Where an image's lines and exact addresses come from: eBPF maps or ordinary memory.
 pub trait Image {
-    /// The line at `index`; `None` past the end.
+    /// The line at `index`. Past the end: `None` or a line of zeros, of which nothing is allowed.
     fn line(&self, index: u32) -> Option<&Line>;
     /// What is known of exactly this address.
     fn address(&self, address: &Address) -> Option<AddressEntry>;

@@ -35,6 +35,8 @@ use crate::workload::runtime::RuntimeKind;
 
 /// How often idle flows are freed.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Between two runs of the sweep while there is more to free.
+const BREATH: Duration = Duration::from_millis(100);
 /// How often programs, links and endpoints are compared with what they should be.
 const VERIFY: Duration = Duration::from_secs(5);
 
@@ -129,7 +131,10 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
             }
             _ = verify.tick() => reconciler.verify(&mut policies)?,
             _ = sweep.tick() => {
-                reconciler.sweep();
+                if !reconciler.sweep() {
+                    // A run walks the whole table: what else there is to do comes in between.
+                    sweep.reset_after(BREATH);
+                }
                 reconciler.report(&policies, &discovery);
             }
             veths = unnamed.changed() => reconciler.close_new(&veths),

@@ -20,7 +20,7 @@ use super::state::{InForce, StateDir};
 use crate::compile::compile;
 use crate::flow::names::NameTable;
 use crate::flow::sink::FlowLog;
-use crate::kernel::{Applied, Drift, Kernel};
+use crate::kernel::{Applied, Drift, Kernel, SWEEP_CAP};
 use crate::policy::load::from_sources;
 use crate::resolve::{ResolvedPolicy, resolve};
 use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
@@ -191,9 +191,14 @@ impl Reconciler {
     }
 
     /// Frees idle flows.
-    pub(super) fn sweep(&mut self) {
-        if let Err(error) = self.kernel.sweep() {
-            tracing::warn!(%error, "cannot free idle flows");
+    /// One run of the sweep. False: there may be more.
+    pub(super) fn sweep(&mut self) -> bool {
+        match self.kernel.sweep() {
+            Ok(freed) => freed < SWEEP_CAP,
+            Err(error) => {
+                tracing::warn!(%error, "cannot free idle flows");
+                true
+            }
         }
     }
 

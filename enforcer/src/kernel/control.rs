@@ -29,9 +29,7 @@ use crate::kernel::tables::Slots;
 
 /// Flows that one run of the sweep deletes at most: where the kernel does not preempt itself, a run keeps every other task
 /// off its CPU.
-const SWEEP_CAP: u32 = 16_384;
-/// Runs of the sweep in one call: more than a full table of the default size needs.
-const SWEEP_RUNS: u32 = 64;
+pub const SWEEP_CAP: u32 = 16_384;
 
 /// Everything that is pinned in one directory.
 #[derive(Debug)]
@@ -186,19 +184,11 @@ impl Kernel {
         attached
     }
 
-    /// Deletes idle flows and those of workloads that are gone; gives how many.
-    pub fn sweep(&self) -> Result<u64, KernelError> {
+    /// Deletes idle flows and those of workloads that are gone; gives how many. [`SWEEP_CAP`]: there may be more.
+    pub fn sweep(&self) -> Result<u32, KernelError> {
         let tick = Tick::of_kernel()?;
         let arguments = SweepArguments { tick_shift: tick.shift, tick_ms: tick.milliseconds, cap: SWEEP_CAP };
-        let mut all = 0;
-        for _ in 0..SWEEP_RUNS {
-            let deleted = self.programs.sweep().run(arguments)?;
-            all += u64::from(deleted);
-            if deleted < SWEEP_CAP {
-                break;
-            }
-        }
-        Ok(all)
+        self.programs.sweep().run(arguments)
     }
 
     /// How full the flow table is.

@@ -4,7 +4,7 @@
 //! before anything is changed.
 //!
 //! ```text
-//! PIN_DIR/abi-1/maps/NAME              a map of the contract
+//! PIN_DIR/abi-2/maps/NAME              a map of the contract
 //!               image/SLOT             lines of an image
 //!               addresses/SLOT         its exact addresses
 //!               links/IFINDEX-from     what the workload behind the device sends
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn only_numbered_directories_are_a_version() {
         for (name, is) in
-            [("abi-1", true), ("abi-20", true), ("abi-", false), ("abi-x", false), ("abi-1x", false), ("maps", false)]
+            [("abi-1", true), ("abi-20", true), ("abi-", false), ("abi-x", false), ("abi-2x", false), ("maps", false)]
         {
             assert_eq!(is_abi(name), is, "{name}");
         }
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn an_incoming_pin_lies_beside_the_one_it_replaces() {
         let layout = Layout::of(Path::new("/pins"));
-        assert_eq!(incoming(&layout.image(1)), Path::new("/pins/abi-1/image/1-new"));
+        assert_eq!(incoming(&layout.image(1)), Path::new("/pins/abi-2/image/1-new"));
     }
 
     #[test]
@@ -254,10 +254,10 @@ mod tests {
 
         assert!(matches!(Layout::open(&pins, 8), Err(KernelError::OtherNamespace { .. })));
         Layout::open(&pins, 7).unwrap();
-        fs::create_dir(pins.join("abi-1/stranger")).unwrap();
+        fs::create_dir(pins.join("abi-2/stranger")).unwrap();
         let error = Layout::open(&pins, 7).unwrap_err();
         assert!(error.to_string().contains("stranger"), "{error}");
-        fs::remove_dir(pins.join("abi-1/stranger")).unwrap();
+        fs::remove_dir(pins.join("abi-2/stranger")).unwrap();
         fs::create_dir(pins.join("abi-999")).unwrap();
         let error = Layout::open(&pins, 7).unwrap_err();
         assert!(matches!(&error, KernelError::OtherAbi { found, .. } if found == "abi-999"), "{error}");

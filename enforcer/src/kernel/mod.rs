@@ -29,7 +29,7 @@ mod sys;
 mod tables;
 mod verify;
 
-pub use control::Kernel;
+pub use control::{Kernel, SWEEP_CAP};
 pub use denials::{Crowded, Denials, Observed, Report, Totals};
 pub use error::KernelError;
 pub use plan::{AdoptedEndpoint, Applied, KernelConfig, Plan, PlannedWorkload, RefusedAddress};

@@ -2,7 +2,7 @@
 //! the word names it.
 //!
 //! Each inner map is made with its exact size, filled, pinned beside the slot's pin, put into the outer map, and only then
-//! renamed over the slot's pin: the slot in force never lacks one. What a crash leaves in the idle slot is filled anew.
+//! renamed over the slot's pin: the slot in force never lacks one. The copy of an image's first lines is written in place. What a crash leaves in the idle slot is filled anew.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -65,7 +65,8 @@ impl Slots {
             addresses: Arc::clone(&maps.addresses),
         };
         if word.revision != 0 {
-            slots.check(word)?;
+            let header = slots.check(word)?;
+            slots.compare_start(word, header)?;
         }
         Ok(slots)
     }
@@ -102,10 +103,6 @@ impl Slots {
             }
         }
         let header = read_header(&lines)?.ok_or_else(|| damaged("its first line is no header"))?;
-        // The pin of that array may have been lost alone, and a new one is empty.
-        if self.read_start_header(slot)? != Some(header) {
-            return Err(damaged("the copy of its first lines is another image's"));
-        }
         compare("image", lines.attributes(), &maps::image_lines(header.lines), false)?;
         compare("addresses", addresses.attributes(), &maps::image_addresses(header.addresses), false)?;
         Ok(header)
@@ -133,11 +130,25 @@ impl Slots {
         written.map_err(on_map(map::IMAGE_STARTS, "update"))
     }
 
-    fn read_start_header(&self, slot: usize) -> Result<Option<Header>, KernelError> {
+    /// Compares the copy of the first lines with the image: the pin of that array may have been lost alone, and a new one is
+    /// empty.
+    fn compare_start(&self, word: PolicyWord, header: Header) -> Result<(), KernelError> {
+        let slot = word.slot();
         let mut start = vec![0; size_of::<Start>()];
         let found = self.image_starts.lookup(&(slot as u32).to_ne_bytes(), &mut start);
         found.map_err(on_map(map::IMAGE_STARTS, "lookup"))?;
-        Ok(start.first_chunk().and_then(|bytes| Header::from_line(&Line::from_bytes(bytes))))
+        let path = self.layout.image(slot);
+        let lines = Map::pinned(&path).map_err(at(&path, "open pin"))?;
+        let copied = start.chunks_exact(size_of::<Line>()).take(header.lines as usize);
+        for (index, copy) in copied.enumerate() {
+            let mut line = [0; size_of::<Line>()];
+            lines.lookup(&(index as u32).to_ne_bytes(), &mut line).map_err(on_map("image", "lookup"))?;
+            if line != copy {
+                let what = "the copy of its first lines is another image's";
+                return Err(KernelError::DamagedImage { revision: word.revision, slot, what });
+            }
+        }
+        Ok(())
     }
 
     fn make_addresses(&self, slot: usize, addresses: &[(Address, AddressEntry)]) -> Result<Map, KernelError> {

@@ -91,7 +91,7 @@ impl Rig {
     }
 
     pub(crate) fn pins(&self) -> PathBuf {
-        self.config.pin_dir.join("abi-1")
+        self.config.pin_dir.join("abi-2")
     }
 
     /// Sends datagrams from A to B and gives how many arrive.
