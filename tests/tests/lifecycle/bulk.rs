@@ -39,7 +39,7 @@ pub(crate) struct Transfer {
 }
 
 impl Transfer {
-    /// Connects, and begins to send. `pause`: after each 256 KiB.
+    /// Connects, and begins to send. `pause`: after each 512 KiB.
     pub(crate) fn begin(
         stage: &Stage,
         from: &str,
@@ -62,7 +62,7 @@ impl Transfer {
         let (content, count, end) = (content.to_vec(), Arc::clone(&received), Arc::clone(&done));
         let length = content.len();
         let sender = thread::spawn(move || {
-            for part in content.chunks(256 << 10) {
+            for part in content.chunks(MIB / 2) {
                 // It fails only if the test has ended it.
                 if from.write_all(part).is_err() {
                     return;
@@ -140,12 +140,12 @@ fn write_b(stage: &Stage, ports: &str) {
     stage.policy("b.yaml", &policy("b", "[ingress, egress]", &rule("from: [{workloads: {app: a}}]", ports)));
 }
 
-/// The largest frame of the connection that comes to a workload: nothing is kept.
+/// The largest frame that comes to a workload: nothing is kept. Of an IPv6 packet of over 64 KiB the next header is an option.
 fn largest(stage: &Stage, name: &str) -> (Wire, Arc<AtomicUsize>) {
     let largest = Arc::<AtomicUsize>::default();
     let seen = Arc::clone(&largest);
     let tap = Wire::tap(stage.at(name), move |frame| {
-        if !frame.outgoing && frame.packet().is_some_and(|packet| packet.protocol == 6) {
+        if !frame.outgoing {
             seen.fetch_max(frame.bytes.len(), Ordering::Relaxed);
         }
         false
@@ -197,8 +197,12 @@ fn bulk_passes_whole_in_offloaded_packets() {
 
 #[test]
 fn packets_of_over_64_kib_pass() {
-    let mut stage = two(Layout::Routed);
+    // A kernel that forwards does not keep them.
+    let mut stage = two(Layout::Bridged);
     for name in ["a", "b"] {
+        // A packet is at most half of the window.
+        let window = || std::fs::write("/proc/sys/net/ipv4/tcp_rmem", "4096 4194304 4194304").unwrap();
+        stage.at(name).enter(window).unwrap();
         stage.ip(stage.at(name), "link set eth0 gso_max_size 180000 gro_max_size 180000");
         stage.ip(stage.lab.node(), &format!("link set {} gso_max_size 180000 gro_max_size 180000", stage.host(name)));
     }
@@ -212,7 +216,7 @@ fn cut(layout: Layout, v4: bool) {
     let mut stage = two(layout);
     let content = random(24 * MIB);
     let target = SocketAddr::new(address(&stage, "b", v4), 7000);
-    let pause = Duration::from_millis(8);
+    let pause = Duration::from_millis(16);
     let begin = |stage: &Stage| Transfer::begin(stage, "a", stage.at("b"), target, &content, pause);
     let when = format!("{layout:?}, IPv4 {v4}");
     stage.start();
