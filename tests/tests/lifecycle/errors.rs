@@ -2,29 +2,28 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use enforcer::lab::{Lab, Layout, UPLINK};
+use enforcer::lab::{Layout, UPLINK};
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
 use enforcer_tests::cases::Port;
 use enforcer_tests::stage::Stage;
 use enforcer_tests::stage::frame::{self, Route, icmp, ip, protocol};
-use enforcer_tests::stage::wire::{Frame, Sender, device};
+use enforcer_tests::stage::wire::{Frame, Sender, Wire, device};
 use enforcer_tests::traffic::{Service, nonce};
 
 use super::attack::{Attack, arrive, fail, reach};
-use super::bulk::{Transfer, random};
-use super::common::{address, change, policy, rule, stage};
+use super::common::{address, change, place, policy, rule, stage};
 
-/// An address behind the outside that nobody has.
-const NOBODY: [&str; 2] = ["192.0.2.9", "2001:db8::9"];
+/// Addresses of the outside that no flow goes to.
+const ELSEWHERE: [&str; 2] = ["192.0.2.9", "2001:db8::9"];
 
 /// Errors without a limit of the kernel's own.
-fn unlimited(stage: &Stage, name: &str) {
+pub(crate) fn unlimited(stage: &Stage, name: &str) {
     let settings = ["ipv4/icmp_ratelimit", "ipv6/icmp/ratelimit"];
     let write = || settings.map(|setting| std::fs::write(format!("/proc/sys/net/{setting}"), "0").unwrap());
-    super::common::place(stage, name).enter(write).unwrap();
+    place(stage, name).enter(write).unwrap();
 }
 
 /// What a program hears that sends a datagram to a port.
@@ -55,7 +54,7 @@ fn datagrams(stage: &Stage, at: &str, v4: bool) -> UdpSocket {
 }
 
 /// A frame is an ICMP error.
-fn is_error(frame: &Frame) -> bool {
+pub(crate) fn is_error(frame: &Frame) -> bool {
     frame.packet().is_some_and(|packet| match (packet.protocol, packet.body.first()) {
         (protocol::ICMP, Some(kind)) => [3, 11, 12].contains(kind),
         (protocol::ICMPV6, Some(kind)) => *kind < 128,
@@ -138,8 +137,8 @@ impl Flows {
         })
     }
 
-    fn nobody(&self) -> SocketAddr {
-        SocketAddr::new(NOBODY[usize::from(!self.v4)].parse().unwrap(), 7000)
+    fn elsewhere(&self) -> SocketAddr {
+        SocketAddr::new(ELSEWHERE[usize::from(!self.v4)].parse().unwrap(), 7000)
     }
 
     /// To `a` from the outside: about its flow, and about none of its flows.
@@ -157,7 +156,7 @@ impl Flows {
             vec![error("its flow", [a, self.outside], udp)],
             vec![
                 error("from a port that sent nothing", [other_port, self.outside], udp),
-                error("to whom it sent nothing", [a, self.nobody()], udp),
+                error("to whom it sent nothing", [a, self.elsewhere()], udp),
                 error("another protocol", [a, self.outside], protocol::TCP),
                 error("another workload's flow", [b, self.outside], udp),
                 error("turned round", [self.outside, a], udp),
@@ -181,8 +180,8 @@ impl Flows {
             vec![error("its flow", outside, [self.outside, a])],
             vec![
                 error("what it did not get", outside, [self.outside, other_port]),
-                error("of nobody", self.nobody().ip(), [self.nobody(), a]),
-                error("to another than it quotes", self.nobody().ip(), [self.outside, a]),
+                error("from whom it got nothing", self.elsewhere().ip(), [self.elsewhere(), a]),
+                error("to another than it quotes", self.elsewhere().ip(), [self.outside, a]),
                 error("what another workload got", outside, [self.outside, b]),
                 error("what it sent itself", outside, [a, self.outside]),
             ],
@@ -192,6 +191,7 @@ impl Flows {
 
 fn forged(layout: Layout) {
     let mut stage = stage(layout, &["a", "b"]);
+    stage.outside(&ELSEWHERE);
     let to = "to: [{cidr: 192.0.2.7/32}, {cidr: \"2001:db8::7/128\"}]";
     let write = |stage: &Stage, ports: &str| {
         for name in ["a", "b"] {
@@ -215,8 +215,7 @@ fn forged(layout: Layout) {
     }
     let (outsider, insider) =
         (Sender::open(stage.lab.outside(), "eth0").unwrap(), Sender::open(stage.at("a"), "eth0").unwrap());
-    let (at_a, at_outside) =
-        (stage.tap("a"), enforcer_tests::stage::wire::Wire::tap(stage.lab.outside(), |_| true).unwrap());
+    let (at_a, at_outside) = (stage.tap("a"), Wire::tap(stage.lab.outside(), |_| true).unwrap());
     for attacks in &received {
         arrive(&outsider, &at_a, attacks);
     }
@@ -266,61 +265,4 @@ fn a_forged_error_does_not_pass_bridged() {
 #[test]
 fn a_forged_error_does_not_pass_routed() {
     forged(Layout::Routed);
-}
-
-/// A path of 1300 bytes behind the outside, to a host whose own device takes 1500: nobody but the outside can tell.
-fn narrow_path(stage: &Stage, lender: &Lab) {
-    let (near, far) = (stage.lab.outside(), lender.outside());
-    let name = far.path().file_name().unwrap().to_str().unwrap();
-    stage.ip(near, &format!("link add far0 mtu 1300 type veth peer name far1 mtu 1500 netns {name}"));
-    stage.ip(near, "address add 203.0.113.1/24 dev far0");
-    stage.ip(near, "address add 2001:db8:113::1/64 dev far0 nodad");
-    stage.ip(near, "link set far0 up");
-    for own in FAR.iter().flatten() {
-        let length = if own.contains(':') { "64 dev far1 nodad" } else { "24 dev far1" };
-        stage.ip(far, &format!("address add {own}/{length}"));
-    }
-    stage.ip(far, "link set far1 up");
-    stage.ip(far, "route add 10.88.0.0/16 via 203.0.113.1");
-    stage.ip(far, "-6 route add fd00:88::/64 via 2001:db8:113::1");
-}
-
-/// Addresses of the far host: for the control, and for a path of which nothing has been learnt.
-const FAR: [[&str; 2]; 2] = [["203.0.113.8", "2001:db8:113::8"], ["203.0.113.9", "2001:db8:113::9"]];
-
-fn path_mtu(layout: Layout) {
-    let mut stage = stage(layout, &["a"]);
-    let lender = Lab::new(Layout::Routed).unwrap();
-    narrow_path(&stage, &lender);
-    unlimited(&stage, "outside");
-    let to = "to: [{cidr: 203.0.113.0/24}, {cidr: \"2001:db8:113::/64\"}]";
-    stage.policy("a.yaml", &policy("a", "[ingress, egress]", &rule(to, "7000/tcp")));
-    let tap = stage.tap("a");
-    let content = random(256 << 10);
-    let transfer = |stage: &Stage, when: &str, host: [&str; 2]| {
-        for (v4, target) in [true, false].into_iter().zip(host) {
-            let when = format!("{layout:?}, {when}, IPv4 {v4}");
-            tap.frames().clear();
-            let target = SocketAddr::new(target.parse().unwrap(), 7000);
-            let transfer = Transfer::begin(stage, "a", lender.outside(), target, &content, Duration::ZERO);
-            let end = Instant::now() + Duration::from_secs(10);
-            while transfer.received() < content.len() && Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            let received = transfer.received();
-            assert_eq!(received, content.len(), "{when}: what is larger than the path does not get through");
-            assert!(transfer.finish() == content, "{when}: the content");
-            let errors = tap.count(|frame| !frame.outgoing && is_error(frame));
-            assert!(errors > 0, "{when}: nobody said how large a packet may be");
-        }
-    };
-    transfer(&stage, "positive control", FAR[0]);
-    stage.start();
-    transfer(&stage, "enforced", FAR[1]);
-}
-
-#[test]
-fn a_connection_learns_how_large_its_packets_may_be() {
-    path_mtu(Layout::Bridged);
-    path_mtu(Layout::Routed);
 }

@@ -14,6 +14,7 @@ mod frames;
 mod kills;
 mod node;
 mod older;
+mod path_mtu;
 mod pings;
 mod policy_change;
 mod refusals;
