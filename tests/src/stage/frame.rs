@@ -154,6 +154,12 @@ pub fn sctp_init(source: u16, destination: u16, nonce: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// An SCTP packet of one chunk that is not INIT; the chunk's body holds the nonce.
+pub fn sctp(source: u16, destination: u16, chunk: u8, nonce: &[u8]) -> Vec<u8> {
+    let length = (4 + nonce.len()) as u16;
+    [&source.to_be_bytes()[..], &destination.to_be_bytes(), &[0; 8], &[chunk, 3], &length.to_be_bytes(), nonce].concat()
+}
+
 /// An ICMP or ICMPv6 message; the checksum is right for ICMP, and missing for ICMPv6 unless the kernel fills it in.
 pub fn icmp(kind: u8, code: u8, rest: &[u8]) -> Vec<u8> {
     let mut message = [&[kind, code, 0, 0][..], rest].concat();

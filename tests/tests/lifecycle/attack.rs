@@ -32,11 +32,16 @@ impl Attack {
 
 /// Each arrives: the positive control.
 pub(crate) fn arrive(sender: &Sender, victim: &Wire, attacks: &[Attack]) {
+    reach("positive control", sender, victim, attacks);
+}
+
+/// Each arrives.
+pub(crate) fn reach(when: &str, sender: &Sender, victim: &Wire, attacks: &[Attack]) {
     for attack in attacks {
         sender.send(&attack.frame).unwrap();
     }
     for attack in attacks {
-        assert!(victim.wait(Duration::from_secs(2), |frame| frame.holds(&attack.nonce)), "control: {}", attack.name);
+        assert!(victim.wait(Duration::from_secs(2), |frame| frame.holds(&attack.nonce)), "{when}: {}", attack.name);
     }
     victim.frames().clear();
 }

@@ -74,6 +74,13 @@ pub(crate) fn rule(peers: &str, ports: &str) -> String {
     format!("    - {peers}\n      ports: [{ports}]\n")
 }
 
+/// Changes the policies, and waits until they are in force.
+pub(crate) fn change(stage: &mut Stage, write: impl FnOnce(&Stage)) {
+    let revision = stage.view().word.revision;
+    write(stage);
+    stage.wait("the next revision", |view| view.word.revision > revision);
+}
+
 /// A flow and whether it should pass. `node` and `outside` are places too.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flow {

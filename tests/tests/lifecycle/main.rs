@@ -5,16 +5,22 @@
 #![allow(clippy::print_stdout, reason = "measured times, and the seed that a failure can be seen again with")]
 
 mod attack;
+mod bulk;
 mod claims;
 mod common;
+mod errors;
 mod flood;
 mod frames;
 mod kills;
 mod node;
 mod older;
+mod path_mtu;
+mod pings;
 mod policy_change;
 mod refusals;
 mod restart;
+mod rings;
+mod sctp;
 mod spoof;
 mod unknown;
 mod workloads;
