@@ -94,7 +94,7 @@ mod tests {
     const BAD: &str = "workloads: [{nmae: a}]\n";
 
     fn earlier(inventory: &str) -> InForce {
-        InForce { revision: 3, policies: Vec::new(), inventory: inventory.to_owned(), snapshot: Snapshot::default() }
+        InForce { revision: 3, inventory: inventory.to_owned(), ..InForce::default() }
     }
 
     fn names(inventory: &Inventory) -> Vec<String> {

@@ -170,8 +170,8 @@ impl Reconciler {
 
     fn save(&self, revision: u32, reading: &Reading, snapshot: &Snapshot) -> Result<(), AgentError> {
         let policies = reading.sources.iter().map(|file| (file.path.to_string(), file.text.clone())).collect();
-        let inventory = self.inventory.clone();
-        let state = InForce { revision, policies, inventory, snapshot: snapshot.clone() };
+        let (inventory, snapshot) = (self.inventory.clone(), snapshot.clone());
+        let state = InForce { revision, policies, inventory, snapshot, unknown: self.unknown };
         self.states.save(&state).map_err(AgentError::State)
     }
 
