@@ -88,7 +88,6 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::workload::model::Snapshot;
 
     const GOOD: &str = "workloads: [{name: a, match: {interface: va}}]\n";
     const BAD: &str = "workloads: [{nmae: a}]\n";

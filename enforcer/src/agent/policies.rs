@@ -123,7 +123,6 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::workload::model::Snapshot;
 
     const GOOD: &str =
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {}}\n";

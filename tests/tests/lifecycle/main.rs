@@ -14,6 +14,7 @@ mod node;
 mod older;
 mod policy_change;
 mod refusals;
+mod repair;
 mod restart;
 mod spoof;
 mod unknown;
