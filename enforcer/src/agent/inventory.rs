@@ -88,13 +88,12 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::workload::model::Snapshot;
 
     const GOOD: &str = "workloads: [{name: a, match: {interface: va}}]\n";
     const BAD: &str = "workloads: [{nmae: a}]\n";
 
     fn earlier(inventory: &str) -> InForce {
-        InForce { revision: 3, policies: Vec::new(), inventory: inventory.to_owned(), snapshot: Snapshot::default() }
+        InForce { revision: 3, inventory: inventory.to_owned(), ..InForce::default() }
     }
 
     fn names(inventory: &Inventory) -> Vec<String> {

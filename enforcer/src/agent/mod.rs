@@ -4,6 +4,7 @@
 //! it is told to stop. Stopping leaves enforcement on.
 
 mod denials;
+mod devices;
 mod error;
 mod inventory;
 pub mod plan;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use enforcer_common::id::OwnerId;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 pub use self::error::AgentError;
 use self::inventory::InventoryFile;
@@ -37,8 +38,11 @@ use crate::workload::runtime::RuntimeKind;
 const SWEEP: Duration = Duration::from_secs(1);
 /// Between two runs of the sweep while there is more to free.
 const BREATH: Duration = Duration::from_millis(100);
-/// How often programs, links and endpoints are compared with what they should be.
+/// How often programs, links and endpoints are compared with what they should be when nothing happens.
 const VERIFY: Duration = Duration::from_secs(5);
+/// How long after the first of some netlink events: by then discovery knows what has come and gone, and a container that
+/// changes its addresses all the time costs no more than this.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// What `enforcer run` is told.
 #[derive(Clone, Debug)]
@@ -105,10 +109,9 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
 
     // Not at once: until then the report of an earlier run says more.
     let mut sweep = interval_at(Instant::now() + SWEEP, SWEEP);
-    let mut verify = interval(VERIFY);
-    for ticks in [&mut sweep, &mut verify] {
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    }
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let heard = discovery.heard();
+    let mut verify = Instant::now();
     loop {
         tokio::select! {
             // In this order, and the workloads last: they may change all the time, what is before them cannot.
@@ -129,7 +132,11 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
                     reconciler.reconcile(&mut policies)?;
                 }
             }
-            _ = verify.tick() => reconciler.verify(&mut policies)?,
+            () = sleep_until(verify) => {
+                reconciler.verify(&mut policies)?;
+                verify = Instant::now() + VERIFY;
+            }
+            () = heard.notified() => verify = verify.min(Instant::now() + SETTLE),
             _ = sweep.tick() => {
                 if !reconciler.sweep() {
                     // A run walks the whole table: what else there is to do comes in between.

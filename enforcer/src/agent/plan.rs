@@ -1,15 +1,18 @@
 //! From a compiled image and a snapshot to what the kernel side is told. Pure.
 
 use enforcer_common::id::{Address, Row};
+use serde::{Deserialize, Serialize};
 
 use crate::compile::Image;
 use crate::kernel::{Plan, PlannedWorkload};
 use crate::workload::model::Snapshot;
 
 /// What happens to a workload that no source has named.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Unknown {
     /// Closed: ARP and neighbour discovery only.
+    #[default]
     Strict,
     /// Open: it may send and receive, also for addresses that nobody here has.
     Open,
@@ -51,6 +54,11 @@ impl Intent {
             })
             .collect();
         Self { image, workloads, uplinks: snapshot.uplinks.keys().copied().collect() }
+    }
+
+    /// The tables.
+    pub fn image(&self) -> &Image {
+        &self.image
     }
 
     /// As the kernel side takes it.

@@ -123,7 +123,6 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::workload::model::Snapshot;
 
     const GOOD: &str =
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {}}\n";
@@ -155,12 +154,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("a.yaml"), "kind: Nonsense\n").unwrap();
         assert!(Policies::load(directory.path(), false, None).is_err());
-        let earlier = InForce {
-            revision: 3,
-            policies: vec![("a.yaml".to_owned(), GOOD.to_owned())],
-            inventory: String::new(),
-            snapshot: Snapshot::default(),
-        };
+        let earlier =
+            InForce { revision: 3, policies: vec![("a.yaml".to_owned(), GOOD.to_owned())], ..InForce::default() };
         let policies = Policies::load(directory.path(), true, Some(&earlier)).unwrap();
         assert_eq!(count(&policies), 1);
         assert!(policies.error().is_some());

@@ -11,6 +11,7 @@ use enforcer_common::id::{Direction, OwnerId};
 
 use super::Options;
 use super::denials::DenialLog;
+use super::devices::{self, veths};
 use super::error::AgentError;
 use super::inventory::InventoryFile;
 use super::plan::{Intent, Unknown};
@@ -104,9 +105,15 @@ impl Reconciler {
     /// The workloads have changed.
     pub(super) fn workloads(&mut self, snapshot: Arc<Snapshot>, policies: &mut Policies) -> Result<(), AgentError> {
         self.close_new(&snapshot.local.values().flat_map(|workload| workload.endpoints.keys().copied()).collect());
-        if self.snapshot.as_ref().map(|before| &before.uplinks) != Some(&snapshot.uplinks) {
-            let uplinks: Vec<&str> = snapshot.uplinks.values().map(String::as_str).collect();
-            tracing::info!(?uplinks, "devices towards the outside");
+        let before = self.snapshot.as_deref();
+        match devices::News::between(before, &snapshot) {
+            Some(devices::News::All { uplinks, workloads }) => {
+                tracing::info!(?uplinks, ?workloads, "uplinks lead outside, the other veths are workloads'");
+            }
+            Some(devices::News::Workloads { appeared, gone }) => {
+                tracing::info!(?appeared, ?gone, "veths of workloads");
+            }
+            None => {}
         }
         self.snapshot = Some(snapshot);
         self.reconcile(policies)
@@ -170,8 +177,8 @@ impl Reconciler {
 
     fn save(&self, revision: u32, reading: &Reading, snapshot: &Snapshot) -> Result<(), AgentError> {
         let policies = reading.sources.iter().map(|file| (file.path.to_string(), file.text.clone())).collect();
-        let inventory = self.inventory.clone();
-        let state = InForce { revision, policies, inventory, snapshot: snapshot.clone() };
+        let (inventory, snapshot) = (self.inventory.clone(), snapshot.clone());
+        let state = InForce { revision, policies, inventory, snapshot, unknown: self.unknown };
         self.states.save(&state).map_err(AgentError::State)
     }
 
@@ -249,6 +256,8 @@ impl Reconciler {
             discovery: mode_text(discovery.mode()).to_owned(),
             uplinks: self.snapshot.iter().flat_map(|snapshot| snapshot.uplinks.values().cloned()).collect(),
             workloads: self.workload_lines(),
+            unknown_workloads: self.unknown().count(),
+            unknown_veths: self.unknown().flat_map(veths).map(str::to_owned).collect(),
             flow_log_lines: counts.sink.lines,
             flow_log_merged: counts.sink.merged_records,
             disagreements: counts.disagreements,
@@ -262,6 +271,11 @@ impl Reconciler {
             Ok(()) => self.written = Some(report),
             Err(error) => tracing::warn!(%error, "cannot write the report for `status`"),
         }
+    }
+
+    fn unknown(&self) -> impl Iterator<Item = &LocalWorkload> {
+        let local = self.snapshot.iter().flat_map(|snapshot| snapshot.local.values());
+        local.filter(|workload| workload.identity.is_none())
     }
 
     fn workload_lines(&self) -> Vec<WorkloadLine> {

@@ -33,6 +33,12 @@ pub struct Report {
     pub workloads: Vec<WorkloadLine>,
     /// Unknown workloads are open.
     pub unknown_open: bool,
+    /// How many workloads are unknown, those included whose sources contradict each other: these are closed in any case.
+    #[serde(default)]
+    pub unknown_workloads: usize,
+    /// Their veths.
+    #[serde(default)]
+    pub unknown_veths: Vec<String>,
     /// Lines written to the flow log.
     pub flow_log_lines: u64,
     /// Records that the flow log had no room for: their packets are told of without their flows.

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::Unknown;
 use crate::policy::load::SourceFile;
 use crate::workload::model::Snapshot;
 
 /// What an image was compiled from.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct InForce {
     /// Its revision.
     pub revision: u32,
@@ -24,6 +25,9 @@ pub struct InForce {
     pub inventory: String,
     /// The workloads.
     pub snapshot: Snapshot,
+    /// What became of those that nobody had named.
+    #[serde(default)]
+    pub unknown: Unknown,
 }
 
 impl InForce {
@@ -119,7 +123,8 @@ mod tests {
 
     fn state(revision: u32) -> InForce {
         let policies = vec![("shop.yaml".to_owned(), "kind: FlowPolicy\n".to_owned())];
-        InForce { revision, policies, inventory: "workloads: []\n".to_owned(), snapshot: Snapshot::default() }
+        let (inventory, snapshot) = ("workloads: []\n".to_owned(), Snapshot::default());
+        InForce { revision, policies, inventory, snapshot, unknown: Unknown::Open }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
+use crate::agent::plan::Unknown;
 use crate::agent::state::{InForce, StateDir};
 use crate::config::Settings;
 use crate::kernel::status;
@@ -40,8 +41,19 @@ impl Place {
     }
 }
 
-/// The policies and workloads of the image in force.
-pub fn load(place: &Place) -> anyhow::Result<(PolicySet, Snapshot)> {
+/// What an image is made from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The policies.
+    pub policies: PolicySet,
+    /// The workloads.
+    pub snapshot: Snapshot,
+    /// What becomes of those that nobody has named.
+    pub unknown: Unknown,
+}
+
+/// The sources of the image in force.
+pub fn load(place: &Place) -> anyhow::Result<Sources> {
     let view = status::read(&place.pin_dir)?;
     let state: InForce = place.states()?.load(view.word.revision).with_context(|| {
         format!(
@@ -49,5 +61,6 @@ pub fn load(place: &Place) -> anyhow::Result<(PolicySet, Snapshot)> {
             view.word.revision
         )
     })?;
-    Ok((from_sources(state.sources())?.set, state.snapshot))
+    let policies = from_sources(state.sources())?.set;
+    Ok(Sources { policies, snapshot: state.snapshot, unknown: state.unknown })
 }

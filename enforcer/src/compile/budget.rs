@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use enforcer_common::image::{AddressEntry, Line, PortKey};
+use enforcer_common::image::{AddressEntry, Header, Line, PortKey};
 use enforcer_common::limits::{IMAGE_BUDGET, RANGES};
 
 /// Why a policy set was refused. The image in force stays.
@@ -83,6 +83,11 @@ const _: () = assert!(IMAGE_BUDGET < 1 << 32 && IMAGE_BUDGET / 2 <= AddressEntry
 
 /// Bytes of an entry of the hash of exact addresses: key and value.
 const ADDRESS_BYTES: u64 = 16 + 4;
+
+/// Bytes of an image that is in force, counted as [`Sizes::bytes`] does.
+pub fn bytes(header: &Header) -> u64 {
+    u64::from(header.lines) * size_of::<Line>() as u64 + u64::from(header.addresses) * ADDRESS_BYTES
+}
 
 impl Sizes {
     /// Whether port classes take two bytes.

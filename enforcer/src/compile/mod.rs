@@ -16,7 +16,7 @@ mod tests;
 mod walk;
 mod write;
 
-pub use budget::{CompileError, Sizes};
+pub use budget::{CompileError, Sizes, bytes};
 pub use dump::dump;
 pub use image::Image;
 

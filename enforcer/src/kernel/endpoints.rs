@@ -88,6 +88,13 @@ impl EndpointTable {
         self.endpoints.values()
     }
 
+    /// How many are in the hash, their place in the array being another's.
+    pub(crate) fn in_more(&self) -> usize {
+        let elsewhere =
+            |ifindex: &&u32| self.array.read32(place_of(**ifindex), offset_of!(Endpoint, ifindex)) != **ifindex;
+        self.endpoints.keys().filter(elsewhere).count()
+    }
+
     /// Stores an endpoint: a new one, or a change of one that is there.
     pub(crate) fn store(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
         let index = place_of(endpoint.ifindex);

@@ -37,6 +37,8 @@ pub struct StatusView {
     pub image: Option<Header>,
     /// Endpoints, by ifindex.
     pub endpoints: Vec<EndpointView>,
+    /// How many of them are in `ENDPOINTS_MORE`.
+    pub endpoints_more: usize,
     /// Devices towards the outside.
     pub uplinks: BTreeSet<u32>,
     /// Flows and places of workloads in use.
@@ -103,6 +105,7 @@ pub fn read(pin_dir: &Path) -> Result<StatusView, KernelError> {
         word,
         image: header(&layout, word)?,
         endpoints: endpoints.collect::<Result<_, _>>()?,
+        endpoints_more: table.in_more(),
         uplinks: read_uplinks(&maps.uplinks)?,
         flows: Quotas::open(&maps, 0, false)?.fill(),
         flow_room: maps.flows.attributes().entries,

@@ -93,6 +93,7 @@ pub struct Discovery {
     deadline: Option<Instant>,
     mode: Mode,
     overruns: Arc<AtomicU64>,
+    heard: Arc<Notify>,
     failure: Arc<std::sync::OnceLock<NetlinkError>>,
 }
 
@@ -102,7 +103,7 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
     let watcher = Watcher::open()?;
     let mode = watcher.mode();
     let requests = watcher.requests();
-    let overruns = watcher.overruns();
+    let (overruns, heard) = (watcher.overruns(), watcher.heard());
     let failure = Arc::new(std::sync::OnceLock::new());
     let (changes, views) = mpsc::channel(16);
     let report = Arc::clone(&failure);
@@ -120,7 +121,7 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
     let deadline = (!config.awaits_inventory).then(|| Instant::now() + FIRST_LIST);
     let merger = Merger::new(config, requests, views, containers.clone(), list_again);
     tokio::spawn(merger.run(publish, show, orders));
-    Ok(Discovery { published, veths, commands, containers, deadline, mode, overruns, failure })
+    Ok(Discovery { published, veths, commands, containers, deadline, mode, overruns, heard, failure })
 }
 
 /// The veths (by ifindex) that are workloads' whoever they turn out to be.
@@ -186,6 +187,11 @@ impl Discovery {
     /// How changes inside containers come to be known.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Notified of every netlink event, be it news for a snapshot or not. For one waiter; what it misses is kept as one.
+    pub fn heard(&self) -> Arc<Notify> {
+        Arc::clone(&self.heard)
     }
 
     /// How often the kernel dropped events and everything was read again.

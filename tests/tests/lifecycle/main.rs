@@ -18,6 +18,7 @@ mod path_mtu;
 mod pings;
 mod policy_change;
 mod refusals;
+mod repair;
 mod restart;
 mod rings;
 mod sctp;

@@ -52,6 +52,8 @@ fn strict_closes(layout: Layout) {
         status["endpoints"].as_array().unwrap().iter().filter(|endpoint| endpoint["unknown"] == true).count(),
         1
     );
+    shown(&stage, false, &[stage.host("u")]);
+    explained(&stage, 1, "egress   denied: no source has named the workload");
     let record = stage.wait_record("an unknown workload", |record| record.reason == "unknown-workload");
     assert!(record.from.is_empty() || record.to.is_empty(), "{record:#?}");
     stage.kill();
@@ -118,6 +120,42 @@ fn open_lets_them_through() {
         passes("node", "u", Port::Icmp),
     ];
     check(&stage, "open", &open);
-    let (status, _) = stage.status();
-    assert_eq!(status["report"]["unknown_open"], true, "and it is shown");
+    shown(&stage, true, &[stage.host("u")]);
+    explained(&stage, 0, "egress   allowed: unknown, --unknown open");
+    stage.kill();
+    explained(&stage, 0, "egress   allowed: unknown, --unknown open");
+    stage.start();
+    stage.inventory(&inventory(&[entry(&stage, "a", ""), entry(&stage, "u", "")]));
+    shown(&stage, true, &[]);
+    let said = std::fs::read_to_string(&stage.options.log).unwrap();
+    let groups = |line: &str| line.contains("uplinks={\"") && line.contains("workloads={\"veth0\", \"veth1\"}");
+    assert!(said.lines().any(groups), "both groups in one line: {said}");
+}
+
+/// How many are unknown and where: in the report, as JSON and as text.
+fn shown(stage: &Stage, open: bool, veths: &[&str]) {
+    let told = serde_json::json!([open, veths.len(), veths]);
+    stage.until("the unknown workloads are counted", || {
+        let report = &stage.status().0["report"];
+        serde_json::json!([report["unknown_open"], report["unknown_workloads"], report["unknown_veths"]]) == told
+    });
+    let text = String::from_utf8(stage.command("status", &[]).stdout).unwrap();
+    let mode = if open { "open" } else { "strict (closed)" };
+    let line = match veths {
+        [] => format!("unknown     {mode}: none\n"),
+        [veth] => format!("unknown     {mode}: 1 workload, {veth}\n"),
+        _ => panic!("there is one"),
+    };
+    assert!(text.contains(&line), "{line}{text}");
+}
+
+/// What `explain` says of `u` to the outside.
+fn explained(stage: &Stage, code: i32, line: &str) {
+    for v4 in [true, false] {
+        let [from, to] = ["u", "outside"].map(|name| address(stage, name, v4).to_string());
+        let output = stage.command("explain", &["--from", &from, "--to", &to, "--port", "7000/udp"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(code) && text.contains(line), "{text}{errors}");
+    }
 }

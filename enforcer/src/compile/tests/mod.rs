@@ -239,6 +239,7 @@ fn more_than_65536_vectors_take_four_bytes() {
     };
     let image = image_of(vec![policy("p", (1..70_000).map(bits).collect(), Vec::new())], snapshot());
     assert_eq!(image.header().unwrap().flags, Header::WIDE_VECTORS);
+    assert_eq!(super::bytes(&image.header().unwrap()), image.sizes.bytes());
     for number in [1_u32, 65_535, 65_536, 69_999] {
         let peer = Ipv4Addr::from(0x1400_0000 + number * 256 + 9).to_string();
         for bit in 0..17 {

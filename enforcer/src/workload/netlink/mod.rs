@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use self::dump::Inside;
@@ -106,6 +106,7 @@ pub(in crate::workload) struct Watcher {
     flooded: BTreeMap<i32, Instant>,
     last: Option<Arc<NetworkView>>,
     overruns: Arc<AtomicU64>,
+    heard: Arc<Notify>,
 }
 
 impl Watcher {
@@ -123,6 +124,7 @@ impl Watcher {
             flooded: BTreeMap::new(),
             last: None,
             overruns: Arc::default(),
+            heard: Arc::default(),
         })
     }
 
@@ -133,6 +135,11 @@ impl Watcher {
     /// Counts how often the kernel dropped events.
     pub(in crate::workload) fn overruns(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.overruns)
+    }
+
+    /// Notified of every event.
+    pub(in crate::workload) fn heard(&self) -> Arc<Notify> {
+        Arc::clone(&self.heard)
     }
 
     pub(in crate::workload) fn requests(&self) -> Requests {
@@ -194,6 +201,7 @@ impl Watcher {
             tracing::warn!("netlink events were lost, reading everything again");
         }
         self.stale.mark(heard);
+        self.heard.notify_one();
     }
 
     /// Reads what is stale and sends what comes of it.

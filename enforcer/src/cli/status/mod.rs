@@ -2,14 +2,16 @@
 
 #![allow(clippy::print_stdout, reason = "the state is what the command is for")]
 
+mod text;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use comfy_table::{ContentArrangement, Table, presets};
-use enforcer_common::id::{Direction, Row};
+use enforcer_common::id::Direction;
 
+use self::text::as_text;
 use super::in_force::Place;
 use crate::agent::report::Report;
 use crate::kernel::KernelError;
@@ -77,94 +79,6 @@ fn names(report: Option<&Report>) -> BTreeMap<u32, (&str, &str, [usize; 2])> {
         }
     }
     names
-}
-
-fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> String {
-    let mut text = String::new();
-    let mut line = |name: &str, value: String| text.push_str(&format!("{name:<12}{value}\n"));
-    let daemon = match (view.daemon, report) {
-        (true, Some(report)) => format!("running, pid {}", report.pid),
-        (true, None) => "running".to_owned(),
-        (false, _) => "not running".to_owned(),
-    };
-    line("daemon", daemon);
-    line("revision", format!("{} (epoch {})", view.word.revision, view.word.epoch));
-    if let Some(report) = report {
-        line("policies", format!("{} from {}", report.policy_count, report.policies));
-        line("uplinks", or_none(&report.uplinks));
-        line("discovery", report.discovery.clone());
-        let unknown = if report.unknown_open { "open" } else { "strict (closed)" };
-        line("unknown", unknown.to_owned());
-        line("flow log", format!("{} lines, {} records merged", report.flow_log_lines, report.flow_log_merged));
-    }
-    if let Some(image) = &view.image {
-        let tables = format!(
-            "{} KiB: {} rows, {} peer classes, {} port classes, {} vectors, {} addresses",
-            u64::from(image.lines) * 64 / 1024,
-            image.rows,
-            image.peer_classes,
-            image.port_classes,
-            image.vectors,
-            image.addresses,
-        );
-        line("image", tables);
-    }
-    let share = view.flows.flows * 100 / u64::from(view.flow_room.max(1));
-    line("flows", format!("{} of {} ({share}%)", view.flows.flows, view.flow_room));
-
-    let names = names(report);
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["WORKLOAD", "VETH", "IFINDEX", "PROGRAMS", "INGRESS", "EGRESS", "ADDRESSES"]);
-    for endpoint in &view.endpoints {
-        let (name, device, policies) = names.get(&endpoint.ifindex).copied().unwrap_or(("", "", [0; 2]));
-        let [ingress, egress] = [Direction::Ingress, Direction::Egress].map(|direction| {
-            let count = policies[direction as usize];
-            match endpoint.rows[direction as usize] {
-                _ if endpoint.unknown => "closed".to_owned(),
-                Row::NOT_ISOLATED => "open".to_owned(),
-                _ => format!("{count} {}", if count == 1 { "policy" } else { "policies" }),
-            }
-        });
-        let addresses: Vec<String> =
-            endpoint.addresses.iter().map(|address| IpAddr::from(*address).to_string()).collect();
-        table.add_row([
-            if name.is_empty() { "(unknown)" } else { name },
-            device,
-            &endpoint.ifindex.to_string(),
-            if endpoint.is_attached() { "attached" } else { "MISSING" },
-            &ingress,
-            &egress,
-            &addresses.join(" "),
-        ]);
-    }
-    text.push_str(&format!("\n{table}\n\n"));
-
-    let mut denied = Table::new();
-    denied.load_style(presets::NOTHING).set_header(["DENIED", "REASON", "PACKETS", "LOGGED", "SUPPRESSED", "LOST"]);
-    for ((direction, reason), counts) in &view.denied {
-        let total = counts.logged + counts.suppressed + counts.lost;
-        let counts = [total, counts.logged, counts.suppressed, counts.lost].map(|count| count.to_string());
-        let [total, logged, suppressed, lost] = &counts;
-        denied.add_row([direction_name(*direction), reason.name(), total, logged, suppressed, lost]);
-    }
-    if !view.denied.is_empty() {
-        text.push_str(&format!("{denied}\n\n"));
-    }
-    for finding in report.iter().flat_map(|report| &report.findings) {
-        text.push_str(&format!("note: {finding}\n"));
-    }
-    for trouble in troubles {
-        text.push_str(&format!("TROUBLE: {trouble}\n"));
-    }
-    if troubles.is_empty() {
-        text.push_str("healthy\n");
-    }
-    text
-}
-
-fn or_none(names: &[String]) -> String {
-    if names.is_empty() { "none".to_owned() } else { names.join(" ") }
 }
 
 fn direction_name(direction: Direction) -> &'static str {

@@ -5,6 +5,8 @@
 
 #![allow(clippy::print_stdout, reason = "the answer is what the command is for")]
 
+mod judge;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,12 +17,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use enforcer_common::id::Direction;
-use enforcer_common::verdict::Verdict;
 
-use super::in_force;
+use self::judge::Judge;
+use super::in_force::{self, Sources};
+use crate::agent::plan::Unknown;
 use crate::policy::load::load_paths;
-use crate::policy::model::{PolicySet, Rule, Transport};
-use crate::resolve::{DecidedBy, Decision, ResolvedPolicy, Service, resolve};
+use crate::policy::model::Transport;
+use crate::resolve::{ResolvedPolicy, Service, resolve};
 use crate::workload::inventory::Inventory;
 use crate::workload::model::{Identity, LocalWorkload, Snapshot, WorkloadKey, WorkloadName};
 
@@ -28,9 +31,13 @@ use crate::workload::model::{Identity, LocalWorkload, Snapshot, WorkloadKey, Wor
 ///
 /// Both ends are judged as on the wire: the sender's egress, then the receiver's ingress. For a denial every policy that
 /// isolates the workload is named, for an allow the line of the rule. With --policies the files are read, with
-/// --inventory for who is who; without them the answer comes from what a daemon on this node has in force.
+/// --inventory for who is who; without them the answer comes from what a daemon on this node has in force, and for a
+/// workload that nobody has named from what that daemon was told by --unknown.
 ///
-/// Exit codes: 0 allowed (or as --expect says), 1 denied (or not as expected), 2 wrong usage or unreadable files.
+/// The verdict is that of the compiled tables, which packets get too. Should the rules say otherwise, that is an error.
+///
+/// Exit codes: 0 allowed (or as --expect says), 1 denied (or not as expected), 2 wrong usage, unreadable files, or tables
+/// and rules that differ.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Who sends: namespace/name, or an address.
@@ -141,23 +148,25 @@ impl Asked {
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Args { from, to, port, policies, inventory, expect, place } = args;
-    let (set, snapshot) = match (policies, inventory) {
+    let Sources { policies, snapshot, unknown } = match (policies, inventory) {
         (Some(policies), Some(inventory)) => {
-            let loaded = load_paths(std::slice::from_ref(policies))?;
-            (loaded.set, planned(&Inventory::load(inventory)?))
+            let policies = load_paths(std::slice::from_ref(policies))?.set;
+            // An inventory names all of its workloads.
+            Sources { policies, snapshot: planned(&Inventory::load(inventory)?), unknown: Unknown::Strict }
         }
         _ => in_force::load(place)?,
     };
-    let resolved = resolve(Arc::new(set), Arc::new(snapshot));
+    let resolved = resolve(Arc::new(policies), Arc::new(snapshot));
+    let judge = Judge::new(&resolved, unknown)?;
     let mut allowed = true;
     for (source, destination) in pairs(&resolved, from, to)? {
         println!("{from} ({source}) -> {to} ({destination})");
         for (direction, own, peer) in
             [(Direction::Egress, source, destination), (Direction::Ingress, destination, source)]
         {
-            let (text, allows) = judge(&resolved, direction, own, peer, port.service(peer));
-            println!("  {text}");
-            allowed &= allows;
+            let answer = judge.judge(direction, own, peer, port.service(peer))?;
+            println!("  {}", answer.text);
+            allowed &= answer.allowed;
         }
     }
     let verdict = if allowed { Expected::Allow } else { Expected::Deny };
@@ -227,51 +236,4 @@ fn addresses(resolved: &ResolvedPolicy, party: &Party) -> anyhow::Result<Vec<IpA
         .copied()
         .filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()))
         .collect())
-}
-
-fn judge(
-    resolved: &ResolvedPolicy,
-    direction: Direction,
-    own: IpAddr,
-    peer: IpAddr,
-    service: Service,
-) -> (String, bool) {
-    let word = match direction {
-        Direction::Egress => "egress ",
-        Direction::Ingress => "ingress",
-    };
-    let holder = resolved.snapshot().local.iter().find(|(_, local)| local.addresses.contains(&own));
-    let Some((key, _)) = holder else {
-        return (format!("{word}  not judged here: no workload of this node has {own}"), true);
-    };
-    let Decision { verdict, by } = resolved.decide(*key, direction, peer, service);
-    let allowed = verdict == Verdict::Allow;
-    let why = match by {
-        DecidedBy::NotIsolated => "no policy isolates the workload".to_owned(),
-        DecidedBy::Itself => "a workload always reaches itself".to_owned(),
-        DecidedBy::Rule { policy, rule } => rule_text(resolved.policies(), direction, policy, rule),
-        DecidedBy::Isolated { policies } if policies.is_empty() => "no source has named the workload".to_owned(),
-        DecidedBy::Isolated { policies } => {
-            let names: Vec<String> = policies.iter().map(|place| policy_text(resolved.policies(), *place)).collect();
-            format!("no rule allows it, and it is isolated by {}", names.join(", "))
-        }
-    };
-    (format!("{word}  {}: {why}", if allowed { "allowed" } else { "denied" }), allowed)
-}
-
-fn rule_text(set: &PolicySet, direction: Direction, policy: usize, rule: usize) -> String {
-    let rules: &[Rule] = match (set.policies.get(policy), direction) {
-        (Some(policy), Direction::Ingress) => &policy.ingress,
-        (Some(policy), Direction::Egress) => &policy.egress,
-        (None, _) => &[],
-    };
-    let line = rules.get(rule).map(|rule| rule.at.to_string()).unwrap_or_default();
-    format!("rule {line} of {}", policy_text(set, policy))
-}
-
-fn policy_text(set: &PolicySet, place: usize) -> String {
-    match set.policies.get(place) {
-        Some(policy) => format!("{} {}/{} ({})", policy.kind.as_str(), policy.namespace, policy.name, policy.at),
-        None => "a policy that is gone".to_owned(),
-    }
 }

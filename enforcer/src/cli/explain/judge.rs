@@ -1,0 +1,275 @@
+//! One direction of a flow: the verdict of the compiled tables, and the rules' reason for it.
+//!
+//! Input: the resolved policy, its tables, and what becomes of unknown workloads. Output: a verdict with its reason. The
+//! verdict is that of `enforcer_common::decide`, which the programs ask too; who decided is asked of the rules, and two
+//! answers that differ are an error.
+
+use std::net::IpAddr;
+
+use enforcer_common::datapath::World;
+use enforcer_common::decide::{self, Question};
+use enforcer_common::endpoint::Endpoint;
+use enforcer_common::flow_state::{FlowKey, FlowValue};
+use enforcer_common::id::{Address, Direction, OwnerId, PolicyWord};
+use enforcer_common::image::{Image as _, PortKey};
+use enforcer_common::limits::OWN_ADDRESSES;
+use enforcer_common::verdict::{Reason, Verdict};
+
+use crate::agent::plan::{Intent, Unknown};
+use crate::compile::{CompileError, Image, compile};
+use crate::kernel::PlannedWorkload;
+use crate::policy::model::{PolicySet, Rule};
+use crate::resolve::{DecidedBy, Decision, ResolvedPolicy, Service};
+use crate::workload::model::WorkloadKey;
+
+/// The tables and the rules that they were compiled from give different answers.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "of {service:?} with {peer}, {direction:?} of {own}, the compiled tables say {tables:?} and the rules {rules:?}: an \
+     error of enforcer's, the packet gets what the tables say"
+)]
+pub(super) struct Disagreement {
+    /// Address of the workload.
+    pub(super) own: IpAddr,
+    /// Address of its peer.
+    pub(super) peer: IpAddr,
+    /// Seen from the workload.
+    pub(super) direction: Direction,
+    /// Of the destination.
+    pub(super) service: Service,
+    /// What packets get.
+    pub(super) tables: Verdict,
+    /// What the rules say.
+    pub(super) rules: Verdict,
+}
+
+/// One direction's answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Answer {
+    /// A line for people.
+    pub(super) text: String,
+    /// It passes in this direction.
+    pub(super) allowed: bool,
+}
+
+/// What answers.
+pub(super) struct Judge<'a> {
+    resolved: &'a ResolvedPolicy,
+    intent: Intent,
+}
+
+impl<'a> Judge<'a> {
+    /// Compiles the policy.
+    pub(super) fn new(resolved: &'a ResolvedPolicy, unknown: Unknown) -> Result<Self, CompileError> {
+        Ok(Self::of(resolved, compile(resolved)?, unknown))
+    }
+
+    fn of(resolved: &'a ResolvedPolicy, image: Image, unknown: Unknown) -> Self {
+        Self { resolved, intent: Intent::new(image, resolved.snapshot(), unknown, None) }
+    }
+
+    /// Judges a flow that the workload with the address `own` sends (egress) or gets (ingress).
+    pub(super) fn judge(
+        &self,
+        direction: Direction,
+        own: IpAddr,
+        peer: IpAddr,
+        service: Service,
+    ) -> Result<Answer, Disagreement> {
+        let word = match direction {
+            Direction::Egress => "egress ",
+            Direction::Ingress => "ingress",
+        };
+        let holder = self.resolved.snapshot().local.iter().find(|(_, local)| local.addresses.contains(&own));
+        let Some((key, local)) = holder else {
+            let text = format!("{word}  not judged here: no workload of this node has {own}");
+            return Ok(Answer { text, allowed: true });
+        };
+        let tables = self.verdict(*key, direction, peer, service.port_key());
+        let allowed = tables == Verdict::Allow;
+        let why = if local.identity.is_none() && allowed {
+            // The rules know nothing of it.
+            "unknown, --unknown open".to_owned()
+        } else {
+            let Decision { verdict: rules, by } = self.resolved.decide(*key, direction, peer, service);
+            if tables != rules {
+                return Err(Disagreement { own, peer, direction, service, tables, rules });
+            }
+            self.why(direction, by, local.disagrees)
+        };
+        Ok(Answer { text: format!("{word}  {}: {why}", if allowed { "allowed" } else { "denied" }), allowed })
+    }
+
+    /// What packets get.
+    fn verdict(&self, key: WorkloadKey, direction: Direction, peer: IpAddr, port: PortKey) -> Verdict {
+        let plan = self.intent.plan();
+        let planned = plan.workloads.iter().find(|planned| planned.key == key.0);
+        let Some(planned) = planned.filter(|planned| !planned.unknown) else {
+            // A guardrail: policy is not asked.
+            return Verdict::Deny(Reason::UnknownWorkload);
+        };
+        let (tables, peer) = (Tables(self.intent.image()), Address::from(peer));
+        let question = Question { direction, peer: &peer, entry: tables.0.address(&peer), port };
+        decide::answer(&tables, SLOT, &endpoint(planned), &question)
+    }
+
+    fn why(&self, direction: Direction, by: DecidedBy, disagrees: bool) -> String {
+        let set = self.resolved.policies();
+        match by {
+            DecidedBy::NotIsolated => "no policy isolates the workload".to_owned(),
+            DecidedBy::Itself => "a workload always reaches itself".to_owned(),
+            DecidedBy::Rule { policy, rule } => rule_text(set, direction, policy, rule),
+            DecidedBy::Isolated { policies } if policies.is_empty() && disagrees => {
+                "what names the workload contradicts itself, see `enforcer status`".to_owned()
+            }
+            DecidedBy::Isolated { policies } if policies.is_empty() => "no source has named the workload".to_owned(),
+            DecidedBy::Isolated { policies } => {
+                let names: Vec<String> = policies.iter().map(|place| policy_text(set, *place)).collect();
+                format!("no rule allows it, and it is isolated by {}", names.join(", "))
+            }
+        }
+    }
+}
+
+fn rule_text(set: &PolicySet, direction: Direction, policy: usize, rule: usize) -> String {
+    let rules: &[Rule] = match (set.policies.get(policy), direction) {
+        (Some(policy), Direction::Ingress) => &policy.ingress,
+        (Some(policy), Direction::Egress) => &policy.egress,
+        (None, _) => &[],
+    };
+    let line = rules.get(rule).map(|rule| rule.at.to_string()).unwrap_or_default();
+    format!("rule {line} of {}", policy_text(set, policy))
+}
+
+fn policy_text(set: &PolicySet, place: usize) -> String {
+    match set.policies.get(place) {
+        Some(policy) => format!("{} {}/{} ({})", policy.kind.as_str(), policy.namespace, policy.name, policy.at),
+        None => "a policy that is gone".to_owned(),
+    }
+}
+
+/// There is one image, and it is in this slot.
+const SLOT: usize = 0;
+
+/// A workload as its programs know it.
+fn endpoint(planned: &PlannedWorkload) -> Endpoint {
+    let mut endpoint = Endpoint { rows: [planned.rows; 2], flags: [0; 2], ..Endpoint::FREE };
+    for (place, address) in planned.addresses.iter().take(OWN_ADDRESSES).enumerate() {
+        endpoint.addresses[place] = *address;
+        endpoint.owners[place] = OwnerId(1);
+        endpoint.owned += 1;
+    }
+    endpoint
+}
+
+/// The image alone: policy looks at nothing else.
+struct Tables<'a>(&'a Image);
+
+impl<'a> World for Tables<'a> {
+    type Image = &'a Image;
+
+    fn word(&self) -> PolicyWord {
+        PolicyWord::default()
+    }
+
+    fn image(&self, slot: usize) -> Option<Self::Image> {
+        (slot == SLOT).then_some(self.0)
+    }
+
+    fn endpoint(&self, _: u32) -> Option<&Endpoint> {
+        None
+    }
+
+    fn is_uplink(&self, _: u32) -> bool {
+        false
+    }
+
+    fn flow(&self, _: &FlowKey) -> Option<&FlowValue> {
+        None
+    }
+
+    fn insert(&self, _: &FlowKey, _: &FlowValue) -> Result<bool, Reason> {
+        Err(Reason::FlowTableFull)
+    }
+
+    fn tick(&self) -> u32 {
+        0
+    }
+
+    fn boot_time(&self) -> u64 {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::policy::load::{SourceFile, from_sources};
+    use crate::policy::model::Transport;
+    use crate::resolve::resolve;
+    use crate::workload::model::{Identity, LocalWorkload, Snapshot, WorkloadName};
+
+    const WEB: [u8; 4] = [10, 88, 0, 10];
+    const NEW: [u8; 4] = [10, 88, 0, 11];
+    const OUT: [u8; 4] = [192, 0, 2, 1];
+    const ANY: Service = Service::Transport(Transport::Tcp, 80);
+
+    /// `web` with these rules, and a workload that nobody has named.
+    fn resolved(allow: &str, disagrees: bool) -> ResolvedPolicy {
+        let text = format!(
+            "apiVersion: enforcer.dev/v1alpha1\nkind: FlowPolicy\nmetadata: {{name: p, namespace: shop}}\nspec:\n  \
+             isolate: [ingress]\n  allow: [{allow}]\n"
+        );
+        let set = from_sources(vec![SourceFile { path: "p.yaml".into(), text }]).unwrap().set;
+        let name = WorkloadName { namespace: "shop".to_owned(), name: "web".to_owned() };
+        let web = Identity { name, labels: BTreeMap::new(), ports: BTreeMap::new() };
+        let workload = |identity, address: [u8; 4], disagrees| LocalWorkload {
+            identity,
+            addresses: BTreeSet::from([address.into()]),
+            disputed: BTreeSet::new(),
+            endpoints: BTreeMap::new(),
+            routes: false,
+            disagrees,
+        };
+        let local =
+            [(WorkloadKey(1), workload(Some(web), WEB, false)), (WorkloadKey(2), workload(None, NEW, disagrees))];
+        let snapshot = Snapshot { local: BTreeMap::from(local), ..Snapshot::default() };
+        resolve(Arc::new(set), Arc::new(snapshot))
+    }
+
+    fn to_web(judge: &Judge<'_>, peer: [u8; 4]) -> Result<Answer, Disagreement> {
+        judge.judge(Direction::Ingress, WEB.into(), peer.into(), ANY)
+    }
+
+    #[test]
+    fn the_verdict_is_that_of_the_tables() {
+        let (open, closed) = (resolved("{from: anywhere, ports: [80/tcp]}", false), resolved("", false));
+        assert!(to_web(&Judge::new(&open, Unknown::Strict).unwrap(), OUT).unwrap().allowed);
+        assert!(!to_web(&Judge::new(&closed, Unknown::Strict).unwrap(), OUT).unwrap().allowed);
+        let others = Judge::of(&open, compile(&closed).unwrap(), Unknown::Strict);
+        let error = to_web(&others, OUT).unwrap_err();
+        assert_eq!((error.tables, error.rules), (Verdict::Deny(Reason::NoRule), Verdict::Allow));
+        assert!(error.to_string().contains("192.0.2.1, Ingress of 10.88.0.10"), "{error}");
+        let others = Judge::of(&closed, compile(&open).unwrap(), Unknown::Strict);
+        let error = to_web(&others, OUT).unwrap_err();
+        assert_eq!((error.tables, error.rules), (Verdict::Allow, Verdict::Deny(Reason::NoRule)));
+        // Whatever the tables hold.
+        assert_eq!(to_web(&others, WEB).unwrap().text, "ingress  allowed: a workload always reaches itself");
+    }
+
+    #[test]
+    fn an_unknown_workload_is_as_run_was_told() {
+        let of = |unknown, disagrees| {
+            let resolved = resolved("", disagrees);
+            Judge::new(&resolved, unknown).unwrap().judge(Direction::Egress, NEW.into(), OUT.into(), ANY).unwrap().text
+        };
+        assert_eq!(of(Unknown::Strict, false), "egress   denied: no source has named the workload");
+        assert_eq!(of(Unknown::Open, false), "egress   allowed: unknown, --unknown open");
+        let contradicted = "egress   denied: what names the workload contradicts itself, see `enforcer status`";
+        assert_eq!(of(Unknown::Open, true), contradicted);
+        assert_eq!(of(Unknown::Strict, true), contradicted);
+    }
+}

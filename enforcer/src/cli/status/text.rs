@@ -1,0 +1,256 @@
+//! The state as text for people.
+//!
+//! Input: what is pinned, and the daemon's last report. Output: text; nothing is asked and nothing printed.
+
+use std::net::IpAddr;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use enforcer_common::id::{Direction, Row};
+use enforcer_common::image::Header;
+use enforcer_common::limits;
+
+use super::{direction_name, names};
+use crate::agent::report::Report;
+use crate::compile;
+use crate::kernel::status::StatusView;
+
+/// All of it.
+pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| text.push_str(&format!("{name:<12}{value}\n"));
+    let daemon = match (view.daemon, report) {
+        (true, Some(report)) => format!("running, pid {}", report.pid),
+        (true, None) => "running".to_owned(),
+        (false, _) => "not running".to_owned(),
+    };
+    line("daemon", daemon);
+    line("revision", format!("{} (epoch {})", view.word.revision, view.word.epoch));
+    if let Some(report) = report {
+        line("policies", format!("{} from {}", report.policy_count, report.policies));
+        line("discovery", report.discovery.clone());
+        line("unknown", unknown(report));
+        line("flow log", format!("{} lines, {} records merged", report.flow_log_lines, report.flow_log_merged));
+    }
+    // What was put right and what was refused are news; none are not.
+    if let Some(report) = report.filter(|report| report.repaired > 0) {
+        line("repaired", format!("{} parts of what is in the kernel had been changed by others", report.repaired));
+    }
+    if let Some(report) = report.filter(|report| report.refused_claims > 0) {
+        line("refused", format!("{} claims to addresses", report.refused_claims));
+    }
+    line("uplinks", uplinks(view, report));
+    let room = u64::from(limits::ENDPOINTS + limits::ENDPOINTS_MORE);
+    let more = format!("{} of them in the second table of {}", view.endpoints_more, limits::ENDPOINTS_MORE);
+    line("endpoints", format!("{}, {more}", fill(view.endpoints.len() as u64, room)));
+    line("workloads", fill(view.flows.workloads as u64, u64::from(limits::WORKLOADS)));
+    line("flows", fill(view.flows.flows, u64::from(view.flow_room)));
+    if let Some(image) = &view.image {
+        line("image", tables(image));
+    }
+
+    let names = names(report);
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(["WORKLOAD", "VETH", "IFINDEX", "PROGRAMS", "INGRESS", "EGRESS", "ADDRESSES"]);
+    for endpoint in &view.endpoints {
+        let (name, device, policies) = names.get(&endpoint.ifindex).copied().unwrap_or(("", "", [0; 2]));
+        let [ingress, egress] = [Direction::Ingress, Direction::Egress].map(|direction| {
+            let count = policies[direction as usize];
+            match endpoint.rows[direction as usize] {
+                _ if endpoint.unknown => "closed".to_owned(),
+                Row::NOT_ISOLATED => "open".to_owned(),
+                _ => format!("{count} {}", if count == 1 { "policy" } else { "policies" }),
+            }
+        });
+        let addresses: Vec<String> =
+            endpoint.addresses.iter().map(|address| IpAddr::from(*address).to_string()).collect();
+        table.add_row([
+            if name.is_empty() { "(unknown)" } else { name },
+            device,
+            &endpoint.ifindex.to_string(),
+            if endpoint.is_attached() { "attached" } else { "MISSING" },
+            &ingress,
+            &egress,
+            &addresses.join(" "),
+        ]);
+    }
+    text.push_str(&format!("\n{table}\n\n"));
+
+    let mut denied = Table::new();
+    denied.load_style(presets::NOTHING).set_header(["DENIED", "REASON", "PACKETS", "LOGGED", "SUPPRESSED", "LOST"]);
+    for ((direction, reason), counts) in &view.denied {
+        let total = counts.logged + counts.suppressed + counts.lost;
+        let counts = [total, counts.logged, counts.suppressed, counts.lost].map(|count| count.to_string());
+        let [total, logged, suppressed, lost] = &counts;
+        denied.add_row([direction_name(*direction), reason.name(), total, logged, suppressed, lost]);
+    }
+    if !view.denied.is_empty() {
+        text.push_str(&format!("{denied}\n\n"));
+    }
+    for finding in report.iter().flat_map(|report| &report.findings) {
+        text.push_str(&format!("note: {finding}\n"));
+    }
+    for trouble in troubles {
+        text.push_str(&format!("TROUBLE: {trouble}\n"));
+    }
+    if troubles.is_empty() {
+        text.push_str("healthy\n");
+    }
+    text
+}
+
+/// How much of a table is in use.
+fn fill(used: u64, room: u64) -> String {
+    fill_in(used, room, "")
+}
+
+fn fill_in(used: u64, room: u64, unit: &str) -> String {
+    format!("{used} of {room}{unit} ({}%)", used * 100 / room.max(1))
+}
+
+fn tables(image: &Header) -> String {
+    format!(
+        "{}: {} rows, {} peer classes, {} port classes, {} vectors, {} addresses",
+        fill_in(compile::bytes(image), limits::IMAGE_BUDGET, " bytes"),
+        image.rows,
+        image.peer_classes,
+        image.port_classes,
+        image.vectors,
+        image.addresses,
+    )
+}
+
+/// The devices by name if the daemon has told their names.
+fn uplinks(view: &StatusView, report: Option<&Report>) -> String {
+    let names: Vec<String> = match report {
+        Some(report) => report.uplinks.clone(),
+        None => view.uplinks.iter().map(|ifindex| format!("ifindex {ifindex}")).collect(),
+    };
+    let fill = fill(view.uplinks.len() as u64, u64::from(limits::UPLINKS));
+    if names.is_empty() { format!("{fill}: none") } else { format!("{fill}: {}", names.join(" ")) }
+}
+
+/// How many workloads nobody has named, and where they are.
+fn unknown(report: &Report) -> String {
+    let mode = if report.unknown_open { "open" } else { "strict (closed)" };
+    match report.unknown_workloads {
+        0 => format!("{mode}: none"),
+        1 => format!("{mode}: 1 workload, {}", report.unknown_veths.join(" ")),
+        count => format!("{mode}: {count} workloads, {}", report.unknown_veths.join(" ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use enforcer_common::denial::Counts;
+    use enforcer_common::id::{Address, OwnerId, PolicyWord};
+    use enforcer_common::verdict::Reason;
+
+    use super::*;
+    use crate::agent::report::WorkloadLine;
+    use crate::kernel::FlowFill;
+    use crate::kernel::status::{EndpointView, LinkView};
+
+    const HEADER: Header = Header {
+        magic: Header::MAGIC,
+        lines: 5_000,
+        flags: 0,
+        port_classes: 12,
+        peer_classes: 40,
+        rows: 3,
+        vectors: 17,
+        ports_at: 3,
+        rows_at: 1_030,
+        vectors_at: 1_040,
+        addresses: 6,
+    };
+
+    fn endpoint(ifindex: u32, unknown: bool, rows: [Row; 2], attached: bool) -> EndpointView {
+        let link = LinkView { id: if attached { ifindex } else { 0 }, ifindex, first: true };
+        let addresses = vec![Address::from(std::net::IpAddr::from([10, 88, 0, ifindex as u8]))];
+        EndpointView { ifindex, id: OwnerId(ifindex), unknown, routes: false, rows, addresses, from: link, to: link }
+    }
+
+    fn view() -> StatusView {
+        StatusView {
+            abi: limits::ABI,
+            daemon: true,
+            word: PolicyWord { revision: 7, epoch: 9 },
+            image: Some(HEADER),
+            endpoints: vec![
+                endpoint(10, false, [Row(1), Row::NOT_ISOLATED], true),
+                endpoint(11, false, [Row(1), Row(2)], false),
+                endpoint(12, true, [Row::NONE; 2], true),
+            ],
+            endpoints_more: 1,
+            uplinks: BTreeSet::from([2]),
+            flows: FlowFill { flows: 4_096, workloads: 83 },
+            flow_room: 16_384,
+            denied: BTreeMap::from([(
+                (Direction::Ingress, Reason::NoRule),
+                Counts { logged: 3, suppressed: 40, lost: 1 },
+            )]),
+        }
+    }
+
+    fn report() -> Report {
+        let workload = |name: &str, ifindex: u32, policies| WorkloadLine {
+            name: name.to_owned(),
+            endpoints: vec![(ifindex, format!("veth{ifindex}"))],
+            addresses: Vec::new(),
+            policies,
+        };
+        Report {
+            pid: 4711,
+            policies: "/etc/enforcer/policies".to_owned(),
+            policy_count: 4,
+            findings: vec!["ADDRESS_CONFLICT: shop/web shows 10.88.0.1".to_owned()],
+            refused_claims: 2,
+            discovery: "by events".to_owned(),
+            uplinks: vec!["eth0".to_owned()],
+            workloads: vec![
+                workload("shop/web", 10, [1, 0]),
+                workload("shop/db", 11, [2, 1]),
+                workload("", 12, [0; 2]),
+            ],
+            unknown_workloads: 1,
+            unknown_veths: vec!["veth12".to_owned()],
+            flow_log_lines: 44,
+            repaired: 5,
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn everything_is_shown() {
+        insta::assert_snapshot!(as_text(&view(), Some(&report()), &["ifindex 11 has no program".to_owned()]));
+    }
+
+    #[test]
+    fn without_a_report_and_with_nothing_to_tell_it_is_short() {
+        let view = StatusView {
+            daemon: false,
+            word: PolicyWord::default(),
+            image: None,
+            endpoints: Vec::new(),
+            endpoints_more: 0,
+            flows: FlowFill::default(),
+            denied: BTreeMap::new(),
+            ..view()
+        };
+        insta::assert_snapshot!(as_text(&view, None, &[]));
+    }
+
+    #[test]
+    fn unknown_workloads_are_counted_in_both_modes() {
+        let of = |unknown_open, names: &[&str]| {
+            let unknown_veths = names.iter().map(|name| (*name).to_owned()).collect();
+            unknown(&Report { unknown_open, unknown_workloads: names.len(), unknown_veths, ..Report::default() })
+        };
+        assert_eq!(of(false, &[]), "strict (closed): none");
+        assert_eq!(of(true, &["va"]), "open: 1 workload, va");
+        assert_eq!(of(true, &["va", "vb"]), "open: 2 workloads, va vb");
+    }
+}

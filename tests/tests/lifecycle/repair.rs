@@ -1,0 +1,31 @@
+//! What others change in the kernel is put right: after a netlink event at once, not only by the clock.
+
+use std::process::Command;
+use std::time::Duration;
+
+use enforcer::lab::Layout;
+
+use super::common::stage;
+
+/// More rounds than the clock alone could have repaired within [`BOUND`]: it looks every 5 s.
+const ROUNDS: u64 = 6;
+const BOUND: Duration = Duration::from_secs(20);
+
+#[test]
+fn an_event_leads_to_a_look_at_the_programs() {
+    let mut stage = stage(Layout::Bridged, &["a"]);
+    stage.start();
+    let ifindex = stage.ifindex("a");
+    let sides = ["from", "to"].map(|side| stage.options.pin_dir.join(format!("abi-1/links/{ifindex}-{side}")));
+    let begin = std::time::Instant::now();
+    for round in 1..=ROUNDS {
+        for pin in &sides {
+            let output = Command::new("bpftool").args(["link", "detach", "pinned"]).arg(pin).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        stage.ip(stage.lab.node(), &format!("link set {} txqueuelen {}", stage.host("a"), 1000 + round));
+        stage.until("the programs are back", || stage.view().endpoints[0].is_attached());
+    }
+    stage.until("each is counted", || stage.status().0["report"]["repaired"] == 2 * ROUNDS);
+    assert!(begin.elapsed() < BOUND, "the clock alone has done it: {:?}", begin.elapsed());
+}
