@@ -45,6 +45,8 @@ pub enum Global {
     Seed = 2,
     /// 1 once the first plan is through: everything that it names was attached to, or failed to be. No program reads it.
     Begun = 3,
+    /// Lost packets that the flow log was told of. No program reads it.
+    ToldLost = 4,
 }
 
 /// Entries of `GLOBALS`.

@@ -82,6 +82,23 @@ impl Demo {
         left
     }
 
+    /// Its daemon: the child that was told its pin directory.
+    fn daemon(&self) -> Pid {
+        let own = format!("PPid:\t{}", self.child.id());
+        let is_child = |pid: &String| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.lines().any(|line| line == own)
+        };
+        let end = Instant::now() + BOUND;
+        loop {
+            if let Some(pid) = self.daemons().into_iter().find(is_child) {
+                return Pid::from_raw(pid.parse().unwrap());
+            }
+            assert!(Instant::now() < end, "the demo has no daemon");
+            sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Processes that were told its pin directory.
     fn daemons(&self) -> Vec<String> {
         let pins = self.pins();
@@ -180,6 +197,22 @@ fn ended_early(demo: &mut Demo, moment: Moment) {
     assert_eq!(status.code(), Some(2), "{moment:?}: {out}{err}");
     assert!(err.contains("everything that it made is removed"), "{moment:?}: {err}");
     assert_eq!(demo.left(), [""; 0], "{moment:?}");
+}
+
+#[test]
+fn a_daemon_that_is_killed_ends_it_with_an_error_and_leaves_nothing() {
+    for moment in [Moment::Starting, Moment::Denying] {
+        let mut demo = Demo::start();
+        demo.until(moment);
+        let daemon = demo.daemon();
+        kill(daemon, Signal::SIGKILL).unwrap();
+        let (status, out, err) = demo.end();
+        assert!(status.code().is_some_and(|code| code != 0), "{moment:?}: {status}: {out}{err}");
+        // Without its daemon it cannot begin, or its connections and the flow log do not say what they should.
+        let told = err.contains("everything that it made is removed") || out.contains("MISMATCH");
+        assert!(told && !out.contains("7 of 7"), "{moment:?}: {out}{err}");
+        assert_eq!(demo.left(), [""; 0], "{moment:?}");
+    }
 }
 
 #[test]

@@ -232,6 +232,48 @@ fn containers_that_come_back_with_another_address() {
 }
 
 #[test]
+fn a_container_that_is_stopped_and_started_keeps_its_name_at_another_address() {
+    let mut host = host();
+    let mut db = Container::anywhere_on(&host, "db", "net", &DB);
+    let mut web = Container::anywhere_on(&host, "web", "net", &WEB);
+    let other = container(&mut host, "other", 212, &OTHER);
+    for each in [&db, &web] {
+        each.wait_until_it_serves(&mut host);
+    }
+    assert_open(&host, &db, &[&web, &other]);
+    host.start(&["shop/db", "shop/web", "shop/other"]);
+    assert_enforced(&host, &db, &web, &other);
+
+    // Each in turn comes back elsewhere, and somebody whom no rule names has what it had.
+    let mut heirs = Vec::new();
+    for (moved, heir) in [(&mut db, "heir-of-db"), (&mut web, "heir-of-web")] {
+        let (id, had) = (moved.id(&host), moved.addresses().to_vec());
+        moved.stop(&host);
+        let [v4, v6] = [0, 1].map(|family| had[family].to_string());
+        let heir = Container::on(&host, heir, "net", [&v4, &v6], &OTHER);
+        moved.start(&host, "net");
+        assert_eq!(moved.id(&host), id, "it is the same container");
+        assert!(moved.addresses().iter().all(|address| !had.contains(address)), "{:?} again", moved.addresses());
+        for each in [&*moved, &heir] {
+            each.wait_until_it_serves(&mut host);
+        }
+        heirs.push(heir);
+    }
+    host.wait_for(&["shop/db", "shop/web", "shop/other", "shop/heir-of-db", "shop/heir-of-web"]);
+    assert_enforced(&host, &db, &web, &other);
+    let [heir_of_db, heir_of_web] = &heirs[..] else { panic!("two have moved") };
+    assert_eq!(heir_of_web.ask(&host, &db, PORT), Outcome::Silence, "an address that web had opens nothing");
+    // The heir speaks first: other may still hold the neighbour entry of whoever had that address before.
+    assert_eq!(heir_of_db.ask(&host, &other, PORT), Outcome::Answered, "egress is not isolated");
+    assert_eq!(other.ask(&host, heir_of_db, OTHER_PORT), Outcome::Answered, "no policy selects who has db's address");
+    assert_logged(&mut host, "shop/other", "shop/db", "shop/db");
+    assert_logged(&mut host, "shop/heir-of-web", "shop/db", "shop/db");
+
+    host.purge();
+    assert_open(&host, &db, &[&web, &other, heir_of_web]);
+}
+
+#[test]
 fn a_pod_of_two_is_one_workload_with_the_labels_of_both() {
     let mut host = host();
     let pod_network = join(&host, "net", ["10.233.0.10", "fd33::10"]);

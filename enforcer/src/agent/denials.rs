@@ -52,8 +52,7 @@ impl DenialLog {
     /// `names`: what is known before the first reading, which brings what was denied while no daemon ran.
     pub(super) fn start(denials: Denials, log: FlowLog, node: &str, names: NameTable) -> Result<Self, AgentError> {
         let shared = Arc::new(Shared { names: Mutex::new(names), ..Shared::default() });
-        let told_lost = lost(&denials).unwrap_or_default();
-        let reader = Reader { shared: Arc::clone(&shared), denials, log, enricher: Enricher::new(node), told_lost };
+        let reader = Reader { shared: Arc::clone(&shared), denials, log, enricher: Enricher::new(node) };
         let thread = thread::Builder::new()
             .name("denials".to_owned())
             .spawn(move || reader.run())
@@ -100,22 +99,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn lost(denials: &Denials) -> Option<u64> {
-    match denials.totals() {
-        Ok(totals) => Some(totals.values().map(|counts| counts.lost).sum()),
-        Err(error) => {
-            tracing::warn!(%error, "cannot read the counts of denied packets");
-            None
-        }
-    }
-}
-
 struct Reader {
     shared: Arc<Shared>,
     denials: Denials,
     log: FlowLog,
     enricher: Enricher,
-    told_lost: u64,
 }
 
 impl Reader {
@@ -169,10 +157,11 @@ impl Reader {
             }
         }
         drop(names);
-        let lost = lost(&self.denials).unwrap_or(self.told_lost);
-        if lost > self.told_lost {
-            self.log.lost_in_ring(now, lost - self.told_lost);
-            self.told_lost = lost;
+        match self.denials.newly_lost() {
+            Ok(0) => {}
+            Ok(lost) => self.log.lost_in_ring(now, lost),
+            // They are told of with the next reading that succeeds.
+            Err(error) => tracing::warn!(%error, "cannot read the counts of denied packets"),
         }
         *locked(&self.shared.counts) =
             LogCounts { sink: self.log.counts(), disagreements: self.enricher.disagreements() };

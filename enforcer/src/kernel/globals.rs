@@ -1,5 +1,5 @@
 //! The shared words: the policy in force, the counter of owner ids, the seed of the denial hash, whether a first plan is
-//! through.
+//! through, how many lost packets the flow log was told of.
 
 use std::fs::File;
 use std::io::Read;
@@ -58,6 +58,14 @@ impl Globals {
     /// Notes that the first plan is through.
     pub(crate) fn begin(&self) {
         self.words.write64(Global::Begun as u32, 0, 1);
+    }
+
+    /// Takes note of how many packets are lost in all; how many of them are new. A count below the one noted is that of a map
+    /// made anew.
+    pub(crate) fn tell_lost(&self, lost: u64) -> u64 {
+        let told = self.words.read64(Global::ToldLost as u32, 0);
+        self.words.write64(Global::ToldLost as u32, 0, lost);
+        lost.checked_sub(told).unwrap_or(lost)
     }
 
     /// Sets the seed unless it is set.

@@ -52,6 +52,35 @@ impl Container {
         Self::run(host, name, &[&[attached.as_str()], options].concat(), &addresses)
     }
 
+    /// Stops it; it keeps its identity, and gives its addresses back.
+    pub fn stop(&self, host: &Host) {
+        host.podman(&["stop", "-t", "0", &self.name]);
+    }
+
+    /// Starts it again, at whatever addresses `network` has for it then.
+    pub fn start(&mut self, host: &Host, network: &str) {
+        host.podman(&["start", &self.name]);
+        self.addresses = addresses(host, &self.name, network);
+    }
+
+    /// The same as [`Self::on`], without a say in the addresses.
+    pub fn anywhere_on(host: &Host, name: &str, network: &str, options: &[&str]) -> Self {
+        let attached = format!("--network={}", host.network(network));
+        let mut container = Self::run(host, name, &[&[attached.as_str()], options].concat(), &[]);
+        container.addresses = addresses(host, name, network);
+        container
+    }
+
+    /// Its id: the same for as long as it is not removed.
+    pub fn id(&self, host: &Host) -> String {
+        host.podman(&["inspect", "-f", "{{.Id}}", &self.name])
+    }
+
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
     /// Removes it.
     pub fn remove(self, host: &Host) {
         host.podman(&["rm", "-f", "-t", "0", &self.name]);
@@ -116,6 +145,21 @@ impl Container {
         let done = Command::new("nsenter").arg(format!("--net=/proc/{pid}/ns/net")).arg("ip").args(arguments).status();
         assert!(done.unwrap().success(), "ip {arguments:?}");
     }
+}
+
+/// What the runtime says that a container has on a network, IPv4 first.
+fn addresses(host: &Host, name: &str, network: &str) -> Vec<IpAddr> {
+    let of = host.network(network);
+    let field = |field: &str| {
+        let text = host.podman(&[
+            "inspect",
+            "-f",
+            &format!("{{{{(index .NetworkSettings.Networks \"{of}\").{field}}}}}"),
+            name,
+        ]);
+        text.parse().unwrap_or_else(|_| panic!("{name} has no {field} on {of}: {text:?}"))
+    };
+    vec![field("IPAddress"), field("GlobalIPv6Address")]
 }
 
 /// The option that puts a container on a network with these addresses.

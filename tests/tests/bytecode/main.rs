@@ -4,6 +4,7 @@
 mod cases;
 mod denials;
 mod flows;
+mod long;
 mod random;
 mod shapes;
 mod sweep;

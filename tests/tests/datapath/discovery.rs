@@ -1,4 +1,4 @@
-//! Neighbour discovery, ARP, and workloads that may use nothing else.
+//! Neighbour discovery and ARP, which pass without policy (N21), and workloads that may use nothing else.
 
 use enforcer_common::verdict::{Reason, Verdict};
 use enforcer_tests::packet::{Frame, Transport};

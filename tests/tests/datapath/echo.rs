@@ -1,4 +1,5 @@
-//! ICMP echo: the id stands on the side that asked, and cannot be turned round.
+//! ICMP, of which policy as Kubernetes words it says nothing (N21): a protocol of its own here (D4). The id of an echo
+//! stands on the side that asked, and cannot be turned round.
 
 use enforcer_common::verdict::Reason;
 use enforcer_tests::packet::{Frame, Transport};

@@ -17,4 +17,5 @@ mod refusing;
 mod roles;
 mod sources;
 mod stage;
+mod translated;
 mod transports;

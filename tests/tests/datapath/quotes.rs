@@ -1,4 +1,4 @@
-//! ICMP errors pass with the live flow that they quote, and with nothing else.
+//! ICMP errors pass with the live flow that they quote, and with nothing else (N22, D4).
 
 use std::net::IpAddr;
 

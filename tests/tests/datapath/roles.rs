@@ -1,4 +1,5 @@
-//! Policy judges a flow in the role in which it was opened, whoever's packet is in hand.
+//! Policy judges a flow in the role in which it was opened, whoever's packet is in hand: replies of what was allowed pass
+//! (N22).
 
 use enforcer_common::flow_state::{FlowValue, Role, idle_limit, state};
 use enforcer_common::packet::{ProtocolClass, tcp};

@@ -1,4 +1,4 @@
-//! Bad files and restarts: what is in force stays, and says so.
+//! Bad files and restarts: what is in force stays, and says so; an unknown field never widens access (D9).
 
 use std::fs;
 

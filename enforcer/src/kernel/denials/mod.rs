@@ -21,6 +21,7 @@ use enforcer_common::limits::{BUSY, EVENTS, map};
 use enforcer_common::verdict::{REASON_COUNT, REASONS, Reason};
 
 use crate::kernel::error::{KernelError, on_map};
+use crate::kernel::globals::Globals;
 use crate::kernel::layout::Layout;
 use crate::kernel::maps::{Maps, REPORTED, REPORTED_BUSY};
 use crate::kernel::mmap::Mapped;
@@ -82,6 +83,7 @@ pub struct Denials {
     busy: Arc<Map>,
     reported_busy: Arc<Map>,
     denied: Arc<Map>,
+    globals: Globals,
     next_pass: Instant,
 }
 
@@ -123,6 +125,7 @@ impl Denials {
             busy: Arc::clone(&maps.busy),
             reported_busy: Arc::clone(&maps.reported_busy),
             denied: Arc::clone(&maps.denied),
+            globals: Globals::open(maps, true)?,
             next_pass: Instant::now(),
         })
     }
@@ -159,6 +162,12 @@ impl Denials {
     /// Counts of all CPUs together.
     pub fn totals(&self) -> Result<Totals, KernelError> {
         read_totals(&self.denied)
+    }
+
+    /// Packets that were lost and not told of before, also by a daemon before this one. What it gives counts as told.
+    pub fn newly_lost(&self) -> Result<u64, KernelError> {
+        let lost = self.totals()?.values().map(|counts| counts.lost).sum();
+        Ok(self.globals.tell_lost(lost))
     }
 
     /// Drops the counters of workloads that are gone, those left aside that count packets which were not reported yet.

@@ -1,0 +1,78 @@
+//! Addresses that policy names against those that the packet has: translation (N16, D5) and what `except` leaves (N14).
+
+use enforcer_common::verdict::Reason;
+
+use crate::stage::*;
+
+/// What the node publishes, and the port of the workload that it stands for.
+const PUBLISHED: u16 = 80;
+const SERVED: u16 = 8080;
+
+fn only_to_port(port: u16) -> Stage {
+    Stage::closed_but(&format!("{{ from: anywhere, ports: [{port}/tcp] }}"))
+}
+
+fn block(v4: bool, address: std::net::IpAddr) -> String {
+    format!("{address}/{}", if v4 { 32 } else { 128 })
+}
+
+#[test]
+fn n16_d5_a_published_port_is_judged_by_what_it_stands_for() {
+    for v4 in FAMILIES {
+        let (client, server) = ((peer(v4), 40_000), (host(v4, A), SERVED));
+        let translated = syn((client, server));
+        let stage = only_to_port(SERVED);
+        assert_eq!(stage.receives(A, UPLINK, &translated), ALLOW, "the port after translation");
+        assert_eq!(stage.sends(A, &ack((server, client))), ALLOW, "its answer, not translated back yet");
+        assert_eq!(
+            only_to_port(PUBLISHED).receives(A, UPLINK, &translated),
+            NO_RULE,
+            "the published port is no port of a"
+        );
+
+        // Whatever rule there is, a packet that was not translated is not a's.
+        let before = syn((client, (node(v4), PUBLISHED)));
+        for port in [PUBLISHED, SERVED] {
+            assert_eq!(only_to_port(port).receives(A, UPLINK, &before), denied(Reason::NotAddressed));
+        }
+    }
+}
+
+#[test]
+fn n16_d3_a_masqueraded_client_is_the_address_that_it_was_given() {
+    for v4 in FAMILIES {
+        let from = |address| {
+            Stage::closed_but(&format!("{{ from: [{{ cidr: \"{}\" }}], ports: [{SERVED}/tcp] }}", block(v4, address)))
+        };
+        let kept = syn(((peer(v4), 40_000), (host(v4, A), SERVED)));
+        let masqueraded = syn(((node(v4), 40_000), (host(v4, A), SERVED)));
+        for (stage, of_kept, of_masqueraded) in [(from(peer(v4)), ALLOW, NO_RULE), (from(node(v4)), NO_RULE, ALLOW)] {
+            assert_eq!(stage.receives(A, OTHER, &kept), of_kept);
+            assert_eq!(stage.receives(A, OTHER, &masqueraded), of_masqueraded);
+        }
+    }
+}
+
+#[test]
+fn n14_what_one_item_leaves_out_another_may_allow() {
+    for v4 in FAMILIES {
+        let all = if v4 { "0.0.0.0/0" } else { "::/0" };
+        let without = format!("{{ cidr: \"{all}\", except: [\"{}\"] }}", block(v4, peer(v4)));
+        let with = format!("{{ cidr: \"{}\" }}", block(v4, peer(v4)));
+        let rule = |items: &str, port: u16| format!("{{ from: [{items}], ports: [{port}/tcp] }}");
+        let asks =
+            |stage: &Stage, source, port| stage.receives(A, UPLINK, &syn(((source, 40_000), (host(v4, A), port))));
+
+        let stage = Stage::closed_but(&rule(&without, SERVED));
+        assert_eq!(asks(&stage, peer(v4), SERVED), NO_RULE, "left out");
+        assert_eq!(asks(&stage, stranger(v4), SERVED), ALLOW);
+        let stage = Stage::closed_but(&rule(&format!("{without}, {with}"), SERVED));
+        assert_eq!(asks(&stage, peer(v4), SERVED), ALLOW, "allowed by another item");
+        let stage = Stage::closed_but(&format!("{}, {}", rule(&without, SERVED), rule(&with, PUBLISHED)));
+        assert_eq!(asks(&stage, peer(v4), PUBLISHED), ALLOW, "allowed by another rule");
+        assert_eq!(asks(&stage, peer(v4), SERVED), NO_RULE, "at its port alone");
+        let two = [("a", but(&rule(&without, SERVED))), ("a", but(&rule(&with, SERVED)))];
+        let stage = Stage::new(&[(two[0].0, &two[0].1), (two[1].0, &two[1].1)]);
+        assert_eq!(asks(&stage, peer(v4), SERVED), ALLOW, "allowed by another policy");
+    }
+}
