@@ -62,3 +62,18 @@ impl AgentError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_supervisor_tells_a_kernel_that_is_too_old_from_a_second_daemon() {
+        let old = KernelError::KernelTooOld { release: "6.1.0-32-amd64".to_owned() };
+        let error = AgentError::from(old);
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.to_string().contains("6.1.0-32-amd64"), "{error}");
+        let busy = KernelError::Busy { path: "/x".into() };
+        assert_eq!(AgentError::from(busy).exit_code(), 5);
+    }
+}

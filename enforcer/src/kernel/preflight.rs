@@ -107,7 +107,15 @@ mod tests {
             ("7.0", true),
             ("nonsense", false),
         ] {
-            assert_eq!(check_kernel(release.to_owned()).is_ok(), good, "{release}");
+            match check_kernel(release.to_owned()) {
+                Ok(()) => assert!(good, "{release}"),
+                Err(error) => {
+                    assert!(!good, "{release}: {error}");
+                    assert!(matches!(error, KernelError::KernelTooOld { .. }), "{error}");
+                    let said = error.to_string();
+                    assert!(said.contains(release) && said.contains("Linux 6.6 or later"), "{said}");
+                }
+            }
         }
     }
 
