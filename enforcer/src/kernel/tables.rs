@@ -19,6 +19,9 @@ use crate::kernel::sys::{self, Map};
 /// Elements of one batch: bounds the copy that is made of them.
 const BATCH: usize = 16_384;
 
+/// Header and range tables.
+const COMPARED: u32 = 3;
+
 /// The two slots.
 #[derive(Debug)]
 pub(crate) struct Slots {
@@ -130,8 +133,8 @@ impl Slots {
         written.map_err(on_map(map::IMAGE_STARTS, "update"))
     }
 
-    /// Compares the copy of the first lines with the image: the pin of that array may have been lost alone, and a new one is
-    /// empty.
+    /// Compares the copy of the first lines with the image by the lines that say where everything is: the pin of that array
+    /// may have been lost alone, and a new one is empty.
     fn compare_start(&self, word: PolicyWord, header: Header) -> Result<(), KernelError> {
         let slot = word.slot();
         let mut start = vec![0; size_of::<Start>()];
@@ -139,7 +142,7 @@ impl Slots {
         found.map_err(on_map(map::IMAGE_STARTS, "lookup"))?;
         let path = self.layout.image(slot);
         let lines = Map::pinned(&path).map_err(at(&path, "open pin"))?;
-        let copied = start.chunks_exact(size_of::<Line>()).take(header.lines as usize);
+        let copied = start.chunks_exact(size_of::<Line>()).take(header.lines.min(COMPARED) as usize);
         for (index, copy) in copied.enumerate() {
             let mut line = [0; size_of::<Line>()];
             lines.lookup(&(index as u32).to_ne_bytes(), &mut line).map_err(on_map("image", "lookup"))?;

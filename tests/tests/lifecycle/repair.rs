@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use enforcer::lab::Layout;
+use enforcer_common::limits::ABI;
 
 use super::common::stage;
 
@@ -16,7 +17,7 @@ fn an_event_leads_to_a_look_at_the_programs() {
     let mut stage = stage(Layout::Bridged, &["a"]);
     stage.start();
     let ifindex = stage.ifindex("a");
-    let sides = ["from", "to"].map(|side| stage.options.pin_dir.join(format!("abi-1/links/{ifindex}-{side}")));
+    let sides = ["from", "to"].map(|side| stage.options.pin_dir.join(format!("abi-{ABI}/links/{ifindex}-{side}")));
     let begin = std::time::Instant::now();
     for round in 1..=ROUNDS {
         for pin in &sides {
