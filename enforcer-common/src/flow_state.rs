@@ -267,7 +267,8 @@ pub fn step(current: u8, direction: Direction, packet: &Packet) -> u8 {
     next
 }
 
-/// Whether a packet that neither opens nor closes leaves the state as it is, with payload or without: [`step`] for most packets.
+/// Whether a packet that neither opens nor closes leaves the state as it is, with payload or without: what [`step`] comes to
+/// for most packets.
 #[inline(always)]
 pub fn is_settled(current: u8, direction: Direction) -> bool {
     match direction {

@@ -167,7 +167,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// Nothing was read. All zero, so that it need not be copied from a constant.
+    /// Nothing was read.
     pub const EMPTY: Self = Self {
         source: Address::UNSPECIFIED,
         destination: Address::UNSPECIFIED,
