@@ -177,7 +177,8 @@ impl OwnerId {
 
 /// The policy in force: which image, and since when flow state must have been judged.
 ///
-/// One u64, stored atomically by user space and read once a program run (design: section 6).
+/// One u64, stored atomically by user space and read once a program run
+/// (docs/architecture.md, "How an image is swapped").
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct PolicyWord {

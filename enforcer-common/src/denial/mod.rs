@@ -1,4 +1,5 @@
-//! Aggregation of denied flows in a per-CPU slice of four-way sets (design: section 9). Pure over the set.
+//! Aggregation of denied flows in a per-CPU slice of four-way sets (docs/architecture.md, "How denials are counted").
+//! Pure over the set.
 //!
 //! Input: a denied packet. Output: how it was counted. A packet is classed when it is denied: logged (its event went out),
 //! lost (its own event found no room) or suppressed (counted in a way, or, all four being busy, by its workload). So

@@ -1,4 +1,4 @@
-//! Layout of the compiled tables: an array of 64-byte lines (design: section 5), and how to read it.
+//! Layout of the compiled tables: an array of 64-byte lines, and how to read it (docs/architecture.md, "The image").
 //!
 //! Written by `compile::image` as a whole, never edited. Read by `decide`, in the kernel and in user space. All numbers are
 //! in the byte order of the host. Line 0 is the header, line 1 and 2 the range tables of IPv4 and IPv6, then the sections

@@ -123,12 +123,12 @@ fn only_policy_reasons_ask_the_policies() {
 #[test]
 fn the_sender_of_a_spoofed_packet_is_who_sent_it() {
     let names = fixture::names(None);
-    // T29: web claims db's address.
+    // A29: web claims db's address.
     let spoofed = way(Reason::SpoofedSource, Direction::Egress, WEB, "10.88.0.3", "192.0.2.1");
     let (record, _) = flow(&names, spoofed);
     assert_eq!(name(record.source.as_ref()), "shop/web");
     assert_eq!(record.packet.unwrap().addresses.unwrap().0, fixture::ip("10.88.0.3"));
-    // T8: web's address from outside.
+    // A8: web's address from outside.
     let outside = way(Reason::SpoofedFromUplink, Direction::Ingress, DB, "10.88.0.3", "10.88.0.2");
     assert_eq!(flow(&names, outside).0.source, Some(Party::World));
 }

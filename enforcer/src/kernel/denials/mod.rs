@@ -1,4 +1,4 @@
-//! Denied packets, read back from the kernel (design: section 9).
+//! Denied packets, read back from the kernel (docs/architecture.md, "How denials are counted").
 //!
 //! Input: the ring of events, the slices of ways, the counters. Output: how many packets of each denied flow were not
 //! reported yet. Nothing in the kernel is reset. What was reported of each way lies in a pinned map of our own, stored when

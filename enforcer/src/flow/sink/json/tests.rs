@@ -207,7 +207,7 @@ fn with_names(namespace: &str, name: &str, labels: BTreeMap<String, String>, fil
     record
 }
 
-/// T72: what a container's labels may hold.
+/// A72: what a container's labels may hold.
 #[test]
 fn hostile_names_give_one_short_valid_line_that_steers_nothing() {
     let envelope = envelope();
