@@ -1,22 +1,36 @@
 //! Puts a plan in force: the order of design section 6. Until the word is stored nothing that is read has changed but
 //! addresses that came or have another owner now, and ids of workloads; after it nothing can take the plan back, so what fails then is told and tried again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use enforcer_common::id::Row;
+use enforcer_common::id::{OwnerId, PolicyWord, Row};
 use enforcer_common::image::Header;
 use enforcer_common::limits::{UPLINKS, map};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::kernel::control::{Given, Kernel};
 use crate::kernel::error::{KernelError, on_map};
-use crate::kernel::globals::next_word;
-use crate::kernel::grace;
-use crate::kernel::incarnation::{Incarnations, Stage};
-use crate::kernel::plan::{Applied, Plan};
-use crate::kernel::programs::Programs;
+use crate::kernel::hooks::programs::Programs;
 use crate::kernel::sys::Map;
-use crate::kernel::tables::Tables;
+use crate::kernel::tables::globals::next_word;
+use crate::kernel::tables::grace;
+use crate::kernel::tables::slots::Tables;
+use crate::plan::incarnation::{Incarnations, Stage};
+use crate::plan::{Plan, RefusedAddress};
+
+/// A plan is in force.
+#[derive(Debug)]
+#[must_use]
+pub struct Applied {
+    /// Revision and epoch in force.
+    pub word: PolicyWord,
+    /// Id of each workload in denial records, by key.
+    pub ids: BTreeMap<u64, OwnerId>,
+    /// Addresses beyond the places of a workload: they stay without an owner.
+    pub refused: Vec<RefusedAddress>,
+    /// What went wrong after the plan came into force, device by device. The next plan tries again.
+    pub failures: Vec<KernelError>,
+}
 
 impl Kernel {
     /// Puts a plan in force. An error: the last good image stays, and what is attached stays closed or as it was.

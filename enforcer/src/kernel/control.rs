@@ -5,31 +5,67 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{OwnerId, PolicyWord};
+use enforcer_common::id::{Address, OwnerId, PolicyWord};
+use enforcer_common::limits;
 use enforcer_common::sweep::SweepArguments;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::kernel::apply::read_uplinks;
-use crate::kernel::attach::Links;
 use crate::kernel::denials::Denials;
-use crate::kernel::endpoints::EndpointTable;
 use crate::kernel::error::KernelError;
-use crate::kernel::globals::{Globals, next_word};
-use crate::kernel::grace;
-use crate::kernel::incarnation::{Ids, Incarnations, owned};
-use crate::kernel::layout::{Layout, Lock};
-use crate::kernel::maps::Maps;
-use crate::kernel::plan::{AdoptedEndpoint, KernelConfig};
+use crate::kernel::hooks::attach::Links;
+use crate::kernel::hooks::programs::{EMBEDDED, Programs, Tick};
+use crate::kernel::pins::layout::{Layout, Lock};
+use crate::kernel::pins::maps::Maps;
 use crate::kernel::preflight;
-use crate::kernel::programs::{EMBEDDED, Programs, Tick};
-use crate::kernel::quotas::{FlowFill, Quotas};
-use crate::kernel::tables::Slots;
+use crate::kernel::tables::endpoints::EndpointTable;
+use crate::kernel::tables::globals::{Globals, next_word};
+use crate::kernel::tables::grace;
+use crate::kernel::tables::quotas::{FlowFill, Quotas};
+use crate::kernel::tables::slots::Slots;
+use crate::plan::incarnation::{Ids, Incarnations, owned};
 
 /// Flows that one run of the sweep deletes at most: where the kernel does not preempt itself, a run keeps every other task
 /// off its CPU.
 pub const SWEEP_CAP: u32 = 16_384;
+
+/// How to open the kernel side.
+#[derive(Clone, Debug)]
+pub struct KernelConfig {
+    /// Where everything is pinned.
+    pub pin_dir: PathBuf,
+    /// Entries of the flow table. Counts when the table is made; a pinned one keeps its size.
+    pub flows: u32,
+    /// Flows of one workload.
+    pub flow_quota: u32,
+    /// Another object than the embedded one.
+    pub object: Option<Vec<u8>>,
+}
+
+impl Default for KernelConfig {
+    fn default() -> Self {
+        Self {
+            pin_dir: PathBuf::from("/sys/fs/bpf/enforcer"),
+            flows: limits::FLOWS,
+            flow_quota: limits::FLOW_QUOTA,
+            object: None,
+        }
+    }
+}
+
+/// An endpoint that an earlier daemon has left attached.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AdoptedEndpoint {
+    /// Host side of the veth.
+    pub ifindex: u32,
+    /// Id of the workload in denial records.
+    pub id: OwnerId,
+    /// Its own addresses.
+    pub addresses: Vec<Address>,
+}
 
 /// Everything that is pinned in one directory.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use crate::kernel::control::Kernel;
 use crate::kernel::error::{KernelError, on_device};
-use crate::kernel::grace;
 use crate::kernel::sys::{self, Hook};
+use crate::kernel::tables::grace;
 
 impl Kernel {
     /// Detaches a device that is no workload's any more.

@@ -11,18 +11,18 @@ use enforcer_common::image::Header;
 use enforcer_common::limits::{ABI, map};
 
 use crate::kernel::apply::read_uplinks;
-use crate::kernel::attach::{HOOKS, name};
 use crate::kernel::denials::{Totals, read_totals};
-use crate::kernel::endpoints::EndpointTable;
 use crate::kernel::error::{KernelError, at};
-use crate::kernel::globals::Globals;
-use crate::kernel::incarnation::owned;
-use crate::kernel::layout::{Layout, is_locked};
-use crate::kernel::maps::Maps;
+use crate::kernel::hooks::attach::{HOOKS, name};
+use crate::kernel::pins::layout::{Layout, is_locked};
+use crate::kernel::pins::maps::Maps;
 use crate::kernel::preflight;
-use crate::kernel::quotas::{FlowFill, Quotas};
 use crate::kernel::sys::{self, Map};
-use crate::kernel::tables::read_header;
+use crate::kernel::tables::endpoints::EndpointTable;
+use crate::kernel::tables::globals::Globals;
+use crate::kernel::tables::quotas::{FlowFill, Quotas};
+use crate::kernel::tables::slots::read_header;
+use crate::plan::incarnation::owned;
 
 /// The view.
 #[derive(Clone, Debug)]

@@ -3,11 +3,11 @@
 
 use std::fmt;
 
-use crate::kernel::attach::{HOOKS, LinkDrift};
 use crate::kernel::control::Kernel;
 use crate::kernel::error::KernelError;
-use crate::kernel::layout::{incoming, replace, unpin};
-use crate::kernel::programs::Programs;
+use crate::kernel::hooks::attach::{HOOKS, LinkDrift};
+use crate::kernel::hooks::programs::Programs;
+use crate::kernel::pins::layout::{incoming, replace, unpin};
 use crate::kernel::sys::{self, Hook, Map};
 
 /// One difference.

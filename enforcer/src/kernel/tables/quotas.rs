@@ -9,8 +9,8 @@ use enforcer_common::id::OwnerId;
 use enforcer_common::limits::map;
 
 use crate::kernel::error::{KernelError, on_map};
-use crate::kernel::maps::Maps;
-use crate::kernel::mmap::Mapped;
+use crate::kernel::pins::maps::Maps;
+use crate::kernel::tables::mmap::Mapped;
 
 const FLOWS: usize = offset_of!(Quota, flows);
 const LIMIT: usize = offset_of!(Quota, limit);

@@ -15,10 +15,10 @@ use enforcer_common::id::{Address, OwnerId, Row};
 use enforcer_common::limits::{ENDPOINTS, ENDPOINTS_MORE, OWN_ADDRESSES, map};
 
 use crate::kernel::error::{KernelError, on_map};
-use crate::kernel::grace;
-use crate::kernel::maps::Maps;
-use crate::kernel::mmap::Mapped;
+use crate::kernel::pins::maps::Maps;
 use crate::kernel::sys::Map;
+use crate::kernel::tables::grace;
+use crate::kernel::tables::mmap::Mapped;
 
 /// Tag of a place that no device has and that is not free either: programs go on to the hash.
 const SHADOW: u32 = u32::MAX;

@@ -9,8 +9,8 @@ use enforcer_common::id::{OwnerId, PolicyWord};
 use enforcer_common::limits::{Global, map};
 
 use crate::kernel::error::{KernelError, at, on_map};
-use crate::kernel::maps::Maps;
-use crate::kernel::mmap::Mapped;
+use crate::kernel::pins::maps::Maps;
+use crate::kernel::tables::mmap::Mapped;
 
 /// The words.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use enforcer_common::image::{AddressEntry, Header, Line, Start};
 use enforcer_common::limits::{self, IMAGE_BUDGET, map};
 
 use crate::kernel::error::{KernelError, at, on_map};
-use crate::kernel::layout::{self, Layout, incoming};
-use crate::kernel::maps::{self, Maps, compare};
+use crate::kernel::pins::layout::{self, Layout, incoming};
+use crate::kernel::pins::maps::{self, Maps, compare};
 use crate::kernel::sys::{self, Map};
 
 /// Elements of one batch: bounds the copy that is made of them.

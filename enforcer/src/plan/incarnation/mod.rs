@@ -10,8 +10,8 @@ use enforcer_common::endpoint::Endpoint;
 use enforcer_common::id::{Address, OwnerId, Row};
 use enforcer_common::limits::OWN_ADDRESSES;
 
-use crate::kernel::error::KernelError;
-use crate::kernel::plan::{PlannedWorkload, RefusedAddress};
+use crate::kernel::KernelError;
+use crate::plan::{PlannedWorkload, RefusedAddress};
 
 /// Gives out what is given only once.
 pub(crate) trait Ids {

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::kernel::error::{KernelError, at, on_device};
-use crate::kernel::layout::{self, Layout, incoming};
-use crate::kernel::programs::Programs;
+use crate::kernel::hooks::programs::Programs;
+use crate::kernel::pins::layout::{self, Layout, incoming};
 use crate::kernel::sys::{self, Hook};
 
 /// Both hooks of a device: what the workload sends first, since that is what harms others.

@@ -9,9 +9,9 @@ use aya::programs::{ProgramError, SchedClassifier};
 use nix::time::{ClockId, clock_getres};
 
 use crate::kernel::error::{KernelError, at};
-use crate::kernel::layout::{self, Layout};
-use crate::kernel::maps::Maps;
-use crate::kernel::sweep::{self, Sweep};
+use crate::kernel::hooks::sweep::{self, Sweep};
+use crate::kernel::pins::layout::{self, Layout};
+use crate::kernel::pins::maps::Maps;
 use crate::kernel::sys::{self, Hook};
 
 /// The object that `build.rs` embedded; empty in a build without the bpf compiler.

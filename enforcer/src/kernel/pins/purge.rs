@@ -6,9 +6,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::kernel::attach::release;
 use crate::kernel::error::{KernelError, at};
-use crate::kernel::layout::{is_abi, lock, names};
+use crate::kernel::hooks::attach::release;
+use crate::kernel::pins::layout::{is_abi, lock, names};
 use crate::kernel::preflight;
 use crate::kernel::sys;
 
