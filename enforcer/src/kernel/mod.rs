@@ -8,9 +8,10 @@
 mod apply;
 mod control;
 mod denials;
-mod detach;
+mod devices;
 mod error;
 mod hooks;
+mod parts;
 mod pins;
 mod preflight;
 pub mod status;
@@ -19,10 +20,11 @@ mod tables;
 mod verify;
 
 pub use apply::Applied;
-pub use control::{AdoptedEndpoint, Kernel, KernelConfig, SWEEP_CAP};
+pub use control::{AdoptedEndpoint, Kernel};
 pub use denials::{Crowded, Denials, Observed, Report, Totals};
 pub use error::KernelError;
-pub use hooks::Sweep;
+pub use hooks::{SWEEP_CAP, Sweep};
+pub use parts::KernelConfig;
 pub use pins::purge;
 pub use preflight::give_up_loading;
 pub use tables::FlowFill;
