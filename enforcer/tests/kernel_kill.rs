@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use enforcer::kernel::{Kernel, KernelConfig, Plan, purge, status};
+use enforcer::kernel::{Kernel, KernelConfig, purge, status};
+use enforcer::plan::Plan;
 use enforcer_common::id::Row;
 use enforcer_common::image::Cell;
 use kernel_support::{A, B, B_ADDRESS, ISOLATED, Rig, TestImage, apply, inside, ip, tree, with_rig, workload};

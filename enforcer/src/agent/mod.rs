@@ -7,7 +7,6 @@ mod denials;
 mod devices;
 mod error;
 mod inventory;
-pub mod plan;
 mod policies;
 mod reconcile;
 pub mod report;
@@ -24,12 +23,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 pub use self::error::AgentError;
 use self::inventory::InventoryFile;
-use self::plan::Unknown;
+
 use self::policies::Policies;
 use self::reconcile::Reconciler;
 use crate::config::Settings;
 use crate::flow::sink::{FlowLog, Target};
 use crate::kernel::{self, Kernel, KernelConfig};
+use crate::plan::Unknown;
 use crate::policy::watch;
 use crate::workload;
 use crate::workload::runtime::RuntimeKind;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::Unknown;
+use crate::plan::Unknown;
 use crate::policy::load::SourceFile;
 use crate::workload::model::Snapshot;
 

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
-use crate::agent::plan::Unknown;
 use crate::agent::state::{InForce, StateDir};
 use crate::config::Settings;
 use crate::kernel::status;
+use crate::plan::Unknown;
 use crate::policy::load::from_sources;
 use crate::policy::model::PolicySet;
 use crate::workload::model::Snapshot;

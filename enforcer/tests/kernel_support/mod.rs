@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, Plan, PlannedWorkload, Report};
+use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, Report};
+use enforcer::plan::{Plan, PlannedWorkload};
 use enforcer_common::id::{Address, PeerClass, Row};
 use enforcer_common::image::{AddressEntry, Cell, Header, Line, PortKey, RangeTable};
 use nix::mount::{MsFlags, mount};

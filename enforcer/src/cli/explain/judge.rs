@@ -15,9 +15,9 @@ use enforcer_common::image::{Image as _, PortKey};
 use enforcer_common::limits::OWN_ADDRESSES;
 use enforcer_common::verdict::{Reason, Verdict};
 
-use crate::agent::plan::{Intent, Unknown};
 use crate::compile::{CompileError, Image, compile};
-use crate::kernel::PlannedWorkload;
+use crate::plan::PlannedWorkload;
+use crate::plan::{Intent, Unknown};
 use crate::policy::model::{PolicySet, Rule};
 use crate::resolve::{DecidedBy, Decision, ResolvedPolicy, Service};
 use crate::workload::model::WorkloadKey;

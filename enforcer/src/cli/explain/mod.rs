@@ -20,7 +20,7 @@ use enforcer_common::id::Direction;
 
 use self::judge::Judge;
 use super::in_force::{self, Sources};
-use crate::agent::plan::Unknown;
+use crate::plan::Unknown;
 use crate::policy::load::load_paths;
 use crate::policy::model::Transport;
 use crate::resolve::{ResolvedPolicy, Service, resolve};

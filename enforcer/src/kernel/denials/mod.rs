@@ -21,11 +21,11 @@ use enforcer_common::limits::{BUSY, EVENTS, map};
 use enforcer_common::verdict::{REASON_COUNT, REASONS, Reason};
 
 use crate::kernel::error::{KernelError, on_map};
-use crate::kernel::globals::Globals;
-use crate::kernel::layout::Layout;
-use crate::kernel::maps::{Maps, REPORTED, REPORTED_BUSY};
-use crate::kernel::mmap::Mapped;
+use crate::kernel::pins::layout::Layout;
+use crate::kernel::pins::{Maps, REPORTED, REPORTED_BUSY};
 use crate::kernel::sys::Map;
+use crate::kernel::tables::Globals;
+use crate::kernel::tables::Mapped;
 
 use slice::{place, read_way, ways};
 use tracker::{Mark, Marks, Tracker};
@@ -283,7 +283,7 @@ fn sum_per_cpu(map: &Map, key: &[u8], name: &'static str) -> Result<Option<u64>,
 
 fn per_cpu_buffer(map: &Map) -> Result<Vec<u8>, KernelError> {
     let size = (map.attributes().value_size as usize).next_multiple_of(8);
-    Ok(vec![0; size * crate::kernel::maps::possible_cpus()? as usize])
+    Ok(vec![0; size * crate::kernel::pins::possible_cpus()? as usize])
 }
 
 fn double_word(bytes: &[u8; 24], at: usize) -> u64 {

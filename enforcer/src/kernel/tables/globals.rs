@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use enforcer_common::id::{OwnerId, PolicyWord};
+use enforcer_common::id::PolicyWord;
 use enforcer_common::limits::{Global, map};
 
 use crate::kernel::error::{KernelError, at, on_map};
-use crate::kernel::maps::Maps;
-use crate::kernel::mmap::Mapped;
+use crate::kernel::pins::Maps;
+use crate::kernel::tables::mmap::Mapped;
 
 /// The words.
 #[derive(Debug)]
@@ -41,13 +41,14 @@ impl Globals {
         self.words.write64(Global::NextOwner as u32, 0, next.max(u64::from(highest) + 1));
     }
 
-    /// A new id. The counter is stored before the id is used, so none is given twice, whenever the daemon dies.
-    pub(crate) fn next_owner(&self) -> Result<OwnerId, KernelError> {
-        let next = self.words.read64(Global::NextOwner as u32, 0).max(1);
-        let id = u32::try_from(next).ok().filter(|id| *id <= OwnerId::MAX.0);
-        let id = id.ok_or(KernelError::OwnersExhausted)?;
-        self.words.write64(Global::NextOwner as u32, 0, next + 1);
-        Ok(OwnerId(id))
+    /// The counter of owner ids.
+    pub(crate) fn next_owner(&self) -> u64 {
+        self.words.read64(Global::NextOwner as u32, 0)
+    }
+
+    /// Moves the counter on, before an id below it is used.
+    pub(crate) fn set_next_owner(&self, next: u64) {
+        self.words.write64(Global::NextOwner as u32, 0, next);
     }
 
     /// Whether a first plan was once put in force and everything that it names attached to.

@@ -14,7 +14,7 @@ use enforcer_common::limits::{self, map};
 use enforcer_common::verdict::REASON_COUNT;
 
 use crate::kernel::error::{KernelError, on_map};
-use crate::kernel::layout::Layout;
+use crate::kernel::pins::layout::Layout;
 use crate::kernel::sys::{self, Map, MapAttributes, kind};
 
 /// Map flags, from the kernel's uapi.

@@ -9,9 +9,10 @@ use aya::programs::{ProgramError, SchedClassifier};
 use nix::time::{ClockId, clock_getres};
 
 use crate::kernel::error::{KernelError, at};
-use crate::kernel::layout::{self, Layout};
-use crate::kernel::maps::Maps;
-use crate::kernel::sweep::{self, Sweep};
+use crate::kernel::hooks::refused::refused;
+use crate::kernel::hooks::sweep::{self, Sweep};
+use crate::kernel::pins::Maps;
+use crate::kernel::pins::layout::{self, Layout};
 use crate::kernel::sys::{self, Hook};
 
 /// The object that `build.rs` embedded; empty in a build without the bpf compiler.
@@ -68,7 +69,7 @@ impl Programs {
         }
         let mut ebpf = loader.load(object).map_err(Box::new)?;
         let mut load = |name: &'static str| -> Result<Program, KernelError> {
-            let failed = |error| refused(name, error);
+            let failed = |error| not_loaded(name, error);
             let program = ebpf.program_mut(name).ok_or(KernelError::MissingProgram { name })?;
             let program: &mut SchedClassifier = program.try_into().map_err(|_| KernelError::MissingProgram { name })?;
             program.load().map_err(failed)?;
@@ -126,12 +127,10 @@ impl Programs {
     }
 }
 
-fn refused(name: &'static str, error: ProgramError) -> KernelError {
+fn not_loaded(name: &'static str, error: ProgramError) -> KernelError {
     match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            KernelError::refused(name, io_error, &verifier_log.to_string())
-        }
-        other => KernelError::refused(name, std::io::Error::other(other), ""),
+        ProgramError::LoadError { io_error, verifier_log } => refused(name, io_error, &verifier_log.to_string()),
+        other => refused(name, std::io::Error::other(other), ""),
     }
 }
 

@@ -4,12 +4,12 @@
 //! and it is taken over only while the kernel says that it is attached to that device: a pinned link outlives its device.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::kernel::error::{KernelError, at, on_device};
-use crate::kernel::layout::{self, Layout, incoming};
-use crate::kernel::programs::Programs;
+use crate::kernel::hooks::programs::Programs;
+use crate::kernel::pins::layout::{self, Layout, incoming};
 use crate::kernel::sys::{self, Hook};
 
 /// Both hooks of a device: what the workload sends first, since that is what harms others.
@@ -135,7 +135,7 @@ impl Links {
     pub(crate) fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
         for hook in HOOKS {
             if let Some(link) = self.held.remove(&(ifindex, hook)) {
-                release(link.as_fd(), ifindex)?;
+                sys::link_detach(link.as_fd()).map_err(on_device(ifindex, "detach"))?;
             }
             layout::unpin(&self.directory.join(name(ifindex, hook)))?;
         }
@@ -166,14 +166,6 @@ impl Links {
         layout::replace(&new, &path)?;
         self.held.insert((ifindex, hook), link);
         Ok(())
-    }
-}
-
-/// Detaches a link; its device may be gone already.
-pub(crate) fn release(link: BorrowedFd<'_>, ifindex: u32) -> Result<(), KernelError> {
-    match sys::link_detach(link) {
-        Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => Err(on_device(ifindex, "detach")(error)),
-        _ => Ok(()),
     }
 }
 

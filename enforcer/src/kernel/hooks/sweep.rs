@@ -12,6 +12,7 @@ use aya_obj::btf::BtfFeatures;
 use enforcer_common::sweep::SweepArguments;
 
 use crate::kernel::error::KernelError;
+use crate::kernel::hooks::refused::refused;
 use crate::kernel::sys::{self, SyscallProgram};
 
 /// Its name in the object.
@@ -53,7 +54,7 @@ impl Sweep {
             btf: btf.as_fd(),
             functions: &function.func_info,
         });
-        let fd = loaded.map_err(|(source, log)| KernelError::refused(NAME, source, &log))?;
+        let fd = loaded.map_err(|(source, log)| refused(NAME, source, &log))?;
         Ok(Self { fd })
     }
 

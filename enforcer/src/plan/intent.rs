@@ -3,8 +3,8 @@
 use enforcer_common::id::{Address, Row};
 use serde::{Deserialize, Serialize};
 
-use crate::compile::Image;
-use crate::kernel::{Plan, PlannedWorkload};
+use crate::compile::image::Image;
+use crate::plan::{Plan, PlannedWorkload};
 use crate::workload::model::Snapshot;
 
 /// What happens to a workload that no source has named.

@@ -3,6 +3,8 @@
 //! Input: the plan, the endpoints as they are, the ids given out. Output: each endpoint before the word is stored, after
 //! it, and after one more grace period: an address is never edited under a live id.
 
+mod places;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,38 +12,33 @@ use enforcer_common::endpoint::Endpoint;
 use enforcer_common::id::{Address, OwnerId, Row};
 use enforcer_common::limits::OWN_ADDRESSES;
 
-use crate::kernel::error::KernelError;
-use crate::kernel::plan::{PlannedWorkload, RefusedAddress};
+pub(crate) use places::owned;
+use places::{arrange, take};
 
-/// Gives out what is given only once.
-pub(crate) trait Ids {
-    /// A new owner id.
-    fn owner(&self) -> Result<OwnerId, KernelError>;
-    /// A place of `QUOTAS` for an incarnation.
-    fn quota(&self, id: OwnerId) -> Result<u32, KernelError>;
-}
+use super::supply::Supply;
+use super::{Impossible, PlannedWorkload, RefusedAddress};
 
 /// One incarnation of a workload.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Incarnation {
+struct Incarnation {
     /// Place in `QUOTAS`.
-    pub(crate) quota: u32,
+    quota: u32,
     /// Ids of its addresses.
-    pub(crate) owners: BTreeMap<Address, OwnerId>,
+    owners: BTreeMap<Address, OwnerId>,
     /// Nobody has claimed it yet: it was taken over, or attached before anybody knew whose it is.
-    pub(crate) unclaimed: bool,
+    unclaimed: bool,
 }
 
 /// Every incarnation, and which of them belong to a key of the agent.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Incarnations {
-    pub(crate) by_id: BTreeMap<OwnerId, Incarnation>,
+    by_id: BTreeMap<OwnerId, Incarnation>,
     by_key: BTreeMap<u64, OwnerId>,
 }
 
 /// What a plan makes of the endpoints.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Stage {
+pub(crate) struct Writes {
     /// To be stored first of all: addresses that another workload has now lose their ids, so that no veth speaks for
     /// another's workload under the new image.
     pub(crate) taken: Vec<Endpoint>,
@@ -64,8 +61,8 @@ pub(crate) struct Stage {
 
 impl Incarnations {
     /// An incarnation that nobody has claimed.
-    pub(crate) fn unclaimed(&mut self, ids: &impl Ids) -> Result<(OwnerId, u32), KernelError> {
-        self.new_incarnation(ids, true)
+    pub(crate) fn unclaimed(&mut self, supply: &mut Supply) -> Result<(OwnerId, u32), Impossible> {
+        self.new_incarnation(supply, true)
     }
 
     /// Whether nobody has claimed an incarnation.
@@ -73,17 +70,23 @@ impl Incarnations {
         self.by_id.get(&id).is_none_or(|incarnation| incarnation.unclaimed)
     }
 
-    /// Takes over the incarnations of endpoints that an earlier daemon has left.
+    /// Takes over the incarnations of endpoints that an earlier daemon has left. `place_of`: the place of `QUOTAS` that one
+    /// has; one whose place was lost gets another.
     pub(crate) fn adopt<'a>(
         endpoints: impl Iterator<Item = &'a Endpoint>,
-        mut quota: impl FnMut(OwnerId) -> Result<u32, KernelError>,
-    ) -> Result<Self, KernelError> {
+        place_of: impl Fn(OwnerId) -> Option<u32>,
+        supply: &mut Supply,
+    ) -> Result<Self, Impossible> {
         let mut incarnations = Self::default();
         for endpoint in endpoints.filter(|endpoint| endpoint.id != OwnerId::NONE) {
             let incarnation = match incarnations.by_id.entry(endpoint.id) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) => {
-                    new.insert(Incarnation { quota: quota(endpoint.id)?, owners: BTreeMap::new(), unclaimed: true })
+                    let quota = match place_of(endpoint.id) {
+                        Some(place) => place,
+                        None => supply.place(endpoint.id)?,
+                    };
+                    new.insert(Incarnation { quota, owners: BTreeMap::new(), unclaimed: true })
                 }
             };
             incarnation.owners.extend(owned(endpoint));
@@ -107,22 +110,22 @@ impl Incarnations {
     }
 
     /// Works out what a plan makes of the endpoints. `slot` is the idle one.
-    pub(crate) fn stage(
+    pub(crate) fn plan(
         &mut self,
         workloads: &[PlannedWorkload],
         current: &BTreeMap<u32, Endpoint>,
-        ids: &impl Ids,
+        supply: &mut Supply,
         slot: usize,
         boot_time: u64,
-    ) -> Result<Stage, KernelError> {
-        let mut stage = Stage::default();
+    ) -> Result<Writes, Impossible> {
+        let mut writes = Writes::default();
         let mut planned = BTreeSet::new();
         let here = || workloads.iter().filter(|workload| !workload.endpoints.is_empty());
         let claimed: BTreeSet<Address> = here().flat_map(|workload| &workload.addresses).copied().collect();
         for workload in here() {
-            let id = self.claim(workload, current, ids)?;
-            let wanted = self.own(id, workload, ids, &mut stage.refused)?;
-            stage.ids.insert(workload.key, id);
+            let id = self.claim(workload, current, supply)?;
+            let wanted = self.own(id, workload, supply, &mut writes.refused)?;
+            writes.ids.insert(workload.key, id);
             let quota = self.by_id.get(&id).map_or(0, |incarnation| incarnation.quota);
             for ifindex in &workload.endpoints {
                 planned.insert(*ifindex);
@@ -135,34 +138,34 @@ impl Incarnations {
                 if let Some(endpoint) = current.get(ifindex) {
                     let own = |address: &Address| wanted.iter().any(|(own, _)| own == address);
                     let taken = take(endpoint, |address| claimed.contains(address) && !own(address));
-                    stage.taken.extend((taken != *endpoint).then_some(taken));
+                    writes.taken.extend((taken != *endpoint).then_some(taken));
                     let mut endpoint = *endpoint;
                     set(&mut endpoint, slot);
                     let [before, after, wiped, late] = arrange(&endpoint, &wanted, &claimed);
-                    stage.before.push(before);
-                    stage.after.extend((after != before).then_some(after));
-                    stage.wiped.extend((wiped != after).then_some(wiped));
-                    stage.late.extend((late != wiped).then_some(late));
+                    writes.before.push(before);
+                    writes.after.extend((after != before).then_some(after));
+                    writes.wiped.extend((wiped != after).then_some(wiped));
+                    writes.late.extend((late != wiped).then_some(late));
                 } else {
                     let mut endpoint =
                         Endpoint { ifindex: *ifindex, window_end: window_end(workload, boot_time), ..Endpoint::FREE };
                     set(&mut endpoint, 0);
                     set(&mut endpoint, 1);
                     let [endpoint, ..] = arrange(&endpoint, &wanted, &claimed);
-                    stage.fresh.push(endpoint);
+                    writes.fresh.push(endpoint);
                 }
             }
         }
-        self.by_key.retain(|key, _| stage.ids.contains_key(key));
+        self.by_key.retain(|key, _| writes.ids.contains_key(key));
         for endpoint in current.values().filter(|endpoint| !planned.contains(&endpoint.ifindex)) {
             let taken = take(endpoint, |address| claimed.contains(address));
-            stage.taken.extend((taken != *endpoint).then_some(taken));
+            writes.taken.extend((taken != *endpoint).then_some(taken));
             let mut endpoint = taken;
             endpoint.flags[slot] = Endpoint::UNKNOWN;
             endpoint.rows[slot] = [Row::NONE; 2];
-            stage.before.push(endpoint);
+            writes.before.push(endpoint);
         }
-        Ok(stage)
+        Ok(writes)
     }
 
     /// The incarnation of a workload: its own, or one of its veths' that nobody has claimed, or a new one.
@@ -170,8 +173,8 @@ impl Incarnations {
         &mut self,
         workload: &PlannedWorkload,
         current: &BTreeMap<u32, Endpoint>,
-        ids: &impl Ids,
-    ) -> Result<OwnerId, KernelError> {
+        supply: &mut Supply,
+    ) -> Result<OwnerId, Impossible> {
         if let Some(id) = self.by_key.get(&workload.key) {
             return Ok(*id);
         }
@@ -182,7 +185,7 @@ impl Incarnations {
         });
         let id = match unclaimed.next() {
             Some(id) => id,
-            None => self.new_incarnation(ids, false)?.0,
+            None => self.new_incarnation(supply, false)?.0,
         };
         if let Some(incarnation) = self.by_id.get_mut(&id) {
             incarnation.unclaimed = false;
@@ -196,9 +199,9 @@ impl Incarnations {
         &mut self,
         id: OwnerId,
         workload: &PlannedWorkload,
-        ids: &impl Ids,
+        supply: &mut Supply,
         refused: &mut Vec<RefusedAddress>,
-    ) -> Result<Vec<(Address, OwnerId)>, KernelError> {
+    ) -> Result<Vec<(Address, OwnerId)>, Impossible> {
         let Some(incarnation) = self.by_id.get_mut(&id) else {
             return Ok(Vec::new());
         };
@@ -216,7 +219,7 @@ impl Incarnations {
         for address in addresses {
             let owner = match incarnation.owners.get(&address) {
                 Some(owner) => *owner,
-                None => ids.owner()?,
+                None => supply.owner()?,
             };
             owned.insert(address, owner);
         }
@@ -227,20 +230,13 @@ impl Incarnations {
         Ok(wanted)
     }
 
-    fn new_incarnation(&mut self, ids: &impl Ids, unclaimed: bool) -> Result<(OwnerId, u32), KernelError> {
-        let id = ids.owner()?;
-        let quota = ids.quota(id)?;
+    fn new_incarnation(&mut self, supply: &mut Supply, unclaimed: bool) -> Result<(OwnerId, u32), Impossible> {
+        let id = supply.owner()?;
+        let quota = supply.place(id)?;
         let incarnation = Incarnation { quota, owners: BTreeMap::new(), unclaimed };
         self.by_id.insert(id, incarnation);
         Ok((id, quota))
     }
-}
-
-/// Addresses of an endpoint that have an id.
-pub(crate) fn owned(endpoint: &Endpoint) -> impl Iterator<Item = (Address, OwnerId)> {
-    let places = endpoint.owners.iter().zip(&endpoint.addresses).take(endpoint.owned as usize);
-    let used = places.filter(|(owner, _)| **owner != OwnerId::NONE);
-    used.map(|(owner, address)| (*address, *owner))
 }
 
 fn flags(workload: &PlannedWorkload) -> u32 {
@@ -251,66 +247,6 @@ fn flags(workload: &PlannedWorkload) -> u32 {
 
 fn window_end(workload: &PlannedWorkload, boot_time: u64) -> u64 {
     workload.window.map_or(0, |window| boot_time.saturating_add(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX)))
-}
-
-/// Takes the ids of some addresses.
-fn take(endpoint: &Endpoint, goes: impl Fn(&Address) -> bool) -> Endpoint {
-    let mut endpoint = *endpoint;
-    for (owner, address) in endpoint.owners.iter_mut().zip(&endpoint.addresses) {
-        if goes(address) {
-            *owner = OwnerId::NONE;
-        }
-    }
-    bound(&mut endpoint);
-    endpoint
-}
-
-/// The states of an endpoint on its way to the wanted addresses: as they are called in [`Stage`]. Every place without an id
-/// is clean: no program that runs now has seen an id there. `claimed`: addresses that workloads of the plan have.
-fn arrange(current: &Endpoint, wanted: &[(Address, OwnerId)], claimed: &BTreeSet<Address>) -> [Endpoint; 4] {
-    let own = |address: &Address| wanted.iter().any(|(wanted, _)| wanted == address);
-    let mut before = *current;
-    // Beyond `owned` nothing was ever read.
-    for owner in before.owners.iter_mut().skip(current.owned as usize) {
-        *owner = OwnerId::NONE;
-    }
-    let mut homeless = Vec::new();
-    for (address, owner) in wanted {
-        if !place(&mut before, address, *owner) {
-            homeless.push((*address, *owner));
-        }
-    }
-    // Only now: the place of such an address is given to another only after a wait.
-    let before = take(&before, |address| claimed.contains(address) && !own(address));
-    let after = take(&before, |address| !own(address));
-    let mut wiped = after;
-    for (owner, address) in wiped.owners.iter().zip(&mut wiped.addresses) {
-        if *owner == OwnerId::NONE {
-            *address = Address::UNSPECIFIED;
-        }
-    }
-    let mut late = wiped;
-    for (address, owner) in homeless {
-        // There is a place for every wanted address once the others are gone.
-        place(&mut late, &address, owner);
-    }
-    bound(&mut late);
-    [before, after, wiped, late]
-}
-
-fn place(endpoint: &mut Endpoint, address: &Address, owner: OwnerId) -> bool {
-    let used = |place: &usize| endpoint.owners[*place] != OwnerId::NONE;
-    let has = (0..OWN_ADDRESSES).filter(used).find(|place| endpoint.addresses[*place] == *address);
-    let free = || (0..OWN_ADDRESSES).find(|place| endpoint.owners[*place] == OwnerId::NONE);
-    let Some(place) = has.or_else(free) else { return false };
-    endpoint.addresses[place] = *address;
-    endpoint.owners[place] = owner;
-    true
-}
-
-fn bound(endpoint: &mut Endpoint) {
-    let last = endpoint.owners.iter().rposition(|owner| *owner != OwnerId::NONE);
-    endpoint.owned = last.map_or(0, |place| place as u32 + 1);
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use enforcer_common::id::OwnerId;
 use enforcer_common::limits::map;
 
 use crate::kernel::error::{KernelError, on_map};
-use crate::kernel::maps::Maps;
-use crate::kernel::mmap::Mapped;
+use crate::kernel::pins::Maps;
+use crate::kernel::tables::mmap::Mapped;
 
 const FLOWS: usize = offset_of!(Quota, flows);
 const LIMIT: usize = offset_of!(Quota, limit);
@@ -55,24 +55,26 @@ impl Quotas {
         }
     }
 
-    /// A place for a new incarnation.
-    pub(crate) fn take(&self, id: OwnerId) -> Result<u32, KernelError> {
+    /// How many places there are.
+    pub(crate) fn room(&self) -> usize {
+        self.array.entries() as usize
+    }
+
+    /// Places that no incarnation has and no flow counts for.
+    pub(crate) fn free(&self) -> Vec<u32> {
         let free = |place: &u32| self.array.read32(*place, ID) == 0 && self.array.read32(*place, FLOWS) == 0;
-        let Some(place) = (0..self.array.entries()).find(free) else {
-            let room = self.array.entries() as usize;
-            return Err(KernelError::NoRoom { what: "workloads", needed: room + 1, room });
-        };
+        (0..self.array.entries()).filter(free).collect()
+    }
+
+    /// Gives a free place to a new incarnation.
+    pub(crate) fn give(&self, place: u32, id: OwnerId) {
         self.array.write32(place, LIMIT, self.limit);
         self.array.write32(place, ID, id.0);
-        Ok(place)
     }
 
     /// The place of an incarnation that was taken over.
-    pub(crate) fn place_of(&self, id: OwnerId) -> Result<u32, KernelError> {
-        match (0..self.array.entries()).find(|place| self.array.read32(*place, ID) == id.0) {
-            Some(place) => Ok(place),
-            None => self.take(id),
-        }
+    pub(crate) fn place_of(&self, id: OwnerId) -> Option<u32> {
+        (0..self.array.entries()).find(|place| self.array.read32(*place, ID) == id.0)
     }
 
     /// The incarnation is gone: the sweep deletes its flows.

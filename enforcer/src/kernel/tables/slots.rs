@@ -1,4 +1,4 @@
-//! The two slots of the outer maps. Input: a compiled image. Output: it fills the idle slot; nothing reads that slot until
+//! The two slots of the outer maps. Input: the image of a plan. Output: it fills the idle slot; nothing reads that slot until
 //! the word names it.
 //!
 //! Each inner map is made with its exact size, filled, pinned beside the slot's pin, put into the outer map, and only then
@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use enforcer_common::id::{Address, PolicyWord};
 use enforcer_common::image::{AddressEntry, Header, Line, Start};
-use enforcer_common::limits::{self, IMAGE_BUDGET, map};
+use enforcer_common::limits::{self, map};
 
 use crate::kernel::error::{KernelError, at, on_map};
-use crate::kernel::layout::{self, Layout, incoming};
-use crate::kernel::maps::{self, Maps, compare};
+use crate::kernel::pins::layout::{self, Layout, incoming};
+use crate::kernel::pins::{self, Maps, compare};
 use crate::kernel::sys::{self, Map};
+use crate::plan::Plan;
 
 /// Elements of one batch: bounds the copy that is made of them.
 const BATCH: usize = 16_384;
@@ -29,33 +30,6 @@ pub(crate) struct Slots {
     images: Arc<Map>,
     image_starts: Arc<Map>,
     addresses: Arc<Map>,
-}
-
-/// An image as the compiler gives it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Tables<'a> {
-    pub(crate) lines: &'a [Line],
-    pub(crate) addresses: &'a [(Address, AddressEntry)],
-}
-
-impl Tables<'_> {
-    /// The header, if it agrees with the tables and these keep within the budget.
-    pub(crate) fn check(&self) -> Result<Header, KernelError> {
-        let invalid = |what| KernelError::InvalidImage { what };
-        let first = self.lines.first().ok_or(invalid("it has no lines"))?;
-        let header = Header::from_line(first).ok_or(invalid("it has another layout"))?;
-        if header.lines as usize != self.lines.len() {
-            return Err(invalid("its header counts other lines"));
-        }
-        if header.addresses as usize != self.addresses.len() {
-            return Err(invalid("its header counts other addresses"));
-        }
-        let needed = size_of_val(self.lines) + size_of_val(self.addresses);
-        if needed as u64 > IMAGE_BUDGET {
-            return Err(KernelError::ImageTooLarge { needed: needed as u64, budget: IMAGE_BUDGET });
-        }
-        Ok(header)
-    }
 }
 
 impl Slots {
@@ -75,10 +49,10 @@ impl Slots {
     }
 
     /// Fills a slot.
-    pub(crate) fn fill(&self, slot: usize, tables: Tables<'_>) -> Result<(), KernelError> {
-        let lines = self.make_lines(slot, tables.lines)?;
-        let addresses = self.make_addresses(slot, tables.addresses)?;
-        self.write_start(slot, tables.lines)?;
+    pub(crate) fn fill(&self, slot: usize, plan: &Plan<'_>) -> Result<(), KernelError> {
+        let lines = self.make_lines(slot, plan.lines)?;
+        let addresses = self.make_addresses(slot, plan.addresses)?;
+        self.write_start(slot, plan.lines)?;
         // Each update of an outer map waits for a grace period: both wait at once.
         let (first, second) = std::thread::scope(|scope| {
             let other = scope.spawn(|| put(&self.addresses, slot, &addresses, map::ADDRESSES));
@@ -106,14 +80,14 @@ impl Slots {
             }
         }
         let header = read_header(&lines)?.ok_or_else(|| damaged("its first line is no header"))?;
-        compare("image", lines.attributes(), &maps::image_lines(header.lines), false)?;
-        compare("addresses", addresses.attributes(), &maps::image_addresses(header.addresses), false)?;
+        compare("image", lines.attributes(), &pins::image_lines(header.lines), false)?;
+        compare("addresses", addresses.attributes(), &pins::image_addresses(header.addresses), false)?;
         Ok(header)
     }
 
     fn make_lines(&self, slot: usize, lines: &[Line]) -> Result<Map, KernelError> {
         let count = u32::try_from(lines.len()).map_err(|_| KernelError::InvalidImage { what: "too many lines" })?;
-        let map = Map::create("image", &maps::image_lines(count), None).map_err(on_map("image", "create"))?;
+        let map = Map::create("image", &pins::image_lines(count), None).map_err(on_map("image", "create"))?;
         for (batch, lines) in lines.chunks(BATCH).enumerate() {
             let first = (batch * BATCH) as u32;
             let keys: Vec<u8> = (first..first + lines.len() as u32).flat_map(u32::to_ne_bytes).collect();
@@ -158,7 +132,7 @@ impl Slots {
         let count =
             u32::try_from(addresses.len()).map_err(|_| KernelError::InvalidImage { what: "too many addresses" })?;
         let map =
-            Map::create("addresses", &maps::image_addresses(count), None).map_err(on_map("addresses", "create"))?;
+            Map::create("addresses", &pins::image_addresses(count), None).map_err(on_map("addresses", "create"))?;
         for addresses in addresses.chunks(BATCH) {
             let keys: Vec<u8> = addresses.iter().flat_map(|(address, _)| address.octets()).collect();
             let values: Vec<u8> = addresses.iter().flat_map(|(_, entry)| entry.0.to_ne_bytes()).collect();
@@ -194,42 +168,4 @@ pub(crate) fn inner_id(outer: &Map, slot: usize, name: &'static str) -> Result<O
     let mut id = [0; 4];
     let found = outer.lookup(&(slot as u32).to_ne_bytes(), &mut id);
     Ok(found.map_err(on_map(name, "lookup"))?.map(|()| u32::from_ne_bytes(id)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn image(change: impl FnOnce(&mut Header)) -> Vec<Line> {
-        let mut header = Header { magic: Header::MAGIC, lines: 3, addresses: 1, ..Header::default() };
-        change(&mut header);
-        vec![header.to_line(), Line::ZERO, Line::ZERO]
-    }
-
-    #[test]
-    fn what_does_not_agree_with_its_header_is_refused() {
-        let addresses = [(Address::UNSPECIFIED, AddressEntry(0))];
-        let check = |lines: &[Line], addresses: &[(Address, AddressEntry)]| Tables { lines, addresses }.check();
-        check(&image(|_| ()), &addresses).unwrap();
-        for (lines, addresses, what) in [
-            (vec![], &addresses[..], "it has no lines"),
-            (image(|header| header.magic = 1), &addresses, "it has another layout"),
-            (image(|header| header.lines = 4), &addresses, "its header counts other lines"),
-            (image(|_| ()), &[], "its header counts other addresses"),
-        ] {
-            match check(&lines, addresses) {
-                Err(KernelError::InvalidImage { what: found }) => assert_eq!(found, what),
-                other => panic!("{what}: {other:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_over_the_budget_is_refused_with_numbers() {
-        let most = IMAGE_BUDGET as usize / size_of::<Line>();
-        let mut lines = vec![Line::ZERO; most + 1];
-        lines[0] = Header { magic: Header::MAGIC, lines: most as u32 + 1, ..Header::default() }.to_line();
-        let error = Tables { lines: &lines, addresses: &[] }.check().unwrap_err();
-        assert!(error.to_string().contains("67108928 bytes, 67108864 are allowed"), "{error}");
-    }
 }

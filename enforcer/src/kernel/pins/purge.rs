@@ -6,9 +6,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::kernel::attach::release;
-use crate::kernel::error::{KernelError, at};
-use crate::kernel::layout::{is_abi, lock, names};
+use crate::kernel::error::{KernelError, at, on_device};
+use crate::kernel::pins::layout::{is_abi, lock, names};
 use crate::kernel::preflight;
 use crate::kernel::sys;
 
@@ -55,7 +54,7 @@ fn release_all(links: &Path, errors: &mut Vec<KernelError>) {
         let path = links.join(&name);
         let ifindex = name.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0);
         let released = match sys::object_get(&path) {
-            Ok(link) => release(link.as_fd(), ifindex),
+            Ok(link) => sys::link_detach(link.as_fd()).map_err(on_device(ifindex, "detach")),
             Err(error) => Err(at(&path, "open pin")(error)),
         };
         errors.extend(released.err());

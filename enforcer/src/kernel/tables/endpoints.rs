@@ -15,10 +15,10 @@ use enforcer_common::id::{Address, OwnerId, Row};
 use enforcer_common::limits::{ENDPOINTS, ENDPOINTS_MORE, OWN_ADDRESSES, map};
 
 use crate::kernel::error::{KernelError, on_map};
-use crate::kernel::grace;
-use crate::kernel::maps::Maps;
-use crate::kernel::mmap::Mapped;
+use crate::kernel::pins::Maps;
 use crate::kernel::sys::Map;
+use crate::kernel::tables::grace;
+use crate::kernel::tables::mmap::Mapped;
 
 /// Tag of a place that no device has and that is not free either: programs go on to the hash.
 const SHADOW: u32 = u32::MAX;
@@ -86,6 +86,12 @@ impl EndpointTable {
     /// Every endpoint, by ifindex.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Endpoint> {
         self.endpoints.values()
+    }
+
+    /// The highest id of a workload or an address.
+    pub(crate) fn highest_id(&self) -> u32 {
+        let ids = self.iter().flat_map(|endpoint| endpoint.owners.into_iter().chain([endpoint.id]));
+        ids.map(|id| id.0).max().unwrap_or(0)
     }
 
     /// How many are in the hash, their place in the array being another's.
