@@ -44,17 +44,82 @@ pub fn decide<I: Image>(image: &I, row: Row, peer: &Address, entry: Option<Addre
         return Verdict::Allow;
     }
     match look_up(image, row, peer, entry, port) {
-        Some(cell) if cell == Cell::Allow as u8 => Verdict::Allow,
-        Some(cell) if cell == Cell::Deny as u8 => Verdict::Deny(Reason::NoRule),
-        _ => Verdict::Deny(Reason::Internal),
+        Some(cell) => verdict(cell),
+        None => Verdict::Deny(Reason::Internal),
+    }
+}
+
+/// The verdict that a cell stands for.
+#[inline(always)]
+pub const fn verdict(cell: Cell) -> Verdict {
+    match cell {
+        Cell::Deny => Verdict::Deny(Reason::NoRule),
+        Cell::Allow => Verdict::Allow,
+        Cell::RuleDeny => Verdict::Deny(Reason::RuleDeny),
     }
 }
 
 #[inline(always)]
-fn look_up<I: Image>(image: &I, row: Row, peer: &Address, entry: Option<AddressEntry>, port: PortKey) -> Option<u8> {
+fn look_up<I: Image>(image: &I, row: Row, peer: &Address, entry: Option<AddressEntry>, port: PortKey) -> Option<Cell> {
     let peer: PeerClass = match entry {
         Some(entry) => entry.class(),
         None => image::range_class(image, peer)?,
     };
     image::cell(image, row, peer, port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{Header, Line};
+
+    struct Lines([Line; 3]);
+
+    impl Image for Lines {
+        fn line(&self, index: u32) -> Option<&Line> {
+            self.0.get(index as usize)
+        }
+
+        fn address(&self, _: &Address) -> Option<AddressEntry> {
+            None
+        }
+    }
+
+    /// What an image with one row, one peer class, one port class and this cell says.
+    fn said_by(byte: u8) -> Verdict {
+        let header = Header {
+            magic: Header::MAGIC,
+            port_classes: 1,
+            peer_classes: 1,
+            rows: 1,
+            vectors: 1,
+            ports_at: 1,
+            rows_at: 1,
+            vectors_at: 2,
+            ..Header::default()
+        };
+        let mut image = Lines([header.to_line(), Line::ZERO, Line::ZERO]);
+        image.0[2].write(0, &[byte]);
+        let entry = AddressEntry::new(PeerClass(0), false, false);
+        decide(&image, Row(0), &Address([0; 4]), Some(entry), PortKey::tcp(0))
+    }
+
+    #[test]
+    fn each_cell_has_its_verdict_and_other_bytes_are_denied() {
+        let mut known = 0;
+        for byte in 0..=u8::MAX {
+            let expected = match byte {
+                0 => Verdict::Deny(Reason::NoRule),
+                1 => Verdict::Allow,
+                2 => Verdict::Deny(Reason::RuleDeny),
+                _ => Verdict::Deny(Reason::Internal),
+            };
+            assert_eq!(said_by(byte), expected, "cell {byte}");
+            if let Some(cell) = Cell::from_u8(byte) {
+                assert_eq!((cell as u8, verdict(cell)), (byte, expected));
+                known += 1;
+            }
+        }
+        assert_eq!(known, 3);
+    }
 }

@@ -17,24 +17,16 @@ use crate::workload::model::WorkloadKey;
 impl Policies for ResolvedPolicy {
     fn rule_on(&self, workload: WorkloadKey, direction: Direction, peer: IpAddr, service: Service) -> Option<Ruling> {
         let decision = self.decide(workload, direction, peer, service.into());
-        let policies = &self.policies().policies;
+        let set = self.policies();
         let deciding = match decision.by {
             DecidedBy::NotIsolated | DecidedBy::Itself => Vec::new(),
-            DecidedBy::Rule { policy, rule } => {
-                let policy = policies.get(policy)?;
-                let rules = match direction {
-                    Direction::Ingress => &policy.ingress,
-                    Direction::Egress => &policy.egress,
-                };
-                vec![named(policy, &rules.get(rule)?.at)]
-            }
+            DecidedBy::Rule(rule) => vec![named(set.policy(rule.policy)?, &set.rule(rule)?.at)],
             // Nobody has named the workload in that revision.
             DecidedBy::Isolated { policies } if policies.is_empty() => return None,
-            DecidedBy::Isolated { policies: places } => places
-                .into_iter()
-                .filter_map(|place| policies.get(place))
-                .map(|policy| named(policy, &policy.at))
-                .collect(),
+            DecidedBy::Isolated { policies } => {
+                let policies = policies.into_iter().filter_map(|at| set.policy(at));
+                policies.map(|policy| named(policy, &policy.at)).collect()
+            }
         };
         Some(match decision.verdict {
             Verdict::Allow => Ruling::Allowed(deciding),
@@ -76,7 +68,8 @@ mod tests {
     use super::super::record::{Decision, FlowRecord};
     use super::*;
     use crate::policy::model::{
-        LabelSelector, NamespaceScope, Peer, Peers, PolicyKind, PolicySet, PortSpec, Ports, Requirement, Rule,
+        Action, LabelSelector, NamespaceScope, Peer, Peers, PolicyKind, PolicySet, PortSpec, Ports, Priority,
+        Requirement, Rule, Tier,
     };
 
     fn labelled(key: &str, value: &str) -> LabelSelector {
@@ -97,10 +90,17 @@ mod tests {
             namespace: "shop".to_owned(),
             name: "db".to_owned(),
             at: at(4),
+            tier: Tier::NetworkPolicy,
+            priority: Priority::HIGHEST,
             subject: labelled("app", "db"),
             isolates_ingress: true,
             isolates_egress: false,
-            ingress: vec![Rule { at: at(9), peers: Peers::Only(vec![web]), ports: Ports::Only(vec![port]) }],
+            ingress: vec![Rule {
+                at: at(9),
+                action: Action::Allow,
+                peers: Peers::Only(vec![web]),
+                ports: Ports::Only(vec![port]),
+            }],
             egress: Vec::new(),
         };
         PolicySet { policies: vec![policy] }

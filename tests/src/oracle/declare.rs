@@ -1,6 +1,6 @@
 //! Policies as documents declare them, before the defaults of `policyTypes` (N3) are filled in.
 
-use enforcer::policy::model::{LabelSelector, Policy, PolicyKind, PolicySet, Rule, SourceLocation};
+use enforcer::policy::model::{LabelSelector, Policy, PolicyKind, PolicySet, Priority, Rule, SourceLocation, Tier};
 
 /// A NetworkPolicy as written.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub fn model(declared: &[Declared], defaults: Defaults) -> PolicySet {
             namespace,
             at: at(),
             name,
+            tier: Tier::NetworkPolicy,
+            priority: Priority::HIGHEST,
             subject,
             isolates_ingress,
             isolates_egress,

@@ -16,9 +16,8 @@ use enforcer_common::limits::OWN_ADDRESSES;
 use enforcer_common::verdict::{Reason, Verdict};
 
 use crate::compile::{CompileError, Image, compile};
-use crate::plan::PlannedWorkload;
-use crate::plan::{Intent, Unknown};
-use crate::policy::model::{PolicySet, Rule};
+use crate::plan::{Intent, PlannedWorkload, Unknown};
+use crate::policy::model::{PolicyRef, PolicySet, RuleRef};
 use crate::resolve::{DecidedBy, Decision, ResolvedPolicy, Service};
 use crate::workload::model::WorkloadKey;
 
@@ -95,7 +94,7 @@ impl<'a> Judge<'a> {
             if tables != rules {
                 return Err(Disagreement { own, peer, direction, service, tables, rules });
             }
-            self.why(direction, by, local.disagrees)
+            self.why(by, local.disagrees)
         };
         Ok(Answer { text: format!("{word}  {}: {why}", if allowed { "allowed" } else { "denied" }), allowed })
     }
@@ -113,36 +112,31 @@ impl<'a> Judge<'a> {
         decide::answer(&tables, SLOT, &endpoint(planned), &question)
     }
 
-    fn why(&self, direction: Direction, by: DecidedBy, disagrees: bool) -> String {
+    fn why(&self, by: DecidedBy, disagrees: bool) -> String {
         let set = self.resolved.policies();
         match by {
             DecidedBy::NotIsolated => "no policy isolates the workload".to_owned(),
             DecidedBy::Itself => "a workload always reaches itself".to_owned(),
-            DecidedBy::Rule { policy, rule } => rule_text(set, direction, policy, rule),
+            DecidedBy::Rule(rule) => rule_text(set, rule),
             DecidedBy::Isolated { policies } if policies.is_empty() && disagrees => {
                 "what names the workload contradicts itself, see `enforcer status`".to_owned()
             }
             DecidedBy::Isolated { policies } if policies.is_empty() => "no source has named the workload".to_owned(),
             DecidedBy::Isolated { policies } => {
-                let names: Vec<String> = policies.iter().map(|place| policy_text(set, *place)).collect();
+                let names: Vec<String> = policies.iter().map(|at| policy_text(set, *at)).collect();
                 format!("no rule allows it, and it is isolated by {}", names.join(", "))
             }
         }
     }
 }
 
-fn rule_text(set: &PolicySet, direction: Direction, policy: usize, rule: usize) -> String {
-    let rules: &[Rule] = match (set.policies.get(policy), direction) {
-        (Some(policy), Direction::Ingress) => &policy.ingress,
-        (Some(policy), Direction::Egress) => &policy.egress,
-        (None, _) => &[],
-    };
-    let line = rules.get(rule).map(|rule| rule.at.to_string()).unwrap_or_default();
-    format!("rule {line} of {}", policy_text(set, policy))
+fn rule_text(set: &PolicySet, at: RuleRef) -> String {
+    let line = set.rule(at).map(|rule| rule.at.to_string()).unwrap_or_default();
+    format!("rule {line} of {}", policy_text(set, at.policy))
 }
 
-fn policy_text(set: &PolicySet, place: usize) -> String {
-    match set.policies.get(place) {
+fn policy_text(set: &PolicySet, at: PolicyRef) -> String {
+    match set.policy(at) {
         Some(policy) => format!("{} {}/{} ({})", policy.kind.as_str(), policy.namespace, policy.name, policy.at),
         None => "a policy that is gone".to_owned(),
     }

@@ -17,7 +17,7 @@ use self::context::Context;
 use super::document::{HeaderDoc, MetadataDoc, PolicyDoc};
 use super::error::{KINDS, Problem};
 use super::finding::{Finding, Place};
-use super::model::{LabelSelector, Policy, PolicyKind, Rule};
+use super::model::{LabelSelector, Policy, PolicyKind, Priority, Rule, Tier};
 use super::names::{is_dns_label, is_dns_subdomain};
 use super::position::At;
 use super::yaml::{self, Document, shown};
@@ -141,6 +141,9 @@ fn whole<Doc: DeserializeOwned>(
         namespace,
         at: context.location(name.at),
         name: name.value,
+        // Both kinds belong to this tier and state no priority: none of their policies stands before another.
+        tier: Tier::NetworkPolicy,
+        priority: Priority::HIGHEST,
         subject,
         isolates_ingress,
         isolates_egress,
