@@ -9,9 +9,9 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use crate::datapath::Work;
 use crate::id::{Address, OwnerId};
 use crate::limits::DENIAL_WAYS;
+use crate::work::Work;
 
 /// A denied flow. Source port and flags are not part of it: they are those of its first packet.
 #[repr(C)]
