@@ -30,7 +30,7 @@ mod tables;
 mod verify;
 
 pub use control::{Kernel, SWEEP_CAP};
-pub use denials::{Crowded, Denials, Observed, Report, Totals};
+pub use denials::{Denials, Reading, Totals};
 pub use error::KernelError;
 pub use plan::{AdoptedEndpoint, Applied, KernelConfig, Plan, PlannedWorkload, RefusedAddress};
 pub use preflight::give_up_loading;
