@@ -1,9 +1,9 @@
 //! The policy decision: one pure function, in the kernel, in the tests and in `explain`.
 
-use crate::datapath::World;
 use crate::endpoint::Endpoint;
 use crate::id::{Address, Direction, PeerClass, Row};
 use crate::image::{self, AddressEntry, Cell, Image, PortKey};
+use crate::tables::PolicyTables;
 use crate::verdict::{Reason, Verdict};
 
 /// A flow of a local workload, as policy sees it.
@@ -19,10 +19,19 @@ pub struct Question<'a> {
     pub port: PortKey,
 }
 
-/// What policy says for a workload by the tables in a slot.
+/// The out-of-line part that asks policy: tests run [`answer`] in line, the kernel's tables call it.
+pub trait AskPolicy: PolicyTables {
+    /// What policy says for a workload by the image in a slot.
+    #[inline(always)]
+    fn ask_policy(&self, slot: usize, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
+        answer(self.image(slot).as_ref(), slot, endpoint, question)
+    }
+}
+
+/// What policy says for a workload by the image in a slot.
 #[inline(always)]
-pub fn answer<W: World>(world: &W, slot: usize, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
-    let Some(image) = world.image(slot) else {
+pub fn answer<I: Image>(image: Option<&I>, slot: usize, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
+    let Some(image) = image else {
         return Verdict::Deny(Reason::Internal);
     };
     // A workload cannot block access to itself (N19); from an address that another one shows too, it may be the other one.
@@ -31,7 +40,7 @@ pub fn answer<W: World>(world: &W, slot: usize, endpoint: &Endpoint, question: &
         return Verdict::Allow;
     }
     let row = endpoint.row(slot, question.direction);
-    decide(&image, row, question.peer, question.entry, question.port)
+    decide(image, row, question.peer, question.entry, question.port)
 }
 
 /// What policy says of a flow of the workload with `row`: from its peer's side (ingress row) or towards it (egress row).

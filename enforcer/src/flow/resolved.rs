@@ -58,11 +58,11 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
-    use enforcer_common::denial::Way;
+    use enforcer_common::denial::{Denial, Way};
     use enforcer_common::verdict::Reason;
     use jiff::Timestamp;
 
-    use super::super::enrich::{Denial, Enricher};
+    use super::super::enrich::Enricher;
     use super::super::fixture::{self, DB, REVISION, UNNAMED, WEB, way};
     use super::super::names::NameTable;
     use super::super::record::{Decision, FlowRecord};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, Report};
+use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, Reading};
 use enforcer::plan::{Plan, PlannedWorkload};
 use enforcer_common::id::{Address, PeerClass, Row};
 use enforcer_common::image::{AddressEntry, Cell, Header, Line, PortKey, RangeTable};
@@ -267,20 +267,20 @@ pub(crate) fn apply(kernel: &mut Kernel, plan: &Plan<'_>) -> enforcer::kernel::A
 }
 
 /// Polls and takes no failure.
-pub(crate) fn poll(denials: &mut Denials) -> Report {
+pub(crate) fn poll(denials: &mut Denials) -> Reading {
     taken(denials.poll())
 }
 
 /// Reads everything and takes no failure.
-pub(crate) fn flush(denials: &mut Denials) -> Report {
+pub(crate) fn flush(denials: &mut Denials) -> Reading {
     taken(denials.flush())
 }
 
-fn taken((report, failure): (Report, Option<KernelError>)) -> Report {
+fn taken((reading, failure): (Reading, Option<KernelError>)) -> Reading {
     if let Some(failure) = failure {
         panic!("{}", chain(&failure));
     }
-    report
+    reading
 }
 
 /// Every pin below a directory, sorted.

@@ -6,11 +6,9 @@
 
 use std::net::IpAddr;
 
-use enforcer_common::datapath::World;
 use enforcer_common::decide::{self, Question};
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::flow_state::{FlowKey, FlowValue};
-use enforcer_common::id::{Address, Direction, OwnerId, PolicyWord};
+use enforcer_common::id::{Address, Direction, OwnerId};
 use enforcer_common::image::{Image as _, PortKey};
 use enforcer_common::limits::OWN_ADDRESSES;
 use enforcer_common::verdict::{Reason, Verdict};
@@ -107,9 +105,9 @@ impl<'a> Judge<'a> {
             // A guardrail: policy is not asked.
             return Verdict::Deny(Reason::UnknownWorkload);
         };
-        let (tables, peer) = (Tables(self.intent.image()), Address::from(peer));
-        let question = Question { direction, peer: &peer, entry: tables.0.address(&peer), port };
-        decide::answer(&tables, SLOT, &endpoint(planned), &question)
+        let (image, peer) = (self.intent.image(), Address::from(peer));
+        let question = Question { direction, peer: &peer, entry: image.address(&peer), port };
+        decide::answer(Some(image), SLOT, &endpoint(planned), &question)
     }
 
     fn why(&self, by: DecidedBy, disagrees: bool) -> String {
@@ -154,45 +152,6 @@ fn endpoint(planned: &PlannedWorkload) -> Endpoint {
         endpoint.owned += 1;
     }
     endpoint
-}
-
-/// The image alone: policy looks at nothing else.
-struct Tables<'a>(&'a Image);
-
-impl<'a> World for Tables<'a> {
-    type Image = &'a Image;
-
-    fn word(&self) -> PolicyWord {
-        PolicyWord::default()
-    }
-
-    fn image(&self, slot: usize) -> Option<Self::Image> {
-        (slot == SLOT).then_some(self.0)
-    }
-
-    fn endpoint(&self, _: u32) -> Option<&Endpoint> {
-        None
-    }
-
-    fn is_uplink(&self, _: u32) -> bool {
-        false
-    }
-
-    fn flow(&self, _: &FlowKey) -> Option<&FlowValue> {
-        None
-    }
-
-    fn insert(&self, _: &FlowKey, _: &FlowValue) -> Result<bool, Reason> {
-        Err(Reason::FlowTableFull)
-    }
-
-    fn tick(&self) -> u32 {
-        0
-    }
-
-    fn boot_time(&self) -> u64 {
-        0
-    }
 }
 
 #[cfg(test)]

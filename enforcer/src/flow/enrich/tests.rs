@@ -151,9 +151,9 @@ fn unknown_workloads_and_unread_packets_have_no_invented_names() {
 
 #[test]
 fn packets_of_several_flows_are_named_by_their_workload() {
-    let key = BusyKey { workload: DB, direction: Direction::Ingress as u8, reason: Reason::NoRule as u8, pad: 0 };
     let names = fixture::names(Some(Ruling::Allowed(Vec::new())));
-    let (record, disagreements) = enrich(&names, Denial::Busy { key, count: 1000 });
+    let busy = Denial::Busy { workload: DB, direction: Direction::Ingress, reason: Reason::NoRule, count: 1000 };
+    let (record, disagreements) = enrich(&names, busy);
     assert_eq!((record.packet, record.source), (None, None));
     assert_eq!(name(record.destination.as_ref()), "shop/db");
     assert_eq!((record.count, record.decision, disagreements), (1000, Decision::NotPolicy, 0));

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use enforcer_common::denial::{BusyKey, Counts, WaySet};
 use enforcer_common::endpoint::{Endpoint, Quota};
-use enforcer_common::flow_state::{FlowKey, FlowValue};
+use enforcer_common::flow_key::FlowKey;
+use enforcer_common::flow_state::FlowValue;
 use enforcer_common::id::Address;
 use enforcer_common::image::{AddressEntry, Line, Start};
 use enforcer_common::limits::{self, map};

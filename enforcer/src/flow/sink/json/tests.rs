@@ -1,14 +1,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use enforcer_common::denial::{BusyKey, Way};
+use enforcer_common::denial::{Denial, Way};
 use enforcer_common::id::OwnerId;
 use enforcer_common::verdict::{REASONS, Reason};
 use proptest::prelude::*;
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor};
 
 use super::*;
-use crate::flow::enrich::{Denial, Enricher};
+use crate::flow::enrich::Enricher;
 use crate::flow::fixture::{self, DB, REVISION, UNNAMED, WEB, policy, way};
 use crate::flow::hubble::LOST_IN_RING;
 use crate::flow::names::Ruling;
@@ -88,10 +88,7 @@ fn kinds() -> Vec<(&'static str, String)> {
     odd.tcp_flags = 0x29;
     let mut old = tcp;
     old.key.revision = 2;
-    let busy = Denial::Busy {
-        key: BusyKey { workload: DB, direction: Direction::Ingress as u8, reason: Reason::NoRule as u8, pad: 0 },
-        count: 90_000,
-    };
+    let busy = Denial::Busy { workload: DB, direction: Direction::Ingress, reason: Reason::NoRule, count: 90_000 };
     let many = Ruling::Denied((1..=6).map(|index| policy(&format!("p{index}"), index)).collect());
     let flow = |way| Denial::Flow { way, count: 1 };
     let spoofed = way(Reason::SpoofedSource, Direction::Egress, WEB, "10.88.0.3", "10.88.0.1");
