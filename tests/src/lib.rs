@@ -5,6 +5,7 @@ pub mod bench;
 pub mod bytecode;
 pub mod cases;
 pub mod daemon;
+pub mod net;
 pub mod oracle;
 pub mod packet;
 pub mod planned;

@@ -5,10 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare its stage has to stop")]
 
-pub mod frame;
 pub mod log;
-pub mod ring;
-pub mod wire;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,11 +24,11 @@ use enforcer_common::verdict::Reason;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use self::frame::Route;
 use self::log::Record;
-use self::wire::{Wire, device};
 use crate::cases::Example;
 use crate::daemon::{BOUND, Daemon, Options, binary};
+use crate::net::wire::{Wire, device};
+use crate::packet::parts::Route;
 
 const RUN: &str = "/run";
 const BPFFS: &str = "/sys/fs/bpf";

@@ -2,6 +2,8 @@
 //!
 //! Input: a [`Frame`], filled in by struct update. Output: bytes, or [`Bytes`] for the datapath in user space.
 
+pub mod parts;
+
 use std::net::IpAddr;
 
 use enforcer_common::packet::{PacketBytes, protocol, tcp};
