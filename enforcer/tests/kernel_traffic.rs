@@ -5,7 +5,6 @@
 mod kernel_support;
 
 use std::collections::BTreeSet;
-use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,8 +15,9 @@ use enforcer_common::id::{Direction, Row};
 use enforcer_common::image::Cell;
 use enforcer_common::limits;
 use enforcer_common::verdict::Reason;
+use enforcer_tests::net::sh;
 use kernel_support::{
-    A, B, B_ADDRESS, ISOLATED, KEY_A, KEY_B, TestImage, address, apply, flush, inside, poll, with_rig, workload,
+    A, B, B_ADDRESS, ISOLATED, KEY_A, KEY_B, TestImage, address, apply, flush, poll, with_rig, workload,
 };
 
 /// Packets of a reading, those of busy sets included.
@@ -127,7 +127,7 @@ fn no_packet_sees_a_mixture_of_two_images() {
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    let socket = inside(&rig.a, || UdpSocket::bind("0.0.0.0:0").unwrap());
+                    let socket = rig.sender();
                     let mut port = 1000;
                     while !stop.load(Ordering::Relaxed) {
                         // Refused by an ICMP error now and then, since nobody listens.
@@ -167,7 +167,7 @@ fn reported_packets_add_up_to_what_was_not_lost() {
         let _ = apply(&mut kernel, &deny.plan(ISOLATED));
         let mut denials = kernel.denials().unwrap();
         let end = Instant::now() + Duration::from_secs(3);
-        let socket = inside(&rig.a, || UdpSocket::bind("0.0.0.0:0").unwrap());
+        let socket = rig.sender();
         let (mut sent, mut reported) = (0_u32, 0);
         while Instant::now() < end {
             for _ in 0..500 {
@@ -197,7 +197,7 @@ fn a_workload_that_is_gone_leaves_no_flows_and_its_successor_has_another_id() {
         let first = apply(&mut kernel, &allow.plan(ISOLATED));
         assert_eq!(rig.arrive(80, 2), 2);
         assert_eq!(kernel.flow_fill().flows, 2, "one flow of each workload");
-        kernel_support::ip(&["link", "del", "va"]);
+        sh("ip link del va");
         kernel.detach_gone(&BTreeSet::from([B])).unwrap();
         assert_eq!(kernel.endpoints(), [B].into());
         assert_eq!(kernel.sweep().unwrap(), 1);
@@ -224,7 +224,7 @@ fn a_poll_takes_a_part_of_a_flood_and_says_that_more_waits() {
         let _ = apply(&mut kernel, &deny.plan(ISOLATED));
         let mut denials = kernel.denials().unwrap();
         let end = Instant::now() + Duration::from_secs(30);
-        let socket = inside(&rig.a, || UdpSocket::bind("0.0.0.0:0").unwrap());
+        let socket = rig.sender();
         let mut port = 0_u16;
         let logged = |denials: &Denials| denials.totals().unwrap().values().map(|counts| counts.logged).sum::<u64>();
         while logged(&denials) <= PART as u64 {

@@ -4,8 +4,8 @@ use std::fs;
 
 use enforcer::lab::{Layout, UPLINK};
 use enforcer_tests::cases::Port;
+use enforcer_tests::net::wire::device;
 use enforcer_tests::stage::Stage;
-use enforcer_tests::stage::wire::device;
 
 use nix::sys::signal::Signal;
 

@@ -1,6 +1,10 @@
-//! Builds frames byte by byte, right and wrong ones. Pure.
+//! The parts of a frame: link, network and transport headers, right and wrong ones. Pure.
+//!
+//! Input: fields. Output: bytes. Transport headers have no checksum where no socket is to take them.
 
 use std::net::IpAddr;
+
+pub use enforcer_common::packet::protocol;
 
 /// Hardware addresses of a frame.
 #[derive(Clone, Copy, Debug)]
@@ -9,20 +13,6 @@ pub struct Route {
     pub to: [u8; 6],
     /// Sender.
     pub from: [u8; 6],
-}
-
-/// Numbers of IP protocols.
-pub mod protocol {
-    /// ICMP.
-    pub const ICMP: u8 = 1;
-    /// TCP.
-    pub const TCP: u8 = 6;
-    /// UDP.
-    pub const UDP: u8 = 17;
-    /// ICMPv6.
-    pub const ICMPV6: u8 = 58;
-    /// SCTP.
-    pub const SCTP: u8 = 132;
 }
 
 /// An Ethernet frame.
@@ -52,6 +42,8 @@ pub struct Ipv4<'a> {
     pub destination: std::net::Ipv4Addr,
     /// Protocol.
     pub protocol: u8,
+    /// Time to live.
+    pub hop_limit: u8,
     /// Flags and fragment offset.
     pub fragment: u16,
     /// Options; a multiple of four bytes.
@@ -68,6 +60,7 @@ impl Ipv4<'_> {
         source: std::net::Ipv4Addr::UNSPECIFIED,
         destination: std::net::Ipv4Addr::UNSPECIFIED,
         protocol: protocol::UDP,
+        hop_limit: 64,
         fragment: 0,
         options: &[],
         first_byte: None,
@@ -82,7 +75,7 @@ impl Ipv4<'_> {
         header[2..4].copy_from_slice(&self.total.unwrap_or((length + body.len()) as u16).to_be_bytes());
         header[4..6].copy_from_slice(&0x1234_u16.to_be_bytes());
         header[6..8].copy_from_slice(&self.fragment.to_be_bytes());
-        header[8] = 64;
+        header[8] = self.hop_limit;
         header[9] = self.protocol;
         header[12..16].copy_from_slice(&self.source.octets());
         header[16..20].copy_from_slice(&self.destination.octets());
@@ -156,8 +149,15 @@ pub fn sctp_init(source: u16, destination: u16, nonce: &[u8]) -> Vec<u8> {
 
 /// An SCTP packet of one chunk that is not INIT; the chunk's body holds the nonce.
 pub fn sctp(source: u16, destination: u16, chunk: u8, nonce: &[u8]) -> Vec<u8> {
-    let length = (4 + nonce.len()) as u16;
-    [&source.to_be_bytes()[..], &destination.to_be_bytes(), &[0; 8], &[chunk, 3], &length.to_be_bytes(), nonce].concat()
+    /// Of a DATA chunk: the first and the last fragment of its message.
+    const WHOLE: u8 = 3;
+    sctp_chunk(source, destination, [chunk, WHOLE], nonce)
+}
+
+/// An SCTP packet of one chunk: its type and flags, its body. Without a checksum.
+pub fn sctp_chunk(source: u16, destination: u16, chunk: [u8; 2], body: &[u8]) -> Vec<u8> {
+    let length = (4 + body.len()) as u16;
+    [&source.to_be_bytes()[..], &destination.to_be_bytes(), &[0; 8], &chunk, &length.to_be_bytes(), body].concat()
 }
 
 /// An ICMP or ICMPv6 message; the checksum is right for ICMP, and missing for ICMPv6 unless the kernel fills it in.

@@ -15,7 +15,7 @@ use enforcer::lab::Namespace;
 use nix::ifaddrs::getifaddrs;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::frame::{self, Route, protocol};
+use crate::packet::parts::{self, Route, protocol};
 
 /// Time that a frame may take from a sender to the tap.
 const SETTLE: Duration = Duration::from_millis(120);
@@ -230,8 +230,8 @@ impl Wire {
         Self::read(socket, move |bytes, from| {
             let source = from.as_socket().map_or(own, |from| from.ip());
             let bytes = match own {
-                IpAddr::V4(_) => frame::ethernet(route, 0x0800, &bytes),
-                IpAddr::V6(_) => frame::ip(route, source, own, protocol, &bytes),
+                IpAddr::V4(_) => parts::ethernet(route, 0x0800, &bytes),
+                IpAddr::V6(_) => parts::ip(route, source, own, protocol, &bytes),
             };
             Some(Frame { at: Instant::now(), outgoing: false, bytes })
         })

@@ -2,9 +2,13 @@
 //!
 //! Input: a [`Frame`], filled in by struct update. Output: bytes, or [`Bytes`] for the datapath in user space.
 
+pub mod parts;
+
 use std::net::IpAddr;
 
 use enforcer_common::packet::{PacketBytes, protocol, tcp};
+
+use self::parts::{Ipv4, Ipv6, Route, checksum, ethernet};
 
 /// What a frame carries above IP.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -116,114 +120,70 @@ impl Frame<'_> {
 
     /// As it lies on the wire. The families of the two addresses must be the same.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut frame = Vec::with_capacity(128);
-        for mac in self.macs {
-            frame.extend(mac);
-        }
-        for (ethertype, id) in self.tags {
-            frame.extend(ethertype.to_be_bytes());
-            frame.extend(id.to_be_bytes());
-        }
-        let (v4, pseudo) = match (self.source, self.destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => (true, [source.octets(), destination.octets()].concat()),
-            (IpAddr::V6(source), IpAddr::V6(destination)) => (false, [source.octets(), destination.octets()].concat()),
+        let (mut ethertype, mut body) = match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let transport = self.transport_bytes(true, &[source.octets(), destination.octets()].concat());
+                let header = Ipv4 {
+                    source,
+                    destination,
+                    protocol: self.transport.number(true),
+                    hop_limit: self.hop_limit,
+                    fragment: self.fragment,
+                    options: self.options,
+                    ..Ipv4::PLAIN
+                };
+                (0x0800_u16, header.packet(&transport))
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let transport = self.transport_bytes(false, &[source.octets(), destination.octets()].concat());
+                let (next, body) = self.extended(transport);
+                (0x86dd, Ipv6 { source, destination, next, hop_limit: self.hop_limit }.packet(&body))
+            }
             (source, destination) => panic!("{source} and {destination} are of two families"),
         };
-        let transport = self.transport_bytes(v4, &pseudo);
-        if v4 {
-            self.v4_header(&mut frame, transport.len(), &pseudo);
-        } else {
-            self.v6_headers(&mut frame, transport.len(), &pseudo);
+        for (outer, id) in self.tags.iter().rev() {
+            body = [&id.to_be_bytes()[..], &ethertype.to_be_bytes(), &body].concat();
+            ethertype = *outer;
         }
-        frame.extend(transport);
-        frame
+        let [to, from] = self.macs;
+        ethernet(Route { to, from }, ethertype, &body)
     }
 
-    fn v4_header(&self, frame: &mut Vec<u8>, transport: usize, addresses: &[u8]) {
-        frame.extend([0x08, 0x00]);
-        let size = 20 + self.options.len();
-        let mut header = vec![0x40 | (size / 4) as u8, 0];
-        header.extend(((size + transport) as u16).to_be_bytes());
-        header.extend([0, 1]);
-        header.extend(self.fragment.to_be_bytes());
-        header.extend([self.hop_limit, self.transport.number(true), 0, 0]);
-        header.extend(addresses);
-        header.extend(self.options);
-        let sum = checksum(&[&header]);
-        header[10..12].copy_from_slice(&sum);
-        frame.extend(header);
-    }
-
-    fn v6_headers(&self, frame: &mut Vec<u8>, transport: usize, addresses: &[u8]) {
-        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-        let extensions: usize = self.extensions.iter().map(|(_, bytes)| bytes.len()).sum();
-        frame.extend(((extensions + transport) as u16).to_be_bytes());
-        let last = self.transport.number(false);
-        let mut numbers = self.extensions.iter().map(|(number, _)| *number).chain([last]);
-        frame.extend([numbers.next().unwrap_or(last), self.hop_limit]);
-        frame.extend(addresses);
-        for ((_, bytes), next) in self.extensions.iter().zip(numbers) {
-            frame.push(next);
-            frame.extend(bytes.iter().skip(1));
-        }
+    /// The extension headers before the transport header, and the number of the first of them all.
+    fn extended(&self, transport: Vec<u8>) -> (u8, Vec<u8>) {
+        self.extensions.iter().rev().fold((self.transport.number(false), transport), |(next, body), (number, bytes)| {
+            (*number, [&[next], bytes.get(1..).unwrap_or_default(), &body].concat())
+        })
     }
 
     fn transport_bytes(&self, v4: bool, addresses: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(64);
-        let mut sum_at = None;
-        match self.transport {
-            Transport::Tcp { source, destination, flags } => {
-                bytes.extend(source.to_be_bytes());
-                bytes.extend(destination.to_be_bytes());
-                bytes.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
-                sum_at = Some(16);
-            }
-            Transport::Udp { source, destination } => {
-                bytes.extend(source.to_be_bytes());
-                bytes.extend(destination.to_be_bytes());
-                bytes.extend(((8 + self.payload.len()) as u16).to_be_bytes());
-                bytes.extend([0, 0]);
-                sum_at = Some(6);
-            }
+        let (mut bytes, sum_at) = match self.transport {
+            Transport::Tcp { source, destination, flags } => (parts::tcp(source, destination, flags, self.payload), 16),
+            Transport::Udp { source, destination } => (parts::udp(source, destination, self.payload), 6),
             Transport::Sctp { source, destination, chunk } => {
-                bytes.extend(source.to_be_bytes());
-                bytes.extend(destination.to_be_bytes());
-                bytes.extend([0; 8]);
-                bytes.extend([chunk, 0]);
-                bytes.extend(((4 + self.payload.len()) as u16).to_be_bytes());
+                let mut bytes = parts::sctp_chunk(source, destination, [chunk, 0], self.payload);
+                let sum = crc32c(&bytes).to_le_bytes();
+                bytes[8..12].copy_from_slice(&sum);
+                return bytes;
             }
             Transport::Icmp { kind, code, rest } => {
-                bytes.extend([kind, code, 0, 0]);
-                bytes.extend(rest);
-                sum_at = Some(2);
+                let message = parts::icmp(kind, code, &[&rest[..], self.payload].concat());
+                if v4 {
+                    return message;
+                }
+                (message, 2)
             }
-            Transport::Other(_) => {}
-        }
-        bytes.extend(self.payload);
-        if let Transport::Sctp { .. } = self.transport {
-            let sum = crc32c(&bytes).to_le_bytes();
-            bytes[8..12].copy_from_slice(&sum);
-        } else if let Some(at) = sum_at {
-            let number = u32::from(self.transport.number(v4));
-            let pseudo = [&(bytes.len() as u32).to_be_bytes()[..], &number.to_be_bytes()].concat();
-            let plain = v4 && matches!(self.transport, Transport::Icmp { .. });
-            let sum = if plain { checksum(&[&bytes]) } else { checksum(&[addresses, &pseudo, &bytes]) };
-            // 0 would say that a UDP datagram has no checksum (RFC 768).
-            let none = matches!(self.transport, Transport::Udp { .. }) && sum == [0, 0];
-            bytes[at..at + 2].copy_from_slice(if none { &[0xff, 0xff] } else { &sum });
-        }
+            Transport::Other(_) => return self.payload.to_vec(),
+        };
+        bytes[sum_at..sum_at + 2].fill(0);
+        let number = u32::from(self.transport.number(v4));
+        let pseudo = [addresses, &(bytes.len() as u32).to_be_bytes(), &number.to_be_bytes()].concat();
+        let sum = checksum(&[pseudo, bytes.clone()].concat());
+        // 0 would say that a UDP datagram has no checksum (RFC 768).
+        let none = matches!(self.transport, Transport::Udp { .. }) && sum == 0;
+        bytes[sum_at..sum_at + 2].copy_from_slice(&if none { 0xffff } else { sum }.to_be_bytes());
         bytes
     }
-}
-
-/// The Internet checksum (RFC 1071) over parts, of which all but the last have an even length.
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
-    let words = parts.iter().flat_map(|part| part.chunks(2));
-    let mut sum: u32 = words.map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| u32::from(*low))).sum();
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (!(sum as u16)).to_be_bytes()
 }
 
 /// The checksum of SCTP packets (RFC 9260 appendix A).
@@ -308,7 +268,7 @@ mod tests {
     #[test]
     fn checksums_of_known_packets() {
         // RFC 1071 section 3, and the CRC's check value.
-        assert_eq!(checksum(&[&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]]), [0x22, 0x0d]);
+        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), 0x220d);
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
     }
 }
