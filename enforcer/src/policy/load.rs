@@ -12,7 +12,8 @@ use super::error::Problem;
 pub use super::files::SourceFile;
 use super::files::Tree;
 use super::finding::{Finding, Place};
-use super::model::{Policy, PolicyKind, PolicySet, SourceLocation};
+use super::model::{Policy, PolicyKind, PolicySet};
+use super::origin::Origin;
 use super::parse::{Parsed, parse};
 use super::position::Position;
 use super::{PolicyError, PolicyWarning};
@@ -90,11 +91,11 @@ fn assemble(sources: Vec<SourceFile>, mut errors: Vec<PolicyError>) -> Result<Lo
     let mut loaded = Loaded::default();
     let mut seen = Seen::default();
     for source in &sources {
-        let Parsed { policies, warnings, errors: refused, columns } = parse(&source.path, &source.text);
+        let Parsed { policies, warnings, errors: refused, names } = parse(&source.path, &source.text);
         errors.extend(refused);
         loaded.warnings.extend(warnings);
-        for (policy, column) in policies.into_iter().zip(columns) {
-            errors.extend(seen.note(&policy, column, &source.text));
+        for (policy, name) in policies.into_iter().zip(names) {
+            errors.extend(seen.note(&policy, name, source));
             loaded.set.policies.push(policy);
         }
     }
@@ -109,11 +110,11 @@ fn assemble(sources: Vec<SourceFile>, mut errors: Vec<PolicyError>) -> Result<Lo
 
 /// The policies so far, by what must be unique.
 #[derive(Default)]
-struct Seen(BTreeMap<(PolicyKind, String, String), SourceLocation>);
+struct Seen(BTreeMap<(PolicyKind, String, String), Origin>);
 
 impl Seen {
     /// Notes a policy, or says that there is one of its name.
-    fn note(&mut self, policy: &Policy, column: u32, text: &str) -> Option<PolicyError> {
+    fn note(&mut self, policy: &Policy, at: Position, source: &SourceFile) -> Option<PolicyError> {
         let key = (policy.kind, policy.namespace.clone(), policy.name.clone());
         let Some(first) = self.0.get(&key) else {
             self.0.insert(key, policy.at.clone());
@@ -122,8 +123,8 @@ impl Seen {
         let (kind, first) = (policy.kind.as_str(), first.clone());
         let (_, namespace, name) = key;
         let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
-        let position = Position { line: policy.at.line, column, length };
-        let place = Place::new(text.strip_prefix('\u{feff}').unwrap_or(text), position, 0);
-        Some(Finding { file: policy.at.file.clone(), place, what: Problem::Duplicate { kind, namespace, name, first } })
+        let text = source.text.strip_prefix('\u{feff}').unwrap_or(&source.text);
+        let place = Place::new(text, Position { length, ..at }, 0);
+        Some(Finding { file: source.path.clone(), place, what: Problem::Duplicate { kind, namespace, name, first } })
     }
 }

@@ -13,6 +13,7 @@ mod finding;
 pub mod load;
 pub mod model;
 mod names;
+pub mod origin;
 pub mod parse;
 mod position;
 pub mod watch;

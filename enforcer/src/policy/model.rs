@@ -3,28 +3,13 @@
 //! Input: what `parse` accepted. Output: what `resolve` joins with the workloads.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
+use super::origin::Origin;
+
 /// Labels of a workload or a namespace.
 pub type Labels = BTreeMap<String, String>;
-
-/// A place in a policy file, as a user would name it: `shop.yaml:12`.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct SourceLocation {
-    /// Path relative to the policy directory.
-    pub file: Arc<str>,
-    /// Line, counted from 1.
-    pub line: u32,
-}
-
-impl fmt::Display for SourceLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
-    }
-}
 
 /// Everything that one directory of policies says. Order: by file, then by place in the file.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -43,7 +28,7 @@ pub struct Policy {
     /// Its name, unique with kind and namespace.
     pub name: String,
     /// The line of `metadata.name`.
-    pub at: SourceLocation,
+    pub at: Origin,
     /// Which workloads of `namespace` it selects.
     pub subject: LabelSelector,
     /// It isolates its workloads for what they receive (N2).
@@ -79,7 +64,7 @@ impl PolicyKind {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Rule {
     /// The first line of the rule's list item.
-    pub at: SourceLocation,
+    pub at: Origin,
     /// Who is on the other side.
     pub peers: Peers,
     /// On which ports of the destination.

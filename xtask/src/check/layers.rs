@@ -13,7 +13,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("resolve", &["policy", "workload"]),
     ("compile", &["resolve", "policy::model", "workload::model"]),
     ("kernel", &["compile::image"]),
-    ("flow", &["workload", "resolve", "policy::model"]),
+    ("flow", &["workload", "resolve", "policy::model", "policy::origin"]),
     // A network for the demo and the tests: no part of enforcement.
     ("lab", &[]),
     // Settings hold plain values; the agent hands them on.
@@ -166,7 +166,7 @@ mod tests {
             ("enforcer/src/resolve/peers.rs", "use crate::{policy::model::Policy, workload::store::Snapshot};"),
             ("enforcer/src/compile/image.rs", "use crate::{policy::model::Port, resolve::ResolvedPolicy};"),
             ("enforcer/src/kernel/tables.rs", "use crate::compile::image::Image;"),
-            ("enforcer/src/flow/enrich.rs", "use crate::policy::model::Source;"),
+            ("enforcer/src/flow/enrich.rs", "use crate::policy::{model::Source, origin::Origin};"),
             ("enforcer/src/agent.rs", "use crate::{policy, kernel, flow, compile};"),
             ("enforcer/src/cli/explain.rs", "use crate::{policy, kernel};"),
             ("enforcer-ebpf/src/main.rs", "use crate::policy;"),
