@@ -1,22 +1,29 @@
-//! A directory of policies, as a whole or not at all.
+//! The texts of files to a policy set, as a whole or not at all.
 //!
-//! Input: a directory, single files, or the texts of an earlier reading. Output: the policy set with its warnings and
-//! the texts it came from, or every error found. There is no set with a part missing: it would isolate less.
+//! Input: texts that a source has read, with what it could not read. Output: the policy set with its warnings and the
+//! texts it came from, or every error found. There is no set with a part missing: it would isolate less.
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::Problem;
-pub use super::files::SourceFile;
-use super::files::Tree;
 use super::finding::{Finding, Place};
 use super::model::{Policy, PolicyKind, PolicySet};
 use super::origin::Origin;
 use super::parse::{Parsed, parse};
 use super::position::Position;
 use super::{PolicyError, PolicyWarning};
+
+/// A policy file as it was read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SourceFile {
+    /// Its path, relative to the policy directory.
+    pub path: Arc<str>,
+    /// Its text.
+    pub text: String,
+}
 
 /// A policy set and what it was made of.
 #[derive(Debug, Default)]
@@ -60,34 +67,13 @@ impl fmt::Display for PolicyErrors {
 
 impl Error for PolicyErrors {}
 
-/// Reads every policy below `directory`.
-pub fn load(directory: &Path) -> Result<Loaded, PolicyErrors> {
-    let Tree { files, errors } = Tree::read(directory);
-    assemble(files, errors)
-}
-
-/// Reads files and directories as one set. A file is read whatever its ending, and shown by the path given for it.
-pub fn load_paths(paths: &[PathBuf]) -> Result<Loaded, PolicyErrors> {
-    let mut all = Tree::default();
-    for path in paths {
-        if path.is_dir() {
-            let Tree { files, errors } = Tree::read(path);
-            let full = |inner: &str| path.join(inner).to_string_lossy().into();
-            all.files.extend(files.into_iter().map(|file| SourceFile { path: full(&file.path), ..file }));
-            all.errors.extend(errors.into_iter().map(|error| Finding { file: full(&error.file), ..error }));
-        } else {
-            all.file(path, &path.to_string_lossy());
-        }
-    }
-    assemble(all.files, all.errors)
-}
-
 /// Makes the set again from the texts of an earlier reading.
 pub fn from_sources(sources: Vec<SourceFile>) -> Result<Loaded, PolicyErrors> {
     assemble(sources, Vec::new())
 }
 
-fn assemble(sources: Vec<SourceFile>, mut errors: Vec<PolicyError>) -> Result<Loaded, PolicyErrors> {
+/// Makes one set of `sources`; `errors` are those of files that could not be read.
+pub(super) fn assemble(sources: Vec<SourceFile>, mut errors: Vec<PolicyError>) -> Result<Loaded, PolicyErrors> {
     let mut loaded = Loaded::default();
     let mut seen = Seen::default();
     for source in &sources {

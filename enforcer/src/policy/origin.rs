@@ -5,8 +5,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::model::PolicyKind;
-
 /// The place of a declaration, as a user would name it.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Origin {
@@ -29,8 +27,8 @@ pub enum Origin {
 /// The name by which an API holds a policy object. No two objects have the same one.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ObjectName {
-    /// The kind of the object.
-    pub kind: PolicyKind,
+    /// The kind of the object, as documents write it.
+    pub kind: &'static str,
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -56,7 +54,7 @@ impl fmt::Display for Origin {
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, namespace, name } = self;
-        write!(f, "{}/{namespace}/{name}", kind.as_str().to_ascii_lowercase())
+        write!(f, "{}/{namespace}/{name}", kind.to_ascii_lowercase())
     }
 }
 
@@ -69,8 +67,8 @@ mod tests {
         assert_eq!(Origin::line("shop/db.yaml", 12).to_string(), "shop/db.yaml:12");
         let name = |kind| ObjectName { kind, namespace: "shop".to_owned(), name: "db".to_owned() };
         for (kind, field, shown) in [
-            (PolicyKind::NetworkPolicy, "spec.ingress[0]", "networkpolicy/shop/db spec.ingress[0]"),
-            (PolicyKind::FlowPolicy, "metadata.name", "flowpolicy/shop/db metadata.name"),
+            ("NetworkPolicy", "spec.ingress[0]", "networkpolicy/shop/db spec.ingress[0]"),
+            ("FlowPolicy", "metadata.name", "flowpolicy/shop/db metadata.name"),
         ] {
             let origin = Origin::Object { object: Arc::new(name(kind)), field: field.into() };
             assert_eq!(origin.to_string(), shown);

@@ -212,8 +212,8 @@ fn with_names(namespace: &str, name: &str, labels: BTreeMap<String, String>, fil
 fn an_object_of_an_api_is_named_with_its_field_and_cut_like_a_file() {
     let object = |name: &str, field: &str| {
         let mut record = with_names("shop", "db", BTreeMap::new(), "shop.yaml");
-        let kind = crate::policy::model::PolicyKind::NetworkPolicy;
-        let object = Arc::new(ObjectName { kind, namespace: "shop".to_owned(), name: name.to_owned() });
+        let object =
+            Arc::new(ObjectName { kind: "NetworkPolicy", namespace: "shop".to_owned(), name: name.to_owned() });
         let mut by = policy("db", 12);
         by.at = Origin::Object { object, field: field.into() };
         record.decision = Decision::Policies { revision: REVISION, policies: vec![by] };
