@@ -11,8 +11,9 @@ use std::time::Instant;
 use enforcer::compile::compile;
 use enforcer::policy::model::{
     Action, LabelSelector, Labels, NamespaceScope, Peer, Peers, Policy, PolicyKind, PolicySet, PortSpec, Ports,
-    Priority, Requirement, Rule, SourceLocation, Tier, Transport,
+    Priority, Requirement, Rule, Tier, Transport,
 };
+use enforcer::policy::origin::Origin;
 use enforcer::resolve::resolve;
 use enforcer::workload::model::{Identity, LocalWorkload, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName};
 use ipnetwork::IpNetwork;
@@ -42,8 +43,8 @@ fn measure(what: &str, (policies, snapshot): (Vec<Policy>, Snapshot)) {
     }
 }
 
-fn at() -> SourceLocation {
-    SourceLocation { file: "made.yaml".into(), line: 1 }
+fn at() -> Origin {
+    Origin::line("made.yaml", 1)
 }
 
 fn identity(place: usize) -> Identity {

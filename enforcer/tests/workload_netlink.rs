@@ -190,7 +190,7 @@ fn a_stolen_address_gains_nothing_and_costs_its_owner_nothing() {
                     match because {
                         Refusal::Node => "node",
                         Refusal::Gateway => "gateway",
-                        Refusal::Inventory { .. } => "inventory",
+                        Refusal::Declared { .. } => "inventory",
                         Refusal::Owned { .. } => "owned",
                         Refusal::OffSubnet => "off subnet",
                         Refusal::Reserved => "reserved",

@@ -1,15 +1,16 @@
 //! What a daemon on this node has in force, read from its pins and its state beside it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 
-use crate::agent::state::{InForce, StateDir};
+use crate::agent::state::StateDir;
 use crate::config::Settings;
 use crate::kernel::status;
 use crate::plan::Unknown;
-use crate::policy::load::from_sources;
 use crate::policy::model::PolicySet;
+use crate::policy::source::from_kept;
 use crate::workload::model::Snapshot;
 
 /// The default pin directory.
@@ -55,12 +56,12 @@ pub struct Sources {
 /// The sources of the image in force.
 pub fn load(place: &Place) -> anyhow::Result<Sources> {
     let view = status::read(&place.pin_dir)?;
-    let state: InForce = place.states()?.load(view.word.revision).with_context(|| {
+    let state = place.states()?.load(view.word.revision)?.with_context(|| {
         format!(
             "the sources of revision {} are not in the state directory; name them by --policies and --inventory",
             view.word.revision
         )
     })?;
-    let policies = from_sources(state.sources())?.set;
-    Ok(Sources { policies, snapshot: state.snapshot, unknown: state.unknown })
+    let policies = from_kept(&state.policies)?;
+    Ok(Sources { policies, snapshot: Arc::unwrap_or_clone(state.snapshot), unknown: state.unknown })
 }

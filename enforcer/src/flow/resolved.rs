@@ -10,7 +10,8 @@ use enforcer_common::verdict::Verdict;
 
 use super::names::{Policies, Ruling, Service};
 use super::record::DecidingPolicy;
-use crate::policy::model::{Policy, SourceLocation, Transport};
+use crate::policy::model::{Policy, Transport};
+use crate::policy::origin::Origin;
 use crate::resolve::{self, DecidedBy, ResolvedPolicy};
 use crate::workload::model::WorkloadKey;
 
@@ -35,7 +36,7 @@ impl Policies for ResolvedPolicy {
     }
 }
 
-fn named(policy: &Policy, at: &SourceLocation) -> DecidingPolicy {
+fn named(policy: &Policy, at: &Origin) -> DecidingPolicy {
     DecidingPolicy::new(policy.kind, &policy.namespace, &policy.name, at)
 }
 
@@ -77,8 +78,8 @@ mod tests {
         LabelSelector { requirements: vec![Requirement::In(key.to_owned(), values)] }
     }
 
-    fn at(line: u32) -> SourceLocation {
-        SourceLocation { file: "shop.yaml".into(), line }
+    fn at(line: u32) -> Origin {
+        Origin::line("shop.yaml", line)
     }
 
     /// Isolates db; web may reach it on 5432/tcp.
@@ -118,7 +119,11 @@ mod tests {
     fn lines(decision: &Decision) -> Vec<u32> {
         match decision {
             Decision::Policies { policies, .. } | Decision::Disagreement { policies, .. } => {
-                policies.iter().map(|policy| policy.at.line).collect()
+                let line = |policy: &DecidingPolicy| match policy.at {
+                    Origin::File { line, .. } => Some(line),
+                    Origin::Object { .. } => None,
+                };
+                policies.iter().filter_map(line).collect()
             }
             Decision::NotPolicy | Decision::EarlierRevision { .. } | Decision::LaterWorkload { .. } => Vec::new(),
         }

@@ -3,29 +3,14 @@
 //! Input: what `parse` accepted. Output: what `resolve` joins with the workloads.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::sync::Arc;
 
 use enforcer_common::id::Direction;
 use ipnetwork::IpNetwork;
 
+use super::origin::Origin;
+
 /// Labels of a workload or a namespace.
 pub type Labels = BTreeMap<String, String>;
-
-/// A place in a policy file, as a user would name it: `shop.yaml:12`.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct SourceLocation {
-    /// Path relative to the policy directory.
-    pub file: Arc<str>,
-    /// Line, counted from 1.
-    pub line: u32,
-}
-
-impl fmt::Display for SourceLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
-    }
-}
 
 /// Everything that one directory of policies says. Order: by file, then by place in the file.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -71,7 +56,7 @@ pub struct Policy {
     /// Its name, unique with kind and namespace.
     pub name: String,
     /// The line of `metadata.name`.
-    pub at: SourceLocation,
+    pub at: Origin,
     /// The stage of policy that its rules belong to.
     pub tier: Tier,
     /// Where it stands among the policies of its tier.
@@ -157,7 +142,7 @@ impl PolicyKind {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Rule {
     /// The first line of the rule's list item.
-    pub at: SourceLocation,
+    pub at: Origin,
     /// What becomes of a flow that it matches.
     pub action: Action,
     /// Who is on the other side.

@@ -15,7 +15,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("compile", &["resolve", "policy::model", "workload::model"]),
     ("plan", &["compile::image", "workload::model"]),
     ("kernel", &["compile::image", "plan"]),
-    ("flow", &["workload", "resolve", "policy::model"]),
+    ("flow", &["workload", "resolve", "policy::model", "policy::origin"]),
     // A network for the demo and the tests: no part of enforcement.
     ("lab", &[]),
     // Settings hold plain values; the agent hands them on.
@@ -231,7 +231,7 @@ mod tests {
             ("enforcer/src/plan/intent.rs", "use crate::{compile::image::Image, workload::model::Snapshot};"),
             ("enforcer/src/kernel/apply.rs", "use crate::plan::Plan;"),
             ("enforcer/src/kernel/tables.rs", "use crate::compile::image::Image;"),
-            ("enforcer/src/flow/enrich.rs", "use crate::policy::model::Source;"),
+            ("enforcer/src/flow/enrich.rs", "use crate::policy::{model::Source, origin::Origin};"),
             ("enforcer/src/agent.rs", "use crate::{policy, kernel, flow, compile};"),
             ("enforcer/src/cli/explain.rs", "use crate::{policy, kernel};"),
             ("enforcer-ebpf/src/main.rs", "use crate::policy;"),

@@ -15,13 +15,14 @@ use ipnetwork::IpNetwork;
 
 use super::*;
 use crate::policy::model::*;
+use crate::policy::origin::Origin;
 use crate::resolve::{DecidedBy, Service, resolve};
 use crate::workload::model::{Identity, LocalWorkload, NamedPort, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName};
 
 const WEB: WorkloadKey = WorkloadKey(1);
 
-fn place() -> SourceLocation {
-    SourceLocation { file: "shop.yaml".into(), line: 1 }
+fn place() -> Origin {
+    Origin::line("shop.yaml", 1)
 }
 
 fn identity(namespace: &str, name: &str) -> Identity {

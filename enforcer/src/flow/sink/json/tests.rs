@@ -13,6 +13,7 @@ use crate::flow::fixture::{self, DB, REVISION, UNNAMED, WEB, policy, way};
 use crate::flow::hubble::LOST_IN_RING;
 use crate::flow::names::Ruling;
 use crate::flow::text::misleads;
+use crate::policy::origin::{ObjectName, Origin};
 
 /// Compiled from Cilium's definitions.
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
@@ -198,10 +199,27 @@ fn with_names(namespace: &str, name: &str, labels: BTreeMap<String, String>, fil
     record.source = Some(Party::Workload(Arc::new(WorkloadSeen::new(workload, labels))));
     let mut by = policy(name, 12);
     by.namespace = namespace.to_owned();
-    by.at.file = file.into();
+    by.at = Origin::line(file, 12);
     record.decision = Decision::Policies { revision: REVISION, policies: vec![by] };
     record.node = name.into();
     record
+}
+
+#[test]
+fn an_object_of_an_api_is_named_with_its_field_and_cut_like_a_file() {
+    let object = |name: &str, field: &str| {
+        let mut record = with_names("shop", "db", BTreeMap::new(), "shop.yaml");
+        let object =
+            Arc::new(ObjectName { kind: "NetworkPolicy", namespace: "shop".to_owned(), name: name.to_owned() });
+        let mut by = policy("db", 12);
+        by.at = Origin::Object { object, field: field.into() };
+        record.decision = Decision::Policies { revision: REVISION, policies: vec![by] };
+        line(&record)
+    };
+    let named = object("db", "spec.ingress[0]");
+    assert!(named.contains(r#""policy_log":["shop/db networkpolicy/shop/db spec.ingress[0]","#), "{named}");
+    let long = object(&"d".repeat(64 * 1024), &"f".repeat(64 * 1024));
+    assert!(long.len() < 16 * 1024, "{}", long.len());
 }
 
 /// A72: what a container's labels may hold.

@@ -11,7 +11,7 @@ fn parse(text: &str) -> Result<Inventory, String> {
 
 #[test]
 fn the_documented_example_parses_to_what_it_says() {
-    let reference = include_str!("../../../../docs/inventory-reference.md");
+    let reference = include_str!("../../../../../docs/inventory-reference.md");
     let example = reference.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
     insta::assert_snapshot!(format!("{:#?}", parse(example).unwrap()));
 }

@@ -1,37 +1,88 @@
-//! The policy files of a directory tree.
+//! A directory of policy files as a source: all that is in it counts as a whole, or not at all.
 //!
-//! Input: a directory. Output: the text of every policy file in it, in the order of their paths, or every file that
-//! cannot be one. Nothing here can hang: pipes and devices are never opened for reading, and a file is read to a bound.
+//! Input: a directory. Output: the policies of every policy file in it, in the order of their paths, or all errors.
+//! Nothing here can hang: pipes and devices are never opened for reading, and a file is read to a bound.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
-use super::PolicyError;
-use super::error::Problem;
-use super::finding::Finding;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+use super::shape::{Config, Opened, Said, Source, Unit};
+use crate::policy::PolicyError;
+use crate::policy::error::Problem;
+use crate::policy::finding::Finding;
+use crate::policy::load::{Loaded, PolicyErrors, SourceFile, assemble, from_sources};
+use crate::policy::watch::{ChangeStream, watch};
 
 /// Bytes of one file.
-pub(super) const FILE_BYTES: u64 = 8 << 20;
+const FILE_BYTES: u64 = 8 << 20;
 /// Directories below the first one.
 const DEPTH: usize = 32;
 
-/// A policy file as it was read.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct SourceFile {
-    /// Its path, relative to the policy directory.
-    pub path: Arc<str>,
-    /// Its text.
-    pub text: String,
+/// A directory and the watch over it.
+#[derive(Debug)]
+struct Directory {
+    path: PathBuf,
+    changes: ChangeStream,
+}
+
+/// Watches the directory before it is read for the first time, so that no change is missed.
+pub(super) fn open(config: &Config) -> Opened {
+    let path = config.directory.clone();
+    let changes = watch(vec![path.clone()])?;
+    Ok(Some(Box::new(Directory { path, changes })))
+}
+
+/// The policies of the files that an earlier run kept.
+pub(super) fn restore(files: Vec<SourceFile>) -> Said {
+    Said::from([(Unit::Whole, from_sources(files))])
+}
+
+impl Source for Directory {
+    fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn changed(&mut self) -> BoxFuture<'_, ()> {
+        self.changes.changed().boxed()
+    }
+
+    fn read(&mut self) -> Said {
+        Said::from([(Unit::Whole, load(&self.path))])
+    }
+}
+
+/// Reads every policy below `directory`.
+pub fn load(directory: &Path) -> Result<Loaded, PolicyErrors> {
+    let Tree { files, errors } = Tree::read(directory);
+    assemble(files, errors)
+}
+
+/// Reads files and directories as one set. A file is read whatever its ending, and shown by the path given for it.
+pub fn load_paths(paths: &[PathBuf]) -> Result<Loaded, PolicyErrors> {
+    let mut all = Tree::default();
+    for path in paths {
+        if path.is_dir() {
+            let Tree { files, errors } = Tree::read(path);
+            let full = |inner: &str| path.join(inner).to_string_lossy().into();
+            all.files.extend(files.into_iter().map(|file| SourceFile { path: full(&file.path), ..file }));
+            all.errors.extend(errors.into_iter().map(|error| Finding { file: full(&error.file), ..error }));
+        } else {
+            all.file(path, &path.to_string_lossy());
+        }
+    }
+    assemble(all.files, all.errors)
 }
 
 /// What a directory tree holds.
 #[derive(Debug, Default)]
-pub(super) struct Tree {
-    pub(super) files: Vec<SourceFile>,
-    pub(super) errors: Vec<PolicyError>,
+struct Tree {
+    files: Vec<SourceFile>,
+    errors: Vec<PolicyError>,
 }
 
 /// Whether a file of this name is read as a policy.
@@ -43,7 +94,7 @@ fn is_policy_file(name: &str) -> bool {
 
 impl Tree {
     /// Reads the tree below `directory`.
-    pub(super) fn read(directory: &Path) -> Self {
+    fn read(directory: &Path) -> Self {
         let mut tree = Self::default();
         let name = directory.to_string_lossy();
         match fs::metadata(directory) {
@@ -57,7 +108,7 @@ impl Tree {
     }
 
     /// Reads one file under the name `path`, whatever its ending.
-    pub(super) fn file(&mut self, file: &Path, path: &str) {
+    fn file(&mut self, file: &Path, path: &str) {
         match read_file(file) {
             Ok(text) => self.files.push(SourceFile { path: path.into(), text }),
             Err(problem) => self.refuse(path, problem),

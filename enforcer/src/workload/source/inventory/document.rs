@@ -12,8 +12,9 @@ use serde::{Deserialize, Deserializer};
 use serde_yaml::{Location, Spanned};
 
 use super::error::{plain_message, snippet};
-use super::{Entry, InvalidInventory, Inventory, Match, Mistake, NAMESPACE_NAME_LABEL, is_name, parse_port};
+use super::{Entry, InvalidInventory, Inventory, Match, Mistake};
 use crate::workload::model::{Labels, NamedPort, WorkloadName};
+use crate::workload::names::{NAMESPACE_NAME_LABEL, is_name, parse_port};
 
 /// Where `ip netns add` puts the namespaces that it names.
 const NETNS_DIRECTORY: &str = "/var/run/netns";

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::workload::finding::Finding;
-use crate::workload::inventory::parse_port;
 use crate::workload::model::{Labels, NamedPort};
-use crate::workload::statement::Statement;
+use crate::workload::names::parse_port;
+use crate::workload::statement::{About, FoundBy, Statement};
 
 /// Label that a person sets to choose the namespace.
 pub const NAMESPACE_LABEL: &str = "enforcer.dev/namespace";
@@ -43,8 +43,9 @@ impl Container {
         format!("container {} ({})", self.name, self.id.get(..12).unwrap_or(&self.id))
     }
 
-    /// What it says about the workload that it is part of; `owner`: it owns the network namespace.
-    pub(in crate::workload) fn statement(&self, owner: bool, findings: &mut BTreeSet<Finding>) -> Statement {
+    /// What it says about the workload that it is part of; `owner`: it owns the network namespace, which one of `paths`
+    /// stands for.
+    fn statement(&self, owner: bool, paths: Vec<PathBuf>) -> Statement {
         let mut labels = self.labels.clone();
         // Set by us alone: a container that could set it would choose who it is taken for.
         labels.remove(CONTAINER_LABEL);
@@ -52,17 +53,20 @@ impl Container {
             labels.insert(CONTAINER_LABEL.to_owned(), self.name.clone());
         }
         let namespace = labels.get(NAMESPACE_LABEL).or_else(|| labels.get(COMPOSE_PROJECT_LABEL)).cloned();
+        let mut remarks = Vec::new();
         Statement {
             by: self.title(),
-            namespace,
-            name: owner.then(|| self.name.clone()),
-            ports: self.ports(findings),
+            about: About::Part { namespace, name: owner.then(|| self.name.clone()) },
+            ports: self.ports(&mut remarks),
             labels,
             routes: false,
+            found_by: FoundBy::Netns(paths),
+            addresses: self.addresses.clone(),
+            remarks,
         }
     }
 
-    fn ports(&self, findings: &mut BTreeSet<Finding>) -> BTreeMap<String, BTreeSet<NamedPort>> {
+    fn ports(&self, remarks: &mut Vec<Finding>) -> BTreeMap<String, BTreeSet<NamedPort>> {
         let mut ports = BTreeMap::new();
         for (label, value) in &self.labels {
             let Some(name) = label.strip_prefix(PORT_LABEL_PREFIX) else {
@@ -72,7 +76,7 @@ impl Container {
             match numbers {
                 Some(numbers) => _ = ports.insert(name.to_owned(), numbers),
                 None => {
-                    findings.insert(Finding::LabelIgnored {
+                    remarks.push(Finding::LabelIgnored {
                         container: self.name.clone(),
                         label: label.clone(),
                         value: value.clone(),
@@ -84,8 +88,20 @@ impl Container {
     }
 }
 
+/// What running containers say, those that share a network namespace one after the other.
+pub(in crate::workload) fn statements(containers: &[Container]) -> Vec<Statement> {
+    let mut statements = Vec::with_capacity(containers.len());
+    for (owner, members) in by_owner(containers) {
+        let paths: Vec<PathBuf> =
+            [&owner].into_iter().chain(&members).filter_map(|one| containers[*one].sandbox.clone()).collect();
+        let says = |member: usize| containers[member].statement(member == owner, paths.clone());
+        statements.extend(members.into_iter().map(says));
+    }
+    statements
+}
+
 /// Containers that share a network namespace, by the index of the one that owns it.
-pub(in crate::workload) fn by_owner(containers: &[Container]) -> BTreeMap<usize, Vec<usize>> {
+fn by_owner(containers: &[Container]) -> BTreeMap<usize, Vec<usize>> {
     let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for start in 0..containers.len() {
         let mut owner = start;

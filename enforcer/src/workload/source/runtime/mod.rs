@@ -17,8 +17,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::api::Api;
-pub(in crate::workload) use self::container::by_owner;
+pub(in crate::workload) use self::container::statements;
 pub use self::container::{COMPOSE_PROJECT_LABEL, CONTAINER_LABEL, Container, NAMESPACE_LABEL, PORT_LABEL_PREFIX};
+use super::shape::{LISTED_WITHIN, Listed, Source, SourceState};
 
 /// Pause before the socket is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -26,10 +27,6 @@ const RETRY: Duration = Duration::from_millis(500);
 const RELIST: Duration = Duration::from_secs(30);
 /// Events of one `podman run` come within this time.
 const COALESCE: Duration = Duration::from_millis(5);
-
-/// A process in a container runs for a moment before the runtime lists the container. A list that is asked for so long
-/// after the process was first noticed names it.
-pub const LISTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Which runtime, and where its API listens.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -61,22 +58,11 @@ impl fmt::Display for RuntimeKind {
     }
 }
 
-/// What is known from the runtime.
-#[derive(Clone, Debug, Default)]
-pub(in crate::workload) struct RuntimeState {
-    /// Name of the source.
-    pub(in crate::workload) name: String,
-    /// Running containers; `None` before the first complete list.
-    pub(in crate::workload) list: Option<Arc<Vec<Container>>>,
-    /// When the newest list was asked for.
-    pub(in crate::workload) listed: Option<Instant>,
-    /// Set while the API cannot be read.
-    pub(in crate::workload) error: Option<String>,
-}
-
-/// Watches the runtime for as long as somebody listens. A call of `again` asks for a list `LISTED_WITHIN` from then.
-pub(in crate::workload) fn watch(kind: RuntimeKind, again: Arc<Notify>) -> watch::Receiver<RuntimeState> {
-    let (to, from) = watch::channel(RuntimeState { name: kind.to_string(), ..RuntimeState::default() });
+/// Watches the runtime for as long as somebody listens.
+pub(in crate::workload) fn start(kind: RuntimeKind) -> Source {
+    let (to, state) = watch::channel(SourceState { name: kind.to_string(), ..SourceState::default() });
+    let again = Arc::new(Notify::new());
+    let source = Source { state, again: Some(Arc::clone(&again)) };
     tokio::spawn(async move {
         while !to.is_closed() {
             let result = tokio::select! {
@@ -95,13 +81,13 @@ pub(in crate::workload) fn watch(kind: RuntimeKind, again: Arc<Notify>) -> watch
             sleep(RETRY).await;
         }
     });
-    from
+    source
 }
 
 /// One connection: subscribe, list, and list again after every event.
 async fn follow(
     kind: &RuntimeKind,
-    to: &watch::Sender<RuntimeState>,
+    to: &watch::Sender<SourceState>,
     again: &Notify,
 ) -> Result<(), bollard::errors::Error> {
     let api = Api::connect(kind.socket())?;
@@ -109,13 +95,14 @@ async fn follow(
     let mut wanted: Option<Instant> = None;
     loop {
         let asked = Instant::now();
-        let list = Arc::new(api.running().await?);
+        let statements = statements(&api.running().await?);
         // Somebody waits for a list of this time, even if it says nothing new.
         let answers = wanted.take_if(|at| *at <= asked).is_some();
         to.send_if_modified(|state| {
-            let news = state.list.as_ref() != Some(&list) || state.error.is_some() || answers;
-            state.list = Some(Arc::clone(&list));
-            state.listed = Some(asked);
+            let is_first = state.listed == Listed::Never;
+            let news = is_first || *state.statements != statements || state.error.is_some() || answers;
+            state.statements = Arc::new(statements);
+            state.listed = Listed::At(asked.into_std());
             state.error = None;
             news
         });
