@@ -9,6 +9,7 @@ mod bench;
 mod build_ebpf;
 mod check;
 mod demo;
+mod docs;
 mod kernel;
 mod run;
 mod setup;
@@ -57,6 +58,8 @@ enum Command {
     },
     /// Build everything and show the product at work in its own network namespaces.
     Demo,
+    /// Write docs/cli.md anew from the help texts of `enforcer`.
+    Docs,
 }
 
 fn main() -> ExitCode {
@@ -77,6 +80,7 @@ fn run(command: Command) -> Result<()> {
         Command::BuildEbpf { release: _ } => build_ebpf::run(&workspace),
         Command::Bench { arguments } => bench::run(&workspace, &arguments),
         Command::Demo => demo::run(&workspace),
+        Command::Docs => docs::run(&workspace),
         Command::Test { tier } => test::run(&workspace, tier),
         Command::Check => check::run(&workspace),
         Command::Setup => setup::run(&workspace),

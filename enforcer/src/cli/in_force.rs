@@ -18,10 +18,10 @@ pub const PIN_DIR: &str = "/sys/fs/bpf/enforcer";
 /// Where a daemon has its pins and its state.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Place {
-    /// Directory on a bpffs where programs, links and maps are pinned.
+    /// Directory on a bpf file system where the daemon pins its programs, links and maps.
     #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
     pub pin_dir: PathBuf,
-    /// Settings file of the daemon.
+    /// Settings file of the daemon; docs/settings.md describes it. Without it every setting has its default.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

@@ -14,16 +14,18 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Show enforcement at work, in namespaces of its own.
+/// Show enforcement at work in temporary network namespaces.
 ///
-/// Starts three workloads (web, api, db) and an outside in network namespaces, runs the daemon on them with the example
-/// policies, tries connections, and prints which were allowed and which were denied, by which line of which file.
-/// Everything is removed afterwards, also after a failure or Ctrl-C. Needs root.
-///
-/// Exit codes: 0 everything was as the policies say, 1 something was not, 2 it could not be set up.
+/// The demo makes network namespaces for three workloads (web, api, db) and for an outside host. It runs the daemon on them
+/// with the example policies and tries connections. It prints which connections were allowed or denied, and the file and
+/// line of the policy that decided. At the end it removes everything, also after a failure or Ctrl-C. It needs root.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Exit codes: 0 Every connection was allowed or denied as the policies say.
+            1 At least one connection was not.
+            2 The demo could not be set up or finished, or the command line is wrong.")]
 pub struct Args {
-    /// Show the daemon's log as well.
+    /// Print the daemon's log to stderr, too.
     #[arg(long)]
     pub show_log: bool,
 }

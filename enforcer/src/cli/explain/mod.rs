@@ -27,38 +27,41 @@ use crate::resolve::{ResolvedPolicy, Service, resolve};
 use crate::workload::inventory::Inventory;
 use crate::workload::model::{Identity, LocalWorkload, Snapshot, WorkloadKey, WorkloadName};
 
-/// Say what policy decides about a flow, and by which line.
+/// Say whether the policies allow a flow, and which line decides.
 ///
-/// Both ends are judged as on the wire: the sender's egress, then the receiver's ingress. For a denial every policy that
-/// isolates the workload is named, for an allow the line of the rule. With --policies the files are read, with
-/// --inventory for who is who; without them the answer comes from what a daemon on this node has in force, and for a
-/// workload that nobody has named from what that daemon was told by --unknown.
+/// The command judges both ends of the flow, as the kernel does: first the sender's egress, then the receiver's ingress.
+/// For an allowed flow it prints the line of the rule. For a denied flow it prints every policy that isolates the workload.
 ///
-/// The verdict is that of the compiled tables, which packets get too. Should the rules say otherwise, that is an error.
+/// With --policies and --inventory it reads these files. Without them it reads the policies and workloads that the daemon
+/// of this node has in force, and treats unknown workloads as that daemon's --unknown option says.
 ///
-/// Exit codes: 0 allowed (or as --expect says), 1 denied (or not as expected), 2 wrong usage, unreadable files, or tables
-/// and rules that differ.
+/// The verdict comes from the same compiled tables that the kernel uses for packets. If the rules give another verdict, the
+/// command reports a defect of Enforcer and exits with 2.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Exit codes: 0 The flow is allowed; with --expect: the verdict is the expected one.
+            1 The flow is denied; with --expect: the verdict is not the expected one.
+            2 The command line is wrong, a file cannot be read, or tables and rules differ.")]
 pub struct Args {
-    /// Who sends: namespace/name, or an address.
+    /// Sender of the flow: NAMESPACE/NAME of a workload, or an IP address.
     #[arg(long, value_name = "WORKLOAD|ADDRESS")]
     pub from: Party,
-    /// Who receives: namespace/name, or an address.
+    /// Receiver of the flow: NAMESPACE/NAME of a workload, or an IP address.
     #[arg(long, value_name = "WORKLOAD|ADDRESS")]
     pub to: Party,
-    /// The service: 5432/tcp, 53/udp, 3868/sctp, or icmp for a ping.
+    /// Destination port and protocol, such as 5432/tcp, 53/udp or 3868/sctp; or icmp for a ping.
     #[arg(long, value_name = "PORT")]
     pub port: Asked,
-    /// Directory of policies, instead of what is in force.
+    /// Directory with policies to use instead of those in force.
     #[arg(long, value_name = "DIR", requires = "inventory")]
     pub policies: Option<PathBuf>,
-    /// Inventory file that goes with --policies.
+    /// Inventory file that names the workloads for --policies.
     #[arg(long, value_name = "FILE", requires = "policies")]
     pub inventory: Option<PathBuf>,
-    /// Exit with 1 unless the flow is so.
+    /// Verdict that you expect. The exit code says whether it is right.
     #[arg(long, value_name = "VERDICT")]
     pub expect: Option<Expected>,
-    /// Where the daemon keeps its state.
+    /// The daemon's pin directory and settings.
     #[command(flatten)]
     pub place: in_force::Place,
 }
@@ -66,9 +69,9 @@ pub struct Args {
 /// What `--expect` takes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub enum Expected {
-    /// Both directions allow it.
+    /// Both ends allow the flow.
     Allow,
-    /// One direction denies it.
+    /// At least one end denies the flow.
     Deny,
 }
 

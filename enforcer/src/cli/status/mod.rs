@@ -17,19 +17,22 @@ use crate::agent::report::Report;
 use crate::kernel::KernelError;
 use crate::kernel::status::{self, StatusView};
 
-/// Say how enforcement on this node is.
+/// Show the state of enforcement on this node.
 ///
-/// Works beside a running daemon and without one: what is attached and what was denied is read from the kernel, who is
-/// who from the daemon's last report.
+/// The command works with and without a running daemon. It reads from the kernel what is attached and how many packets were
+/// denied. It reads names and errors from the last report that the daemon wrote.
 ///
-/// Exit codes: 0 healthy, 1 something needs a look (no daemon, refused policies, a veth without programs), 2 nothing is
-/// enforced here, or it cannot be read.
+/// Each line that begins with TROUBLE names a problem; docs/troubleshooting.md says what to do about it.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Exit codes: 0 Enforcement is healthy.
+            1 There is trouble: for example, no daemon runs or the policies were refused.
+            2 Nothing is enforced here, the state cannot be read, or the command line is wrong.")]
 pub struct Args {
-    /// Where to look.
+    /// The daemon's pin directory and settings.
     #[command(flatten)]
     pub place: Place,
-    /// Everything as one JSON object.
+    /// Print the state as one JSON object.
     #[arg(long)]
     pub json: bool,
 }
