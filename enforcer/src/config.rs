@@ -134,6 +134,58 @@ mod tests {
         assert!(error.contains("from 0 to 3600"), "{error}");
     }
 
+    /// Rows of the page's table: name, type, unit, default, allowed values.
+    fn rows() -> Vec<Vec<String>> {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/settings.md");
+        let page = fs::read_to_string(page).unwrap();
+        let rows = page.lines().filter(|line| line.starts_with("| `"));
+        rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect()).collect()
+    }
+
+    #[test]
+    fn the_page_has_every_setting_with_its_default() {
+        macro_rules! defaults {
+            ($($name:ident),*) => {{
+                // Taken apart whole: a new setting does not compile until it is on the page.
+                let Settings { $($name),* } = Settings::default();
+                vec![$((stringify!($name).to_owned(), serde_json::to_value($name).unwrap())),*]
+            }};
+        }
+        let defaults = defaults!(flows, flow_quota, older_connections_seconds, state_dir);
+        let plain = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let expected: Vec<(String, String)> =
+            defaults.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
+        let shown: Vec<(String, String)> = rows().into_iter().map(|row| (row[0].clone(), row[3].clone())).collect();
+        assert_eq!(shown, expected, "the table of docs/settings.md is not what enforcer/src/config.rs has");
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/settings.md");
+        let page = fs::read_to_string(page).unwrap();
+        for (name, _) in expected {
+            assert!(page.contains(&format!("\n### `{name}`\n")), "docs/settings.md has no section on {name}");
+        }
+    }
+
+    #[test]
+    fn the_page_has_the_ranges_that_are_checked() {
+        let mut checked = 0;
+        for row in rows() {
+            let [name, allowed] = [&row[0], &row[4]];
+            let Some((low, high)) = allowed.split_once(" to ") else { continue };
+            let low: u64 = low.parse().unwrap();
+            let high = high.parse().unwrap_or(u64::from(limits::FLOWS));
+            for (value, allowed) in [(low, true), (high, true), (high + 1, false)]
+                .into_iter()
+                .chain(low.checked_sub(1).map(|below| (below, false)))
+            {
+                // A quota of more than the flows is refused, whichever of the two is meant.
+                let quota = if name == "flows" { "flow_quota: 64\n" } else { "" };
+                let loaded = load(&format!("{name}: {value}\n{quota}"));
+                assert_eq!(loaded.is_ok(), allowed, "{name}: {value}: {loaded:?}");
+            }
+            checked += 1;
+        }
+        assert_eq!(checked, 3, "settings with a range");
+    }
+
     #[test]
     fn pin_directories_do_not_share_state() {
         let settings = Settings::default();
