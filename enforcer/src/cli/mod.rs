@@ -32,7 +32,7 @@ pub struct Cli {
     pub command: Command,
     /// Log more to stderr: -v adds debug messages, -vv adds trace messages.
     ///
-    /// The environment variable ENFORCER_LOG replaces the log level by a filter in the syntax of Rust's tracing-subscriber
+    /// The environment variable `ENFORCER_LOG` replaces the log level by a filter in the syntax of Rust's tracing-subscriber
     /// crate, such as `warn,enforcer=debug`.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,

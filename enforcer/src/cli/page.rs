@@ -49,7 +49,9 @@ fn section(page: &mut String, command: &mut Command, sub: bool) {
             command.get_arguments().filter(described).filter(|arg| arg.is_positional() == positional).collect();
         if !args.is_empty() {
             write!(page, "\n{title}:\n\n").unwrap();
-            args.iter().for_each(|arg| argument(page, arg));
+            for arg in args {
+                argument(page, arg);
+            }
         }
     }
     if let Some(after) = command.get_after_long_help() {
@@ -64,7 +66,9 @@ fn argument(page: &mut String, arg: &Arg) {
     let mut spelling = names.join(", ");
     if takes_values {
         let values = arg.get_value_names().unwrap_or_default();
-        values.iter().for_each(|value| write!(spelling, " <{value}>").unwrap());
+        for value in values {
+            write!(spelling, " <{value}>").unwrap();
+        }
     }
     let help = text(arg.get_long_help().or(arg.get_help())).replace("\n\n", "\n\n  ");
     writeln!(page, "- `{}`: {}", spelling.trim(), sentence(&help)).unwrap();

@@ -56,7 +56,7 @@ pub struct Args {
     #[arg(long = "uplink", value_name = "NAME")]
     pub uplinks: Vec<String>,
     /// Network namespace to enforce in, as a path such as /run/netns/NAME. Without it, the daemon enforces in the namespace
-    /// in which it was started. Needs CAP_SYS_ADMIN.
+    /// in which it was started. Needs `CAP_SYS_ADMIN`.
     #[arg(long, value_name = "PATH")]
     pub netns: Option<PathBuf>,
     /// The daemon's pin directory and settings.
