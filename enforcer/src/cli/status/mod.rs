@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "the state is what the command is for")]
 
 mod text;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use enforcer_common::id::Direction;
 
 use self::text::as_text;
+use self::trouble::Trouble;
 use super::in_force::Place;
 use crate::agent::report::Report;
 use crate::kernel::KernelError;
@@ -49,28 +51,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let report: Option<Report> =
         fs::read_to_string(args.place.states()?.report()).ok().and_then(|text| serde_json::from_str(&text).ok());
-    let troubles = troubles(&view, report.as_ref());
+    let troubles: Vec<String> = Trouble::all(&view, report.as_ref()).iter().map(ToString::to_string).collect();
     if args.json {
         println!("{:#}", as_json(&view, report.as_ref(), &troubles));
     } else {
         print!("{}", as_text(&view, report.as_ref(), &troubles));
     }
     Ok(ExitCode::from(u8::from(!troubles.is_empty())))
-}
-
-fn troubles(view: &StatusView, report: Option<&Report>) -> Vec<String> {
-    let mut troubles = Vec::new();
-    if !view.daemon {
-        troubles.push("no daemon runs: what is attached stays enforced, a new veth is unprotected".to_owned());
-    }
-    if view.word.revision == 0 {
-        troubles.push("no policy is in force yet".to_owned());
-    }
-    for endpoint in view.endpoints.iter().filter(|endpoint| !endpoint.is_attached()) {
-        troubles.push(format!("ifindex {} has no program, or not as the first of its chain", endpoint.ifindex));
-    }
-    troubles.extend(report.iter().flat_map(|report| report.troubles()));
-    troubles
 }
 
 /// Workloads by ifindex, from the report.
