@@ -39,7 +39,7 @@ impl Default for Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSettings {
     /// The file cannot be read.
-    #[error("cannot read the settings {path}: {source}")]
+    #[error("cannot read the settings file {path}: {source}")]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -47,7 +47,7 @@ pub enum InvalidSettings {
         source: std::io::Error,
     },
     /// The file says something that is not a setting.
-    #[error("{path}: {message}")]
+    #[error("the settings file {path} is not valid: {message}")]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -55,7 +55,7 @@ pub enum InvalidSettings {
         message: String,
     },
     /// A number is out of range.
-    #[error("{path}: {setting} is {value}; it must be from {low} to {high}")]
+    #[error("{path}: {setting} is {value}, but it must be from {low} to {high}")]
     OutOfRange {
         /// The file.
         path: PathBuf,
@@ -129,7 +129,7 @@ mod tests {
         let error = load("flows: 2048\nflow_qouta: 100\n").unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("flow_qouta"), "{error}");
         let error = load("flow_quota: 10\n").unwrap_err().to_string();
-        assert!(error.ends_with("flow_quota is 10; it must be from 64 to 524288"), "{error}");
+        assert!(error.ends_with("flow_quota is 10, but it must be from 64 to 524288"), "{error}");
         let error = load("older_connections_seconds: 86400").unwrap_err().to_string();
         assert!(error.contains("from 0 to 3600"), "{error}");
     }

@@ -57,7 +57,7 @@ pub fn load(place: &Place) -> anyhow::Result<Sources> {
     let view = status::read(&place.pin_dir)?;
     let state: InForce = place.states()?.load(view.word.revision).with_context(|| {
         format!(
-            "the sources of revision {} are not in the state directory; name them by --policies and --inventory",
+            "the state directory does not have the policies and workloads of revision {}; give --policies and --inventory",
             view.word.revision
         )
     })?;

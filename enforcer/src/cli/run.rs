@@ -95,16 +95,17 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     };
     if inventory.is_none() && runtime.is_none() && unknown.is_none() {
         anyhow::bail!(
-            "neither --inventory nor --runtime: every workload is unknown; say by --unknown strict or --unknown open what \
-             happens to them"
+            "neither --inventory nor --runtime is given, so every workload is unknown; give --unknown strict to block \
+             them or --unknown open to let them through"
         );
     }
     let settings = place.settings()?;
     if let Some(path) = &netns {
         // Before any thread exists: a thread keeps the namespace that it was started in.
-        let file = File::open(path).with_context(|| format!("cannot open the namespace {}", path.display()))?;
-        setns(file, CloneFlags::CLONE_NEWNET)
-            .with_context(|| format!("cannot enter {}; this needs root (CAP_SYS_ADMIN)", path.display()))?;
+        let file = File::open(path).with_context(|| format!("cannot open the network namespace {}", path.display()))?;
+        setns(file, CloneFlags::CLONE_NEWNET).with_context(|| {
+            format!("cannot enter the network namespace {}; this needs root (CAP_SYS_ADMIN)", path.display())
+        })?;
     }
     let options = Options {
         policies,

@@ -57,7 +57,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         }
     }
     if !failed.is_empty() {
-        bail!("checks failed: {}", failed.join(", "));
+        bail!("these checks failed: {}", failed.join(", "));
     }
     Ok(())
 }
@@ -71,7 +71,7 @@ fn laws(workspace: &Workspace) -> Result<()> {
         println!("{violation}");
     }
     if !violations.is_empty() {
-        bail!("{} violations in {} files", violations.len(), sources.len());
+        bail!("{} violations of the laws in {} files", violations.len(), sources.len());
     }
     Ok(())
 }

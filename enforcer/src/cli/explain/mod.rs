@@ -95,7 +95,7 @@ impl FromStr for Party {
             Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
                 Ok(Self::Workload(WorkloadName { namespace: namespace.to_owned(), name: name.to_owned() }))
             }
-            _ => Err("neither an address nor namespace/name, as in shop/web".to_owned()),
+            _ => Err("this is neither an IP address nor NAMESPACE/NAME, such as shop/web".to_owned()),
         }
     }
 }
@@ -134,7 +134,7 @@ impl FromStr for Asked {
             };
             Some(Self::Port(transport, port.parse().ok().filter(|port| *port != 0)?))
         });
-        parsed.ok_or_else(|| "not a port with its protocol, as in 5432/tcp, nor icmp".to_owned())
+        parsed.ok_or_else(|| "this is neither a port with its protocol, such as 5432/tcp, nor icmp".to_owned())
     }
 }
 
@@ -212,7 +212,7 @@ fn pairs(resolved: &ResolvedPolicy, from: &Party, to: &Party) -> anyhow::Result<
         pairs.extend(source.copied().zip(destination.copied()));
     }
     if pairs.is_empty() {
-        bail!("{from} and {to} have no addresses of the same family");
+        bail!("{from} and {to} have no addresses of the same family, so no flow between them is possible");
     }
     Ok(pairs)
 }
@@ -231,7 +231,7 @@ fn addresses(resolved: &ResolvedPolicy, party: &Party) -> anyhow::Result<Vec<IpA
         let known = snapshot.local.values().filter_map(|local| local.identity.as_ref());
         let known = known.chain(snapshot.remote.iter().map(|remote| &remote.identity));
         let known: BTreeSet<String> = known.map(|identity| identity.name.to_string()).collect();
-        format!("no workload {name}; known are: {}", Vec::from_iter(known).join(", "))
+        format!("there is no workload {name}; the known workloads are: {}", Vec::from_iter(known).join(", "))
     })?;
     // Link-local addresses are not what one end would choose for the other.
     Ok(found

@@ -148,13 +148,13 @@ fn print(args: &Args, out: &mut impl Write, messages: &mut impl Write) -> Result
 
 #[derive(Debug, thiserror::Error)]
 enum InvalidLine {
-    #[error("line is longer than {} bytes", input::LINE_MOST)]
+    #[error("the line is longer than {} bytes", input::LINE_MOST)]
     TooLong,
-    #[error("not UTF-8")]
+    #[error("the line is not UTF-8")]
     NotUtf8,
-    #[error("{0}")]
+    #[error("the line is not a record of a flow log: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("neither a flow nor lost events")]
+    #[error("the line is neither a flow nor a report of lost events")]
     Neither,
 }
 

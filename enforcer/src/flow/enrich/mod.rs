@@ -37,10 +37,10 @@ pub enum Denial {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum InvalidDenial {
     /// No such reason.
-    #[error("denial with unknown reason {0}")]
+    #[error("skipped a denial record with the unknown reason {0} (written by another version?)")]
     Reason(u8),
     /// No such direction.
-    #[error("denial with unknown direction {0}")]
+    #[error("skipped a denial record with the unknown direction {0} (written by another version?)")]
     Direction(u8),
 }
 

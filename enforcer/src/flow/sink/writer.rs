@@ -109,14 +109,14 @@ impl<O: Output> Writer<O> {
         match self.try_write() {
             Ok(()) => {
                 if std::mem::take(&mut self.failing) {
-                    tracing::info!("the flow log is written again");
+                    tracing::info!("writing the flow log works again");
                 }
                 true
             }
             Err(error) => {
                 self.shared.errors.fetch_add(1, Relaxed);
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::warn!(%error, "cannot write the flow log; will try again, and count together what finds no room");
+                    tracing::warn!(%error, "cannot write the flow log; trying again, and merging records that the queue has no room for");
                 }
                 false
             }
