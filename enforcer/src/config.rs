@@ -1,4 +1,6 @@
-//! Settings of the daemon that seldom change, from the file that `--config` names.
+//! The daemon's settings, which seldom change.
+//!
+//! Input: the file that `--config` names. Output: [`Settings`], or the error with its place. `docs/settings.md` describes them.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,6 @@
-//! What a daemon on this node has in force, read from its pins and its state beside it.
+//! Reads what a daemon on this node has in force.
+//!
+//! Input: the daemon's pin directory and settings. Output: the policies, the workloads and the treatment of unknown ones.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! The command line: one file a command. Data goes to stdout, logs go to stderr.
+//! The command line, with a file for each command. Data goes to stdout, and log lines go to stderr.
 
 pub mod demo;
 pub mod explain;

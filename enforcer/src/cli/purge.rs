@@ -1,4 +1,6 @@
-//! `enforcer purge`: takes enforcement off the node.
+//! `enforcer purge`: removes enforcement from the node.
+//!
+//! Input: the daemon's pin directory and settings. Output: a message, and the exit code.
 
 #![allow(clippy::print_stderr, reason = "what was removed is told to the person who asked")]
 

@@ -1,4 +1,6 @@
-//! `enforcer run`: the daemon.
+//! `enforcer run`: starts the daemon.
+//!
+//! Input: the command line and the settings file. Output: the daemon's exit code.
 
 use std::fs::File;
 use std::path::PathBuf;

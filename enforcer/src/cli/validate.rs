@@ -1,4 +1,4 @@
-//! `enforcer validate`: reads policies and says what is wrong with them, without privilege.
+//! `enforcer validate`: checks policy files. It needs no privilege.
 //!
 //! Input: files and directories. Output: every error and warning on stdout, a count on stderr, and the exit code.
 

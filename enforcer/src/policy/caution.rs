@@ -1,6 +1,6 @@
-//! What a policy file may say without meaning it, as data.
+//! The warnings about a policy file: it is valid, but its author may have meant something else.
 //!
-//! Input: facts from the parser. Output: one sentence on what was read, and one on what to do about it (`help`).
+//! Input: facts from the parser. Output: a sentence on what was read (`Display`), and one on what to do (`help`).
 
 use ipnetwork::IpNetwork;
 

@@ -1,7 +1,7 @@
-//! What can be wrong with a policy file, as data.
+//! The errors of a policy file.
 //!
-//! Input: facts from the reader, the parser and the loader. Output: one sentence on what is wrong (`Display`) and one
-//! on what to do about it (`help`). The place belongs to [`Finding`](super::Finding).
+//! Input: facts from the reader, the parser and the loader. Output: a sentence on what is wrong (`Display`), and one on what to
+//! do (`help`). [`Finding`](super::Finding) adds the place.
 
 use std::io;
 

@@ -1,7 +1,7 @@
-//! The policy files of a directory tree.
+//! Reads the policy files of a directory tree.
 //!
-//! Input: a directory. Output: the text of every policy file in it, in the order of their paths, or every file that
-//! cannot be one. Nothing here can hang: pipes and devices are never opened for reading, and a file is read to a bound.
+//! Input: a directory. Output: the text of every policy file in it, sorted by path, or an error for every path that cannot be
+//! one. Nothing here can block: pipes and devices are never opened for reading, and the size of a file is bounded.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};

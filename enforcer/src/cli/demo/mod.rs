@@ -1,7 +1,7 @@
-//! `enforcer demo`: a shop in namespaces of its own, the real daemon, real connections, and what became of them.
+//! `enforcer demo`: runs the daemon on three workloads in temporary network namespaces and tries connections.
 //!
-//! The daemon is `enforcer run` as a child process; it knows nothing of the demo. The table is made from what the
-//! connections saw and from the flow log, and both must agree.
+//! The daemon is `enforcer run` as a child process, and it does not know that it runs in a demo. The table combines the
+//! results of the connections with the flow log, and both must agree.
 
 #![allow(clippy::print_stdout, reason = "the table is what the command is for")]
 

@@ -1,4 +1,6 @@
-//! The demo's shop: set up, served, and taken down whatever happens.
+//! Sets up the demo's namespaces, runs the daemon, tries the connections, and removes everything, also after a failure.
+//!
+//! Input: the example policies and inventory. Output: a row of the demo's table for each connection.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -1,8 +1,8 @@
-//! One direction of a flow: the verdict of the compiled tables, and the rules' reason for it.
+//! Judges one direction of a flow: the verdict of the compiled tables, and the rule that is the reason for it.
 //!
-//! Input: the resolved policy, its tables, and what becomes of unknown workloads. Output: a verdict with its reason. The
-//! verdict is that of `enforcer_common::decide`, which the programs ask too; who decided is asked of the rules, and two
-//! answers that differ are an error.
+//! Input: the resolved policy, its tables, and the treatment of unknown workloads. Output: a verdict with its reason. The
+//! verdict comes from `enforcer_common::decide`, which the programs also call. The reason comes from the rules. If the rules
+//! give another verdict, that is an error.
 
 use std::net::IpAddr;
 

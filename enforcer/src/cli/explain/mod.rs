@@ -1,7 +1,7 @@
-//! `enforcer explain`: what policy says of one flow, and which line says so. Without privilege.
+//! `enforcer explain`: says whether the policies allow a flow, and which line decides. It needs no privilege for files.
 //!
-//! Input: policies and an inventory from files, or what a daemon has in force. Output: the deciding rule of each
-//! direction on stdout, and the exit code.
+//! Input: policies and an inventory from files, or what a daemon has in force. Output: the deciding rule of each direction on
+//! stdout, and the exit code.
 
 #![allow(clippy::print_stdout, reason = "the answer is what the command is for")]
 

@@ -1,7 +1,7 @@
-//! `enforcer flows`: a flow log for people.
+//! `enforcer flows`: prints a flow log for people.
 //!
-//! Input: a file in Hubble's envelope, of this program or of another. Output: a line for each flow on stdout, and a
-//! message on stderr for each line that is none.
+//! Input: a file in Hubble's envelope, written by Enforcer or by another program. Output: a line for each flow on stdout, and
+//! a message on stderr for each line that cannot be read.
 
 mod compact;
 mod filter;

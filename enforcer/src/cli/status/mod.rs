@@ -1,4 +1,6 @@
-//! `enforcer status`: how enforcement on this node is, with the daemon or without.
+//! `enforcer status`: shows the state of enforcement on this node, with or without a running daemon.
+//!
+//! Input: what is pinned, and the daemon's last report. Output: text or JSON on stdout, and the exit code.
 
 #![allow(clippy::print_stdout, reason = "the state is what the command is for")]
 

@@ -1,6 +1,6 @@
-//! The state as text for people.
+//! Formats the state as text for people.
 //!
-//! Input: what is pinned, and the daemon's last report. Output: text; nothing is asked and nothing printed.
+//! Input: what is pinned, and the daemon's last report. Output: the text. This module reads and prints nothing itself.
 
 use std::net::IpAddr;
 

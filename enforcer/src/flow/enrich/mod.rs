@@ -1,4 +1,4 @@
-//! Denials get their names. Pure: the same denial under the same names gives the same record.
+//! Adds names to denials. It is pure: the same denial and the same names always give the same record.
 //!
 //! Input: a denial as the kernel counted it, and the names of its revision. Output: a [`FlowRecord`].
 

@@ -1,7 +1,7 @@
-//! When to read files again.
+//! Says when to read files again.
 //!
-//! Input: paths of files and directories, there or not. Output: a tick whenever one of them may have changed. A tick
-//! says no more than that: events can be lost, merged and misread, so the reader reads everything and compares.
+//! Input: paths of files and directories, which may not exist yet. Output: a tick whenever one of them may have changed. A tick
+//! says nothing more, because events can be lost, merged and misread. The reader reads everything and compares.
 
 mod interest;
 
