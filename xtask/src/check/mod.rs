@@ -3,6 +3,7 @@
 
 mod laws;
 mod layers;
+mod pages;
 
 use std::{fmt, path::PathBuf};
 
@@ -44,6 +45,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let doc = ["doc", "--workspace", "--no-deps", "--locked"];
     let results = [
         ("laws", laws(workspace)),
+        ("pages", pages::run(workspace.root())),
         ("rustfmt", cargo().args(["fmt", "--all", "--check"]).status()),
         ("clippy", cargo().args(clippy).status()),
         ("clippy for the bpf target", build_ebpf::lint(workspace)),
