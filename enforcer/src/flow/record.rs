@@ -1,4 +1,4 @@
-//! The internal record of denied packets, with names. Every output format is a pure mapping from it.
+//! The record of denied packets with names. Every output format is a pure mapping of this record.
 //!
 //! Input: what `enrich` joined. Output: what the sinks write.
 

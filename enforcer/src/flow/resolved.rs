@@ -1,6 +1,6 @@
-//! What the resolved policies say, as records ask it.
+//! Asks the resolved policies about a flow of a record.
 //!
-//! Input: a flow. Output: the verdict, and the policies and lines that gave it.
+//! Input: a flow. Output: the verdict, and the policies and lines that decided it.
 
 use std::net::IpAddr;
 

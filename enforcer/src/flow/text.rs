@@ -1,6 +1,6 @@
-//! Text from names that others chose, made safe to print and bounded in length.
+//! Makes names that others chose safe to print, and bounds their length.
 //!
-//! Input: any string. Output: one line without a character that steers a terminal or hides what stands beside it.
+//! Input: any string. Output: one line without characters that steer a terminal or hide the text beside them.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

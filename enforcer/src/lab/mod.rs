@@ -1,7 +1,7 @@
-//! A network in miniature for `demo` and the tests: namespaces as containers on one node, and an outside.
+//! A small network for `demo` and the tests: namespaces that act as containers on one node, and an outside host.
 //!
-//! Input: names and addresses. Output: namespaces in which real sockets are opened. No enforcement code knows of it. All
-//! of it is removed on drop; what a killed process left is removed by the next [`Lab::new`].
+//! Input: names and addresses. Output: namespaces in which real sockets are opened. No enforcement code knows of the lab. A
+//! drop removes everything, and the next [`Lab::new`] removes what a killed process left.
 
 mod links;
 mod name;

@@ -1,4 +1,4 @@
-//! One network namespace, bound to a name under `/run/netns` so that `ip netns exec` finds it too.
+//! One network namespace. It has a name under `/run/netns`, so that `ip netns exec` finds it, too.
 
 use std::fs;
 use std::os::fd::AsFd;

@@ -53,7 +53,7 @@ fn strict_closes(layout: Layout) {
         1
     );
     shown(&stage, false, &[stage.host("u")]);
-    explained(&stage, 1, "egress   denied: no source has named the workload");
+    explained(&stage, 1, "egress   denied: no source names the workload");
     let record = stage.wait_record("an unknown workload", |record| record.reason == "unknown-workload");
     assert!(record.from.is_empty() || record.to.is_empty(), "{record:#?}");
     stage.kill();
@@ -121,9 +121,9 @@ fn open_lets_them_through() {
     ];
     check(&stage, "open", &open);
     shown(&stage, true, &[stage.host("u")]);
-    explained(&stage, 0, "egress   allowed: unknown, --unknown open");
+    explained(&stage, 0, "egress   allowed: no source names the workload, and the daemon runs with --unknown open");
     stage.kill();
-    explained(&stage, 0, "egress   allowed: unknown, --unknown open");
+    explained(&stage, 0, "egress   allowed: no source names the workload, and the daemon runs with --unknown open");
     stage.start();
     stage.inventory(&inventory(&[entry(&stage, "a", ""), entry(&stage, "u", "")]));
     shown(&stage, true, &[]);

@@ -60,7 +60,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         }
     }
     if !failed.is_empty() {
-        bail!("checks failed: {}", failed.join(", "));
+        bail!("these checks failed: {}", failed.join(", "));
     }
     Ok(())
 }
@@ -75,7 +75,7 @@ fn laws(workspace: &Workspace) -> Result<()> {
         println!("{violation}");
     }
     if !violations.is_empty() {
-        bail!("{} violations in {} files", violations.len(), sources.len());
+        bail!("{} violations of the laws in {} files", violations.len(), sources.len());
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! One direction of a flow: the verdict of the compiled tables, and the rules' reason for it.
+//! Judges one direction of a flow: the verdict of the compiled tables, and the rule that is the reason for it.
 //!
-//! Input: the resolved policy, its tables, and what becomes of unknown workloads. Output: a verdict with its reason. The
-//! verdict is that of `enforcer_common::decide`, which the programs ask too; who decided is asked of the rules, and two
-//! answers that differ are an error.
+//! Input: the resolved policy, its tables, and the treatment of unknown workloads. Output: a verdict with its reason. The
+//! verdict comes from `enforcer_common::decide`, which the programs also call. The reason comes from the rules. If the rules
+//! give another verdict, that is an error.
 
 use std::net::IpAddr;
 
@@ -22,8 +22,8 @@ use crate::workload::model::WorkloadKey;
 /// The tables and the rules that they were compiled from give different answers.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "of {service:?} with {peer}, {direction:?} of {own}, the compiled tables say {tables:?} and the rules {rules:?}: an \
-     error of enforcer's, the packet gets what the tables say"
+    "for {service:?} with {peer}, {direction:?} of {own}, the compiled tables say {tables:?}, but the rules say \
+     {rules:?}; packets get the verdict of the tables; this is a defect of Enforcer, please report it"
 )]
 pub(super) struct Disagreement {
     /// Address of the workload.
@@ -79,14 +79,14 @@ impl<'a> Judge<'a> {
         };
         let holder = self.resolved.snapshot().local.iter().find(|(_, local)| local.addresses.contains(&own));
         let Some((key, local)) = holder else {
-            let text = format!("{word}  not judged here: no workload of this node has {own}");
+            let text = format!("{word}  not judged on this node: no workload here has the address {own}");
             return Ok(Answer { text, allowed: true });
         };
         let tables = self.verdict(*key, direction, peer, service.port_key());
         let allowed = tables == Verdict::Allow;
         let why = if local.identity.is_none() && allowed {
             // The rules know nothing of it.
-            "unknown, --unknown open".to_owned()
+            "no source names the workload, and the daemon runs with --unknown open".to_owned()
         } else {
             let Decision { verdict: rules, by } = self.resolved.decide(*key, direction, peer, service);
             if tables != rules {
@@ -117,9 +117,9 @@ impl<'a> Judge<'a> {
             DecidedBy::Itself => "a workload always reaches itself".to_owned(),
             DecidedBy::Rule(rule) => rule_text(set, rule),
             DecidedBy::Isolated { policies } if policies.is_empty() && disagrees => {
-                "what names the workload contradicts itself, see `enforcer status`".to_owned()
+                "the sources that name the workload disagree, see `enforcer status`".to_owned()
             }
-            DecidedBy::Isolated { policies } if policies.is_empty() => "no source has named the workload".to_owned(),
+            DecidedBy::Isolated { policies } if policies.is_empty() => "no source names the workload".to_owned(),
             DecidedBy::Isolated { policies } => {
                 let names: Vec<String> = policies.iter().map(|at| policy_text(set, *at)).collect();
                 format!("no rule allows it, and it is isolated by {}", names.join(", "))
@@ -219,9 +219,12 @@ mod tests {
             let resolved = resolved("", disagrees);
             Judge::new(&resolved, unknown).unwrap().judge(Direction::Egress, NEW.into(), OUT.into(), ANY).unwrap().text
         };
-        assert_eq!(of(Unknown::Strict, false), "egress   denied: no source has named the workload");
-        assert_eq!(of(Unknown::Open, false), "egress   allowed: unknown, --unknown open");
-        let contradicted = "egress   denied: what names the workload contradicts itself, see `enforcer status`";
+        assert_eq!(of(Unknown::Strict, false), "egress   denied: no source names the workload");
+        assert_eq!(
+            of(Unknown::Open, false),
+            "egress   allowed: no source names the workload, and the daemon runs with --unknown open"
+        );
+        let contradicted = "egress   denied: the sources that name the workload disagree, see `enforcer status`";
         assert_eq!(of(Unknown::Open, true), contradicted);
         assert_eq!(of(Unknown::Strict, true), contradicted);
     }

@@ -1,4 +1,4 @@
-//! Denials get their names. Pure: the same denial under the same names gives the same record.
+//! Adds names to denials. It is pure: the same denial and the same names always give the same record.
 //!
 //! Input: a denial as the kernel counted it, and the names of its revision. Output: a [`FlowRecord`].
 
@@ -18,10 +18,10 @@ use super::record::{Decision, FlowRecord, PacketSeen, Party, Ports, TransportSee
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum InvalidDenial {
     /// No such reason.
-    #[error("denial with unknown reason {0}")]
+    #[error("skipped a denial record with the unknown reason {0} (written by another version?)")]
     Reason(u8),
     /// No such direction.
-    #[error("denial with unknown direction {0}")]
+    #[error("skipped a denial record with the unknown direction {0} (written by another version?)")]
     Direction(u8),
 }
 

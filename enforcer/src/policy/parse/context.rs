@@ -1,7 +1,7 @@
-//! What the readers of one document share: its place in the file, and the findings so far.
+//! What the readers of one document share: the document's place in the file, and the findings so far.
 //!
-//! Input: problems and cautions by position. Output: findings with file, line, column and source line, in bounded
-//! number, since a hostile document could have one at each of its nodes.
+//! Input: problems and cautions by position. Output: findings with file, line, column and source line. Their number is bounded,
+//! because a hostile document could have one at each of its nodes.
 
 use std::sync::Arc;
 

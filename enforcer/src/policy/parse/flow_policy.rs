@@ -1,4 +1,6 @@
-//! `enforcer.dev/v1alpha1` FlowPolicy: the power of a NetworkPolicy in fewer words, and nothing that is open by accident.
+//! Parses an `enforcer.dev/v1alpha1` FlowPolicy, which says the same as a NetworkPolicy in fewer words.
+//!
+//! Input: the shapes of its `spec`. Output: the model, or problems. It refuses whatever could allow traffic by accident.
 
 use super::super::document::flow_policy::{AllowDoc, PeerDoc, PeersDoc, SpecDoc};
 use super::super::document::port::PortValueDoc;

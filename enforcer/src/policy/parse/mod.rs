@@ -1,7 +1,7 @@
-//! Documents to the model: parse, don't validate.
+//! Turns documents into the model: parse, don't validate.
 //!
-//! Input: the text of one file. Output: its policies, or every problem in it with its place. A document with a problem
-//! gives no policy: half a policy could allow what the whole one does not.
+//! Input: the text of one file. Output: its policies, or every problem in it with its place. A document with a problem gives no
+//! policy, because a part of a policy could allow what the whole does not.
 
 mod context;
 mod flow_policy;

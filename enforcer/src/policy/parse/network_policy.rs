@@ -1,4 +1,6 @@
-//! `networking.k8s.io/v1` NetworkPolicy (N2, N3, N6-N14, N17).
+//! Parses a `networking.k8s.io/v1` NetworkPolicy (N2, N3, N6-N14, N17).
+//!
+//! Input: the shapes of its `spec`. Output: the model, with cautions, or problems.
 
 use super::super::caution::Caution;
 use super::super::document::network_policy::{EgressRuleDoc, IngressRuleDoc, IpBlockDoc, PeerDoc, PortDoc, SpecDoc};

@@ -50,7 +50,7 @@ fn n3_rules_of_a_direction_that_is_not_isolated_are_dropped_with_a_warning() {
     let text = network_policy("  podSelector: {}\n  policyTypes: [Egress]\n  ingress: [{}]\n  egress: [{}]");
     let policy = policy(&text);
     assert_eq!((policy.ingress.len(), policy.egress.len()), (0, 1));
-    assert_eq!(warnings(&text), ["`ingress` has no effect: `policyTypes` does not list `Ingress`"]);
+    assert_eq!(warnings(&text), ["`ingress` has no effect, because `policyTypes` does not list `Ingress`"]);
     let empty = network_policy("  podSelector: {}\n  egress: []");
     assert_eq!(warnings(&empty), ["`egress: []` without `policyTypes` does not isolate egress"]);
 }
@@ -145,8 +145,8 @@ fn n14_n17_n29_addresses() {
     assert_eq!(
         warnings(&text),
         [
-            "`10.1.2.3/8` has bits set behind its prefix: read as `10.0.0.0/8`",
-            "`10.1.2.3/16` has bits set behind its prefix: read as `10.1.0.0/16`"
+            "`10.1.2.3/8` has bits set after its prefix, so it is read as `10.0.0.0/8`",
+            "`10.1.2.3/16` has bits set after its prefix, so it is read as `10.1.0.0/16`"
         ]
     );
 }

@@ -1,7 +1,7 @@
-//! A record as one line of JSON in Hubble's envelope.
+//! Writes a record as one line of JSON in Hubble's envelope.
 //!
-//! Input: a [`FlowRecord`]. Output: a line that the stock `hubble observe --input-file` reads, whatever the names in it
-//! hold: they are bounded in length, and nothing in the line steers a terminal.
+//! Input: a [`FlowRecord`]. Output: a line that the stock `hubble observe --input-file` reads. The length of names is bounded,
+//! and no character in the line steers a terminal.
 
 use std::fmt::Write as _;
 
