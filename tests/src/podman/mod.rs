@@ -22,6 +22,7 @@ use enforcer_common::id::OwnerId;
 use serde_json::Value;
 
 use crate::daemon::{BOUND, Daemon};
+use crate::net;
 use crate::stage::log::{self, Record};
 
 pub use self::engine::{IMAGE, Podman};
@@ -37,7 +38,7 @@ impl Host {
     /// A node with an uplink, the image, and no container yet.
     pub fn new() -> Self {
         // Routed: the bridge is podman's business.
-        let lab = Lab::new(Layout::Routed).unwrap();
+        let lab = net::lab(Layout::Routed);
         let host = Self { daemon: None, engine: Podman::new(lab.node()), lab };
         fs::create_dir(host.policies()).unwrap();
         shims::write(&host);
