@@ -87,7 +87,7 @@ impl fmt::Display for Trouble {
             Self::Policies(error) | Self::Inventory(error) | Self::Apply(error) | Self::Unfinished(error) => {
                 f.write_str(error)
             }
-            Self::AwaitsSources => f.write_str("what is in force stays, and a new veth is blocked"),
+            Self::AwaitsSources => f.write_str("what is in force stays, and a new veth is closed"),
             Self::Disagreements(packets) => {
                 write!(f, "{packets} packets; this is a defect of Enforcer, please report it")
             }
