@@ -15,6 +15,7 @@ pub mod decide;
 pub mod denial;
 pub mod endpoint;
 pub mod event;
+pub mod flow_key;
 pub mod flow_state;
 pub mod hygiene;
 pub mod icmp_error;
@@ -28,4 +29,6 @@ pub mod packet;
 #[cfg(feature = "user")]
 mod pod;
 pub mod sweep;
+pub mod tables;
 pub mod verdict;
+pub mod work;

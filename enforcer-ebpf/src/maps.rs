@@ -7,14 +7,15 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use enforcer_common::{
-    datapath::Work,
     denial::{BusyKey, Counts, WaySet},
     endpoint::{Endpoint, Quota},
-    flow_state::{FlowKey, FlowValue},
+    flow_key::FlowKey,
+    flow_state::FlowValue,
     id::Address,
     image::{AddressEntry, Line, Start},
     limits,
     verdict::REASON_COUNT,
+    work::Work,
 };
 
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;

@@ -1,7 +1,7 @@
 //! Enforcer: from declared flows to a verdict in the kernel.
 //!
-//! Data runs one way: `policy` (YAML) and `workload` (who is where) -> `resolve` -> `compile` -> `kernel` (maps), and
-//! back out through `flow` (denied flows with names). `agent` ties them together and is the only module that knows all.
+//! Data runs one way: `policy` (YAML) and `workload` (who is where) -> `resolve` -> `compile` -> `plan` -> `kernel`
+//! (maps), and back out through `flow` (denied flows with names). `agent` ties them together and is the only module that knows all.
 
 pub mod agent;
 pub mod cli;
@@ -10,6 +10,7 @@ pub mod config;
 pub mod flow;
 pub mod kernel;
 pub mod lab;
+pub mod plan;
 pub mod policy;
 pub mod resolve;
 pub mod workload;

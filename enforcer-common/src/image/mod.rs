@@ -1,4 +1,4 @@
-//! Layout of the compiled tables: an array of 64-byte lines (design: section 5), and how to read it.
+//! Layout of the compiled tables: an array of 64-byte lines, and how to read it (docs/architecture.md, "The image").
 //!
 //! Written by `compile::image` as a whole, never edited. Read by `decide`, in the kernel and in user space. All numbers are
 //! in the byte order of the host. Line 0 is the header, line 1 and 2 the range tables of IPv4 and IPv6, then the sections
@@ -156,7 +156,7 @@ impl AddressEntry {
     }
 }
 
-/// The verdict of a cell, after all tiers.
+/// The verdict of a cell, after all tiers. The numbers are part of the layout: append only, never reuse.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Cell {
@@ -164,6 +164,21 @@ pub enum Cell {
     Deny = 0,
     /// A rule allows it.
     Allow = 1,
+    /// A rule denies it.
+    RuleDeny = 2,
+}
+
+impl Cell {
+    /// The cell that a byte of the vectors section stands for; `None` if this build knows no such cell.
+    #[inline(always)]
+    pub const fn from_u8(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::Deny),
+            1 => Some(Self::Allow),
+            2 => Some(Self::RuleDeny),
+            _ => None,
+        }
+    }
 }
 
 /// Index of the ports section: protocol and destination port, or ICMP type, or IP protocol number.
@@ -422,7 +437,7 @@ pub fn range_class<I: Image>(image: &I, address: &Address) -> Option<PeerClass> 
 
 /// The cell of a flow; `port` is of its destination.
 #[inline(always)]
-pub fn cell<I: Image>(image: &I, row: Row, peer: PeerClass, port: PortKey) -> Option<u8> {
+pub fn cell<I: Image>(image: &I, row: Row, peer: PeerClass, port: PortKey) -> Option<Cell> {
     let header = image.line(0)?;
     let port = port_class(image, header, port)?;
     cell_of_class(image, header, row, peer, port)
@@ -430,7 +445,7 @@ pub fn cell<I: Image>(image: &I, row: Row, peer: PeerClass, port: PortKey) -> Op
 
 /// The same for a port class; `header` is line 0.
 #[inline(always)]
-pub fn cell_of_class<I: Image>(image: &I, header: &Line, row: Row, peer: PeerClass, port: PortClass) -> Option<u8> {
+pub fn cell_of_class<I: Image>(image: &I, header: &Line, row: Row, peer: PeerClass, port: PortClass) -> Option<Cell> {
     let flags = header.u32(8);
     let (port_classes, peer_classes) = (header.u32(12), header.u32(16));
     // Rows and classes beyond the image would alias others' cells.
@@ -445,7 +460,7 @@ pub fn cell_of_class<I: Image>(image: &I, header: &Line, row: Row, peer: PeerCla
         image.line(rows_at + place / 16)?.u32(place * 4)
     };
     let place = vector.wrapping_mul(port_classes).wrapping_add(u32::from(port.0));
-    Some(image.line(header.u32(36) + place / 64)?.u8(place))
+    Cell::from_u8(image.line(header.u32(36) + place / 64)?.u8(place))
 }
 
 #[cfg(test)]

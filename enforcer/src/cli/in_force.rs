@@ -3,15 +3,16 @@
 //! Input: the daemon's pin directory and settings. Output: the policies, the workloads and the treatment of unknown ones.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 
-use crate::agent::plan::Unknown;
-use crate::agent::state::{InForce, StateDir};
+use crate::agent::state::StateDir;
 use crate::config::Settings;
 use crate::kernel::status;
-use crate::policy::load::from_sources;
+use crate::plan::Unknown;
 use crate::policy::model::PolicySet;
+use crate::policy::source::from_kept;
 use crate::workload::model::Snapshot;
 
 /// The default pin directory.
@@ -57,12 +58,12 @@ pub struct Sources {
 /// The sources of the image in force.
 pub fn load(place: &Place) -> anyhow::Result<Sources> {
     let view = status::read(&place.pin_dir)?;
-    let state: InForce = place.states()?.load(view.word.revision).with_context(|| {
+    let state = place.states()?.load(view.word.revision)?.with_context(|| {
         format!(
             "the state directory does not have the policies and workloads of revision {}; give --policies and --inventory",
             view.word.revision
         )
     })?;
-    let policies = from_sources(state.sources())?.set;
-    Ok(Sources { policies, snapshot: state.snapshot, unknown: state.unknown })
+    let policies = from_kept(&state.policies)?;
+    Ok(Sources { policies, snapshot: Arc::unwrap_or_clone(state.snapshot), unknown: state.unknown })
 }

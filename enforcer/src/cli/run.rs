@@ -10,9 +10,9 @@ use anyhow::Context;
 use nix::sched::{CloneFlags, setns};
 
 use super::in_force::Place;
-use crate::agent::plan::Unknown;
 use crate::agent::{self, Options};
 use crate::flow::sink::Target;
+use crate::plan::Unknown;
 use crate::workload::runtime::RuntimeKind;
 
 /// Run the daemon, which enforces the policies on this node.

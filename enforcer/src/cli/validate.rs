@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::policy::Problem;
-use crate::policy::load::{Loaded, load_paths};
+use crate::policy::load::Loaded;
+use crate::policy::source::directory::load_paths;
 
 /// Check policy files without applying them.
 ///

@@ -200,7 +200,7 @@ mod tests {
         later.local = BTreeMap::from([(WorkloadKey(9), evil)]);
         names.install(REVISION + 1, &later, &BTreeMap::new(), Arc::new(Scripted(None)));
 
-        assert_eq!(name(&names.address(REVISION, ip("10.88.0.2"))), "shop/web", "T60");
+        assert_eq!(name(&names.address(REVISION, ip("10.88.0.2"))), "shop/web", "A60");
         assert_eq!(name(&names.address(REVISION + 1, ip("10.88.0.2"))), "shop/evil");
         assert_eq!(name(&names.address(1, ip("10.88.0.2"))), "shop/evil", "not kept: the newest");
         assert_eq!(

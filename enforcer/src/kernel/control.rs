@@ -3,125 +3,43 @@
 //! Input: the pin directory, devices. Output: enforcement that stays when the process goes. Every step may be the last one
 //! of a process: what is pinned is complete after each, or the next start completes it.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{OwnerId, PolicyWord};
-use enforcer_common::sweep::SweepArguments;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use enforcer_common::id::{Address, OwnerId, PolicyWord};
 
-use crate::kernel::apply::read_uplinks;
-use crate::kernel::attach::Links;
+use crate::kernel::apply::Applied;
 use crate::kernel::denials::Denials;
-use crate::kernel::endpoints::EndpointTable;
 use crate::kernel::error::KernelError;
-use crate::kernel::globals::{Globals, next_word};
-use crate::kernel::grace;
-use crate::kernel::incarnation::{Ids, Incarnations, owned};
-use crate::kernel::layout::{Layout, Lock};
-use crate::kernel::maps::Maps;
-use crate::kernel::plan::{AdoptedEndpoint, KernelConfig};
-use crate::kernel::preflight;
-use crate::kernel::programs::{EMBEDDED, Programs, Tick};
-use crate::kernel::quotas::{FlowFill, Quotas};
-use crate::kernel::tables::Slots;
+use crate::kernel::parts::{KernelConfig, Parts};
+use crate::kernel::tables::FlowFill;
+use crate::kernel::verify::Drift;
+use crate::plan::{Plan, owned};
 
-/// Flows that one run of the sweep deletes at most: where the kernel does not preempt itself, a run keeps every other task
-/// off its CPU.
-pub const SWEEP_CAP: u32 = 16_384;
+/// An endpoint that an earlier daemon has left attached.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AdoptedEndpoint {
+    /// Host side of the veth.
+    pub ifindex: u32,
+    /// Id of the workload in denial records.
+    pub id: OwnerId,
+    /// Its own addresses.
+    pub addresses: Vec<Address>,
+}
 
 /// Everything that is pinned in one directory.
 #[derive(Debug)]
 pub struct Kernel {
-    pub(super) layout: Layout,
-    _lock: Lock,
-    pub(super) maps: Maps,
-    pub(super) globals: Globals,
-    pub(super) endpoints: EndpointTable,
-    pub(super) quotas: Quotas,
-    pub(super) slots: Slots,
-    pub(super) links: Links,
-    pub(super) programs: Programs,
-    pub(super) incarnations: Incarnations,
-    pub(super) object: Cow<'static, [u8]>,
-    /// The word as this process last saw or stored it.
-    pub(super) word: PolicyWord,
-    /// Programs may still read what the next plan writes.
-    pub(super) owes_grace: bool,
-    /// Pinned uplinks.
-    pub(super) uplinks: BTreeSet<u32>,
+    parts: Parts,
     adopted: Vec<AdoptedEndpoint>,
-}
-
-/// Ids from the shared counter and places of `QUOTAS`.
-pub(super) struct Given<'a> {
-    pub(super) globals: &'a Globals,
-    pub(super) quotas: &'a Quotas,
-}
-
-impl Ids for Given<'_> {
-    fn owner(&self) -> Result<OwnerId, KernelError> {
-        self.globals.next_owner()
-    }
-
-    fn quota(&self, id: OwnerId) -> Result<u32, KernelError> {
-        self.quotas.take(id)
-    }
 }
 
 impl Kernel {
     /// Takes over what an earlier daemon has left, or makes it.
     pub fn open(config: &KernelConfig) -> Result<Self, KernelError> {
-        preflight::check(&config.pin_dir)?;
-        let object: Cow<'static, [u8]> = match &config.object {
-            Some(object) => Cow::Owned(object.clone()),
-            None => Cow::Borrowed(EMBEDDED),
-        };
-        if object.is_empty() {
-            return Err(KernelError::NoObject);
-        }
-        raise_descriptor_limit();
-        let (layout, lock) = Layout::open(&config.pin_dir, preflight::namespace_cookie()?)?;
-        let maps = Maps::open(&layout, config.flows)?;
-        let globals = Globals::open(&maps, true)?;
-        globals.seed()?;
-        let links = Links::open(&layout)?;
-        let mut endpoints = EndpointTable::open(&maps, true)?;
-        // The last daemon may have died before its last wait.
-        grace::wait()?;
-        let word = globals.word();
-        let slots = Slots::open(&layout, &maps, word)?;
-        let quotas = Quotas::open(&maps, config.flow_quota, true)?;
-        let programs = Programs::open(&layout, &maps, &object)?;
-        // Written for a veth that was then not attached.
-        let attached = links.devices();
-        let idle: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.ifindex).collect();
-        for ifindex in idle.into_iter().filter(|ifindex| !attached.contains(ifindex)) {
-            endpoints.free(ifindex)?;
-        }
-        globals.skip_owners(highest_id(&endpoints).max(quotas.highest()));
-        quotas.keep(&endpoints.iter().map(|endpoint| endpoint.id).collect());
-        let incarnations = Incarnations::adopt(endpoints.iter(), |id| quotas.place_of(id))?;
-        let adopted = endpoints.iter().map(adopted).collect();
-        let uplinks = read_uplinks(&maps.uplinks)?;
-        Ok(Self {
-            layout,
-            _lock: lock,
-            maps,
-            globals,
-            endpoints,
-            quotas,
-            slots,
-            links,
-            programs,
-            incarnations,
-            object,
-            word,
-            owes_grace: false,
-            uplinks,
-            adopted,
-        })
+        let parts = Parts::open(config)?;
+        let adopted = parts.tables.endpoints().map(adopted).collect();
+        Ok(Self { parts, adopted })
     }
 
     /// What was attached when this was opened.
@@ -131,79 +49,92 @@ impl Kernel {
 
     /// The revision that the next plan gets.
     pub fn next_revision(&self) -> u32 {
-        next_word(self.globals.word()).revision
+        self.parts.tables.next_word().revision
     }
 
     /// The policy in force.
     pub fn revision(&self) -> PolicyWord {
-        self.globals.word()
+        self.parts.tables.word_in_force()
     }
 
     /// Devices that are attached or were to be.
     pub fn endpoints(&self) -> BTreeSet<u32> {
-        self.endpoints.iter().map(|endpoint| endpoint.ifindex).collect()
+        self.parts.tables.endpoints().map(|endpoint| endpoint.ifindex).collect()
     }
 
     /// Ids of the workloads behind all of these, unknown ones included.
     pub fn living_ids(&self) -> BTreeSet<OwnerId> {
-        self.endpoints.iter().map(|endpoint| endpoint.id).collect()
+        self.parts.tables.endpoints().map(|endpoint| endpoint.id).collect()
     }
 
     /// Devices towards the outside, as they are pinned: those of the last plan, be it an earlier daemon's.
     pub fn pinned_uplinks(&self) -> BTreeSet<u32> {
-        self.uplinks.clone()
+        self.parts.tables.uplinks().clone()
     }
 
     /// Whether no plan has ever come as far as to try to attach to everything that it names. Until then running containers
     /// are not cut: the plan comes first, then the programs. A daemon that is killed in between leaves it so.
     pub fn is_first_run(&self) -> bool {
-        !self.globals.has_begun()
+        !self.parts.tables.has_begun()
+    }
+
+    /// Puts a plan in force. An error: the last good image stays, and what is attached stays closed or as it was.
+    pub fn apply(&mut self, plan: &Plan<'_>) -> Result<Applied, KernelError> {
+        self.parts.apply(plan)
     }
 
     /// Attaches to a veth before anybody knows whose it is: closed until a plan names it.
     pub fn attach_unknown(&mut self, ifindex: u32) -> Result<(), KernelError> {
-        if self.endpoints.get(ifindex).is_some() {
-            if self.links.is_attached(ifindex) {
-                return Ok(());
-            }
-            // Another device had this number.
-            self.detach(ifindex)?;
-        }
-        let given = Given { globals: &self.globals, quotas: &self.quotas };
-        let (id, workload) = self.incarnations.unclaimed(&given)?;
-        let endpoint = Endpoint { ifindex, workload, id, ..Endpoint::FREE };
-        let attached = match self.endpoints.store(&endpoint) {
-            Ok(()) => self.links.attach(ifindex, &self.programs),
-            Err(error) => Err(error),
-        };
-        if attached.is_err() && !self.links.devices().contains(&ifindex) {
-            for error in self.forget(&[ifindex].into()) {
-                tracing::warn!(ifindex, %error, "an attach that failed is not taken back yet");
-            }
-        }
-        attached
+        self.parts.attach_unknown(ifindex)
     }
 
-    /// Deletes idle flows and those of workloads that are gone; gives how many. [`SWEEP_CAP`]: there may be more.
+    /// Detaches a device that is no workload's any more.
+    pub fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        first(self.parts.forget(&[ifindex].into()))
+    }
+
+    /// Forgets the devices that are not among the living.
+    pub fn detach_gone(&mut self, live: &BTreeSet<u32>) -> Result<(), KernelError> {
+        let known = self.endpoints().into_iter().chain(self.parts.hooks.devices());
+        let gone = known.filter(|ifindex| !live.contains(ifindex)).collect();
+        first(self.parts.forget(&gone))
+    }
+
+    /// Forgets devices that went away, and gives them: the kernel may give their numbers to others. To be called before
+    /// [`Kernel::attach_unknown`] whenever devices have changed.
+    ///
+    /// A veth of a plan that was only detached by somebody, and is still there, is left to [`Kernel::repair`]; one that
+    /// nobody has claimed cannot be told from another device with its number, and goes.
+    pub fn forget_gone(&mut self) -> Result<BTreeSet<u32>, KernelError> {
+        let gone = self.parts.gone()?;
+        first(self.parts.forget(&gone))?;
+        Ok(gone)
+    }
+
+    /// Compares the kernel with what this process last stored.
+    pub fn verify(&self) -> Result<Vec<Drift>, KernelError> {
+        self.parts.verify()
+    }
+
+    /// Puts differences right; gives those that it could not, with the reason.
+    pub fn repair(&mut self, drifts: &[Drift]) -> Vec<(Drift, KernelError)> {
+        self.parts.repair(drifts)
+    }
+
+    /// Deletes idle flows and those of workloads that are gone; gives how many. [`SWEEP_CAP`](crate::kernel::SWEEP_CAP):
+    /// there may be more.
     pub fn sweep(&self) -> Result<u32, KernelError> {
-        let tick = Tick::of_kernel()?;
-        let arguments = SweepArguments { tick_shift: tick.shift, tick_ms: tick.milliseconds, cap: SWEEP_CAP };
-        self.programs.sweep().run(arguments)
+        self.parts.hooks.sweep()
     }
 
     /// How full the flow table is.
     pub fn flow_fill(&self) -> FlowFill {
-        self.quotas.fill()
+        self.parts.tables.flow_fill()
     }
 
     /// A reader of denied packets, for a thread of its own. One at a time: what it has reported is kept beside the maps.
     pub fn denials(&self) -> Result<Denials, KernelError> {
-        Denials::open(&self.layout, &self.maps)
-    }
-
-    /// Every endpoint as the kernel should have it.
-    pub(super) fn current(&self) -> BTreeMap<u32, Endpoint> {
-        self.endpoints.iter().map(|endpoint| (endpoint.ifindex, *endpoint)).collect()
+        Denials::open(self.parts.pins.layout(), self.parts.pins.maps())
     }
 }
 
@@ -222,17 +153,6 @@ fn adopted(endpoint: &Endpoint) -> AdoptedEndpoint {
     }
 }
 
-fn highest_id(endpoints: &EndpointTable) -> u32 {
-    let ids = endpoints.iter().flat_map(|endpoint| endpoint.owners.into_iter().chain([endpoint.id]));
-    ids.map(|id| id.0).max().unwrap_or(0)
-}
-
-/// Two links of each veth are held open.
-fn raise_descriptor_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        tracing::warn!(%error, "the limit of open files stays at {soft}");
-    }
+fn first(errors: Vec<KernelError>) -> Result<(), KernelError> {
+    errors.into_iter().next().map_or(Ok(()), Err)
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::kernel::preflight;
+use crate::plan::Impossible;
 
 /// An operation on the kernel failed. Nothing was opened wider by it.
 #[derive(Debug, thiserror::Error)]
@@ -200,18 +200,14 @@ pub enum KernelError {
     },
 }
 
-impl KernelError {
-    /// A program was refused. The verifier's whole log runs to megabytes; what is wrong stands at its end.
-    pub(crate) fn refused(name: &'static str, source: io::Error, log: &str) -> Self {
-        const LINES: usize = 4;
-        let denied = source.kind() == io::ErrorKind::PermissionDenied;
-        if denied && matches!(preflight::may_skip_speculation_checks(), Ok(false)) {
-            return Self::MissingCapabilities { missing: vec!["CAP_PERFMON"] };
+impl From<Impossible> for KernelError {
+    fn from(reason: Impossible) -> Self {
+        match reason {
+            Impossible::Invalid { what } => Self::InvalidImage { what },
+            Impossible::ImageTooLarge { needed, budget } => Self::ImageTooLarge { needed, budget },
+            Impossible::NoRoom { what, needed, room } => Self::NoRoom { what, needed, room },
+            Impossible::OwnersExhausted => Self::OwnersExhausted,
         }
-        let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
-        let last = lines.len().saturating_sub(LINES);
-        let log = lines[last..].iter().map(|line| line.chars().take(200).collect()).collect();
-        Self::Program { name, log, source }
     }
 }
 

@@ -10,19 +10,18 @@ use enforcer_common::id::{Address, OwnerId, PolicyWord, Row};
 use enforcer_common::image::Header;
 use enforcer_common::limits::{ABI, map};
 
-use crate::kernel::apply::read_uplinks;
-use crate::kernel::attach::{HOOKS, name};
 use crate::kernel::denials::{Totals, read_totals};
-use crate::kernel::endpoints::EndpointTable;
 use crate::kernel::error::{KernelError, at};
-use crate::kernel::globals::Globals;
-use crate::kernel::incarnation::owned;
-use crate::kernel::layout::{Layout, is_locked};
-use crate::kernel::maps::Maps;
+use crate::kernel::hooks::attach::{HOOKS, name};
+use crate::kernel::pins::Maps;
+use crate::kernel::pins::layout::{Layout, is_locked};
 use crate::kernel::preflight;
-use crate::kernel::quotas::{FlowFill, Quotas};
 use crate::kernel::sys::{self, Map};
-use crate::kernel::tables::read_header;
+use crate::kernel::tables::EndpointTable;
+use crate::kernel::tables::Globals;
+use crate::kernel::tables::{FlowFill, Quotas};
+use crate::kernel::tables::{Uplinks, read_header};
+use crate::plan::owned;
 
 /// The view.
 #[derive(Clone, Debug)]
@@ -106,7 +105,7 @@ pub fn read(pin_dir: &Path) -> Result<StatusView, KernelError> {
         image: header(&layout, word)?,
         endpoints: endpoints.collect::<Result<_, _>>()?,
         endpoints_more: table.in_more(),
-        uplinks: read_uplinks(&maps.uplinks)?,
+        uplinks: Uplinks::open(&maps)?.devices().clone(),
         flows: Quotas::open(&maps, 0, false)?.fill(),
         flow_room: maps.flows.attributes().entries,
         denied: read_totals(&maps.denied)?,

@@ -3,12 +3,11 @@
 
 use std::fmt;
 
-use crate::kernel::attach::{HOOKS, LinkDrift};
-use crate::kernel::control::Kernel;
 use crate::kernel::error::KernelError;
-use crate::kernel::layout::{incoming, replace, unpin};
-use crate::kernel::programs::Programs;
-use crate::kernel::sys::{self, Hook, Map};
+use crate::kernel::hooks::Spare;
+use crate::kernel::hooks::attach::{HOOKS, LinkDrift};
+use crate::kernel::parts::Parts;
+use crate::kernel::sys::Hook;
 
 /// One difference.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -81,28 +80,22 @@ impl fmt::Display for Drift {
     }
 }
 
-impl Kernel {
+impl Parts {
     /// Compares the kernel with what this process last stored.
-    pub fn verify(&self) -> Result<Vec<Drift>, KernelError> {
+    pub(super) fn verify(&self) -> Result<Vec<Drift>, KernelError> {
         let mut drifts = Vec::new();
-        if self.globals.word() != self.word {
+        if self.tables.word_in_force() != self.tables.word() {
             drifts.push(Drift::Word);
         }
-        if self.word.revision != 0 && self.slots.check(self.word).is_err() {
+        if self.tables.check_image().is_err() {
             drifts.push(Drift::Image);
         }
-        for (name, map) in self.maps.all() {
-            let pinned = Map::pinned(&self.layout.map(name));
-            if !pinned.is_ok_and(|pinned| pinned.id() == map.id()) {
-                drifts.push(Drift::MapPin { name });
-            }
-        }
-        let changed = self.endpoints.drift()?;
+        drifts.extend(self.pins.lost().into_iter().map(|name| Drift::MapPin { name }));
+        let changed = self.tables.changed_endpoints()?;
         drifts.extend(changed.into_iter().map(|ifindex| Drift::Endpoint { ifindex }));
-        for endpoint in self.endpoints.iter() {
+        for endpoint in self.tables.endpoints() {
             for hook in HOOKS {
-                let (_, program) = self.programs.of(hook);
-                let found = self.links.check(endpoint.ifindex, hook, program)?;
+                let found = self.hooks.check(endpoint.ifindex, hook)?;
                 drifts.extend(found.map(|found| name(found, endpoint.ifindex, hook)));
             }
         }
@@ -110,49 +103,32 @@ impl Kernel {
     }
 
     /// Puts differences right; gives those that it could not, with the reason.
-    pub fn repair(&mut self, drifts: &[Drift]) -> Vec<(Drift, KernelError)> {
+    pub(super) fn repair(&mut self, drifts: &[Drift]) -> Vec<(Drift, KernelError)> {
         let mut left = Vec::new();
-        let mut copy = None;
+        let mut spare = Spare::default();
         for drift in drifts {
-            if let Err(error) = self.repair_one(drift, &mut copy) {
+            if let Err(error) = self.repair_one(drift, &mut spare) {
                 left.push((drift.clone(), error));
             }
         }
         left
     }
 
-    fn repair_one(&mut self, drift: &Drift, copy: &mut Option<Programs>) -> Result<(), KernelError> {
+    fn repair_one(&mut self, drift: &Drift, spare: &mut Spare) -> Result<(), KernelError> {
         match drift {
-            Drift::Word => self.globals.set_word(self.word),
-            Drift::Image => {
-                self.slots.check(self.word)?;
+            Drift::Word => {
+                self.tables.restore_word();
+                Ok(())
             }
-            Drift::MapPin { name } => {
-                let path = self.layout.map(name);
-                let new = incoming(&path);
-                let held = self.maps.all().find(|(held, _)| held == name);
-                if let Some((_, map)) = held {
-                    unpin(&new)?;
-                    sys::object_pin(map.fd(), &new).map_err(crate::kernel::error::at(&new, "pin"))?;
-                    replace(&new, &path)?;
-                }
-            }
-            Drift::Endpoint { ifindex } => self.endpoints.restore(*ifindex)?,
-            Drift::NotAttached { ifindex, .. } | Drift::Program { ifindex, .. } => {
-                self.links.attach(*ifindex, &self.programs)?;
-            }
-            Drift::LinkPin { ifindex, to_workload } => self.links.pin_again(*ifindex, hook(*to_workload))?,
+            Drift::Image => self.tables.check_image(),
+            Drift::MapPin { name } => self.pins.pin_again(name),
+            Drift::Endpoint { ifindex } => self.tables.restore_endpoint(*ifindex),
+            Drift::NotAttached { ifindex, .. } | Drift::Program { ifindex, .. } => self.hooks.attach(*ifindex),
+            Drift::LinkPin { ifindex, to_workload } => self.hooks.pin_again(*ifindex, hook(*to_workload)),
             Drift::NotFirst { ifindex, to_workload } => {
-                if copy.is_none() {
-                    *copy = Some(Programs::load(&self.layout, &self.maps, &self.object)?);
-                }
-                if let Some(copy) = copy {
-                    self.links.put_first(*ifindex, hook(*to_workload), copy)?;
-                }
-                self.links.attach(*ifindex, &self.programs)?;
+                self.hooks.put_first(&self.pins, *ifindex, hook(*to_workload), spare)
             }
         }
-        Ok(())
     }
 }
 

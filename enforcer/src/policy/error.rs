@@ -7,7 +7,7 @@ use std::io;
 
 use ipnetwork::IpNetwork;
 
-use super::model::SourceLocation;
+use super::origin::Origin;
 
 /// Something for which a policy file is refused.
 #[derive(Debug, thiserror::Error)]
@@ -157,7 +157,7 @@ pub enum Problem {
         /// The name of both.
         name: String,
         /// The place of the first.
-        first: SourceLocation,
+        first: Origin,
     },
     /// A label key that Kubernetes would refuse.
     #[error("`{key}` is not a valid label key")]

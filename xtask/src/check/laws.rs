@@ -15,7 +15,7 @@ const UNSAFE: &[&str] = &[
     // Every helper call and every map access of the bpf programs.
     "enforcer-ebpf/src/",
     // The bpf system call, and maps as memory.
-    "enforcer/src/kernel/mmap.rs",
+    "enforcer/src/kernel/tables/mmap.rs",
     "enforcer/src/kernel/sys/",
     // A socket option and a control message that no crate has.
     "enforcer/src/workload/netlink/listen.rs",

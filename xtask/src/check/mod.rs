@@ -1,6 +1,7 @@
 //! `cargo xtask check`. Input: the sources. Output: every complaint of rustfmt, clippy for both targets, rustdoc and the
 //! laws of the layout; all are run, so that one look shows everything.
 
+mod citations;
 mod laws;
 mod layers;
 mod pages;
@@ -65,10 +66,11 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 }
 
 fn laws(workspace: &Workspace) -> Result<()> {
-    let sources = sources(workspace.root())?;
+    let sources = sources(workspace.root(), &["rs", "md", "yaml"])?;
     let laws = [layers::check, laws::length, laws::unsafety];
-    let violations: Vec<Violation> =
-        sources.iter().flat_map(|source| laws.iter().flat_map(|law| law(source))).collect();
+    let rust = sources.iter().filter(|source| source.is_rust());
+    let mut violations: Vec<Violation> = rust.flat_map(|source| laws.iter().flat_map(|law| law(source))).collect();
+    violations.extend(citations::check(&sources));
     for violation in &violations {
         println!("{violation}");
     }

@@ -23,8 +23,8 @@ use super::table::Row;
 use crate::cli::explain::planned;
 use crate::kernel::{self, status};
 use crate::lab::{Lab, Layout, Namespace};
-use crate::policy::load::load;
 use crate::policy::model::Transport;
+use crate::policy::source::directory::load;
 use crate::resolve::{DecidedBy, ResolvedPolicy, Service, resolve};
 use crate::workload::inventory::Inventory;
 use crate::workload::model::WorkloadName;
@@ -352,10 +352,10 @@ fn allowed_by(
         });
         let Some((key, _)) = holder else { continue };
         match resolved.decide(*key, direction, *addresses[peer].first()?, service).by {
-            DecidedBy::Rule { policy, rule } => {
-                let policy = resolved.policies().policies.get(policy)?;
-                let rules = if direction == Direction::Egress { &policy.egress } else { &policy.ingress };
-                deciding = Some(format!("{}/{} {}", policy.namespace, policy.name, rules.get(rule)?.at));
+            DecidedBy::Rule(rule) => {
+                let policy = resolved.policies().policy(rule.policy)?;
+                let line = &resolved.policies().rule(rule)?.at;
+                deciding = Some(format!("{}/{} {line}", policy.namespace, policy.name));
             }
             DecidedBy::Isolated { .. } => return None,
             DecidedBy::NotIsolated | DecidedBy::Itself => {}

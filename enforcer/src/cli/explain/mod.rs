@@ -20,9 +20,9 @@ use enforcer_common::id::Direction;
 
 use self::judge::Judge;
 use super::in_force::{self, Sources};
-use crate::agent::plan::Unknown;
-use crate::policy::load::load_paths;
+use crate::plan::Unknown;
 use crate::policy::model::Transport;
+use crate::policy::source::directory::load_paths;
 use crate::resolve::{ResolvedPolicy, Service, resolve};
 use crate::workload::inventory::Inventory;
 use crate::workload::model::{Identity, LocalWorkload, Snapshot, WorkloadKey, WorkloadName};

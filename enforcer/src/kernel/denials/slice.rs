@@ -7,7 +7,7 @@ use enforcer_common::event::DenialEvent;
 use enforcer_common::id::{Address, OwnerId};
 use enforcer_common::limits::{DENIAL_SETS, DENIAL_WAYS};
 
-use crate::kernel::mmap::Mapped;
+use crate::kernel::tables::Mapped;
 
 /// Number of a way: CPU, set and place in one.
 pub(super) fn way_number(event: &DenialEvent) -> Option<u32> {

@@ -90,11 +90,15 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     unsafe { bpf(command::LINK_UPDATE, &mut update) }.map(|_| ())
 }
 
-/// Detaches a link at once: letting go of its last pin or descriptor does so some time later.
+/// Detaches a link at once: letting go of its last pin or descriptor does so some time later. Its device may be gone
+/// already.
 pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut detach = [link.as_raw_fd()];
     // SAFETY: the link: this command's layout; no pointers in it.
-    unsafe { bpf(command::LINK_DETACH, &mut detach) }.map(|_| ())
+    match unsafe { bpf(command::LINK_DETACH, &mut detach) } {
+        Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The chain of a device in this network namespace. ENODEV: no such device here.

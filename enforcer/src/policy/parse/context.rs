@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::super::caution::Caution;
 use super::super::error::Problem;
 use super::super::finding::{Finding, Place};
-use super::super::model::SourceLocation;
+use super::super::origin::Origin;
 use super::super::position::Position;
 use super::super::yaml::{Document, Reading};
 use super::super::{PolicyError, PolicyWarning};
@@ -33,8 +33,8 @@ impl<'a> Context<'a> {
         Self { file, document, requirements_left, errors, warnings, more_errors: 0, more_warnings: 0 }
     }
 
-    pub(super) fn location(&self, position: Position) -> SourceLocation {
-        SourceLocation { file: Arc::clone(self.file), line: self.document.lines_before + position.line }
+    pub(super) fn location(&self, position: Position) -> Origin {
+        Origin::line(Arc::clone(self.file), self.document.lines_before + position.line)
     }
 
     pub(super) fn error(&mut self, position: Position, problem: Problem) {

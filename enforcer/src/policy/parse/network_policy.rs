@@ -6,7 +6,9 @@ use super::super::caution::Caution;
 use super::super::document::network_policy::{EgressRuleDoc, IngressRuleDoc, IpBlockDoc, PeerDoc, PortDoc, SpecDoc};
 use super::super::document::port::PortValueDoc;
 use super::super::error::Problem;
-use super::super::model::{LabelSelector, NamespaceScope, Peer, Peers, PolicyKind, PortSpec, Ports, Rule, Transport};
+use super::super::model::{
+    Action, LabelSelector, NamespaceScope, Peer, Peers, PolicyKind, PortSpec, Ports, Rule, Transport,
+};
 use super::super::names::is_port_name;
 use super::super::position::{At, Position};
 use super::super::yaml::shown;
@@ -106,7 +108,7 @@ fn rule(
         }
         Some(list) => each(list.value, |doc| port(context, doc)).map(Ports::Only),
     };
-    Some(Rule { at: context.location(at), peers: peers?, ports: ports? })
+    Some(Rule { at: context.location(at), action: Action::Allow, peers: peers?, ports: ports? })
 }
 
 fn peer(context: &mut Context<'_>, doc: At<PeerDoc>) -> Option<Peer> {

@@ -9,7 +9,8 @@ use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
 use super::flow_policy;
-use crate::policy::load::{Loaded, from_sources, load, load_paths};
+use crate::policy::load::{Loaded, from_sources};
+use crate::policy::source::directory::{load, load_paths};
 
 fn write(directory: &Path, path: &str, text: &str) {
     let path = directory.join(path);

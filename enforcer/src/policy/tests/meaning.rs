@@ -194,8 +194,9 @@ fn policies_and_rules_know_their_lines() {
     for text in [text.to_owned(), format!("\u{feff}{text}"), text.replace('\n', "\r\n")] {
         let policy = policy(&text);
         assert_eq!(policy.at.to_string(), "test.yaml:9");
-        assert_eq!(policy.ingress.iter().map(|rule| rule.at.line).collect::<Vec<_>>(), [12, 16]);
-        assert_eq!(policy.egress[0].at.line, 15);
+        let places: Vec<String> = policy.ingress.iter().map(|rule| rule.at.to_string()).collect();
+        assert_eq!(places, ["test.yaml:12", "test.yaml:16"]);
+        assert_eq!(policy.egress[0].at.to_string(), "test.yaml:15");
     }
 }
 

@@ -1,0 +1,127 @@
+//! What judges packets: the programs, and the links that attach them to devices.
+//!
+//! Input: the object and the pins. Output: every device of the plan with both programs, each the first of its chain.
+
+pub(crate) mod attach;
+mod programs;
+mod refused;
+mod sweep;
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use enforcer_common::sweep::SweepArguments;
+
+pub use sweep::Sweep;
+
+pub(crate) use attach::Links;
+
+use attach::LinkDrift;
+use programs::{EMBEDDED, Programs, Tick};
+
+use crate::kernel::error::KernelError;
+use crate::kernel::pins::Pins;
+use crate::kernel::sys::Hook;
+
+/// Flows that one run of the sweep deletes at most: where the kernel does not preempt itself, a run keeps every other task
+/// off its CPU.
+pub const SWEEP_CAP: u32 = 16_384;
+
+/// A bpf object, from which programs can be loaded.
+#[derive(Debug)]
+pub(crate) struct Object(Cow<'static, [u8]>);
+
+impl Object {
+    /// The embedded object, or another one in its place.
+    pub(crate) fn of(other: Option<&Vec<u8>>) -> Result<Self, KernelError> {
+        let object = match other {
+            Some(object) => Cow::Owned(object.clone()),
+            None => Cow::Borrowed(EMBEDDED),
+        };
+        if object.is_empty() { Err(KernelError::NoObject) } else { Ok(Self(object)) }
+    }
+}
+
+/// Programs and links of one object.
+#[derive(Debug)]
+pub(crate) struct Hooks {
+    links: Links,
+    programs: Programs,
+    object: Object,
+}
+
+/// The programs once more, loaded but not pinned, for a chain in which ours have lost their place.
+#[derive(Debug, Default)]
+pub(crate) struct Spare(Option<Programs>);
+
+impl Hooks {
+    /// Takes over the programs of this object, or loads and pins them.
+    pub(crate) fn open(pins: &Pins, links: Links, object: Object) -> Result<Self, KernelError> {
+        let programs = Programs::open(pins.layout(), pins.maps(), &object.0)?;
+        Ok(Self { links, programs, object })
+    }
+
+    /// Devices with at least one link.
+    pub(crate) fn devices(&self) -> BTreeSet<u32> {
+        self.links.devices()
+    }
+
+    /// Whether a device still has its links.
+    pub(crate) fn is_attached(&self, ifindex: u32) -> bool {
+        self.links.is_attached(ifindex)
+    }
+
+    /// Whether no link reports the device any more.
+    pub(crate) fn is_gone(&self, ifindex: u32) -> bool {
+        self.links.is_gone(ifindex)
+    }
+
+    /// Attaches what is missing on a device, and puts these programs in the place of others.
+    pub(crate) fn attach(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        self.links.attach(ifindex, &self.programs)
+    }
+
+    /// Detaches a device, or forgets one that is gone.
+    pub(crate) fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        self.links.detach(ifindex)
+    }
+
+    /// What is wrong with a link, the worst first.
+    pub(crate) fn check(&self, ifindex: u32, hook: Hook) -> Result<Option<LinkDrift>, KernelError> {
+        let (_, program) = self.programs.of(hook);
+        self.links.check(ifindex, hook, program)
+    }
+
+    /// Pins a link again whose pin was removed.
+    pub(crate) fn pin_again(&mut self, ifindex: u32, hook: Hook) -> Result<(), KernelError> {
+        self.links.pin_again(ifindex, hook)
+    }
+
+    /// Makes our program the first of a chain again. `spare` is loaded at the first need.
+    pub(crate) fn put_first(
+        &mut self,
+        pins: &Pins,
+        ifindex: u32,
+        hook: Hook,
+        spare: &mut Spare,
+    ) -> Result<(), KernelError> {
+        let loaded = match spare.0.take() {
+            Some(loaded) => loaded,
+            None => Programs::load(pins.layout(), pins.maps(), &self.object.0)?,
+        };
+        self.links.put_first(ifindex, hook, spare.0.insert(loaded))?;
+        self.attach(ifindex)
+    }
+
+    /// Removes the pins of other objects' programs.
+    pub(crate) fn remove_other_programs(&self, pins: &Pins) -> Result<(), KernelError> {
+        Programs::remove_others(pins.layout(), pins.maps(), &self.object.0)
+    }
+
+    /// Deletes idle flows and those of workloads that are gone; gives how many. [`SWEEP_CAP`]: there may be more.
+    pub(crate) fn sweep(&self) -> Result<u32, KernelError> {
+        let tick = Tick::of_kernel()?;
+        let arguments = SweepArguments { tick_shift: tick.shift, tick_ms: tick.milliseconds, cap: SWEEP_CAP };
+        self.programs.sweep().run(arguments)
+    }
+}

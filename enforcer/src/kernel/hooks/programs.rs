@@ -1,0 +1,200 @@
+//! The programs. Input: the bpf object and the pinned maps. Output: programs over those maps, pinned under a hash of both,
+//! so that a restart of the same build loads nothing and a link's program tells whether it is of this build.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::EbpfLoader;
+use aya::programs::{ProgramError, SchedClassifier};
+use nix::time::{ClockId, clock_getres};
+
+use crate::kernel::error::{KernelError, at};
+use crate::kernel::hooks::refused::refused;
+use crate::kernel::hooks::sweep::{self, Sweep};
+use crate::kernel::pins::Maps;
+use crate::kernel::pins::layout::{self, Layout};
+use crate::kernel::sys::{self, Hook};
+
+/// The object that `build.rs` embedded; empty in a build without the bpf compiler.
+pub(crate) static EMBEDDED: &[u8] = aya::include_bytes_aligned!(env!("ENFORCER_BPF_OBJECT"));
+
+const FROM: &str = "from_workload";
+const TO: &str = "to_workload";
+const ALL: [&str; 3] = [FROM, TO, sweep::NAME];
+
+/// One program of the object.
+#[derive(Debug)]
+struct Program {
+    fd: OwnedFd,
+    id: u32,
+}
+
+/// The programs of one object.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    from: Program,
+    to: Program,
+    sweep: Sweep,
+}
+
+impl Programs {
+    /// Takes over the programs of this object, or loads and pins them.
+    pub(crate) fn open(layout: &Layout, maps: &Maps, object: &[u8]) -> Result<Self, KernelError> {
+        let directory = directory(layout, maps, object);
+        if let Some(programs) = Self::pinned(&directory)? {
+            return Ok(programs);
+        }
+        let programs = Self::load(layout, maps, object)?;
+        // Left by a start that was cut short.
+        remove(&directory)?;
+        std::fs::create_dir(&directory).map_err(at(&directory, "create"))?;
+        let fds = [programs.from.fd.as_fd(), programs.to.fd.as_fd(), programs.sweep.as_fd()];
+        for (name, fd) in ALL.into_iter().zip(fds) {
+            let path = directory.join(name);
+            sys::object_pin(fd, &path).map_err(at(&path, "pin"))?;
+        }
+        Ok(programs)
+    }
+
+    /// Loads the programs without pinning them.
+    pub(crate) fn load(layout: &Layout, maps: &Maps, object: &[u8]) -> Result<Self, KernelError> {
+        if object.is_empty() {
+            return Err(KernelError::NoObject);
+        }
+        let tick = Tick::of_kernel()?;
+        let mut loader = EbpfLoader::new();
+        loader.override_global("TICK_SHIFT", &tick.shift, true);
+        for (name, _) in maps.of_programs() {
+            loader.map_pin_path(name, layout.map(name));
+        }
+        let mut ebpf = loader.load(object).map_err(Box::new)?;
+        let mut load = |name: &'static str| -> Result<Program, KernelError> {
+            let failed = |error| not_loaded(name, error);
+            let program = ebpf.program_mut(name).ok_or(KernelError::MissingProgram { name })?;
+            let program: &mut SchedClassifier = program.try_into().map_err(|_| KernelError::MissingProgram { name })?;
+            program.load().map_err(failed)?;
+            let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
+            let fd = fd.map_err(|source| KernelError::System { call: "dup", source })?;
+            let id = id(&fd)?;
+            Ok(Program { fd, id })
+        };
+        let (from, to) = (load(FROM)?, load(TO)?);
+        let fds = maps.of_programs().into_iter().map(|(name, map)| (name, map.fd())).collect();
+        Ok(Self { from, to, sweep: Sweep::load(object, &fds)? })
+    }
+
+    /// `None`: not all are there.
+    fn pinned(directory: &Path) -> Result<Option<Self>, KernelError> {
+        let open = |name| {
+            let path = directory.join(name);
+            match sys::object_get(&path) {
+                Ok(fd) => Ok(Some(fd)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(at(&path, "open pin")(error)),
+            }
+        };
+        let (Some(from), Some(to), Some(sweep)) = (open(FROM)?, open(TO)?, open(sweep::NAME)?) else {
+            return Ok(None);
+        };
+        let program = |fd| id(&fd).map(|id| Program { fd, id });
+        Ok(Some(Self { from: program(from)?, to: program(to)?, sweep: Sweep::loaded(sweep) }))
+    }
+
+    /// Removes the pins of other objects' programs.
+    pub(crate) fn remove_others(layout: &Layout, maps: &Maps, object: &[u8]) -> Result<(), KernelError> {
+        let own = directory(layout, maps, object);
+        for name in layout::names(&layout.programs())? {
+            let path = layout.programs().join(name);
+            if path != own {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The program of a hook, and its id.
+    pub(crate) fn of(&self, hook: Hook) -> (BorrowedFd<'_>, u32) {
+        let program = match hook {
+            Hook::Ingress => &self.from,
+            Hook::Egress => &self.to,
+        };
+        (program.fd.as_fd(), program.id)
+    }
+
+    /// The program that frees flows.
+    pub(crate) fn sweep(&self) -> &Sweep {
+        &self.sweep
+    }
+}
+
+fn not_loaded(name: &'static str, error: ProgramError) -> KernelError {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => refused(name, io_error, &verifier_log.to_string()),
+        other => refused(name, std::io::Error::other(other), ""),
+    }
+}
+
+fn id(fd: &OwnedFd) -> Result<u32, KernelError> {
+    sys::program_id(fd.as_fd()).map_err(|source| KernelError::System { call: "read a program's information", source })
+}
+
+/// The maps are part of it: programs over maps whose pins were lost must not be taken over.
+fn directory(layout: &Layout, maps: &Maps, object: &[u8]) -> PathBuf {
+    let maps = maps.of_programs().into_iter().flat_map(|(_, map)| map.id().to_ne_bytes());
+    layout.programs().join(format!("{:016x}", hash(object.iter().copied().chain(maps))))
+}
+
+fn remove(directory: &Path) -> Result<(), KernelError> {
+    if !directory.exists() {
+        return Ok(());
+    }
+    std::fs::remove_dir_all(directory).map_err(at(directory, "remove"))
+}
+
+/// FNV-1a, 64 bits: it tells builds apart and guards against nothing.
+fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes
+        .into_iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// How the programs turn jiffies into ticks of about a second.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Tick {
+    pub(crate) shift: u32,
+    pub(crate) milliseconds: u32,
+}
+
+impl Tick {
+    pub(crate) fn of_kernel() -> Result<Self, KernelError> {
+        // The coarse clocks step once a jiffy, and this is the only place where user space can see how long that is.
+        let jiffy = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
+            .map_err(|error| KernelError::System { call: "clock_getres", source: error.into() })?;
+        Ok(Self::of(u64::try_from(jiffy.tv_nsec()).unwrap_or(0)))
+    }
+
+    /// The power of two of jiffies that is between two thirds and four thirds of a second.
+    fn of(jiffy_ns: u64) -> Self {
+        let hz = 1_000_000_000 / jiffy_ns.clamp(1_000_000, 100_000_000);
+        let shift = (hz * 4 / 3).ilog2();
+        Self { shift, milliseconds: ((1_u64 << shift) * 1000 / hz) as u32 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tick_is_about_a_second_at_every_rate() {
+        for (hz, shift, milliseconds) in [(100, 7, 1280), (250, 8, 1024), (300, 8, 853), (1000, 10, 1024)] {
+            assert_eq!(Tick::of(1_000_000_000 / hz), Tick { shift, milliseconds }, "{hz} Hz");
+        }
+    }
+
+    #[test]
+    fn the_hash_is_that_of_the_publication() {
+        assert_eq!(hash(*b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(hash(*b"foobar"), 0x8594_4171_f739_67e8);
+    }
+}

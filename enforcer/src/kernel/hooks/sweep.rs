@@ -1,0 +1,84 @@
+//! The program that frees flows: of type syscall, so packets go on beside it also on the CPU that it runs on.
+//!
+//! Input: the bpf object and the maps. Output: the program, loaded over those maps; runs of it. aya reads the object but
+//! loads no program of this type, so the last step is our own.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use aya::EbpfError;
+use aya_obj::Object;
+use aya_obj::btf::BtfFeatures;
+use enforcer_common::sweep::SweepArguments;
+
+use crate::kernel::error::KernelError;
+use crate::kernel::hooks::refused::refused;
+use crate::kernel::sys::{self, SyscallProgram};
+
+/// Its name in the object.
+pub(crate) const NAME: &str = "sweep";
+
+/// The program.
+#[derive(Debug)]
+pub struct Sweep {
+    fd: OwnedFd,
+}
+
+impl Sweep {
+    /// Loads it. `maps`: by the names of the object.
+    pub fn load(object: &[u8], maps: &BTreeMap<&str, BorrowedFd<'_>>) -> Result<Self, KernelError> {
+        let mut object = Object::parse(object).map_err(boxed)?;
+        // All that came before the kernels with tcx. aya's own probe tries each by a call.
+        let features = BtfFeatures::new(true, true, true, true, true, true, true, true);
+        let btf = object.fixup_and_sanitize_btf(&features).map_err(boxed)?;
+        let btf = btf.ok_or(KernelError::MissingProgram { name: NAME })?.to_bytes();
+        let btf = sys::btf_load(&btf).map_err(|source| KernelError::System { call: "BPF_BTF_LOAD", source })?;
+
+        object.programs.retain(|name, _| name == NAME);
+        let text = object.functions.keys().map(|(section, _)| *section).collect();
+        let own = std::mem::take(&mut object.maps);
+        // The other functions of the object have maps that this one has not; without a descriptor the kernel would refuse
+        // an instruction that uses one.
+        let fds =
+            own.iter().map(|(name, map)| (name.as_str(), maps.get(name.as_str()).map_or(-1, AsRawFd::as_raw_fd), map));
+        object.relocate_maps(fds, &text).map_err(boxed)?;
+        object.relocate_calls(&text).map_err(boxed)?;
+
+        let program = object.programs.get(NAME).ok_or(KernelError::MissingProgram { name: NAME })?;
+        let function = object.functions.get(&program.function_key());
+        let function = function.ok_or(KernelError::MissingProgram { name: NAME })?;
+        let loaded = sys::syscall_load(&SyscallProgram {
+            name: NAME,
+            instructions: &function.instructions,
+            license: &program.license,
+            btf: btf.as_fd(),
+            functions: &function.func_info,
+        });
+        let fd = loaded.map_err(|(source, log)| refused(NAME, source, &log))?;
+        Ok(Self { fd })
+    }
+
+    /// One that was loaded before.
+    pub(crate) fn loaded(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Runs it once: how many flows it deleted. At `cap` of them more may be left.
+    pub fn run(&self, arguments: SweepArguments) -> Result<u32, KernelError> {
+        sys::syscall_run(self.fd.as_fd(), &mut arguments.to_words())
+            .map_err(|source| KernelError::System { call: "run the sweep", source })
+    }
+}
+
+impl AsFd for Sweep {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn boxed<E>(error: E) -> Box<EbpfError>
+where
+    EbpfError: From<E>,
+{
+    Box::new(error.into())
+}

@@ -1,0 +1,77 @@
+//! The parts of the kernel side, and opening them in order.
+//!
+//! Input: a configuration. Output: every part, taken over from an earlier daemon or made. A part keeps its state to itself:
+//! other files change it by its methods alone.
+
+use std::path::PathBuf;
+
+use enforcer_common::limits;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::kernel::error::KernelError;
+use crate::kernel::hooks::{Hooks, Links, Object};
+use crate::kernel::pins::Pins;
+use crate::kernel::preflight;
+use crate::kernel::tables::Tables;
+use crate::plan::Incarnations;
+
+/// How to open the kernel side.
+#[derive(Clone, Debug)]
+pub struct KernelConfig {
+    /// Where everything is pinned.
+    pub pin_dir: PathBuf,
+    /// Entries of the flow table. Counts when the table is made; a pinned one keeps its size.
+    pub flows: u32,
+    /// Flows of one workload.
+    pub flow_quota: u32,
+    /// Another object than the embedded one.
+    pub object: Option<Vec<u8>>,
+}
+
+impl Default for KernelConfig {
+    fn default() -> Self {
+        Self {
+            pin_dir: PathBuf::from("/sys/fs/bpf/enforcer"),
+            flows: limits::FLOWS,
+            flow_quota: limits::FLOW_QUOTA,
+            object: None,
+        }
+    }
+}
+
+/// Everything that is pinned in one directory, and who has which ids of it.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) pins: Pins,
+    pub(super) hooks: Hooks,
+    pub(super) tables: Tables,
+    pub(super) incarnations: Incarnations,
+}
+
+impl Parts {
+    /// Takes over what an earlier daemon has left, or makes it.
+    pub(super) fn open(config: &KernelConfig) -> Result<Self, KernelError> {
+        preflight::check(&config.pin_dir)?;
+        let object = Object::of(config.object.as_ref())?;
+        raise_descriptor_limit();
+        let pins = Pins::open(&config.pin_dir, preflight::namespace_cookie()?, config.flows)?;
+        let links = Links::open(pins.layout())?;
+        let mut tables = Tables::open(&pins, config.flow_quota)?;
+        let hooks = Hooks::open(&pins, links, object)?;
+        tables.keep_only(&hooks.devices())?;
+        let mut supply = tables.supply();
+        let incarnations = Incarnations::adopt(tables.endpoints(), |id| tables.place_of(id), &mut supply)?;
+        tables.take(&supply);
+        Ok(Self { pins, hooks, tables, incarnations })
+    }
+}
+
+/// Two links of each veth are held open.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, "the limit of open files stays at {soft}");
+    }
+}

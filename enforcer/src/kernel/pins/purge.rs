@@ -1,0 +1,83 @@
+//! Removes enforcement: the only way. Input: the pin directory. Output: nothing of ours is left, however far somebody came
+//! in making or removing it; every error is told, and none keeps the rest from going.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use crate::kernel::error::{KernelError, at, on_device};
+use crate::kernel::pins::layout::{is_abi, lock, names};
+use crate::kernel::preflight;
+use crate::kernel::sys;
+
+/// Removes the pins of every version. What no enforcer has made is left and told. Refused beside a daemon, which would make
+/// everything again.
+pub fn purge(pin_dir: &Path) -> Result<(), Vec<KernelError>> {
+    preflight::check(pin_dir).map_err(|error| vec![error])?;
+    if !pin_dir.exists() {
+        return Ok(());
+    }
+    let _lock = lock(pin_dir).map_err(|error| vec![error])?;
+    let mut errors = Vec::new();
+    match names(pin_dir) {
+        Ok(found) => {
+            for name in found {
+                let path = pin_dir.join(&name);
+                if is_abi(&name) {
+                    // Links first: half removed maps must not be enforced with.
+                    let links = path.join("links");
+                    release_all(&links, &mut errors);
+                    remove(&links, &mut errors);
+                    remove(&path, &mut errors);
+                } else {
+                    errors.push(KernelError::Foreign { path });
+                }
+            }
+        }
+        Err(error) => errors.push(error),
+    }
+    if errors.is_empty() {
+        match fs::remove_dir(pin_dir) {
+            // The file system itself may be mounted there.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+            Err(error) => errors.push(at(pin_dir, "remove")(error)),
+            Ok(()) => {}
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// Detaches every link below, so that nothing is enforced any more when this returns.
+fn release_all(links: &Path, errors: &mut Vec<KernelError>) {
+    for name in names(links).unwrap_or_default() {
+        let path = links.join(&name);
+        let ifindex = name.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0);
+        let released = match sys::object_get(&path) {
+            Ok(link) => sys::link_detach(link.as_fd()).map_err(on_device(ifindex, "detach")),
+            Err(error) => Err(at(&path, "open pin")(error)),
+        };
+        errors.extend(released.err());
+    }
+}
+
+fn remove(path: &Path, errors: &mut Vec<KernelError>) {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) => return errors.push(at(path, "stat")(error)),
+    };
+    if !found.is_dir() {
+        if let Err(error) = fs::remove_file(path) {
+            errors.push(at(path, "unpin")(error));
+        }
+        return;
+    }
+    match names(path) {
+        Ok(found) => found.iter().for_each(|name| remove(&path.join(name), errors)),
+        Err(error) => errors.push(error),
+    }
+    if let Err(error) = fs::remove_dir(path) {
+        errors.push(at(path, "remove")(error));
+    }
+}

@@ -1,0 +1,111 @@
+//! The shared words: the policy in force, the counter of owner ids, the seed of the denial hash, whether a first plan is
+//! through, how many lost packets the flow log was told of.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use enforcer_common::id::PolicyWord;
+use enforcer_common::limits::{Global, map};
+
+use crate::kernel::error::{KernelError, at, on_map};
+use crate::kernel::pins::Maps;
+use crate::kernel::tables::mmap::Mapped;
+
+/// The words.
+#[derive(Debug)]
+pub(crate) struct Globals {
+    words: Mapped,
+}
+
+impl Globals {
+    /// Maps the words.
+    pub(crate) fn open(maps: &Maps, writable: bool) -> Result<Self, KernelError> {
+        let words = Mapped::new(&maps.globals, writable).map_err(on_map(map::GLOBALS, "mmap"))?;
+        Ok(Self { words })
+    }
+
+    /// The policy in force.
+    pub(crate) fn word(&self) -> PolicyWord {
+        PolicyWord::from_u64(self.words.read64(Global::Word as u32, 0))
+    }
+
+    /// Puts a policy in force, in one step.
+    pub(crate) fn set_word(&self, word: PolicyWord) {
+        self.words.write64(Global::Word as u32, 0, word.to_u64());
+    }
+
+    /// Raises the counter above ids that are in use: the pin of the counter may have been lost alone.
+    pub(crate) fn skip_owners(&self, highest: u32) {
+        let next = self.words.read64(Global::NextOwner as u32, 0);
+        self.words.write64(Global::NextOwner as u32, 0, next.max(u64::from(highest) + 1));
+    }
+
+    /// The counter of owner ids.
+    pub(crate) fn next_owner(&self) -> u64 {
+        self.words.read64(Global::NextOwner as u32, 0)
+    }
+
+    /// Moves the counter on, before an id below it is used.
+    pub(crate) fn set_next_owner(&self, next: u64) {
+        self.words.write64(Global::NextOwner as u32, 0, next);
+    }
+
+    /// Whether a first plan was once put in force and everything that it names attached to.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.words.read64(Global::Begun as u32, 0) != 0
+    }
+
+    /// Notes that the first plan is through.
+    pub(crate) fn begin(&self) {
+        self.words.write64(Global::Begun as u32, 0, 1);
+    }
+
+    /// Takes note of how many packets are lost in all; how many of them are new. A count below the one noted is that of a map
+    /// made anew.
+    pub(crate) fn tell_lost(&self, lost: u64) -> u64 {
+        let told = self.words.read64(Global::ToldLost as u32, 0);
+        self.words.write64(Global::ToldLost as u32, 0, lost);
+        lost.checked_sub(told).unwrap_or(lost)
+    }
+
+    /// Sets the seed unless it is set.
+    pub(crate) fn seed(&self) -> Result<(), KernelError> {
+        if self.words.read64(Global::Seed as u32, 0) != 0 {
+            return Ok(());
+        }
+        let path = Path::new("/dev/urandom");
+        let mut seed = [0; 8];
+        let read = File::open(path).and_then(|mut file| file.read_exact(&mut seed));
+        read.map_err(at(path, "read"))?;
+        // 0 means unset.
+        self.words.write64(Global::Seed as u32, 0, u64::from_ne_bytes(seed) | 1);
+        Ok(())
+    }
+}
+
+/// The word of the next image. The slot changes every time; revision 0 stands for no image.
+pub(crate) fn next_word(word: PolicyWord) -> PolicyWord {
+    let revision = match word.revision.wrapping_add(1) {
+        0 => 2,
+        revision => revision,
+    };
+    PolicyWord { revision, epoch: word.epoch.wrapping_add(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slot_changes_with_every_revision_and_none_is_zero() {
+        let mut word = PolicyWord { revision: u32::MAX - 2, epoch: u32::MAX - 1 };
+        for _ in 0..6 {
+            let next = next_word(word);
+            assert_ne!(next.revision, 0);
+            assert_ne!(next.slot(), word.slot(), "{word:?} -> {next:?}");
+            assert_ne!(next.epoch, word.epoch);
+            word = next;
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! What the programs read, and what user space writes for them.
+//!
+//! Input: the pinned maps. Output: the tables as one part, which also knows when programs may still read what was written
+//! over: every write that needs a wait before the next one goes through here.
+
+mod endpoints;
+mod globals;
+mod grace;
+mod mmap;
+mod quotas;
+mod slots;
+mod uplinks;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use enforcer_common::endpoint::Endpoint;
+use enforcer_common::id::{OwnerId, PolicyWord};
+
+pub(crate) use endpoints::EndpointTable;
+pub(crate) use globals::Globals;
+pub(crate) use mmap::Mapped;
+pub use quotas::FlowFill;
+pub(crate) use quotas::Quotas;
+pub(crate) use slots::read_header;
+pub(crate) use uplinks::Uplinks;
+
+use globals::next_word;
+use slots::Slots;
+
+use crate::kernel::error::KernelError;
+use crate::kernel::pins::Pins;
+use crate::plan::{Plan, Supply};
+
+/// Every table that a plan changes.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    globals: Globals,
+    endpoints: EndpointTable,
+    quotas: Quotas,
+    slots: Slots,
+    uplinks: Uplinks,
+    /// The word as this process last saw or stored it.
+    word: PolicyWord,
+    /// Programs may still read what the next plan writes.
+    owes_grace: bool,
+}
+
+impl Tables {
+    /// Reads the tables and checks the image in force.
+    pub(crate) fn open(pins: &Pins, flow_quota: u32) -> Result<Self, KernelError> {
+        let maps = pins.maps();
+        let globals = Globals::open(maps, true)?;
+        globals.seed()?;
+        let endpoints = EndpointTable::open(maps, true)?;
+        // The last daemon may have died before its last wait.
+        grace::wait()?;
+        let word = globals.word();
+        let slots = Slots::open(pins.layout(), maps, word)?;
+        let quotas = Quotas::open(maps, flow_quota, true)?;
+        let uplinks = Uplinks::open(maps)?;
+        Ok(Self { globals, endpoints, quotas, slots, uplinks, word, owes_grace: false })
+    }
+
+    /// Gives up what a start that was cut short has left: endpoints that were written for a veth which was then not attached,
+    /// and the places of incarnations without an endpoint.
+    pub(crate) fn keep_only(&mut self, attached: &BTreeSet<u32>) -> Result<(), KernelError> {
+        let known: Vec<u32> = self.endpoints.iter().map(|endpoint| endpoint.ifindex).collect();
+        for ifindex in known.into_iter().filter(|ifindex| !attached.contains(ifindex)) {
+            self.endpoints.free(ifindex)?;
+        }
+        self.globals.skip_owners(self.endpoints.highest_id().max(self.quotas.highest()));
+        self.quotas.keep(&self.endpoints.iter().map(|endpoint| endpoint.id).collect());
+        Ok(())
+    }
+
+    /// The word in the kernel.
+    pub(crate) fn word_in_force(&self) -> PolicyWord {
+        self.globals.word()
+    }
+
+    /// The word as this process last saw or stored it.
+    pub(crate) fn word(&self) -> PolicyWord {
+        self.word
+    }
+
+    /// The word of the next image.
+    pub(crate) fn next_word(&self) -> PolicyWord {
+        next_word(self.globals.word())
+    }
+
+    /// Stores the word once more.
+    pub(crate) fn restore_word(&self) {
+        self.globals.set_word(self.word);
+    }
+
+    /// Puts a policy in force, in one step.
+    pub(crate) fn put_in_force(&mut self, word: PolicyWord) {
+        self.owes_grace = true;
+        self.globals.set_word(word);
+        self.word = word;
+    }
+
+    /// Whether a first plan was once put in force and everything that it names attached to.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.globals.has_begun()
+    }
+
+    /// Notes that the first plan is through.
+    pub(crate) fn begin(&self) {
+        self.globals.begin();
+    }
+
+    /// Fills the slot of a word that is not in force.
+    pub(crate) fn fill(&self, word: PolicyWord, plan: &Plan<'_>) -> Result<(), KernelError> {
+        self.slots.fill(word.slot(), plan)
+    }
+
+    /// Whether the image in force is still whole.
+    pub(crate) fn check_image(&self) -> Result<(), KernelError> {
+        if self.word.revision == 0 { Ok(()) } else { self.slots.check(self.word).map(|_| ()) }
+    }
+
+    /// Every endpoint, by ifindex.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter()
+    }
+
+    /// Every endpoint as the kernel should have it.
+    pub(crate) fn current(&self) -> BTreeMap<u32, Endpoint> {
+        self.endpoints.iter().map(|endpoint| (endpoint.ifindex, *endpoint)).collect()
+    }
+
+    /// Whether a device has an endpoint.
+    pub(crate) fn has_endpoint(&self, ifindex: u32) -> bool {
+        self.endpoints.get(ifindex).is_some()
+    }
+
+    /// Stores the endpoint of a device whose programs do not run yet.
+    pub(crate) fn add(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
+        self.endpoints.store(endpoint)
+    }
+
+    /// Changes an endpoint under its programs.
+    pub(crate) fn change(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
+        self.owes_grace = true;
+        self.endpoints.store(endpoint)
+    }
+
+    /// Devices whose endpoint in the kernel is not what was last stored.
+    pub(crate) fn changed_endpoints(&self) -> Result<Vec<u32>, KernelError> {
+        self.endpoints.drift()
+    }
+
+    /// Stores an endpoint again as it was last stored.
+    pub(crate) fn restore_endpoint(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        self.endpoints.restore(ifindex)
+    }
+
+    /// Frees the places of devices that were detached, once no program that ran there can read them any more; gives what
+    /// failed of single devices.
+    pub(crate) fn free(&mut self, detached: &[u32]) -> Result<Vec<KernelError>, KernelError> {
+        grace::wait()?;
+        let mut errors = Vec::new();
+        for ifindex in detached {
+            if self.has_endpoint(*ifindex) {
+                errors.extend(self.endpoints.free(*ifindex).err());
+            }
+        }
+        Ok(errors)
+    }
+
+    /// Waits until nothing that was stored is still read as it was before.
+    pub(crate) fn settle(&mut self) -> Result<(), KernelError> {
+        if self.owes_grace {
+            grace::wait()?;
+            self.endpoints.waited();
+            self.owes_grace = false;
+        }
+        Ok(())
+    }
+
+    /// Pinned uplinks.
+    pub(crate) fn uplinks(&self) -> &BTreeSet<u32> {
+        self.uplinks.devices()
+    }
+
+    /// Adds the uplinks of a plan.
+    pub(crate) fn add_uplinks(&mut self, wanted: &[u32]) -> Result<(), KernelError> {
+        self.uplinks.add(wanted)
+    }
+
+    /// Removes the uplinks that a plan does not name.
+    pub(crate) fn remove_other_uplinks(&mut self, wanted: &[u32]) -> Result<(), KernelError> {
+        self.uplinks.remove_others(wanted)
+    }
+
+    /// What can be given to new workloads now.
+    pub(crate) fn supply(&self) -> Supply {
+        Supply::new(self.globals.next_owner(), self.quotas.free().into_iter(), self.quotas.room())
+    }
+
+    /// Stores what was given, before anything uses it. The counter comes first, so that no id is given twice, whenever the
+    /// daemon dies.
+    pub(crate) fn take(&self, supply: &Supply) {
+        self.globals.set_next_owner(supply.next_owner());
+        for (place, id) in supply.given() {
+            self.quotas.give(*place, *id);
+        }
+    }
+
+    /// The place of an incarnation in `QUOTAS`.
+    pub(crate) fn place_of(&self, id: OwnerId) -> Option<u32> {
+        self.quotas.place_of(id)
+    }
+
+    /// Gives back places of `QUOTAS`.
+    pub(crate) fn release(&self, places: impl IntoIterator<Item = u32>) {
+        for place in places {
+            self.quotas.release(place);
+        }
+    }
+
+    /// How full the flow table is.
+    pub(crate) fn flow_fill(&self) -> FlowFill {
+        self.quotas.fill()
+    }
+}

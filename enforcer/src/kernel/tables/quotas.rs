@@ -1,0 +1,100 @@
+//! Places of `QUOTAS`: the flows of one workload, counted by the programs. Input: which incarnations live. Output: a place
+//! for each; a place is given again only when its last flow is gone, so that no count is mixed.
+
+use std::collections::BTreeSet;
+use std::mem::offset_of;
+
+use enforcer_common::endpoint::Quota;
+use enforcer_common::id::OwnerId;
+use enforcer_common::limits::map;
+
+use crate::kernel::error::{KernelError, on_map};
+use crate::kernel::pins::Maps;
+use crate::kernel::tables::mmap::Mapped;
+
+const FLOWS: usize = offset_of!(Quota, flows);
+const LIMIT: usize = offset_of!(Quota, limit);
+const ID: usize = offset_of!(Quota, id);
+
+/// The places.
+#[derive(Debug)]
+pub(crate) struct Quotas {
+    array: Mapped,
+    limit: u32,
+}
+
+/// How full the flow table is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct FlowFill {
+    /// Flows in the table.
+    pub flows: u64,
+    /// Places of workloads in use, those included that wait for their last flow.
+    pub workloads: usize,
+}
+
+impl Quotas {
+    /// Maps the places.
+    pub(crate) fn open(maps: &Maps, limit: u32, writable: bool) -> Result<Self, KernelError> {
+        let array = Mapped::new(&maps.quotas, writable).map_err(on_map(map::QUOTAS, "mmap"))?;
+        Ok(Self { array, limit })
+    }
+
+    /// Gives up the places of incarnations that are not among `living`, which a start that was cut short has left, and
+    /// sets the limit that counts now.
+    pub(crate) fn keep(&self, living: &BTreeSet<OwnerId>) {
+        for place in 0..self.array.entries() {
+            let id = self.array.read32(place, ID);
+            if id == OwnerId::NONE.0 {
+                continue;
+            }
+            if living.contains(&OwnerId(id)) {
+                self.array.write32(place, LIMIT, self.limit);
+            } else {
+                self.array.write32(place, ID, OwnerId::NONE.0);
+            }
+        }
+    }
+
+    /// How many places there are.
+    pub(crate) fn room(&self) -> usize {
+        self.array.entries() as usize
+    }
+
+    /// Places that no incarnation has and no flow counts for.
+    pub(crate) fn free(&self) -> Vec<u32> {
+        let free = |place: &u32| self.array.read32(*place, ID) == 0 && self.array.read32(*place, FLOWS) == 0;
+        (0..self.array.entries()).filter(free).collect()
+    }
+
+    /// Gives a free place to a new incarnation.
+    pub(crate) fn give(&self, place: u32, id: OwnerId) {
+        self.array.write32(place, LIMIT, self.limit);
+        self.array.write32(place, ID, id.0);
+    }
+
+    /// The place of an incarnation that was taken over.
+    pub(crate) fn place_of(&self, id: OwnerId) -> Option<u32> {
+        (0..self.array.entries()).find(|place| self.array.read32(*place, ID) == id.0)
+    }
+
+    /// The incarnation is gone: the sweep deletes its flows.
+    pub(crate) fn release(&self, place: u32) {
+        self.array.write32(place, ID, OwnerId::NONE.0);
+    }
+
+    /// The highest id in use.
+    pub(crate) fn highest(&self) -> u32 {
+        (0..self.array.entries()).map(|place| self.array.read32(place, ID)).max().unwrap_or(0)
+    }
+
+    /// How full it is.
+    pub(crate) fn fill(&self) -> FlowFill {
+        let mut fill = FlowFill::default();
+        for place in 0..self.array.entries() {
+            let flows = self.array.read32(place, FLOWS);
+            fill.flows += u64::from(flows);
+            fill.workloads += usize::from(flows != 0 || self.array.read32(place, ID) != 0);
+        }
+        fill
+    }
+}

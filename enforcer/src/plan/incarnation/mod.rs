@@ -1,0 +1,253 @@
+//! Who has which ids, and what each endpoint becomes. Pure: no map is touched here.
+//!
+//! Input: the plan, the endpoints as they are, the ids given out. Output: each endpoint before the word is stored, after
+//! it, and after one more grace period: an address is never edited under a live id.
+
+mod places;
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+use enforcer_common::endpoint::Endpoint;
+use enforcer_common::id::{Address, OwnerId, Row};
+use enforcer_common::limits::OWN_ADDRESSES;
+
+pub(crate) use places::owned;
+use places::{arrange, take};
+
+use super::supply::Supply;
+use super::{Impossible, PlannedWorkload, RefusedAddress};
+
+/// One incarnation of a workload.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Incarnation {
+    /// Place in `QUOTAS`.
+    quota: u32,
+    /// Ids of its addresses.
+    owners: BTreeMap<Address, OwnerId>,
+    /// Nobody has claimed it yet: it was taken over, or attached before anybody knew whose it is.
+    unclaimed: bool,
+}
+
+/// Every incarnation, and which of them belong to a key of the agent.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Incarnations {
+    by_id: BTreeMap<OwnerId, Incarnation>,
+    by_key: BTreeMap<u64, OwnerId>,
+}
+
+/// What a plan makes of the endpoints.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Writes {
+    /// To be stored first of all: addresses that another workload has now lose their ids, so that no veth speaks for
+    /// another's workload under the new image.
+    pub(crate) taken: Vec<Endpoint>,
+    /// To be stored before the word.
+    pub(crate) before: Vec<Endpoint>,
+    /// To be stored after the word and a grace period: addresses that went away lose their ids.
+    pub(crate) after: Vec<Endpoint>,
+    /// To be stored one more grace period later: those addresses are wiped, so that a program which reads an address first
+    /// and its id last never sees one beside another's id.
+    pub(crate) wiped: Vec<Endpoint>,
+    /// To be stored yet one more grace period later: addresses that had no place before.
+    pub(crate) late: Vec<Endpoint>,
+    /// To be stored after the word, then attached.
+    pub(crate) fresh: Vec<Endpoint>,
+    /// Id of each workload.
+    pub(crate) ids: BTreeMap<u64, OwnerId>,
+    /// Addresses without a place.
+    pub(crate) refused: Vec<RefusedAddress>,
+}
+
+impl Incarnations {
+    /// An incarnation that nobody has claimed.
+    pub(crate) fn unclaimed(&mut self, supply: &mut Supply) -> Result<(OwnerId, u32), Impossible> {
+        self.new_incarnation(supply, true)
+    }
+
+    /// Whether nobody has claimed an incarnation.
+    pub(crate) fn is_unclaimed(&self, id: OwnerId) -> bool {
+        self.by_id.get(&id).is_none_or(|incarnation| incarnation.unclaimed)
+    }
+
+    /// Takes over the incarnations of endpoints that an earlier daemon has left. `place_of`: the place of `QUOTAS` that one
+    /// has; one whose place was lost gets another.
+    pub(crate) fn adopt<'a>(
+        endpoints: impl Iterator<Item = &'a Endpoint>,
+        place_of: impl Fn(OwnerId) -> Option<u32>,
+        supply: &mut Supply,
+    ) -> Result<Self, Impossible> {
+        let mut incarnations = Self::default();
+        for endpoint in endpoints.filter(|endpoint| endpoint.id != OwnerId::NONE) {
+            let incarnation = match incarnations.by_id.entry(endpoint.id) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let quota = match place_of(endpoint.id) {
+                        Some(place) => place,
+                        None => supply.place(endpoint.id)?,
+                    };
+                    new.insert(Incarnation { quota, owners: BTreeMap::new(), unclaimed: true })
+                }
+            };
+            incarnation.owners.extend(owned(endpoint));
+        }
+        Ok(incarnations)
+    }
+
+    /// Removes incarnations without an endpoint; gives their places of `QUOTAS`.
+    pub(crate) fn retire<'a>(&mut self, endpoints: impl Iterator<Item = &'a Endpoint>) -> Vec<u32> {
+        let living: BTreeSet<OwnerId> = endpoints.map(|endpoint| endpoint.id).collect();
+        let mut places = Vec::new();
+        self.by_id.retain(|id, incarnation| {
+            let lives = living.contains(id);
+            if !lives {
+                places.push(incarnation.quota);
+            }
+            lives
+        });
+        self.by_key.retain(|_, id| living.contains(id));
+        places
+    }
+
+    /// Works out what a plan makes of the endpoints. `slot` is the idle one.
+    pub(crate) fn plan(
+        &mut self,
+        workloads: &[PlannedWorkload],
+        current: &BTreeMap<u32, Endpoint>,
+        supply: &mut Supply,
+        slot: usize,
+        boot_time: u64,
+    ) -> Result<Writes, Impossible> {
+        let mut writes = Writes::default();
+        let mut planned = BTreeSet::new();
+        let here = || workloads.iter().filter(|workload| !workload.endpoints.is_empty());
+        let claimed: BTreeSet<Address> = here().flat_map(|workload| &workload.addresses).copied().collect();
+        for workload in here() {
+            let id = self.claim(workload, current, supply)?;
+            let wanted = self.own(id, workload, supply, &mut writes.refused)?;
+            writes.ids.insert(workload.key, id);
+            let quota = self.by_id.get(&id).map_or(0, |incarnation| incarnation.quota);
+            for ifindex in &workload.endpoints {
+                planned.insert(*ifindex);
+                let set = |endpoint: &mut Endpoint, slot: usize| {
+                    endpoint.workload = quota;
+                    endpoint.id = id;
+                    endpoint.flags[slot] = flags(workload);
+                    endpoint.rows[slot] = workload.rows;
+                };
+                if let Some(endpoint) = current.get(ifindex) {
+                    let own = |address: &Address| wanted.iter().any(|(own, _)| own == address);
+                    let taken = take(endpoint, |address| claimed.contains(address) && !own(address));
+                    writes.taken.extend((taken != *endpoint).then_some(taken));
+                    let mut endpoint = *endpoint;
+                    set(&mut endpoint, slot);
+                    let [before, after, wiped, late] = arrange(&endpoint, &wanted, &claimed);
+                    writes.before.push(before);
+                    writes.after.extend((after != before).then_some(after));
+                    writes.wiped.extend((wiped != after).then_some(wiped));
+                    writes.late.extend((late != wiped).then_some(late));
+                } else {
+                    let mut endpoint =
+                        Endpoint { ifindex: *ifindex, window_end: window_end(workload, boot_time), ..Endpoint::FREE };
+                    set(&mut endpoint, 0);
+                    set(&mut endpoint, 1);
+                    let [endpoint, ..] = arrange(&endpoint, &wanted, &claimed);
+                    writes.fresh.push(endpoint);
+                }
+            }
+        }
+        self.by_key.retain(|key, _| writes.ids.contains_key(key));
+        for endpoint in current.values().filter(|endpoint| !planned.contains(&endpoint.ifindex)) {
+            let taken = take(endpoint, |address| claimed.contains(address));
+            writes.taken.extend((taken != *endpoint).then_some(taken));
+            let mut endpoint = taken;
+            endpoint.flags[slot] = Endpoint::UNKNOWN;
+            endpoint.rows[slot] = [Row::NONE; 2];
+            writes.before.push(endpoint);
+        }
+        Ok(writes)
+    }
+
+    /// The incarnation of a workload: its own, or one of its veths' that nobody has claimed, or a new one.
+    fn claim(
+        &mut self,
+        workload: &PlannedWorkload,
+        current: &BTreeMap<u32, Endpoint>,
+        supply: &mut Supply,
+    ) -> Result<OwnerId, Impossible> {
+        if let Some(id) = self.by_key.get(&workload.key) {
+            return Ok(*id);
+        }
+        let veths = workload.endpoints.iter().filter_map(|ifindex| current.get(ifindex));
+        let mut unclaimed = veths.map(|endpoint| endpoint.id).filter(|id| {
+            let incarnation = self.by_id.get(id);
+            incarnation.is_some_and(|incarnation| incarnation.unclaimed)
+        });
+        let id = match unclaimed.next() {
+            Some(id) => id,
+            None => self.new_incarnation(supply, false)?.0,
+        };
+        if let Some(incarnation) = self.by_id.get_mut(&id) {
+            incarnation.unclaimed = false;
+        }
+        self.by_key.insert(workload.key, id);
+        Ok(id)
+    }
+
+    /// The addresses that get a place, with their ids: those that have one already come first.
+    fn own(
+        &mut self,
+        id: OwnerId,
+        workload: &PlannedWorkload,
+        supply: &mut Supply,
+        refused: &mut Vec<RefusedAddress>,
+    ) -> Result<Vec<(Address, OwnerId)>, Impossible> {
+        let Some(incarnation) = self.by_id.get_mut(&id) else {
+            return Ok(Vec::new());
+        };
+        let mut addresses: Vec<Address> = Vec::new();
+        for address in &workload.addresses {
+            if !addresses.contains(address) {
+                addresses.push(*address);
+            }
+        }
+        addresses.sort_by_key(|address| !incarnation.owners.contains_key(address));
+        for address in addresses.split_off(addresses.len().min(OWN_ADDRESSES)) {
+            refused.push(RefusedAddress { key: workload.key, address });
+        }
+        let mut owned = BTreeMap::new();
+        for address in addresses {
+            let owner = match incarnation.owners.get(&address) {
+                Some(owner) => *owner,
+                None => supply.owner()?,
+            };
+            owned.insert(address, owner);
+        }
+        // An address that comes back later is a new owner: its old flows stay behind.
+        incarnation.owners.clone_from(&owned);
+        let mut wanted: Vec<(Address, OwnerId)> = owned.into_iter().collect();
+        wanted.sort_by_key(|(address, _)| !address.is_v4());
+        Ok(wanted)
+    }
+
+    fn new_incarnation(&mut self, supply: &mut Supply, unclaimed: bool) -> Result<(OwnerId, u32), Impossible> {
+        let id = supply.owner()?;
+        let quota = supply.place(id)?;
+        let incarnation = Incarnation { quota, owners: BTreeMap::new(), unclaimed };
+        self.by_id.insert(id, incarnation);
+        Ok((id, quota))
+    }
+}
+
+fn flags(workload: &PlannedWorkload) -> u32 {
+    let unknown = if workload.unknown { Endpoint::UNKNOWN } else { 0 };
+    let routes = if workload.routes { Endpoint::ROUTES } else { 0 };
+    unknown | routes
+}
+
+fn window_end(workload: &PlannedWorkload, boot_time: u64) -> u64 {
+    workload.window.map_or(0, |window| boot_time.saturating_add(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! From a compiled image and a snapshot to what the kernel side is told. Pure.
+
+use enforcer_common::id::{Address, Row};
+use serde::{Deserialize, Serialize};
+
+use crate::compile::image::Image;
+use crate::plan::{Plan, PlannedWorkload};
+use crate::workload::model::Snapshot;
+
+/// What happens to a workload that no source has named.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Unknown {
+    /// Closed: ARP and neighbour discovery only.
+    #[default]
+    Strict,
+    /// Open: it may send and receive, also for addresses that nobody here has.
+    Open,
+}
+
+/// What is done about a snapshot once its image is compiled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Intent {
+    image: Image,
+    workloads: Vec<PlannedWorkload>,
+    uplinks: Vec<u32>,
+}
+
+impl Intent {
+    /// Every workload with its rows. `window`: see [`PlannedWorkload::window`].
+    pub fn new(image: Image, snapshot: &Snapshot, unknown: Unknown, window: Option<std::time::Duration>) -> Self {
+        let workloads = snapshot
+            .local
+            .iter()
+            .map(|(key, workload)| {
+                // Where sources contradict each other somebody meant to name it: it is closed all the same.
+                let open = workload.identity.is_none() && !workload.disagrees && unknown == Unknown::Open;
+                let named = workload.identity.is_some();
+                let rows = match image.rows.get(key) {
+                    Some(rows) if named => *rows,
+                    _ if open => [Row::NOT_ISOLATED; 2],
+                    _ => [Row::NONE; 2],
+                };
+                let existed = workload.endpoints.values().any(|interface| interface.existed_at_start);
+                PlannedWorkload {
+                    key: key.0,
+                    endpoints: workload.endpoints.keys().copied().collect(),
+                    addresses: workload.addresses.union(&workload.disputed).map(|own| Address::from(*own)).collect(),
+                    unknown: !named && !open,
+                    routes: workload.routes || open,
+                    rows,
+                    window: window.filter(|_| existed),
+                }
+            })
+            .collect();
+        Self { image, workloads, uplinks: snapshot.uplinks.keys().copied().collect() }
+    }
+
+    /// The tables.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// As the kernel side takes it.
+    pub fn plan(&self) -> Plan<'_> {
+        Plan {
+            lines: &self.image.lines,
+            addresses: &self.image.addresses,
+            workloads: self.workloads.clone(),
+            uplinks: self.uplinks.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::net::IpAddr;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::compile::compile;
+    use crate::policy::model::PolicySet;
+    use crate::resolve::resolve;
+    use crate::workload::model::{Identity, Interface, LocalWorkload, WorkloadKey, WorkloadName};
+
+    fn workload(named: bool, existed_at_start: bool) -> LocalWorkload {
+        let name = WorkloadName { namespace: "shop".to_owned(), name: "web".to_owned() };
+        let interface = Interface { name: "veth0".to_owned(), peer_mac: None, existed_at_start };
+        LocalWorkload {
+            identity: named.then(|| Identity { name, labels: BTreeMap::new(), ports: BTreeMap::new() }),
+            addresses: BTreeSet::from([IpAddr::from([10, 88, 0, 10])]),
+            disputed: BTreeSet::new(),
+            endpoints: BTreeMap::from([(7, interface)]),
+            routes: false,
+            disagrees: false,
+        }
+    }
+
+    fn planned(workload: LocalWorkload, unknown: Unknown) -> PlannedWorkload {
+        let snapshot = Snapshot { local: BTreeMap::from([(WorkloadKey(1), workload)]), ..Snapshot::default() };
+        let image = compile(&resolve(Arc::new(PolicySet::default()), Arc::new(snapshot.clone()))).unwrap();
+        Intent::new(image, &snapshot, unknown, Some(Duration::from_mins(1))).plan().workloads[0].clone()
+    }
+
+    #[test]
+    fn an_unknown_workload_is_closed_unless_all_unknown_ones_are_open() {
+        let closed = planned(workload(false, false), Unknown::Strict);
+        assert!(closed.unknown && !closed.routes && closed.rows == [Row::NONE; 2], "{closed:?}");
+        let open = planned(workload(false, false), Unknown::Open);
+        assert!(!open.unknown && open.routes && open.rows == [Row::NOT_ISOLATED; 2], "{open:?}");
+    }
+
+    #[test]
+    fn a_workload_whose_sources_disagree_is_closed_whatever_happens_to_unknown_ones() {
+        let closed = planned(LocalWorkload { disagrees: true, ..workload(false, false) }, Unknown::Open);
+        assert!(closed.unknown && !closed.routes && closed.rows == [Row::NONE; 2], "{closed:?}");
+    }
+
+    #[test]
+    fn a_named_workload_does_not_care_how_unknown_ones_are_treated() {
+        for unknown in [Unknown::Strict, Unknown::Open] {
+            let named = planned(workload(true, false), unknown);
+            assert!(!named.unknown && !named.routes && named.rows == [Row::NOT_ISOLATED; 2], "{named:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_veth_that_was_there_before_us_may_have_older_connections() {
+        assert_eq!(planned(workload(true, true), Unknown::Strict).window, Some(Duration::from_mins(1)));
+        assert_eq!(planned(workload(true, false), Unknown::Strict).window, None);
+    }
+}

@@ -1,0 +1,17 @@
+//! From a compiled image and the workloads to what is written into the kernel. Pure.
+//!
+//! Input: an [`Image`](crate::compile::image::Image), a snapshot of the workloads, and what the kernel holds now. Output: a
+//! [`Plan`], and from it each endpoint as it is before and after the image comes into force.
+#![forbid(unsafe_code)]
+
+mod check;
+mod incarnation;
+mod intent;
+mod model;
+mod supply;
+
+pub use check::Impossible;
+pub(crate) use incarnation::{Incarnations, Writes, owned};
+pub use intent::{Intent, Unknown};
+pub use model::{Plan, PlannedWorkload, RefusedAddress};
+pub(crate) use supply::Supply;

@@ -1,0 +1,48 @@
+//! What is to be in force: plain data.
+
+use std::time::Duration;
+
+use enforcer_common::id::{Address, Row};
+use enforcer_common::image::{AddressEntry, Line};
+
+/// An image and who it is for.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    /// Lines of the compiled image.
+    pub lines: &'a [Line],
+    /// Its exact addresses.
+    pub addresses: &'a [(Address, AddressEntry)],
+    /// Every workload with a veth here, unknown ones included. A veth that is attached and that no workload names is
+    /// closed.
+    pub workloads: Vec<PlannedWorkload>,
+    /// Devices towards the outside. One that was a workload's is detached.
+    pub uplinks: Vec<u32>,
+}
+
+/// One workload.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PlannedWorkload {
+    /// Its incarnation, never reused within a run of the daemon.
+    pub key: u64,
+    /// Host sides of its veths, by ifindex.
+    pub endpoints: Vec<u32>,
+    /// Its own addresses.
+    pub addresses: Vec<Address>,
+    /// Closed: only ARP and neighbour discovery pass.
+    pub unknown: bool,
+    /// May send from addresses that no local workload and no node has.
+    pub routes: bool,
+    /// Rows, by [`enforcer_common::id::Direction`].
+    pub rows: [Row; 2],
+    /// How long older connections are accepted (D10) on a veth that this attaches for the first time.
+    pub window: Option<Duration>,
+}
+
+/// An address that found no place.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RefusedAddress {
+    /// Workload.
+    pub key: u64,
+    /// Address.
+    pub address: Address,
+}

@@ -1,0 +1,73 @@
+//! What is given out only once: owner ids and places of `QUOTAS`.
+//!
+//! Input: where the counter stands and which places are free. Output: ids and places, and a record of what was given. The
+//! kernel side stores that record before anything uses what was given, so nothing is given twice.
+
+use enforcer_common::id::OwnerId;
+
+use super::Impossible;
+
+/// The counter and the free places, with what was given of both.
+#[derive(Clone, Debug)]
+pub(crate) struct Supply {
+    next_owner: u64,
+    /// The place that is given next comes last.
+    free: Vec<u32>,
+    room: usize,
+    given: Vec<(u32, OwnerId)>,
+}
+
+impl Supply {
+    /// `next_owner`: the counter, 0 before the first id. `free`: places in the order in which they are given. `room`: how many
+    /// places there are in all.
+    pub(crate) fn new(next_owner: u64, free: impl DoubleEndedIterator<Item = u32>, room: usize) -> Self {
+        Self { next_owner: next_owner.max(1), free: free.rev().collect(), room, given: Vec::new() }
+    }
+
+    /// A new owner id.
+    pub(super) fn owner(&mut self) -> Result<OwnerId, Impossible> {
+        let id = u32::try_from(self.next_owner).ok().filter(|id| *id <= OwnerId::MAX.0);
+        let id = id.ok_or(Impossible::OwnersExhausted)?;
+        self.next_owner += 1;
+        Ok(OwnerId(id))
+    }
+
+    /// A place for an incarnation.
+    pub(super) fn place(&mut self, id: OwnerId) -> Result<u32, Impossible> {
+        let none = Impossible::NoRoom { what: "workloads", needed: self.room + 1, room: self.room };
+        let place = self.free.pop().ok_or(none)?;
+        self.given.push((place, id));
+        Ok(place)
+    }
+
+    /// Where the counter stands now.
+    pub(crate) fn next_owner(&self) -> u64 {
+        self.next_owner
+    }
+
+    /// The places that were given, with the incarnations that have them.
+    pub(crate) fn given(&self) -> &[(u32, OwnerId)] {
+        &self.given
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_places_are_given_once_and_recorded() {
+        let mut supply = Supply::new(0, [4, 2].into_iter(), 8);
+        assert_eq!((supply.owner().unwrap(), supply.owner().unwrap()), (OwnerId(1), OwnerId(2)));
+        assert_eq!((supply.place(OwnerId(1)).unwrap(), supply.place(OwnerId(2)).unwrap()), (4, 2));
+        assert_eq!(supply.place(OwnerId(3)), Err(Impossible::NoRoom { what: "workloads", needed: 9, room: 8 }));
+        assert_eq!((supply.next_owner(), supply.given()), (3, &[(4, OwnerId(1)), (2, OwnerId(2))][..]));
+    }
+
+    #[test]
+    fn no_id_is_given_beyond_the_last() {
+        let mut supply = Supply::new(u64::from(OwnerId::MAX.0), [].into_iter(), 0);
+        assert_eq!(supply.owner().unwrap(), OwnerId::MAX);
+        assert_eq!(supply.owner(), Err(Impossible::OwnersExhausted));
+    }
+}
