@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, OwnerId, PolicyWord, Row};
+use enforcer_common::id::{Address, OwnerId, PolicyWord, Revision, Row, Slot};
 use enforcer_common::image::Header;
 use enforcer_common::limits::{ABI, map};
 
@@ -113,7 +113,7 @@ pub fn read(pin_dir: &Path) -> Result<StatusView, KernelError> {
 }
 
 fn header(layout: &Layout, word: PolicyWord) -> Result<Option<Header>, KernelError> {
-    if word.revision == 0 {
+    if word.revision == Revision::NONE {
         return Ok(None);
     }
     let path = layout.image(word.slot());
@@ -121,14 +121,14 @@ fn header(layout: &Layout, word: PolicyWord) -> Result<Option<Header>, KernelErr
     read_header(&lines)
 }
 
-fn view(layout: &Layout, endpoint: &Endpoint, slot: usize) -> Result<EndpointView, KernelError> {
+fn view(layout: &Layout, endpoint: &Endpoint, slot: Slot) -> Result<EndpointView, KernelError> {
     let [from, to] = HOOKS.map(|hook| link(layout, endpoint.ifindex, hook));
     Ok(EndpointView {
         ifindex: endpoint.ifindex,
         id: endpoint.id,
-        unknown: endpoint.flags[slot] & Endpoint::UNKNOWN != 0,
-        routes: endpoint.flags[slot] & Endpoint::ROUTES != 0,
-        rows: endpoint.rows[slot],
+        unknown: endpoint.flags[slot.index()] & Endpoint::UNKNOWN != 0,
+        routes: endpoint.flags[slot.index()] & Endpoint::ROUTES != 0,
+        rows: endpoint.rows[slot.index()],
         addresses: owned(endpoint).map(|(address, _)| address).collect(),
         from: from?,
         to: to?,

@@ -20,6 +20,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use enforcer_common::id::Slot;
 use enforcer_common::limits::ABI;
 use nix::fcntl::{Flock, FlockArg};
 
@@ -111,7 +112,7 @@ impl Layout {
         self.abi.join("image")
     }
 
-    pub(crate) fn image(&self, slot: usize) -> PathBuf {
+    pub(crate) fn image(&self, slot: Slot) -> PathBuf {
         self.images().join(slot.to_string())
     }
 
@@ -119,7 +120,7 @@ impl Layout {
         self.abi.join("addresses")
     }
 
-    pub(crate) fn addresses_of(&self, slot: usize) -> PathBuf {
+    pub(crate) fn addresses_of(&self, slot: Slot) -> PathBuf {
         self.addresses().join(slot.to_string())
     }
 
@@ -239,7 +240,7 @@ mod tests {
     #[test]
     fn an_incoming_pin_lies_beside_the_one_it_replaces() {
         let layout = Layout::of(Path::new("/pins"));
-        assert_eq!(incoming(&layout.image(1)), Path::new("/pins/abi-2/image/1-new"));
+        assert_eq!(incoming(&layout.image(Slot::of(1))), Path::new("/pins/abi-2/image/1-new"));
     }
 
     #[test]

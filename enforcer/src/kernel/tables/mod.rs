@@ -14,7 +14,7 @@ mod uplinks;
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{OwnerId, PolicyWord};
+use enforcer_common::id::{OwnerId, PolicyWord, Revision};
 
 pub(crate) use endpoints::EndpointTable;
 pub(crate) use globals::Globals;
@@ -117,7 +117,7 @@ impl Tables {
 
     /// Whether the image in force is still whole.
     pub(crate) fn check_image(&self) -> Result<(), KernelError> {
-        if self.word.revision == 0 { Ok(()) } else { self.slots.check(self.word).map(|_| ()) }
+        if self.word.revision == Revision::NONE { Ok(()) } else { self.slots.check(self.word).map(|_| ()) }
     }
 
     /// Every endpoint, by ifindex.
