@@ -4,7 +4,7 @@
 //! the tag is stored last and cleared first, and an address is never edited under a live id
 //! (docs/architecture.md, "Maps").
 
-use crate::id::{Address, Direction, OwnerId, Row, Slot};
+use crate::id::{Address, Direction, IncarnationId, OwnerId, QuotaPlace, Row, Slot};
 use crate::limits::OWN_ADDRESSES;
 use crate::opaque::opaque;
 
@@ -14,10 +14,10 @@ use crate::opaque::opaque;
 pub struct Endpoint {
     /// ifindex of the host side; 0: the place is free.
     pub ifindex: u32,
-    /// Place of its workload in `QUOTAS`.
-    pub workload: u32,
-    /// Id of this incarnation of the workload; also the owner of flows whose local address has no id.
-    pub id: OwnerId,
+    /// Where the flows of its workload are counted.
+    pub quota: QuotaPlace,
+    /// This incarnation of the workload.
+    pub id: IncarnationId,
     /// Places of `owners` that may be in use: those from here on are free.
     pub owned: u32,
     /// Per slot of the image: [`Endpoint::UNKNOWN`], [`Endpoint::ROUTES`].
@@ -42,8 +42,8 @@ impl Endpoint {
     /// A free place.
     pub const FREE: Self = Self {
         ifindex: 0,
-        workload: 0,
-        id: OwnerId::NONE,
+        quota: QuotaPlace(0),
+        id: IncarnationId::NONE,
         owned: 0,
         flags: [Self::UNKNOWN; 2],
         rows: [[Row::NONE; 2]; 2],

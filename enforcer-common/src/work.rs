@@ -1,7 +1,7 @@
 //! A packet under judgement: what one half of a run hands to the parts behind it, and to the record of a denial.
 
 use crate::flow_key::FlowKey;
-use crate::id::{Direction, OwnerId, PolicyWord, Revision};
+use crate::id::{Direction, IncarnationId, OwnerId, PolicyWord, Revision};
 use crate::packet::Packet;
 
 /// Where a frame came by.
@@ -33,8 +33,8 @@ pub struct Work {
     pub settled: bool,
     /// It is an ICMP error about a live flow.
     pub quotes_live_flow: bool,
-    /// The workload; [`OwnerId::NONE`] if the device is not known.
-    pub workload: OwnerId,
+    /// The workload; [`IncarnationId::NONE`] if the device is not known.
+    pub workload: IncarnationId,
     /// Of the local address; [`OwnerId::NONE`]: it is not the workload's own.
     pub owner: OwnerId,
     /// Key of the packet's flow, or of the one that an ICMP error quotes.
@@ -52,7 +52,7 @@ impl Work {
         flow: 0,
         settled: false,
         quotes_live_flow: false,
-        workload: OwnerId::NONE,
+        workload: IncarnationId::NONE,
         owner: OwnerId::NONE,
         key: FlowKey::NONE,
         packet: Packet::EMPTY,

@@ -13,7 +13,7 @@ use enforcer_common::{
     flow_key::FlowKey,
     flow_state::FlowValue,
     icmp_error::{self, FindQuoted},
-    id::{Address, Direction, OwnerId, PolicyWord, Slot},
+    id::{Address, Direction, IncarnationId, PolicyWord, QuotaPlace, Slot},
     image::{AddressEntry, Image, Line, PortKey, Start},
     judge::{self, JudgeWork},
     limits,
@@ -100,7 +100,7 @@ impl Flows for Maps {
 
     #[inline(always)]
     fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<bool, Reason> {
-        let quota = QUOTAS.get(value.workload).ok_or(Reason::Internal)?;
+        let quota = QUOTAS.get(value.quota.0).ok_or(Reason::Internal)?;
         if quota.flows.load(Relaxed) >= quota.limit.load(Relaxed) {
             return Err(Reason::FlowQuota);
         }
@@ -250,14 +250,14 @@ const UNKNOWN: u64 = u64::MAX;
 
 /// Whether the workload that uses a place of `QUOTAS` is gone.
 #[inline(always)]
-pub(crate) fn is_gone(workload: u32) -> bool {
-    QUOTAS.get(workload).is_none_or(|quota| quota.id.load(Relaxed) == OwnerId::NONE.0)
+pub(crate) fn is_gone(place: QuotaPlace) -> bool {
+    QUOTAS.get(place.0).is_none_or(|quota| quota.id.load(Relaxed) == IncarnationId::NONE.0)
 }
 
 /// Takes one flow off a workload's count.
 #[inline(always)]
-pub(crate) fn release(workload: u32) {
-    if let Some(quota) = QUOTAS.get(workload) {
+pub(crate) fn release(place: QuotaPlace) {
+    if let Some(quota) = QUOTAS.get(place.0) {
         quota.flows.fetch_sub(1, Relaxed);
     }
 }

@@ -13,7 +13,7 @@ use enforcer_common::endpoint::Endpoint;
 use enforcer_common::flow_key::FlowKey;
 use enforcer_common::flow_state::FlowValue;
 use enforcer_common::icmp_error::FindQuoted;
-use enforcer_common::id::{Address, Direction, OwnerId, PolicyWord, Revision, Row, Slot};
+use enforcer_common::id::{Address, Direction, IncarnationId, OwnerId, PolicyWord, QuotaPlace, Revision, Row, Slot};
 use enforcer_common::judge::JudgeWork;
 use enforcer_common::limits::OWN_ADDRESSES;
 use enforcer_common::live;
@@ -90,8 +90,8 @@ impl MemoryWorld {
     fn endpoint(&mut self, ifindex: u32, workload: &LocalWorkload) -> Endpoint {
         let mut endpoint = Endpoint {
             ifindex,
-            workload: ifindex,
-            id: self.owner(),
+            quota: QuotaPlace(ifindex),
+            id: IncarnationId(self.owner().0),
             owned: workload.addresses.len() as u32,
             ..Endpoint::FREE
         };
@@ -264,7 +264,7 @@ impl FlowTable {
             word: value.word.load(Relaxed).into(),
             last_seen: value.last_seen.load(Relaxed).into(),
             ingress: value.ingress.load(Relaxed).into(),
-            workload: value.workload,
+            quota: value.quota,
             pad: 0,
         };
         for place in Self::places(key) {

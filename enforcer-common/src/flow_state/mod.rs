@@ -5,7 +5,7 @@
 use core::sync::atomic::Ordering;
 
 use crate::atomic::{AtomicU32, AtomicU64};
-use crate::id::Direction;
+use crate::id::{Direction, QuotaPlace};
 use crate::packet::{Packet, ProtocolClass, tcp};
 
 /// Value of the flow table.
@@ -18,8 +18,8 @@ pub struct FlowValue {
     pub last_seen: AtomicU32,
     /// ifindex by which the peer's packets come in: 0 for the node itself, [`FlowValue::UNKNOWN`] before the first.
     pub ingress: AtomicU32,
-    /// Place of the workload in `QUOTAS`.
-    pub workload: u32,
+    /// Where the flow is counted.
+    pub quota: QuotaPlace,
     /// Zero.
     pub pad: u32,
 }
@@ -31,12 +31,12 @@ impl FlowValue {
 
     /// A new flow.
     #[inline(always)]
-    pub fn new(word: FlowWord, now: u32, ingress: u32, workload: u32) -> Self {
+    pub fn new(word: FlowWord, now: u32, ingress: u32, quota: QuotaPlace) -> Self {
         Self {
             word: AtomicU64::new(word.0),
             last_seen: AtomicU32::new(now),
             ingress: AtomicU32::new(ingress),
-            workload,
+            quota,
             pad: 0,
         }
     }

@@ -62,7 +62,7 @@ pub fn judge_work<T: AskPolicy + Devices + Flows + Clock>(
         return Err(Reason::NoPolicy);
     }
     let image = &image.ok_or(Reason::Internal)?;
-    let state = Flow { tables, word, meta, direction, packet, key, workload: endpoint.workload };
+    let state = Flow { tables, word, meta, direction, packet, key, quota: endpoint.quota };
     let case = Case { flow: state, endpoint, image, local, peer, own };
     let entry = case.clear()?;
     // Nothing but the guardrails was open.

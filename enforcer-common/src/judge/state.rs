@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::flow_key::FlowKey;
 use crate::flow_state::{FlowValue, FlowWord, Role, state, step};
-use crate::id::{Direction, PolicyWord};
+use crate::id::{Direction, PolicyWord, QuotaPlace};
 use crate::packet::{Packet, ProtocolClass};
 use crate::tables::{Clock, Flows};
 use crate::verdict::Reason;
@@ -21,8 +21,8 @@ pub(super) struct Flow<'a, T> {
     pub(super) direction: Direction,
     pub(super) packet: &'a Packet,
     pub(super) key: &'a FlowKey,
-    /// Place of the workload in `QUOTAS`.
-    pub(super) workload: u32,
+    /// Where a new flow is counted.
+    pub(super) quota: QuotaPlace,
 }
 
 impl<T: Flows + Clock> Flow<'_, T> {
@@ -99,7 +99,7 @@ impl<T: Flows + Clock> Flow<'_, T> {
     #[inline(always)]
     fn add(&self, role: Role, ingress: u32) -> Result<bool, Reason> {
         let word = FlowWord::new(self.word.epoch, self.key.tag(), step(role as u8, self.direction, self.packet));
-        let value = FlowValue::new(word, self.tables.tick(), ingress, self.workload);
+        let value = FlowValue::new(word, self.tables.tick(), ingress, self.quota);
         match (self.tables.insert(self.key, &value), role) {
             // The node's own packets are always let in (D3), with state or without.
             (Err(_), Role::NodeOpened) => Ok(true),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use enforcer_common::id::OwnerId;
+use enforcer_common::id::IncarnationId;
 use jiff::Timestamp;
 
 use super::error::AgentError;
@@ -35,7 +35,7 @@ pub(super) struct DenialLog {
 struct Shared {
     stop: AtomicBool,
     names: Mutex<NameTable>,
-    living: Mutex<Option<BTreeSet<OwnerId>>>,
+    living: Mutex<Option<BTreeSet<IncarnationId>>>,
     counts: Mutex<LogCounts>,
 }
 
@@ -66,7 +66,7 @@ impl DenialLog {
     }
 
     /// Counters of other workloads may be dropped.
-    pub(super) fn living(&self, ids: BTreeSet<OwnerId>) {
+    pub(super) fn living(&self, ids: BTreeSet<IncarnationId>) {
         *locked(&self.shared.living) = Some(ids);
     }
 

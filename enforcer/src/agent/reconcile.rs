@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use enforcer_common::id::{Direction, OwnerId, Revision};
+use enforcer_common::id::{Direction, IncarnationId, Revision};
 
 use super::Options;
 use super::denials::DenialLog;
@@ -41,7 +41,7 @@ pub(super) struct Reconciler {
     resolved: Option<Arc<ResolvedPolicy>>,
     /// What is in the kernel, wholly; `None`: something is left to be done.
     intent: Option<Intent>,
-    owners: BTreeMap<OwnerId, WorkloadKey>,
+    owners: BTreeMap<IncarnationId, WorkloadKey>,
     /// What is known so far, and what `status` was told last.
     report: Report,
     written: Option<Report>,

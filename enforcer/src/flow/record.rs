@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use enforcer_common::id::{Direction, OwnerId, Revision};
+use enforcer_common::id::{Direction, IncarnationId, Revision};
 use enforcer_common::verdict::Reason;
 use jiff::Timestamp;
 
@@ -33,7 +33,7 @@ pub struct FlowRecord {
     /// To whom. `None`: not known, since there is no packet.
     pub destination: Option<Party>,
     /// The incarnation of the workload that was judged.
-    pub workload: OwnerId,
+    pub workload: IncarnationId,
     /// Its veth; `None`: it has none or several, or is not known.
     pub interface: Option<Arc<InterfaceSeen>>,
     /// Which policies decided.

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use enforcer_common::id::{OwnerId, PolicyWord};
+use enforcer_common::id::{IncarnationId, PolicyWord};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::kernel::error::KernelError;
@@ -18,7 +18,7 @@ pub struct Applied {
     /// Revision and epoch in force.
     pub word: PolicyWord,
     /// Id of each workload in denial records, by key.
-    pub ids: BTreeMap<u64, OwnerId>,
+    pub ids: BTreeMap<u64, IncarnationId>,
     /// Addresses beyond the places of a workload: they stay without an owner.
     pub refused: Vec<RefusedAddress>,
     /// What went wrong after the plan came into force, device by device. The next plan tries again.

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, OwnerId, PolicyWord, Revision};
+use enforcer_common::id::{Address, IncarnationId, PolicyWord, Revision};
 
 use crate::kernel::apply::Applied;
 use crate::kernel::denials::Denials;
@@ -22,7 +22,7 @@ pub struct AdoptedEndpoint {
     /// Host side of the veth.
     pub ifindex: u32,
     /// Id of the workload in denial records.
-    pub id: OwnerId,
+    pub id: IncarnationId,
     /// Its own addresses.
     pub addresses: Vec<Address>,
 }
@@ -63,7 +63,7 @@ impl Kernel {
     }
 
     /// Ids of the workloads behind all of these, unknown ones included.
-    pub fn living_ids(&self) -> BTreeSet<OwnerId> {
+    pub fn living_ids(&self) -> BTreeSet<IncarnationId> {
         self.parts.tables.endpoints().map(|endpoint| endpoint.id).collect()
     }
 

@@ -24,9 +24,9 @@ impl Parts {
             }
         }
         let mut supply = self.tables.supply();
-        let (id, workload) = self.incarnations.unclaimed(&mut supply)?;
+        let (id, quota) = self.incarnations.unclaimed(&mut supply)?;
         self.tables.take(&supply);
-        let endpoint = Endpoint { ifindex, workload, id, ..Endpoint::FREE };
+        let endpoint = Endpoint { ifindex, quota, id, ..Endpoint::FREE };
         let attached = match self.tables.add(&endpoint) {
             Ok(()) => self.hooks.attach(ifindex),
             Err(error) => Err(error),

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, OwnerId, PolicyWord, Revision, Row, Slot};
+use enforcer_common::id::{Address, IncarnationId, PolicyWord, Revision, Row, Slot};
 use enforcer_common::image::Header;
 use enforcer_common::limits::{ABI, map};
 
@@ -54,7 +54,7 @@ pub struct EndpointView {
     /// Host side of the veth.
     pub ifindex: u32,
     /// Id of the workload in denial records.
-    pub id: OwnerId,
+    pub id: IncarnationId,
     /// Closed: nobody knows the workload.
     pub unknown: bool,
     /// Forwards for others.

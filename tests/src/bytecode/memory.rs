@@ -105,7 +105,7 @@ impl Flows for &Memory {
                 word: AtomicU64::new(value.word.load(Relaxed)),
                 last_seen: AtomicU32::new(value.last_seen.load(Relaxed)),
                 ingress: AtomicU32::new(value.ingress.load(Relaxed)),
-                workload: value.workload,
+                quota: value.quota,
                 pad: 0,
             }))
         });

@@ -18,7 +18,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use enforcer::lab::{Lab, Layout};
-use enforcer_common::id::OwnerId;
+use enforcer_common::id::IncarnationId;
 use serde_json::Value;
 
 use crate::daemon::{BOUND, Daemon};
@@ -182,7 +182,7 @@ impl Host {
                     u64::from(endpoint.ifindex) == *index
                         && endpoint.is_attached()
                         && !endpoint.unknown
-                        && endpoint.id != OwnerId::NONE
+                        && endpoint.id != IncarnationId::NONE
                 })
             };
             (!indices.is_empty() && indices.iter().all(ready)).then_some(())

@@ -17,7 +17,7 @@ use crate::Both;
 fn behind_lo(world: &mut MemoryWorld, end: &End) -> Option<Endpoint> {
     let (_, ifindex) = end.local?;
     let endpoint = *world.endpoint_mut(ifindex).unwrap();
-    Some(Endpoint { ifindex: LO, workload: PLACE, id: WORKLOAD, ..endpoint })
+    Some(Endpoint { ifindex: LO, quota: PLACE, id: WORKLOAD, ..endpoint })
 }
 
 #[test]

@@ -145,7 +145,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use enforcer_common::denial::Counts;
-    use enforcer_common::id::{Address, OwnerId, PolicyWord, Revision};
+    use enforcer_common::id::{Address, IncarnationId, PolicyWord, Revision};
     use enforcer_common::verdict::Reason;
 
     use super::*;
@@ -170,7 +170,16 @@ mod tests {
     fn endpoint(ifindex: u32, unknown: bool, rows: [Row; 2], attached: bool) -> EndpointView {
         let link = LinkView { id: if attached { ifindex } else { 0 }, ifindex, first: true };
         let addresses = vec![Address::from(std::net::IpAddr::from([10, 88, 0, ifindex as u8]))];
-        EndpointView { ifindex, id: OwnerId(ifindex), unknown, routes: false, rows, addresses, from: link, to: link }
+        EndpointView {
+            ifindex,
+            id: IncarnationId(ifindex),
+            unknown,
+            routes: false,
+            rows,
+            addresses,
+            from: link,
+            to: link,
+        }
     }
 
     fn view() -> StatusView {

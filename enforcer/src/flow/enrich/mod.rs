@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use enforcer_common::denial::{Denial, Way};
-use enforcer_common::id::{Address, Direction, OwnerId};
+use enforcer_common::id::{Address, Direction, IncarnationId};
 use enforcer_common::packet::{icmp, protocol, tcp};
 use enforcer_common::verdict::Reason;
 use jiff::Timestamp;
@@ -92,7 +92,7 @@ impl Enricher {
         &self,
         names: &dyn Names,
         time: Timestamp,
-        workload: OwnerId,
+        workload: IncarnationId,
         direction: Direction,
         reason: Reason,
         count: u64,

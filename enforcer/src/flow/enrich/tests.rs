@@ -1,7 +1,7 @@
 use super::*;
 use crate::flow::fixture::{self, Closed, DB, REVISION, UNNAMED, WEB, policy, way};
 use crate::flow::names::NameTable;
-use enforcer_common::id::{OwnerId, Revision};
+use enforcer_common::id::{IncarnationId, Revision};
 
 fn enrich(names: &NameTable, denial: Denial) -> (FlowRecord, u64) {
     let mut enricher = Enricher::new("n1");
@@ -139,7 +139,7 @@ fn unknown_workloads_and_unread_packets_have_no_invented_names() {
     let unnamed = way(Reason::UnknownWorkload, Direction::Egress, UNNAMED, "10.88.0.9", "10.88.0.3");
     assert_eq!(flow(&names, unnamed).0.source, Some(Party::Unknown));
     let mut nobody = unnamed;
-    nobody.key.workload = OwnerId::NONE;
+    nobody.key.workload = IncarnationId::NONE;
     assert_eq!(flow(&names, nobody).0.source, Some(Party::Unknown));
 
     let mut unread = way(Reason::Ethertype, Direction::Ingress, DB, "::", "::");

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{MapData, RingBuf};
 use enforcer_common::denial::{BusyKey, Counts, Denial, Way};
 use enforcer_common::event::DenialEvent;
-use enforcer_common::id::{Direction, OwnerId};
+use enforcer_common::id::{Direction, IncarnationId};
 use enforcer_common::limits::{BUSY, EVENTS, map};
 use enforcer_common::verdict::{REASON_COUNT, REASONS, Reason};
 
@@ -145,10 +145,10 @@ impl Denials {
     }
 
     /// Drops the counters of workloads that are gone, those left aside that count packets which were not reported yet.
-    pub fn forget(&mut self, living: &BTreeSet<OwnerId>) -> Result<(), KernelError> {
+    pub fn forget(&mut self, living: &BTreeSet<IncarnationId>) -> Result<(), KernelError> {
         for key in self.busy_keys()? {
             let known =
-                from_key(&key).is_some_and(|key| key.workload == OwnerId::NONE || living.contains(&key.workload));
+                from_key(&key).is_some_and(|key| key.workload == IncarnationId::NONE || living.contains(&key.workload));
             if !known && self.unreported(&key)?.is_none_or(|(_, packets)| packets == 0) {
                 self.busy.delete(&key).map_err(on_map(map::BUSY, "delete"))?;
                 self.reported_busy.delete(&key).map_err(on_map(REPORTED_BUSY, "delete"))?;
@@ -267,7 +267,7 @@ fn double_word(bytes: &[u8; 24], at: usize) -> u64 {
 
 fn from_key(key: &[u8]) -> Option<BusyKey> {
     let [a, b, c, d, direction, reason, ..] = *key.first_chunk::<8>()?;
-    Some(BusyKey { workload: OwnerId(u32::from_ne_bytes([a, b, c, d])), direction, reason, pad: 0 })
+    Some(BusyKey { workload: IncarnationId(u32::from_ne_bytes([a, b, c, d])), direction, reason, pad: 0 })
 }
 
 fn busy(key: BusyKey, count: u64) -> Option<Denial> {

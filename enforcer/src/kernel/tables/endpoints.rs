@@ -11,7 +11,7 @@ use std::mem::offset_of;
 use std::sync::Arc;
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, OwnerId, Row};
+use enforcer_common::id::{Address, IncarnationId, OwnerId, QuotaPlace, Row};
 use enforcer_common::limits::{ENDPOINTS, ENDPOINTS_MORE, OWN_ADDRESSES, map};
 
 use crate::kernel::error::{KernelError, on_map};
@@ -29,7 +29,7 @@ const ORDER: [(usize, usize); 7] = [
     (offset_of!(Endpoint, rows) / 4, 4),
     (offset_of!(Endpoint, flags) / 4, 2),
     (offset_of!(Endpoint, addresses) / 4, 4 * OWN_ADDRESSES),
-    (offset_of!(Endpoint, workload) / 4, 1),
+    (offset_of!(Endpoint, quota) / 4, 1),
     (offset_of!(Endpoint, id) / 4, 1),
     (offset_of!(Endpoint, owners) / 4, OWN_ADDRESSES),
     (offset_of!(Endpoint, owned) / 4, 1),
@@ -90,7 +90,7 @@ impl EndpointTable {
 
     /// The highest id of a workload or an address.
     pub(crate) fn highest_id(&self) -> u32 {
-        let ids = self.iter().flat_map(|endpoint| endpoint.owners.into_iter().chain([endpoint.id]));
+        let ids = self.iter().flat_map(|endpoint| endpoint.owners.into_iter().chain([endpoint.id.owner()]));
         ids.map(|id| id.0).max().unwrap_or(0)
     }
 
@@ -232,9 +232,9 @@ fn to_bytes(endpoint: &Endpoint) -> Vec<u8> {
 }
 
 fn to_words(endpoint: &Endpoint) -> [u32; WORDS] {
-    let Endpoint { ifindex, workload, id, owned, flags, rows, window_end, owners, addresses } = endpoint;
+    let Endpoint { ifindex, quota, id, owned, flags, rows, window_end, owners, addresses } = endpoint;
     let [a, b, c, d, e, f, g, h] = window_end.to_ne_bytes();
-    let head = [*ifindex, *workload, id.0, *owned, flags[0], flags[1]];
+    let head = [*ifindex, quota.0, id.0, *owned, flags[0], flags[1]];
     let window = [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])];
     let all = head
         .into_iter()
@@ -254,8 +254,8 @@ fn from_words(words: &[u32; WORDS]) -> Endpoint {
     let one = |offset: usize| words[offset / 4];
     let mut endpoint = Endpoint::FREE;
     endpoint.ifindex = one(offset_of!(Endpoint, ifindex));
-    endpoint.workload = one(offset_of!(Endpoint, workload));
-    endpoint.id = OwnerId(one(offset_of!(Endpoint, id)));
+    endpoint.quota = QuotaPlace(one(offset_of!(Endpoint, quota)));
+    endpoint.id = IncarnationId(one(offset_of!(Endpoint, id)));
     endpoint.owned = one(offset_of!(Endpoint, owned));
     endpoint.flags.copy_from_slice(part(offset_of!(Endpoint, flags), 2));
     for (row, word) in endpoint.rows.iter_mut().flatten().zip(part(offset_of!(Endpoint, rows), 4)) {
@@ -283,8 +283,8 @@ mod tests {
     fn every_field_survives_the_way_through_words() {
         let mut endpoint = Endpoint::FREE;
         endpoint.ifindex = 1;
-        endpoint.workload = 2;
-        endpoint.id = OwnerId(3);
+        endpoint.quota = QuotaPlace(2);
+        endpoint.id = IncarnationId(3);
         endpoint.owned = 4;
         endpoint.flags = [5, 6];
         endpoint.rows = [[Row(7), Row(8)], [Row(9), Row(10)]];

@@ -14,7 +14,7 @@ mod uplinks;
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{OwnerId, PolicyWord, Revision};
+use enforcer_common::id::{IncarnationId, PolicyWord, QuotaPlace, Revision};
 
 pub(crate) use endpoints::EndpointTable;
 pub(crate) use globals::Globals;
@@ -209,12 +209,12 @@ impl Tables {
     }
 
     /// The place of an incarnation in `QUOTAS`.
-    pub(crate) fn place_of(&self, id: OwnerId) -> Option<u32> {
+    pub(crate) fn place_of(&self, id: IncarnationId) -> Option<QuotaPlace> {
         self.quotas.place_of(id)
     }
 
     /// Gives back places of `QUOTAS`.
-    pub(crate) fn release(&self, places: impl IntoIterator<Item = u32>) {
+    pub(crate) fn release(&self, places: impl IntoIterator<Item = QuotaPlace>) {
         for place in places {
             self.quotas.release(place);
         }

@@ -4,7 +4,7 @@ use super::*;
 
 /// Ids from 1 on, and more places than any test needs.
 fn supply() -> Supply {
-    Supply::new(1, 1000..2000, 1000)
+    Supply::new(1, (1000..2000).map(QuotaPlace), 1000)
 }
 
 fn address(n: u32) -> Address {
@@ -44,11 +44,11 @@ fn veths_of_one_workload_share_its_ids_and_others_do_not() {
     let writes = all.plan(&plan, &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0).unwrap();
     let now = end(&BTreeMap::new(), &writes);
     assert_eq!(now[&10].id, writes.ids[&1]);
-    assert_eq!((now[&10].id, now[&10].workload), (now[&11].id, now[&11].workload));
+    assert_eq!((now[&10].id, now[&10].quota), (now[&11].id, now[&11].quota));
     assert_eq!(own(&now[&10]), own(&now[&11]));
     assert_ne!(now[&10].id, now[&12].id);
     let mut given: Vec<OwnerId> = own(&now[&10]).into_values().chain(own(&now[&12]).into_values()).collect();
-    given.extend([now[&10].id, now[&12].id]);
+    given.extend([now[&10].id.owner(), now[&12].id.owner()]);
     let distinct: BTreeSet<_> = given.iter().collect();
     assert_eq!(distinct.len(), given.len(), "an id stands for one thing only: {given:?}");
 }
@@ -75,7 +75,7 @@ fn an_adopted_veth_keeps_its_ids_and_a_later_key_gets_new_ones() {
     let now = end(&BTreeMap::new(), &writes);
 
     let mut adopted =
-        Incarnations::adopt(now.values(), |id| (id == now[&10].id).then_some(now[&10].workload), &mut ids).unwrap();
+        Incarnations::adopt(now.values(), |id| (id == now[&10].id).then_some(now[&10].quota), &mut ids).unwrap();
     let writes = adopted.plan(&[workload(77, &[10], &[1])], &now, &mut ids, Slot::BOTH[0], 0).unwrap();
     let next = end(&now, &writes);
     assert_eq!((next[&10].id, own(&next[&10])), (now[&10].id, own(&now[&10])));
@@ -84,7 +84,7 @@ fn an_adopted_veth_keeps_its_ids_and_a_later_key_gets_new_ones() {
     let last = end(&next, &writes);
     assert_ne!(last[&10].id, now[&10].id, "another network namespace behind the veth");
     assert_ne!(own(&last[&10]), own(&now[&10]));
-    assert_eq!(adopted.retire(last.values()), [now[&10].workload]);
+    assert_eq!(adopted.retire(last.values()), [now[&10].quota]);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn an_address_that_comes_back_has_another_id() {
 
 #[test]
 fn without_ids_nothing_is_staged() {
-    let mut ids = Supply::new(u64::from(OwnerId::MAX.0) - 1, 0..8, 8);
+    let mut ids = Supply::new(u64::from(OwnerId::MAX.0) - 1, (0..8).map(QuotaPlace), 8);
     let plan = [workload(1, &[10], &[1, 2])];
     let staged = Incarnations::default().plan(&plan, &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0);
     assert!(matches!(staged, Err(Impossible::OwnersExhausted)));

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use enforcer_common::denial::{Denial, Way};
-use enforcer_common::id::{OwnerId, Revision};
+use enforcer_common::id::{IncarnationId, Revision};
 use enforcer_common::verdict::{REASONS, Reason};
 use proptest::prelude::*;
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor};
@@ -271,7 +271,7 @@ prop_compose! {
         way.key.ethertype = u16::from_be_bytes([bytes[5], bytes[6]]);
         way.key.protocol = bytes[0];
         way.key.revision = Revision(words[8] % 10);
-        way.key.workload = OwnerId(owner);
+        way.key.workload = IncarnationId(owner);
         way.key.reason = reason;
         way.key.direction = direction;
         way
