@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use enforcer::kernel::{Kernel, KernelConfig, purge, status};
 use enforcer::plan::Plan;
+use enforcer::plan::WorkloadKey;
 use enforcer_common::id::Row;
 use enforcer_common::image::Cell;
 use enforcer_tests::net::sh;
@@ -62,7 +63,7 @@ fn child() {
 
 fn add_others(plan: &mut Plan<'_>, row: Row) {
     for (key, ifindex) in (10..).zip(OTHERS) {
-        plan.workloads.push(workload(key, ifindex, "10.0.3.2", row));
+        plan.workloads.push(workload(WorkloadKey(key), ifindex, "10.0.3.2", row));
     }
 }
 

@@ -43,7 +43,7 @@ fn a_restart_takes_over_everything_and_enforcement_never_stops() {
         assert_eq!(kernel.verify().unwrap(), []);
         let mut plan = deny.plan(ISOLATED);
         for workload in &mut plan.workloads {
-            workload.key += 1000;
+            workload.key.0 += 1000;
         }
         let second = apply(&mut kernel, &plan);
         assert_eq!(second.word.revision, Revision(first.word.revision.0 + 1));

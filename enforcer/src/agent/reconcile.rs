@@ -187,13 +187,13 @@ impl Reconciler {
         let Applied { word: _, ids, refused, failures } = applied;
         for refused in refused {
             let address = std::net::IpAddr::from(refused.address);
-            tracing::warn!(workload = refused.key, %address, "too many addresses: this one is nobody's");
+            tracing::warn!(workload = refused.key.0, %address, "too many addresses: this one is nobody's");
         }
         for error in &failures {
             tracing::warn!(%error, "not everything is as planned yet; it is tried again");
         }
         self.report.unfinished = failures.iter().map(ToString::to_string).collect();
-        self.owners.extend(ids.into_iter().map(|(key, id)| (id, WorkloadKey(key))));
+        self.owners.extend(ids.into_iter().map(|(key, id)| (id, key)));
         self.owners.retain(|_, key| snapshot.local.contains_key(key));
         self.denials.living(self.kernel.living_ids());
     }

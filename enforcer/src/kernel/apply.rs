@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::kernel::error::KernelError;
 use crate::kernel::parts::Parts;
-use crate::plan::{Plan, RefusedAddress, Writes};
+use crate::plan::{Plan, RefusedAddress, WorkloadKey, Writes};
 
 /// A plan is in force.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Applied {
     /// Revision and epoch in force.
     pub word: PolicyWord,
     /// Id of each workload in denial records, by key.
-    pub ids: BTreeMap<u64, IncarnationId>,
+    pub ids: BTreeMap<WorkloadKey, IncarnationId>,
     /// Addresses beyond the places of a workload: they stay without an owner.
     pub refused: Vec<RefusedAddress>,
     /// What went wrong after the plan came into force, device by device. The next plan tries again.

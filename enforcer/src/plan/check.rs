@@ -84,7 +84,7 @@ mod tests {
     use enforcer_common::id::Address;
     use enforcer_common::image::{AddressEntry, Line};
 
-    use crate::plan::PlannedWorkload;
+    use crate::plan::{PlannedWorkload, WorkloadKey};
 
     fn plan<'a>(lines: &'a [Line], addresses: &'a [(Address, AddressEntry)]) -> Plan<'a> {
         Plan { lines, addresses, workloads: Vec::new(), uplinks: Vec::new() }
@@ -123,7 +123,7 @@ mod tests {
     fn what_does_not_agree_with_itself_is_refused() {
         let (lines, addresses) = (image(|header| header.rows = 1), [(Address::UNSPECIFIED, AddressEntry(0))]);
         let planned = |key: u64, rows| PlannedWorkload {
-            key,
+            key: WorkloadKey(key),
             endpoints: vec![7],
             addresses: Vec::new(),
             unknown: false,

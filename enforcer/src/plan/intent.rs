@@ -43,7 +43,7 @@ impl Intent {
                 };
                 let existed = workload.endpoints.values().any(|interface| interface.existed_at_start);
                 PlannedWorkload {
-                    key: key.0,
+                    key: *key,
                     endpoints: workload.endpoints.keys().copied().collect(),
                     addresses: workload.addresses.union(&workload.disputed).map(|own| Address::from(*own)).collect(),
                     unknown: !named && !open,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use enforcer_common::id::{Address, Row};
 use enforcer_common::image::{AddressEntry, Line};
 
+use super::WorkloadKey;
+
 /// An image and who it is for.
 #[derive(Clone, Debug)]
 pub struct Plan<'a> {
@@ -23,7 +25,7 @@ pub struct Plan<'a> {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PlannedWorkload {
     /// Its incarnation, never reused within a run of the daemon.
-    pub key: u64,
+    pub key: WorkloadKey,
     /// Host sides of its veths, by ifindex.
     pub endpoints: Vec<u32>,
     /// Its own addresses.
@@ -42,7 +44,7 @@ pub struct PlannedWorkload {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RefusedAddress {
     /// Workload.
-    pub key: u64,
+    pub key: WorkloadKey,
     /// Address.
     pub address: Address,
 }

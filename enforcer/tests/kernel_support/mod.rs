@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, Reading};
 use enforcer::lab::Namespace;
-use enforcer::plan::{Plan, PlannedWorkload};
+use enforcer::plan::{Plan, PlannedWorkload, WorkloadKey};
 use enforcer_common::id::{Address, PeerClass, Row};
 use enforcer_common::image::{AddressEntry, Cell, Header, Line, PortKey, RangeTable};
 use enforcer_tests::net::{Node, Site, inside, is_privileged, own_bpf_file_system, sh};
@@ -20,9 +20,9 @@ pub(crate) const A: u32 = 100;
 /// Shares A's place in the endpoint array.
 pub(crate) const B: u32 = 100 + 4096;
 /// Key of the workload behind A.
-pub(crate) const KEY_A: u64 = 1;
+pub(crate) const KEY_A: WorkloadKey = WorkloadKey(1);
 /// Key of the workload behind B.
-pub(crate) const KEY_B: u64 = 2;
+pub(crate) const KEY_B: WorkloadKey = WorkloadKey(2);
 /// Address of B.
 pub(crate) const B_ADDRESS: &str = "10.0.2.2";
 /// Row of the test images that isolates.
@@ -202,7 +202,7 @@ impl TestImage {
     }
 }
 
-pub(crate) fn workload(key: u64, ifindex: u32, own: &str, row: Row) -> PlannedWorkload {
+pub(crate) fn workload(key: WorkloadKey, ifindex: u32, own: &str, row: Row) -> PlannedWorkload {
     PlannedWorkload {
         key,
         endpoints: vec![ifindex],

@@ -100,7 +100,7 @@ impl<'a> Judge<'a> {
     /// What packets get.
     fn verdict(&self, key: WorkloadKey, direction: Direction, peer: IpAddr, port: PortKey) -> Verdict {
         let plan = self.intent.plan();
-        let planned = plan.workloads.iter().find(|planned| planned.key == key.0);
+        let planned = plan.workloads.iter().find(|planned| planned.key == key);
         let Some(planned) = planned.filter(|planned| !planned.unknown) else {
             // A guardrail: policy is not asked.
             return Verdict::Deny(Reason::UnknownWorkload);

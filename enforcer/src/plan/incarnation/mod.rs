@@ -16,7 +16,7 @@ pub(crate) use places::owned;
 use places::{arrange, take};
 
 use super::supply::Supply;
-use super::{Impossible, PlannedWorkload, RefusedAddress};
+use super::{Impossible, PlannedWorkload, RefusedAddress, WorkloadKey};
 
 /// One incarnation of a workload.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -33,7 +33,7 @@ struct Incarnation {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Incarnations {
     by_id: BTreeMap<IncarnationId, Incarnation>,
-    by_key: BTreeMap<u64, IncarnationId>,
+    by_key: BTreeMap<WorkloadKey, IncarnationId>,
 }
 
 /// What a plan makes of the endpoints.
@@ -54,7 +54,7 @@ pub(crate) struct Writes {
     /// To be stored after the word, then attached.
     pub(crate) fresh: Vec<Endpoint>,
     /// Id of each workload.
-    pub(crate) ids: BTreeMap<u64, IncarnationId>,
+    pub(crate) ids: BTreeMap<WorkloadKey, IncarnationId>,
     /// Addresses without a place.
     pub(crate) refused: Vec<RefusedAddress>,
 }

@@ -13,7 +13,7 @@ fn address(n: u32) -> Address {
 
 fn workload(key: u64, endpoints: &[u32], addresses: &[u32]) -> PlannedWorkload {
     PlannedWorkload {
-        key,
+        key: WorkloadKey(key),
         endpoints: endpoints.to_vec(),
         addresses: addresses.iter().copied().map(address).collect(),
         unknown: false,
@@ -43,7 +43,7 @@ fn veths_of_one_workload_share_its_ids_and_others_do_not() {
     let plan = [workload(1, &[10, 11], &[1, 2]), workload(2, &[12], &[3])];
     let writes = all.plan(&plan, &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0).unwrap();
     let now = end(&BTreeMap::new(), &writes);
-    assert_eq!(now[&10].id, writes.ids[&1]);
+    assert_eq!(now[&10].id, writes.ids[&WorkloadKey(1)]);
     assert_eq!((now[&10].id, now[&10].quota), (now[&11].id, now[&11].quota));
     assert_eq!(own(&now[&10]), own(&now[&11]));
     assert_ne!(now[&10].id, now[&12].id);
@@ -106,7 +106,7 @@ fn addresses_beyond_the_places_are_refused_and_the_older_ones_stay() {
     assert_eq!(writes.refused, []);
     let more: Vec<u32> = [99].into_iter().chain(many).collect();
     let writes = all.plan(&[workload(1, &[10], &more)], &now, &mut ids, Slot::BOTH[0], 0).unwrap();
-    assert_eq!(writes.refused, [RefusedAddress { key: 1, address: address(99) }]);
+    assert_eq!(writes.refused, [RefusedAddress { key: WorkloadKey(1), address: address(99) }]);
     assert_eq!(own(&end(&now, &writes)[&10]), own(&now[&10]));
 }
 
