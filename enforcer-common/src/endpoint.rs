@@ -4,7 +4,7 @@
 //! the tag is stored last and cleared first, and an address is never edited under a live id
 //! (docs/architecture.md, "Maps").
 
-use crate::id::{Address, Direction, IncarnationId, OwnerId, QuotaPlace, Row, Slot};
+use crate::id::{Address, Direction, Ifindex, IncarnationId, OwnerId, QuotaPlace, Row, Slot};
 use crate::limits::OWN_ADDRESSES;
 use crate::opaque::opaque;
 
@@ -12,8 +12,8 @@ use crate::opaque::opaque;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Endpoint {
-    /// ifindex of the host side; 0: the place is free.
-    pub ifindex: u32,
+    /// The host side; [`Ifindex::NONE`]: the place is free.
+    pub ifindex: Ifindex,
     /// Where the flows of its workload are counted.
     pub quota: QuotaPlace,
     /// This incarnation of the workload.
@@ -41,7 +41,7 @@ impl Endpoint {
 
     /// A free place.
     pub const FREE: Self = Self {
-        ifindex: 0,
+        ifindex: Ifindex::NONE,
         quota: QuotaPlace(0),
         id: IncarnationId::NONE,
         owned: 0,

@@ -206,6 +206,30 @@ impl IncarnationId {
 #[repr(transparent)]
 pub struct QuotaPlace(pub u32);
 
+/// A device of this node's namespace.
+#[derive(Clone, Copy, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[cfg_attr(feature = "user", derive(serde::Deserialize, serde::Serialize), serde(transparent))]
+#[repr(transparent)]
+pub struct Ifindex(pub u32);
+
+impl Ifindex {
+    /// No device: the node itself, or a place that is free.
+    pub const NONE: Self = Self(0);
+}
+
+// As the number alone, in logs of sets of devices too.
+impl core::fmt::Debug for Ifindex {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl core::fmt::Display for Ifindex {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Counts the images that were put in force.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[repr(transparent)]

@@ -5,7 +5,7 @@
 use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
 use crate::flow_state::FlowValue;
-use crate::id::{PolicyWord, Slot};
+use crate::id::{Ifindex, PolicyWord, Slot};
 use crate::image::Image;
 use crate::verdict::Reason;
 
@@ -22,9 +22,9 @@ pub trait PolicyTables {
 /// The devices of this node.
 pub trait Devices {
     /// The endpoint of a device.
-    fn endpoint(&self, ifindex: u32) -> Option<&Endpoint>;
+    fn endpoint(&self, ifindex: Ifindex) -> Option<&Endpoint>;
     /// Whether a device leads to the outside.
-    fn is_uplink(&self, ifindex: u32) -> bool;
+    fn is_uplink(&self, ifindex: Ifindex) -> bool;
 }
 
 /// The flow table.

@@ -1,7 +1,7 @@
 //! A packet under judgement: what one half of a run hands to the parts behind it, and to the record of a denial.
 
 use crate::flow_key::FlowKey;
-use crate::id::{Direction, IncarnationId, OwnerId, PolicyWord, Revision};
+use crate::id::{Direction, Ifindex, IncarnationId, OwnerId, PolicyWord, Revision};
 use crate::packet::Packet;
 
 /// Where a frame came by.
@@ -9,9 +9,9 @@ use crate::packet::Packet;
 #[derive(Clone, Copy, Debug)]
 pub struct Meta {
     /// The host side of the workload's veth.
-    pub ifindex: u32,
-    /// The device by which the frame came into this namespace; 0: this node made it.
-    pub ingress_ifindex: u32,
+    pub ifindex: Ifindex,
+    /// The device by which the frame came into this namespace; [`Ifindex::NONE`]: this node made it.
+    pub ingress_ifindex: Ifindex,
     /// It carries an accelerated VLAN tag.
     pub vlan: bool,
 }
@@ -47,7 +47,7 @@ impl Work {
     /// Before a run.
     pub const EMPTY: Self = Self {
         word: PolicyWord { revision: Revision::NONE, epoch: 0 },
-        meta: Meta { ifindex: 0, ingress_ifindex: 0, vlan: false },
+        meta: Meta { ifindex: Ifindex::NONE, ingress_ifindex: Ifindex::NONE, vlan: false },
         direction: Direction::Ingress,
         flow: 0,
         settled: false,

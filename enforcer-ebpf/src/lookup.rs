@@ -13,7 +13,7 @@ use enforcer_common::{
     flow_key::FlowKey,
     flow_state::FlowValue,
     icmp_error::{self, FindQuoted},
-    id::{Address, Direction, IncarnationId, PolicyWord, QuotaPlace, Slot},
+    id::{Address, Direction, Ifindex, IncarnationId, PolicyWord, QuotaPlace, Slot},
     image::{AddressEntry, Image, Line, PortKey, Start},
     judge::{self, JudgeWork},
     limits,
@@ -71,22 +71,22 @@ impl PolicyTables for Maps {
 
 impl Devices for Maps {
     #[inline(always)]
-    fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
-        let endpoint = ENDPOINTS.get(ifindex & (limits::ENDPOINTS - 1))?;
+    fn endpoint(&self, ifindex: Ifindex) -> Option<&Endpoint> {
+        let endpoint = ENDPOINTS.get(ifindex.0 & (limits::ENDPOINTS - 1))?;
         if endpoint.ifindex == ifindex {
             return Some(endpoint);
         }
-        if endpoint.ifindex == 0 {
+        if endpoint.ifindex == Ifindex::NONE {
             return None;
         }
         // SAFETY: user space waits for a grace period before it adds an element once it has freed one, so none is reused
         // under this run.
-        unsafe { ENDPOINTS_MORE.get(&ifindex) }
+        unsafe { ENDPOINTS_MORE.get(&ifindex.0) }
     }
 
     #[inline(always)]
-    fn is_uplink(&self, ifindex: u32) -> bool {
-        UPLINKS.get_ptr(&ifindex).is_some()
+    fn is_uplink(&self, ifindex: Ifindex) -> bool {
+        UPLINKS.get_ptr(&ifindex.0).is_some()
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use enforcer::kernel::{Kernel, KernelConfig, purge, status};
 use enforcer::plan::Plan;
 use enforcer::plan::WorkloadKey;
-use enforcer_common::id::Row;
+use enforcer_common::id::{Ifindex, Row};
 use enforcer_common::image::Cell;
 use enforcer_tests::net::sh;
 use kernel_support::{A, B, B_ADDRESS, ISOLATED, Rig, TestImage, apply, tree, with_rig, workload};
@@ -25,7 +25,7 @@ const ONCE: &str = "ENFORCER_TEST_ONCE";
 /// Tells the child that there are more devices.
 const MORE: &str = "ENFORCER_TEST_MORE";
 /// Share A's place in the endpoint array with B.
-const OTHERS: [u32; 2] = [A + 2 * 4096, A + 3 * 4096];
+const OTHERS: [Ifindex; 2] = [Ifindex(A.0 + 2 * 4096), Ifindex(A.0 + 3 * 4096)];
 
 /// Calls that change what is pinned, and those that wait.
 const CALLS: &str = "bpf,rename,mkdir,unlink,rmdir,membarrier";

@@ -181,7 +181,7 @@ impl Node {
     fn judge(&self, world: &MemoryWorld, flow: &Flow) -> bool {
         let frame = Frame::new(flow.source, flow.destination, transport(flow)).bytes();
         let device =
-            |key: WorkloadKey| *self.snapshot.local[&key].endpoints.first_key_value().expect("it has a veth").0;
+            |key: WorkloadKey| self.snapshot.local[&key].endpoints.first_key_value().expect("it has a veth").0.0;
         if let Some(from) = flow.from
             && world.sends(device(from), &frame) != Verdict::Allow
         {

@@ -5,7 +5,7 @@
 use core::sync::atomic::Ordering;
 
 use crate::atomic::{AtomicU32, AtomicU64};
-use crate::id::{Direction, QuotaPlace};
+use crate::id::{Direction, Ifindex, QuotaPlace};
 use crate::packet::{Packet, ProtocolClass, tcp};
 
 /// Value of the flow table.
@@ -27,15 +27,15 @@ const _: () = assert!(size_of::<FlowValue>() == 24 && align_of::<FlowValue>() ==
 
 impl FlowValue {
     /// No packet of the peer has been seen.
-    pub const UNKNOWN: u32 = 0xffff_ffff;
+    pub const UNKNOWN: Ifindex = Ifindex(0xffff_ffff);
 
     /// A new flow.
     #[inline(always)]
-    pub fn new(word: FlowWord, now: u32, ingress: u32, quota: QuotaPlace) -> Self {
+    pub fn new(word: FlowWord, now: u32, ingress: Ifindex, quota: QuotaPlace) -> Self {
         Self {
             word: AtomicU64::new(word.0),
             last_seen: AtomicU32::new(now),
-            ingress: AtomicU32::new(ingress),
+            ingress: AtomicU32::new(ingress.0),
             quota,
             pad: 0,
         }
@@ -44,10 +44,10 @@ impl FlowValue {
     /// Whether it lets a packet pass: judged in this epoch, and the peer's packets come the way they came then. `current` is
     /// its word as it was read, `ingress` the device by which the packet came in, `tag` its key's.
     #[inline(always)]
-    pub fn vouches(&self, current: FlowWord, direction: Direction, ingress: u32, epoch: u32, tag: u32) -> bool {
+    pub fn vouches(&self, current: FlowWord, direction: Direction, ingress: Ifindex, epoch: u32, tag: u32) -> bool {
         let same_way = match direction {
             Direction::Egress => true,
-            Direction::Ingress => self.ingress.load(Ordering::Relaxed) == ingress,
+            Direction::Ingress => self.ingress.load(Ordering::Relaxed) == ingress.0,
         };
         same_way && current.is_current(epoch, tag)
     }

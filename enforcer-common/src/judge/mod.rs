@@ -11,7 +11,7 @@ use crate::decide::{AskPolicy, Question};
 use crate::endpoint::Endpoint;
 use crate::flow_state::{FlowWord, Role, renew};
 use crate::hygiene::{self, Discovery};
-use crate::id::{Address, Direction, OwnerId, Revision, Row};
+use crate::id::{Address, Direction, Ifindex, OwnerId, Revision, Row};
 use crate::image::{AddressEntry, Image, PortKey};
 use crate::packet::{Kind, ProtocolClass};
 use crate::tables::{Clock, Devices, Flows};
@@ -121,7 +121,7 @@ impl<T: AskPolicy + Devices + Flows + Clock, I: Image> Case<'_, T, I> {
     fn decide(&self, entry: Option<AddressEntry>, stored: u8, quotes_live_flow: bool) -> Result<(), Reason> {
         let Flow { meta, direction, packet, key, .. } = self.flow;
         // The node itself made the packet (D3).
-        let from_node = matches!(direction, Direction::Ingress) && meta.ingress_ifindex == 0;
+        let from_node = matches!(direction, Direction::Ingress) && meta.ingress_ifindex == Ifindex::NONE;
         if matches!(packet.kind, Kind::IcmpError) {
             return self.icmp_error(entry, stored, quotes_live_flow || from_node);
         }

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use enforcer_common::id::{IncarnationId, Revision};
+use enforcer_common::id::{Ifindex, IncarnationId, Revision};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
@@ -163,14 +163,15 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
 }
 
 /// Who had which address, by one of its veths. An address that two workloads have was disputed and still is.
-fn adopted_owners(kernel: &Kernel) -> BTreeMap<IpAddr, u32> {
-    let mut holders = BTreeMap::<IpAddr, BTreeMap<IncarnationId, u32>>::new();
+fn adopted_owners(kernel: &Kernel) -> BTreeMap<IpAddr, Ifindex> {
+    let mut holders = BTreeMap::<IpAddr, BTreeMap<IncarnationId, Ifindex>>::new();
     for endpoint in kernel.adopted() {
         for address in &endpoint.addresses {
             holders.entry((*address).into()).or_default().insert(endpoint.id, endpoint.ifindex);
         }
     }
-    let sole =
-        |holders: BTreeMap<IncarnationId, u32>| (holders.len() == 1).then(|| holders.into_values().next()).flatten();
+    let sole = |holders: BTreeMap<IncarnationId, Ifindex>| {
+        (holders.len() == 1).then(|| holders.into_values().next()).flatten()
+    };
     holders.into_iter().filter_map(|(address, holders)| Some((address, sole(holders)?))).collect()
 }

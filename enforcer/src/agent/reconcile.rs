@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use enforcer_common::id::{Direction, IncarnationId, Revision};
+use enforcer_common::id::{Direction, Ifindex, IncarnationId, Revision};
 
 use super::Options;
 use super::denials::DenialLog;
@@ -84,7 +84,7 @@ impl Reconciler {
 
     /// Closes veths that have no program yet: the program comes first, the policy second. Not at the very first start, where
     /// the plan comes first so that running containers are not cut. What is attached stays as it is.
-    pub(super) fn close_new(&mut self, veths: &BTreeSet<u32>) {
+    pub(super) fn close_new(&mut self, veths: &BTreeSet<Ifindex>) {
         if self.kernel.is_first_run() {
             return;
         }
@@ -97,7 +97,7 @@ impl Reconciler {
         let attached = self.kernel.endpoints();
         for ifindex in veths.difference(&attached) {
             if let Err(error) = self.kernel.attach_unknown(*ifindex) {
-                tracing::warn!(ifindex, %error, "cannot attach to a new veth yet");
+                tracing::warn!(ifindex = ifindex.0, %error, "cannot attach to a new veth yet");
                 self.intent = None;
             }
         }
@@ -283,7 +283,7 @@ impl Reconciler {
         let (Some(snapshot), Some(resolved)) = (&self.snapshot, &self.resolved) else { return Vec::new() };
         let line = |(key, workload): (&WorkloadKey, &LocalWorkload)| WorkloadLine {
             name: workload.identity.as_ref().map(|identity| identity.name.to_string()).unwrap_or_default(),
-            endpoints: workload.endpoints.iter().map(|(index, device)| (*index, device.name.clone())).collect(),
+            endpoints: workload.endpoints.iter().map(|(index, device)| (index.0, device.name.clone())).collect(),
             addresses: workload.addresses.iter().map(ToString::to_string).collect(),
             policies: [Direction::Ingress, Direction::Egress]
                 .map(|direction| resolved.isolation(*key, direction).map_or(0, |isolation| isolation.policies.len())),
@@ -301,7 +301,7 @@ impl Reconciler {
 fn name_earlier(kernel: &Kernel, earlier: InForce, names: &mut NameTable) {
     let Ok(set) = from_kept(&earlier.policies) else { return };
     let snapshot = earlier.snapshot;
-    let key_of = |ifindex: u32| {
+    let key_of = |ifindex: Ifindex| {
         let holder = snapshot.local.iter().find(|(_, workload)| workload.endpoints.contains_key(&ifindex));
         holder.map(|(key, _)| *key)
     };

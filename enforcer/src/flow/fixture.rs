@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use enforcer_common::denial::{DenialKey, Way};
-use enforcer_common::id::{Address, Direction, IncarnationId, Revision};
+use enforcer_common::id::{Address, Direction, Ifindex, IncarnationId, Revision};
 use enforcer_common::verdict::Reason;
 
 use super::names::{NameTable, Policies, Ruling, Service};
@@ -78,7 +78,7 @@ pub(super) fn local(identity: Option<Identity>, ifindexes: &[u32], addresses: &[
             .iter()
             .map(|ifindex| {
                 let interface = Interface { name: format!("veth{ifindex}"), peer_mac: None, existed_at_start: true };
-                (*ifindex, interface)
+                (Ifindex(*ifindex), interface)
             })
             .collect(),
         routes: false,

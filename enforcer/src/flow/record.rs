@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use enforcer_common::id::{Direction, IncarnationId, Revision};
+use enforcer_common::id::{Direction, Ifindex, IncarnationId, Revision};
 use enforcer_common::verdict::Reason;
 use jiff::Timestamp;
 
@@ -147,7 +147,7 @@ fn identity(name: &WorkloadName) -> u32 {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct InterfaceSeen {
     /// Index.
-    pub ifindex: u32,
+    pub ifindex: Ifindex,
     /// Name when the revision was made.
     pub name: String,
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use enforcer_common::id::{IncarnationId, PolicyWord};
+use enforcer_common::id::{Ifindex, IncarnationId, PolicyWord};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::kernel::error::KernelError;
@@ -68,7 +68,7 @@ impl Parts {
         }
         self.edit_addresses(writes, &mut failures);
         let gone = self.tables.endpoints().map(|endpoint| endpoint.ifindex);
-        let gone: BTreeSet<u32> =
+        let gone: BTreeSet<Ifindex> =
             gone.filter(|ifindex| plan.uplinks.contains(ifindex) || self.hooks.is_gone(*ifindex)).collect();
         failures.extend(self.forget(&gone));
         self.retire();
@@ -107,7 +107,7 @@ impl Parts {
 
     /// Attaches every endpoint's programs where they are missing or not of this object.
     fn attach_all(&mut self, failures: &mut Vec<KernelError>) {
-        let devices: Vec<u32> = self.tables.endpoints().map(|endpoint| endpoint.ifindex).collect();
+        let devices: Vec<Ifindex> = self.tables.endpoints().map(|endpoint| endpoint.ifindex).collect();
         for ifindex in devices {
             failures.extend(self.hooks.attach(ifindex).err());
         }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, IncarnationId, PolicyWord, Revision};
+use enforcer_common::id::{Address, Ifindex, IncarnationId, PolicyWord, Revision};
 
 use crate::kernel::apply::Applied;
 use crate::kernel::denials::Denials;
@@ -20,7 +20,7 @@ use crate::plan::{Plan, owned};
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AdoptedEndpoint {
     /// Host side of the veth.
-    pub ifindex: u32,
+    pub ifindex: Ifindex,
     /// Id of the workload in denial records.
     pub id: IncarnationId,
     /// Its own addresses.
@@ -58,7 +58,7 @@ impl Kernel {
     }
 
     /// Devices that are attached or were to be.
-    pub fn endpoints(&self) -> BTreeSet<u32> {
+    pub fn endpoints(&self) -> BTreeSet<Ifindex> {
         self.parts.tables.endpoints().map(|endpoint| endpoint.ifindex).collect()
     }
 
@@ -68,7 +68,7 @@ impl Kernel {
     }
 
     /// Devices towards the outside, as they are pinned: those of the last plan, be it an earlier daemon's.
-    pub fn pinned_uplinks(&self) -> BTreeSet<u32> {
+    pub fn pinned_uplinks(&self) -> BTreeSet<Ifindex> {
         self.parts.tables.uplinks().clone()
     }
 
@@ -84,17 +84,17 @@ impl Kernel {
     }
 
     /// Attaches to a veth before anybody knows whose it is: closed until a plan names it.
-    pub fn attach_unknown(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub fn attach_unknown(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         self.parts.attach_unknown(ifindex)
     }
 
     /// Detaches a device that is no workload's any more.
-    pub fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub fn detach(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         first(self.parts.forget(&[ifindex].into()))
     }
 
     /// Forgets the devices that are not among the living.
-    pub fn detach_gone(&mut self, live: &BTreeSet<u32>) -> Result<(), KernelError> {
+    pub fn detach_gone(&mut self, live: &BTreeSet<Ifindex>) -> Result<(), KernelError> {
         let known = self.endpoints().into_iter().chain(self.parts.hooks.devices());
         let gone = known.filter(|ifindex| !live.contains(ifindex)).collect();
         first(self.parts.forget(&gone))
@@ -105,7 +105,7 @@ impl Kernel {
     ///
     /// A veth of a plan that was only detached by somebody, and is still there, is left to [`Kernel::repair`]; one that
     /// nobody has claimed cannot be told from another device with its number, and goes.
-    pub fn forget_gone(&mut self) -> Result<BTreeSet<u32>, KernelError> {
+    pub fn forget_gone(&mut self) -> Result<BTreeSet<Ifindex>, KernelError> {
         let gone = self.parts.gone()?;
         first(self.parts.forget(&gone))?;
         Ok(gone)

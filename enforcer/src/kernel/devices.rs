@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use enforcer_common::endpoint::Endpoint;
+use enforcer_common::id::Ifindex;
 
 use crate::kernel::error::{KernelError, on_device};
 use crate::kernel::parts::Parts;
@@ -13,7 +14,7 @@ use crate::kernel::sys::{self, Hook};
 
 impl Parts {
     /// Attaches to a veth before anybody knows whose it is: closed until a plan names it.
-    pub(super) fn attach_unknown(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub(super) fn attach_unknown(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         if self.tables.has_endpoint(ifindex) {
             if self.hooks.is_attached(ifindex) {
                 return Ok(());
@@ -33,14 +34,14 @@ impl Parts {
         };
         if attached.is_err() && !self.hooks.devices().contains(&ifindex) {
             for error in self.forget(&[ifindex].into()) {
-                tracing::warn!(ifindex, %error, "an attach that failed is not taken back yet");
+                tracing::warn!(ifindex = ifindex.0, %error, "an attach that failed is not taken back yet");
             }
         }
         attached
     }
 
     /// Devices that went away, and those without a link that nobody has claimed.
-    pub(super) fn gone(&self) -> Result<BTreeSet<u32>, KernelError> {
+    pub(super) fn gone(&self) -> Result<BTreeSet<Ifindex>, KernelError> {
         let mut gone = BTreeSet::new();
         for endpoint in self.tables.endpoints() {
             let ifindex = endpoint.ifindex;
@@ -53,7 +54,7 @@ impl Parts {
     }
 
     /// Unpins links, then frees what the programs of these devices may still have read.
-    pub(super) fn forget(&mut self, devices: &BTreeSet<u32>) -> Vec<KernelError> {
+    pub(super) fn forget(&mut self, devices: &BTreeSet<Ifindex>) -> Vec<KernelError> {
         let mut errors = Vec::new();
         if devices.is_empty() {
             return errors;
@@ -82,8 +83,8 @@ impl Parts {
     }
 }
 
-fn device_exists(ifindex: u32) -> Result<bool, KernelError> {
-    match sys::chain(ifindex, Hook::Ingress) {
+fn device_exists(ifindex: Ifindex) -> Result<bool, KernelError> {
+    match sys::chain(ifindex.0, Hook::Ingress) {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
         Err(error) => Err(on_device(ifindex, "read the chain")(error)),

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, IncarnationId, PolicyWord, Revision, Row, Slot};
+use enforcer_common::id::{Address, Ifindex, IncarnationId, PolicyWord, Revision, Row, Slot};
 use enforcer_common::image::Header;
 use enforcer_common::limits::{ABI, map};
 
@@ -39,7 +39,7 @@ pub struct StatusView {
     /// How many of them are in `ENDPOINTS_MORE`.
     pub endpoints_more: usize,
     /// Devices towards the outside.
-    pub uplinks: BTreeSet<u32>,
+    pub uplinks: BTreeSet<Ifindex>,
     /// Flows and places of workloads in use.
     pub flows: FlowFill,
     /// Flows that the table holds.
@@ -52,7 +52,7 @@ pub struct StatusView {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct EndpointView {
     /// Host side of the veth.
-    pub ifindex: u32,
+    pub ifindex: Ifindex,
     /// Id of the workload in denial records.
     pub id: IncarnationId,
     /// Closed: nobody knows the workload.
@@ -82,7 +82,7 @@ pub struct LinkView {
     /// Id in the kernel; 0: no link is pinned.
     pub id: u32,
     /// Device that the kernel says it is attached to; 0: none.
-    pub ifindex: u32,
+    pub ifindex: Ifindex,
     /// It is the first of the device's chain in the network namespace of the caller.
     pub first: bool,
 }
@@ -135,8 +135,8 @@ fn view(layout: &Layout, endpoint: &Endpoint, slot: Slot) -> Result<EndpointView
     })
 }
 
-fn link(layout: &Layout, ifindex: u32, hook: sys::Hook) -> Result<LinkView, KernelError> {
-    const NONE: LinkView = LinkView { id: 0, ifindex: 0, first: false };
+fn link(layout: &Layout, ifindex: Ifindex, hook: sys::Hook) -> Result<LinkView, KernelError> {
+    const NONE: LinkView = LinkView { id: 0, ifindex: Ifindex::NONE, first: false };
     let path = layout.links().join(name(ifindex, hook));
     let link = match sys::object_get(&path) {
         Ok(link) => link,
@@ -144,6 +144,10 @@ fn link(layout: &Layout, ifindex: u32, hook: sys::Hook) -> Result<LinkView, Kern
         Err(error) => return Err(at(&path, "open pin")(error)),
     };
     let info = sys::link_info(link.as_fd()).map_err(at(&path, "read the link"))?;
-    let chain = sys::chain(ifindex, hook).unwrap_or_default();
-    Ok(LinkView { id: info.id, ifindex: info.ifindex, first: chain.first().is_some_and(|first| first.link == info.id) })
+    let chain = sys::chain(ifindex.0, hook).unwrap_or_default();
+    Ok(LinkView {
+        id: info.id,
+        ifindex: Ifindex(info.ifindex),
+        first: chain.first().is_some_and(|first| first.link == info.id),
+    })
 }

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use enforcer_common::id::Ifindex;
+
 use crate::kernel::error::KernelError;
 use crate::kernel::hooks::Spare;
 use crate::kernel::hooks::attach::{HOOKS, LinkDrift};
@@ -24,33 +26,33 @@ pub enum Drift {
     /// An endpoint is not as it was stored.
     Endpoint {
         /// Device.
-        ifindex: u32,
+        ifindex: Ifindex,
     },
     /// No link on a hook of a device: what passes there is not judged.
     NotAttached {
         /// Device.
-        ifindex: u32,
+        ifindex: Ifindex,
         /// What the workload gets, and not what it sends.
         to_workload: bool,
     },
     /// The link is attached and its pin is gone: it would not outlive the daemon.
     LinkPin {
         /// Device.
-        ifindex: u32,
+        ifindex: Ifindex,
         /// What the workload gets, and not what it sends.
         to_workload: bool,
     },
     /// The link runs another program.
     Program {
         /// Device.
-        ifindex: u32,
+        ifindex: Ifindex,
         /// What the workload gets, and not what it sends.
         to_workload: bool,
     },
     /// Another program comes first and could let packets past ours.
     NotFirst {
         /// Device.
-        ifindex: u32,
+        ifindex: Ifindex,
         /// What the workload gets, and not what it sends.
         to_workload: bool,
     },
@@ -136,7 +138,7 @@ fn hook(to_workload: bool) -> Hook {
     if to_workload { Hook::Egress } else { Hook::Ingress }
 }
 
-fn name(drift: LinkDrift, ifindex: u32, hook: Hook) -> Drift {
+fn name(drift: LinkDrift, ifindex: Ifindex, hook: Hook) -> Drift {
     let to_workload = hook == Hook::Egress;
     match drift {
         LinkDrift::Gone => Drift::NotAttached { ifindex, to_workload },

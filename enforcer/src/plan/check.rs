@@ -81,7 +81,7 @@ impl Plan<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use enforcer_common::id::Address;
+    use enforcer_common::id::{Address, Ifindex};
     use enforcer_common::image::{AddressEntry, Line};
 
     use crate::plan::{PlannedWorkload, WorkloadKey};
@@ -124,7 +124,7 @@ mod tests {
         let (lines, addresses) = (image(|header| header.rows = 1), [(Address::UNSPECIFIED, AddressEntry(0))]);
         let planned = |key: u64, rows| PlannedWorkload {
             key: WorkloadKey(key),
-            endpoints: vec![7],
+            endpoints: vec![Ifindex(7)],
             addresses: Vec::new(),
             unknown: false,
             routes: false,
@@ -133,7 +133,7 @@ mod tests {
         };
         let check = |workloads, uplinks| Plan { workloads, uplinks, ..plan(&lines, &addresses) }.check();
         let good = planned(1, [Row(0), Row::NONE]);
-        check(vec![good.clone()], vec![1]).unwrap();
+        check(vec![good.clone()], vec![Ifindex(1)]).unwrap();
         let stranger = planned(1, [Row(0), Row(1)]);
         let what = "a workload's row is not in it";
         assert_eq!(check(vec![stranger], vec![]), Err(Impossible::Invalid { what }));
@@ -141,6 +141,6 @@ mod tests {
         assert_eq!(check(vec![good, planned(2, [Row::NONE; 2])], vec![]), Err(Impossible::Invalid { what }));
         let many = UPLINKS + 1;
         let refused = Impossible::NoRoom { what: "uplinks", needed: many as usize, room: UPLINKS as usize };
-        assert_eq!(check(vec![], (1..=many).collect()), Err(refused));
+        assert_eq!(check(vec![], (1..=many).map(Ifindex).collect()), Err(refused));
     }
 }

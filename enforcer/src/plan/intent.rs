@@ -1,6 +1,6 @@
 //! From a compiled image and a snapshot to what the kernel side is told. Pure.
 
-use enforcer_common::id::{Address, Row};
+use enforcer_common::id::{Address, Ifindex, Row};
 use serde::{Deserialize, Serialize};
 
 use crate::compile::image::Image;
@@ -23,7 +23,7 @@ pub enum Unknown {
 pub struct Intent {
     image: Image,
     workloads: Vec<PlannedWorkload>,
-    uplinks: Vec<u32>,
+    uplinks: Vec<Ifindex>,
 }
 
 impl Intent {
@@ -92,7 +92,7 @@ mod tests {
             identity: named.then(|| Identity { name, labels: BTreeMap::new(), ports: BTreeMap::new() }),
             addresses: BTreeSet::from([IpAddr::from([10, 88, 0, 10])]),
             disputed: BTreeSet::new(),
-            endpoints: BTreeMap::from([(7, interface)]),
+            endpoints: BTreeMap::from([(Ifindex(7), interface)]),
             routes: false,
             disagrees: false,
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use enforcer_common::id::{Address, Row};
+use enforcer_common::id::{Address, Ifindex, Row};
 use enforcer_common::image::{AddressEntry, Line};
 
 use super::WorkloadKey;
@@ -18,7 +18,7 @@ pub struct Plan<'a> {
     /// closed.
     pub workloads: Vec<PlannedWorkload>,
     /// Devices towards the outside. One that was a workload's is detached.
-    pub uplinks: Vec<u32>,
+    pub uplinks: Vec<Ifindex>,
 }
 
 /// One workload.
@@ -27,7 +27,7 @@ pub struct PlannedWorkload {
     /// Its incarnation, never reused within a run of the daemon.
     pub key: WorkloadKey,
     /// Host sides of its veths, by ifindex.
-    pub endpoints: Vec<u32>,
+    pub endpoints: Vec<Ifindex>,
     /// Its own addresses.
     pub addresses: Vec<Address>,
     /// Closed: only ARP and neighbour discovery pass.

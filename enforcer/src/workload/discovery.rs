@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use enforcer_common::id::Ifindex;
+
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -61,7 +63,7 @@ pub enum WorkloadError {
 #[derive(Debug)]
 pub struct Discovery {
     published: watch::Receiver<Option<Arc<Published>>>,
-    veths: watch::Receiver<BTreeSet<u32>>,
+    veths: watch::Receiver<BTreeSet<Ifindex>>,
     sources: Vec<watch::Receiver<SourceState>>,
     inventory: inventory::Input,
     /// Answered when a snapshot has what the sources said before.
@@ -105,11 +107,11 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
 
 /// The veths (by ifindex) that are workloads' whoever they turn out to be.
 #[derive(Debug)]
-pub struct UnnamedVeths(watch::Receiver<BTreeSet<u32>>);
+pub struct UnnamedVeths(watch::Receiver<BTreeSet<Ifindex>>);
 
 impl UnnamedVeths {
     /// All of them, whenever there are others. Once there is a snapshot this never returns. Cancel safe.
-    pub async fn changed(&mut self) -> BTreeSet<u32> {
+    pub async fn changed(&mut self) -> BTreeSet<Ifindex> {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
         }

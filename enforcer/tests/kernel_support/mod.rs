@@ -11,14 +11,14 @@ use std::time::Duration;
 use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, Reading};
 use enforcer::lab::Namespace;
 use enforcer::plan::{Plan, PlannedWorkload, WorkloadKey};
-use enforcer_common::id::{Address, PeerClass, Row};
+use enforcer_common::id::{Address, Ifindex, PeerClass, Row};
 use enforcer_common::image::{AddressEntry, Cell, Header, Line, PortKey, RangeTable};
 use enforcer_tests::net::{Node, Site, inside, is_privileged, own_bpf_file_system, sh};
 
 /// Host sides of the veths.
-pub(crate) const A: u32 = 100;
+pub(crate) const A: Ifindex = Ifindex(100);
 /// Shares A's place in the endpoint array.
-pub(crate) const B: u32 = 100 + 4096;
+pub(crate) const B: Ifindex = Ifindex(100 + 4096);
 /// Key of the workload behind A.
 pub(crate) const KEY_A: WorkloadKey = WorkloadKey(1);
 /// Key of the workload behind B.
@@ -82,7 +82,7 @@ impl Rig {
     }
 
     /// A veth between the host and a container.
-    fn plug(&self, space: &str, name: &str, ifindex: u32, subnet: &str) {
+    fn plug(&self, space: &str, name: &str, ifindex: Ifindex, subnet: &str) {
         self.node.add_veth(space, &format!("{name} index {ifindex}"), "eth0");
         sh(&format!("ip addr add {subnet}.1/24 dev {name}"));
         self.node.ip(space, "link set lo up");
@@ -202,7 +202,7 @@ impl TestImage {
     }
 }
 
-pub(crate) fn workload(key: WorkloadKey, ifindex: u32, own: &str, row: Row) -> PlannedWorkload {
+pub(crate) fn workload(key: WorkloadKey, ifindex: Ifindex, own: &str, row: Row) -> PlannedWorkload {
     PlannedWorkload {
         key,
         endpoints: vec![ifindex],

@@ -13,7 +13,7 @@ use enforcer_common::{
     flow_key::FlowKey,
     flow_state::FlowValue,
     icmp_error::FindQuoted,
-    id::{Address, Direction, PolicyWord, Slot},
+    id::{Address, Direction, Ifindex, PolicyWord, Slot},
     image::{AddressEntry, Image, Line},
     judge::JudgeWork,
     tables::{Clock, Devices, Flows, PolicyTables},
@@ -76,12 +76,12 @@ impl<'a> PolicyTables for &'a Memory {
 }
 
 impl Devices for &Memory {
-    fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
+    fn endpoint(&self, ifindex: Ifindex) -> Option<&Endpoint> {
         (ifindex == self.scene.endpoint.ifindex).then_some(&self.scene.endpoint)
     }
 
-    fn is_uplink(&self, ifindex: u32) -> bool {
-        ifindex == UPLINK
+    fn is_uplink(&self, ifindex: Ifindex) -> bool {
+        ifindex == Ifindex(UPLINK)
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use enforcer_common::{
     endpoint::Endpoint,
-    id::{Address, IncarnationId, OwnerId, PeerClass, PolicyWord, QuotaPlace, Revision, Row},
+    id::{Address, Ifindex, IncarnationId, OwnerId, PeerClass, PolicyWord, QuotaPlace, Revision, Row},
     image::{AddressEntry, Header, Line, PortKey, RangeTable},
 };
 
@@ -77,7 +77,7 @@ pub struct Scene {
 impl Default for Scene {
     fn default() -> Self {
         let mut endpoint = Endpoint {
-            ifindex: LO,
+            ifindex: Ifindex(LO),
             quota: PLACE,
             id: WORKLOAD,
             owned: 2,

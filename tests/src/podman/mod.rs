@@ -179,7 +179,7 @@ impl Host {
             let view = enforcer::kernel::status::read(host.pin_dir()).ok()?;
             let ready = |index: &u64| {
                 view.endpoints.iter().any(|endpoint| {
-                    u64::from(endpoint.ifindex) == *index
+                    u64::from(endpoint.ifindex.0) == *index
                         && endpoint.is_attached()
                         && !endpoint.unknown
                         && endpoint.id != IncarnationId::NONE

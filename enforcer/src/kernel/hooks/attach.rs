@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use enforcer_common::id::Ifindex;
+
 use crate::kernel::error::{KernelError, at, on_device};
 use crate::kernel::hooks::programs::Programs;
 use crate::kernel::pins::layout::{self, Layout, incoming};
@@ -32,7 +34,7 @@ pub(crate) enum LinkDrift {
 #[derive(Debug)]
 pub(crate) struct Links {
     directory: PathBuf,
-    held: BTreeMap<(u32, Hook), OwnedFd>,
+    held: BTreeMap<(Ifindex, Hook), OwnedFd>,
 }
 
 impl Links {
@@ -53,7 +55,7 @@ impl Links {
             let info = sys::link_info(link.as_fd()).map_err(|_| KernelError::Foreign { path: path.clone() })?;
             if info.ifindex == 0 {
                 layout::unpin(&path)?;
-            } else if info.ifindex == ifindex && info.hook == hook as u32 {
+            } else if Ifindex(info.ifindex) == ifindex && info.hook == hook as u32 {
                 held.insert((ifindex, hook), link);
             } else {
                 return Err(KernelError::Foreign { path });
@@ -63,24 +65,24 @@ impl Links {
     }
 
     /// Devices with at least one link.
-    pub(crate) fn devices(&self) -> BTreeSet<u32> {
+    pub(crate) fn devices(&self) -> BTreeSet<Ifindex> {
         self.held.keys().map(|(ifindex, _)| *ifindex).collect()
     }
 
     /// Attaches what is missing on a device, and puts these programs in the place of others.
-    pub(crate) fn attach(&mut self, ifindex: u32, programs: &Programs) -> Result<(), KernelError> {
+    pub(crate) fn attach(&mut self, ifindex: Ifindex, programs: &Programs) -> Result<(), KernelError> {
         for hook in HOOKS {
             let (program, id) = programs.of(hook);
             if let Some(link) = self.held.get(&(ifindex, hook)) {
                 let info = sys::link_info(link.as_fd()).map_err(on_device(ifindex, "read the link"))?;
-                if info.ifindex == ifindex {
+                if Ifindex(info.ifindex) == ifindex {
                     if info.program != id {
                         sys::link_update(link.as_fd(), program).map_err(on_device(ifindex, "replace the program"))?;
                     }
                     continue;
                 }
             }
-            let link = sys::link_create(program, ifindex, hook).map_err(on_device(ifindex, "attach"))?;
+            let link = sys::link_create(program, ifindex.0, hook).map_err(on_device(ifindex, "attach"))?;
             self.pin(ifindex, hook, link)?;
             if self.check(ifindex, hook, id)? == Some(LinkDrift::NotFirst) {
                 return Err(KernelError::NotFirst { ifindex });
@@ -91,14 +93,14 @@ impl Links {
 
     /// Makes our program the first of a chain again, with no moment without it: a second link with a copy of the program
     /// goes in front, then the first is let go. (The kernel takes a program only once into a chain.)
-    pub(crate) fn put_first(&mut self, ifindex: u32, hook: Hook, copy: &Programs) -> Result<(), KernelError> {
+    pub(crate) fn put_first(&mut self, ifindex: Ifindex, hook: Hook, copy: &Programs) -> Result<(), KernelError> {
         let (program, _) = copy.of(hook);
-        let link = sys::link_create(program, ifindex, hook).map_err(on_device(ifindex, "attach"))?;
+        let link = sys::link_create(program, ifindex.0, hook).map_err(on_device(ifindex, "attach"))?;
         self.pin(ifindex, hook, link)
     }
 
     /// Pins a held link again whose pin was removed.
-    pub(crate) fn pin_again(&mut self, ifindex: u32, hook: Hook) -> Result<(), KernelError> {
+    pub(crate) fn pin_again(&mut self, ifindex: Ifindex, hook: Hook) -> Result<(), KernelError> {
         let path = self.directory.join(name(ifindex, hook));
         match self.held.get(&(ifindex, hook)) {
             Some(link) => sys::object_pin(link.as_fd(), &path).map_err(at(&path, "pin")),
@@ -107,12 +109,12 @@ impl Links {
     }
 
     /// What is wrong with a link, the worst first.
-    pub(crate) fn check(&self, ifindex: u32, hook: Hook, program: u32) -> Result<Option<LinkDrift>, KernelError> {
+    pub(crate) fn check(&self, ifindex: Ifindex, hook: Hook, program: u32) -> Result<Option<LinkDrift>, KernelError> {
         let Some(link) = self.held.get(&(ifindex, hook)) else {
             return Ok(Some(LinkDrift::Gone));
         };
         let info = sys::link_info(link.as_fd()).map_err(on_device(ifindex, "read the link"))?;
-        let chain = match sys::chain(ifindex, hook) {
+        let chain = match sys::chain(ifindex.0, hook) {
             Ok(chain) => chain,
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Vec::new(),
             Err(error) => return Err(on_device(ifindex, "read the chain")(error)),
@@ -132,7 +134,7 @@ impl Links {
     }
 
     /// Detaches a device, or forgets one that is gone.
-    pub(crate) fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub(crate) fn detach(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         for hook in HOOKS {
             if let Some(link) = self.held.remove(&(ifindex, hook)) {
                 sys::link_detach(link.as_fd()).map_err(on_device(ifindex, "detach"))?;
@@ -143,22 +145,22 @@ impl Links {
     }
 
     /// Whether a device still has its links.
-    pub(crate) fn is_attached(&self, ifindex: u32) -> bool {
+    pub(crate) fn is_attached(&self, ifindex: Ifindex) -> bool {
         HOOKS.into_iter().all(|hook| self.reports(ifindex, hook))
     }
 
     /// Whether no link reports the device any more.
-    pub(crate) fn is_gone(&self, ifindex: u32) -> bool {
+    pub(crate) fn is_gone(&self, ifindex: Ifindex) -> bool {
         !HOOKS.into_iter().any(|hook| self.reports(ifindex, hook))
     }
 
-    fn reports(&self, ifindex: u32, hook: Hook) -> bool {
+    fn reports(&self, ifindex: Ifindex, hook: Hook) -> bool {
         let link = self.held.get(&(ifindex, hook));
         let info = link.map(|link| sys::link_info(link.as_fd()));
-        matches!(info, Some(Ok(info)) if info.ifindex == ifindex)
+        matches!(info, Some(Ok(info)) if Ifindex(info.ifindex) == ifindex)
     }
 
-    fn pin(&mut self, ifindex: u32, hook: Hook, link: OwnedFd) -> Result<(), KernelError> {
+    fn pin(&mut self, ifindex: Ifindex, hook: Hook, link: OwnedFd) -> Result<(), KernelError> {
         let path = self.directory.join(name(ifindex, hook));
         let new = incoming(&path);
         layout::unpin(&new)?;
@@ -179,7 +181,7 @@ fn settle(directory: &Path, settled: &str) -> Result<(), KernelError> {
 }
 
 /// Name of a link's pin.
-pub(crate) fn name(ifindex: u32, hook: Hook) -> String {
+pub(crate) fn name(ifindex: Ifindex, hook: Hook) -> String {
     match hook {
         Hook::Ingress => format!("{ifindex}-from"),
         Hook::Egress => format!("{ifindex}-to"),
@@ -187,14 +189,14 @@ pub(crate) fn name(ifindex: u32, hook: Hook) -> String {
 }
 
 /// What a pin's name says.
-pub(crate) fn parse(name: &str) -> Option<(u32, Hook)> {
+pub(crate) fn parse(name: &str) -> Option<(Ifindex, Hook)> {
     let (ifindex, side) = name.split_once('-')?;
     let hook = match side {
         "from" => Hook::Ingress,
         "to" => Hook::Egress,
         _ => return None,
     };
-    Some((ifindex.parse().ok()?, hook))
+    Some((Ifindex(ifindex.parse().ok()?), hook))
 }
 
 #[cfg(test)]
@@ -204,7 +206,7 @@ mod tests {
     #[test]
     fn a_pins_name_says_which_link_it_is() {
         for hook in HOOKS {
-            assert_eq!(parse(&name(12, hook)), Some((12, hook)));
+            assert_eq!(parse(&name(Ifindex(12), hook)), Some((Ifindex(12), hook)));
         }
         for stranger in ["12", "12-", "x-from", "12-from-new", "12-both"] {
             assert_eq!(parse(stranger), None, "{stranger}");

@@ -10,6 +10,7 @@ mod sweep;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use enforcer_common::id::Ifindex;
 use enforcer_common::sweep::SweepArguments;
 
 pub use sweep::Sweep;
@@ -62,38 +63,38 @@ impl Hooks {
     }
 
     /// Devices with at least one link.
-    pub(crate) fn devices(&self) -> BTreeSet<u32> {
+    pub(crate) fn devices(&self) -> BTreeSet<Ifindex> {
         self.links.devices()
     }
 
     /// Whether a device still has its links.
-    pub(crate) fn is_attached(&self, ifindex: u32) -> bool {
+    pub(crate) fn is_attached(&self, ifindex: Ifindex) -> bool {
         self.links.is_attached(ifindex)
     }
 
     /// Whether no link reports the device any more.
-    pub(crate) fn is_gone(&self, ifindex: u32) -> bool {
+    pub(crate) fn is_gone(&self, ifindex: Ifindex) -> bool {
         self.links.is_gone(ifindex)
     }
 
     /// Attaches what is missing on a device, and puts these programs in the place of others.
-    pub(crate) fn attach(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub(crate) fn attach(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         self.links.attach(ifindex, &self.programs)
     }
 
     /// Detaches a device, or forgets one that is gone.
-    pub(crate) fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub(crate) fn detach(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         self.links.detach(ifindex)
     }
 
     /// What is wrong with a link, the worst first.
-    pub(crate) fn check(&self, ifindex: u32, hook: Hook) -> Result<Option<LinkDrift>, KernelError> {
+    pub(crate) fn check(&self, ifindex: Ifindex, hook: Hook) -> Result<Option<LinkDrift>, KernelError> {
         let (_, program) = self.programs.of(hook);
         self.links.check(ifindex, hook, program)
     }
 
     /// Pins a link again whose pin was removed.
-    pub(crate) fn pin_again(&mut self, ifindex: u32, hook: Hook) -> Result<(), KernelError> {
+    pub(crate) fn pin_again(&mut self, ifindex: Ifindex, hook: Hook) -> Result<(), KernelError> {
         self.links.pin_again(ifindex, hook)
     }
 
@@ -101,7 +102,7 @@ impl Hooks {
     pub(crate) fn put_first(
         &mut self,
         pins: &Pins,
-        ifindex: u32,
+        ifindex: Ifindex,
         hook: Hook,
         spare: &mut Spare,
     ) -> Result<(), KernelError> {

@@ -9,7 +9,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, IncarnationId, OwnerId, QuotaPlace, Row, Slot};
+use enforcer_common::id::{Address, Ifindex, IncarnationId, OwnerId, QuotaPlace, Row, Slot};
 use enforcer_common::limits::OWN_ADDRESSES;
 
 pub(crate) use places::owned;
@@ -113,7 +113,7 @@ impl Incarnations {
     pub(crate) fn plan(
         &mut self,
         workloads: &[PlannedWorkload],
-        current: &BTreeMap<u32, Endpoint>,
+        current: &BTreeMap<Ifindex, Endpoint>,
         supply: &mut Supply,
         slot: Slot,
         boot_time: u64,
@@ -173,7 +173,7 @@ impl Incarnations {
     fn claim(
         &mut self,
         workload: &PlannedWorkload,
-        current: &BTreeMap<u32, Endpoint>,
+        current: &BTreeMap<Ifindex, Endpoint>,
         supply: &mut Supply,
     ) -> Result<IncarnationId, Impossible> {
         if let Some(id) = self.by_key.get(&workload.key) {

@@ -99,7 +99,7 @@ fn flow(record: &FlowRecord, uuid: Uuid, time: &str) -> Flow {
         .to_owned(),
         is_reply: Some(record.is_reply),
         interface: record.interface.as_ref().map(|interface| NetworkInterface {
-            index: interface.ifindex,
+            index: interface.ifindex.0,
             name: cut(&interface.name, NAME_MOST).into_owned(),
         }),
         egress_denied_by,
