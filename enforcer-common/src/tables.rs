@@ -6,13 +6,13 @@ use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
 use crate::flow_state::FlowValue;
 use crate::id::{Ifindex, PolicyWord, Slot};
-use crate::image::Image;
+use crate::image::ReadImage;
 use crate::verdict::Reason;
 
 /// The policy in force.
 pub trait PolicyTables {
     /// The tables of one image.
-    type Image: Image;
+    type Image: ReadImage;
     /// The policy in force. Asked once by each half of a run, and no verdict mixes two answers.
     fn word(&self) -> PolicyWord;
     /// The image in a slot.

@@ -14,7 +14,7 @@ use enforcer_common::{
     flow_state::FlowValue,
     icmp_error::{self, FindQuoted},
     id::{Address, Direction, Ifindex, IncarnationId, PolicyWord, QuotaPlace, Slot},
-    image::{AddressEntry, Image, Line, PortKey, Start},
+    image::{AddressEntry, Line, PortKey, ReadImage, Start},
     judge::{self, JudgeWork},
     limits,
     opaque::opaque,
@@ -39,7 +39,7 @@ pub(crate) struct Maps {
 }
 
 /// The image in a slot.
-pub(crate) struct Tables {
+pub(crate) struct MapImage {
     slot: Slot,
     start: &'static Start,
 }
@@ -52,7 +52,7 @@ pub(crate) fn tick() -> u32 {
 }
 
 impl PolicyTables for Maps {
-    type Image = Tables;
+    type Image = MapImage;
 
     #[inline(always)]
     fn word(&self) -> PolicyWord {
@@ -64,8 +64,8 @@ impl PolicyTables for Maps {
     }
 
     #[inline(always)]
-    fn image(&self, slot: Slot) -> Option<Tables> {
-        Some(Tables { slot, start: IMAGE_STARTS.get(slot.number())? })
+    fn image(&self, slot: Slot) -> Option<MapImage> {
+        Some(MapImage { slot, start: IMAGE_STARTS.get(slot.number())? })
     }
 }
 
@@ -225,7 +225,7 @@ extern "C" fn find_quoted(skb: *mut __sk_buff, work: *mut Work) -> u64 {
     0
 }
 
-impl Image for Tables {
+impl ReadImage for MapImage {
     #[inline(always)]
     fn line(&self, index: u32) -> Option<&Line> {
         match self.start.get(index as usize) {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData, PerCpuHashMap, PerCpuValues};
-use enforcer::kernel::{Denials, KernelError, Reading, status};
+use enforcer::kernel::{Denials, KernelError, NewDenials, status};
 use enforcer::plan::WorkloadKey;
 use enforcer_common::denial::{Denial, Way};
 use enforcer_common::id::{Direction, Revision, Row};
@@ -22,7 +22,7 @@ use kernel_support::{
 };
 
 /// Packets of a reading, those of busy sets included.
-fn packets(reading: &Reading) -> u64 {
+fn packets(reading: &NewDenials) -> u64 {
     let counts = reading.denials.iter().map(|denial| match denial {
         Denial::Flow { count, .. } | Denial::Busy { count, .. } => *count,
     });
@@ -30,7 +30,7 @@ fn packets(reading: &Reading) -> u64 {
 }
 
 /// The flows of a reading.
-fn flows(reading: &Reading) -> Vec<Way> {
+fn flows(reading: &NewDenials) -> Vec<Way> {
     let ways = reading.denials.iter().filter_map(|denial| match denial {
         Denial::Flow { way, .. } => Some(*way),
         Denial::Busy { .. } => None,

@@ -11,7 +11,7 @@ use enforcer::resolve::{DecidedBy, ResolvedPolicy, Service, resolve};
 use enforcer::workload::model::{Snapshot, WorkloadKey};
 use enforcer_common::decide::decide;
 use enforcer_common::id::{Address, Direction};
-use enforcer_common::image::{AddressEntry, Image as _};
+use enforcer_common::image::{AddressEntry, ReadImage as _};
 use enforcer_common::verdict::Verdict;
 use enforcer_tests::oracle::declare::{Declared, Defaults, model};
 use enforcer_tests::oracle::evaluate::{Flow, Number, Oracle, Wants};

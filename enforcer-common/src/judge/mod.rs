@@ -12,7 +12,7 @@ use crate::endpoint::Endpoint;
 use crate::flow_state::{FlowWord, Role, renew};
 use crate::hygiene::{self, Discovery};
 use crate::id::{Address, Direction, Ifindex, OwnerId, Revision, Row};
-use crate::image::{AddressEntry, Image, PortKey};
+use crate::image::{AddressEntry, PortKey, ReadImage};
 use crate::packet::{Kind, ProtocolClass};
 use crate::tables::{Clock, Devices, Flows};
 use crate::verdict::{Reason, Verdict};
@@ -85,7 +85,7 @@ struct Case<'a, T, I> {
     own: bool,
 }
 
-impl<T: AskPolicy + Devices + Flows + Clock, I: Image> Case<'_, T, I> {
+impl<T: AskPolicy + Devices + Flows + Clock, I: ReadImage> Case<'_, T, I> {
     /// The guardrails; what the image knows of the peer.
     #[inline(always)]
     fn clear(&self) -> Result<Option<AddressEntry>, Reason> {

@@ -16,7 +16,7 @@ use super::error::AgentError;
 use crate::flow::enrich::Enricher;
 use crate::flow::names::NameTable;
 use crate::flow::sink::{FlowLog, SinkCounts};
-use crate::kernel::{Denials, KernelError, Reading};
+use crate::kernel::{Denials, KernelError, NewDenials};
 
 /// How often denials are read. The kernel's ring and slices hold what comes in between.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -61,8 +61,8 @@ impl DenialLog {
 
     /// The names of the revisions. While they are held no denial is read: whoever brings a revision in force holds them
     /// until its names are in.
-    pub(super) fn names(&self) -> Names {
-        Names(Arc::clone(&self.shared))
+    pub(super) fn names(&self) -> NameHandle {
+        NameHandle(Arc::clone(&self.shared))
     }
 
     /// Counters of other workloads may be dropped.
@@ -85,9 +85,9 @@ impl DenialLog {
 }
 
 /// Access to the names.
-pub(super) struct Names(Arc<Shared>);
+pub(super) struct NameHandle(Arc<Shared>);
 
-impl Names {
+impl NameHandle {
     pub(super) fn hold(&self) -> MutexGuard<'_, NameTable> {
         locked(&self.0.names)
     }
@@ -133,7 +133,7 @@ impl Reader {
         reading.more
     }
 
-    fn write(&mut self, reading: &Reading, failure: Option<KernelError>) {
+    fn write(&mut self, reading: &NewDenials, failure: Option<KernelError>) {
         if let Some(error) = failure {
             tracing::warn!(%error, "cannot read all denials");
         }

@@ -37,7 +37,7 @@ pub struct FlowRecord {
     /// Its veth; `None`: it has none or several, or is not known.
     pub interface: Option<Arc<InterfaceSeen>>,
     /// Which policies decided.
-    pub decision: Decision,
+    pub decision: RecordedDecision,
     /// Name of this node.
     pub node: Arc<str>,
 }
@@ -154,7 +154,7 @@ pub struct InterfaceSeen {
 
 /// Which policies decided.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Decision {
+pub enum RecordedDecision {
     /// None: the shape of the packet, its sender or a limit did, or its flow is not known.
     NotPolicy,
     /// These, sorted: the rule that denies, or every policy that isolates the workload in this direction.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, Reading};
+use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, NewDenials};
 use enforcer::lab::Namespace;
 use enforcer::plan::{Plan, PlannedWorkload, WorkloadKey};
 use enforcer_common::id::{Address, Ifindex, PeerClass, Row};
@@ -224,16 +224,16 @@ pub(crate) fn apply(kernel: &mut Kernel, plan: &Plan<'_>) -> enforcer::kernel::A
 }
 
 /// Polls and takes no failure.
-pub(crate) fn poll(denials: &mut Denials) -> Reading {
+pub(crate) fn poll(denials: &mut Denials) -> NewDenials {
     taken(denials.poll())
 }
 
 /// Reads everything and takes no failure.
-pub(crate) fn flush(denials: &mut Denials) -> Reading {
+pub(crate) fn flush(denials: &mut Denials) -> NewDenials {
     taken(denials.flush())
 }
 
-fn taken((reading, failure): (Reading, Option<KernelError>)) -> Reading {
+fn taken((reading, failure): (NewDenials, Option<KernelError>)) -> NewDenials {
     if let Some(failure) = failure {
         panic!("{}", chain(&failure));
     }

@@ -14,7 +14,7 @@ use enforcer_common::{
     flow_state::FlowValue,
     icmp_error::FindQuoted,
     id::{Address, Direction, Ifindex, PolicyWord, Slot},
-    image::{AddressEntry, Image, Line},
+    image::{AddressEntry, Line, ReadImage},
     judge::JudgeWork,
     tables::{Clock, Devices, Flows, PolicyTables},
     verdict::{Reason, Verdict},
@@ -128,7 +128,7 @@ impl AskPolicy for &Memory {}
 impl JudgeWork for &Memory {}
 impl FindQuoted for &Memory {}
 
-impl Image for Memory {
+impl ReadImage for Memory {
     fn line(&self, index: u32) -> Option<&Line> {
         self.lines.get(index as usize)
     }

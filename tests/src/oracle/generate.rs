@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use enforcer_common::id::Ifindex;
 
 use enforcer::policy::model::{
-    Action, LabelSelector, Labels, NamespaceScope, Peer, Peers, PortSpec, Ports, Requirement, Rule, Transport,
+    Action, LabelSelector, NamespaceScope, Peer, Peers, PortSpec, Ports, Requirement, Rule, Transport,
 };
 use enforcer::workload::model::{
-    Identity, Interface, LocalWorkload, NamedPort, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName,
+    Identity, Interface, Labels, LocalWorkload, NamedPort, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName,
 };
 use ipnetwork::IpNetwork;
 

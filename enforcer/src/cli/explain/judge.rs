@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use enforcer_common::decide::{self, Question};
 use enforcer_common::endpoint::Endpoint;
 use enforcer_common::id::{Address, Direction, OwnerId, Slot};
-use enforcer_common::image::{Image as _, PortKey};
+use enforcer_common::image::{PortKey, ReadImage as _};
 use enforcer_common::limits::OWN_ADDRESSES;
 use enforcer_common::verdict::{Reason, Verdict};
 

@@ -11,7 +11,7 @@ use enforcer_common::verdict::Reason;
 use jiff::Timestamp;
 
 use super::Entry;
-use crate::flow::record::{Decision, FlowRecord, Party};
+use crate::flow::record::{FlowRecord, Party, RecordedDecision};
 
 /// Workloads, directions and reasons that are kept apart; the kernel keeps as many. The rest is counted by direction and
 /// reason alone.
@@ -64,7 +64,7 @@ fn without_flow(record: FlowRecord) -> FlowRecord {
         Direction::Egress => (record.source, None),
         Direction::Ingress => (None, record.destination),
     };
-    FlowRecord { packet: None, is_reply: false, source, destination, decision: Decision::NotPolicy, ..record }
+    FlowRecord { packet: None, is_reply: false, source, destination, decision: RecordedDecision::NotPolicy, ..record }
 }
 
 fn without_workload(record: FlowRecord) -> FlowRecord {
@@ -109,7 +109,11 @@ mod tests {
         for record in told {
             assert_eq!((record.workload, record.direction), (WEB, Direction::Egress));
             assert_eq!((record.packet, record.source, record.destination), (None, side.clone(), None));
-            assert_eq!(record.decision, Decision::NotPolicy, "the policies of one flow say nothing about another");
+            assert_eq!(
+                record.decision,
+                RecordedDecision::NotPolicy,
+                "the policies of one flow say nothing about another"
+            );
         }
         assert_eq!(records(&mut overflow), [], "nothing is told twice");
     }

@@ -39,7 +39,7 @@ const LAST_RECORDS: u32 = 2 * EVENTS / (size_of::<DenialEvent>() as u32 + 8);
 
 /// What one reading found.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Reading {
+pub struct NewDenials {
     /// Denied packets that were not reported before.
     pub denials: Vec<Denial>,
     /// More waits in the ring: the next reading should come soon.
@@ -106,8 +106,8 @@ impl Denials {
 
     /// Drains a part of the ring, and once a second, when nothing is left in it, reads the slices. What it gives counts as
     /// reported, whether there is an error beside it or not.
-    pub fn poll(&mut self) -> (Reading, Option<KernelError>) {
-        let mut reading = Reading::default();
+    pub fn poll(&mut self) -> (NewDenials, Option<KernelError>) {
+        let mut reading = NewDenials::default();
         let mut failure = None;
         reading.more = !self.drain(&mut reading, RECORDS);
         let now = Instant::now();
@@ -120,8 +120,8 @@ impl Denials {
     }
 
     /// Everything up to now: exact once no more packets come. What it gives counts as reported, as with [`Self::poll`].
-    pub fn flush(&mut self) -> (Reading, Option<KernelError>) {
-        let mut reading = Reading::default();
+    pub fn flush(&mut self) -> (NewDenials, Option<KernelError>) {
+        let mut reading = NewDenials::default();
         let mut failure = None;
         // A way whose first event was lost is believed when it is seen the second time.
         for _ in 0..2 {
@@ -158,7 +158,7 @@ impl Denials {
     }
 
     /// True: nothing is left in the ring.
-    fn drain(&mut self, reading: &mut Reading, most: u32) -> bool {
+    fn drain(&mut self, reading: &mut NewDenials, most: u32) -> bool {
         for _ in 0..most {
             let Some(record) = self.ring.next() else { return true };
             let Some(event) = DenialEvent::from_bytes(&record) else {
@@ -170,7 +170,7 @@ impl Denials {
         false
     }
 
-    fn pass(&mut self, reading: &mut Reading) -> Result<(), KernelError> {
+    fn pass(&mut self, reading: &mut NewDenials) -> Result<(), KernelError> {
         for way in 0..ways(&self.slices) {
             let (index, at) = place(way);
             let generation = self.slices.read32(index, at + offset_of!(Way, generation));
@@ -184,7 +184,7 @@ impl Denials {
         self.busy_pass(reading)
     }
 
-    fn busy_pass(&mut self, reading: &mut Reading) -> Result<(), KernelError> {
+    fn busy_pass(&mut self, reading: &mut NewDenials) -> Result<(), KernelError> {
         for key in self.busy_keys()? {
             let Some((now, packets)) = self.unreported(&key)? else {
                 continue;

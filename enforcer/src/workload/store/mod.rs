@@ -156,7 +156,7 @@ impl Store {
         self.regroup(inputs);
         let mut said = self.gather(inputs);
         let named: BTreeSet<Ifindex> = self.veths_of(said.statements.keys());
-        let uplinks = self.uplinks.judge(inputs, &named, !self.updated, &mut findings);
+        let uplinks = self.uplinks.update(inputs, &named, !self.updated, &mut findings);
         for space in self.known.values_mut() {
             space.veths.retain(|veth| !uplinks.contains_key(veth));
         }

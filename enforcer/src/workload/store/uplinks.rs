@@ -57,7 +57,7 @@ impl Uplinks {
     ///
     /// Only at the first look can a route make a veth an uplink by itself: the node's own came before us, and a veth
     /// that comes later may be a container's whose name is still on the way.
-    pub(super) fn judge(
+    pub(super) fn update(
         &mut self,
         inputs: &Inputs<'_>,
         named: &BTreeSet<Ifindex>,

@@ -200,7 +200,7 @@ fn with_names(namespace: &str, name: &str, labels: BTreeMap<String, String>, fil
     let mut by = policy(name, 12);
     by.namespace = namespace.to_owned();
     by.at = Origin::line(file, 12);
-    record.decision = Decision::Policies { revision: REVISION, policies: vec![by] };
+    record.decision = RecordedDecision::Policies { revision: REVISION, policies: vec![by] };
     record.node = name.into();
     record
 }
@@ -213,7 +213,7 @@ fn an_object_of_an_api_is_named_with_its_field_and_cut_like_a_file() {
             Arc::new(ObjectName { kind: "NetworkPolicy", namespace: "shop".to_owned(), name: name.to_owned() });
         let mut by = policy("db", 12);
         by.at = Origin::Object { object, field: field.into() };
-        record.decision = Decision::Policies { revision: REVISION, policies: vec![by] };
+        record.decision = RecordedDecision::Policies { revision: REVISION, policies: vec![by] };
         line(&record)
     };
     let named = object("db", "spec.ingress[0]");
