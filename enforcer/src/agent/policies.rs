@@ -36,7 +36,9 @@ impl Policies {
             let news = store.take(name, said);
             warn(&news.warnings);
             for error in news.errors {
-                tracing::error!("the policies are refused, what the earlier run enforced stays in force:\n{error}");
+                tracing::error!(
+                    "the policies have errors and are not used; what the earlier daemon enforced stays in force:\n{error}"
+                );
             }
         }
         Ok(Self { sources, store })
@@ -51,7 +53,7 @@ impl Policies {
     pub(super) fn reload(&mut self, source: &'static str) -> bool {
         let news = self.store.take(source, self.sources.read(source));
         for error in news.errors {
-            tracing::error!("the policies are refused, the last good ones stay in force:\n{error}");
+            tracing::error!("the policies have errors and are not used; the last good ones stay in force:\n{error}");
         }
         warn(&news.warnings);
         news.changed
@@ -66,7 +68,7 @@ impl Policies {
     pub(super) fn roll_back(&mut self, error: &str) -> bool {
         let rolled_back = self.store.roll_back(error);
         if rolled_back {
-            tracing::error!("the policies are refused, the last good ones stay in force: {error}");
+            tracing::error!("the policies cannot be put in force; the last good ones stay in force: {error}");
         }
         rolled_back
     }

@@ -44,7 +44,7 @@ pub struct InForce {
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidState {
     /// A file cannot be read, or one that the index names is missing.
-    #[error("cannot read {path}: {source}", path = .path.display())]
+    #[error("cannot read the state file {path}: {source}", path = .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -52,7 +52,7 @@ pub enum InvalidState {
         source: io::Error,
     },
     /// A file is not what was written there.
-    #[error("{path} is damaged, or of another build", path = .path.display())]
+    #[error("the state file {path} is damaged, or another version wrote it", path = .path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

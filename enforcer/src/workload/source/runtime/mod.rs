@@ -70,7 +70,7 @@ pub(in crate::workload) fn start(kind: RuntimeKind) -> Source {
                 () = to.closed() => return,
             };
             let error = match result {
-                Ok(()) => "the event stream ended".to_owned(),
+                Ok(()) => "the runtime ended its stream of events".to_owned(),
                 Err(error) => error_chain(&error),
             };
             to.send_if_modified(|state| {
