@@ -27,5 +27,7 @@ pub mod opaque;
 pub mod packet;
 #[cfg(feature = "user")]
 mod pod;
+pub mod schema;
+pub mod side;
 pub mod sweep;
 pub mod verdict;
