@@ -1,8 +1,5 @@
 //! Map names, capacities and bounds: the only place with such numbers. What a map looks like is in [`crate::schema`].
 
-/// Version of everything that is pinned: map layouts, image layout, record layout. Part of the pin path (`abi-2`).
-pub const ABI: u32 = 2;
-
 /// Names of the maps, as the object and the pin directory spell them.
 pub mod map {
     /// u64 array, mmapable: see [`super::Global`].

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use enforcer_common::id::Direction;
+use enforcer_common::schema::Group;
 
 use self::text::as_text;
 use super::in_force::Place;
@@ -123,7 +124,7 @@ fn as_json(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> s
         .collect();
     serde_json::json!({
         "daemon": view.daemon,
-        "abi": view.abi,
+        "abi": abi(),
         "revision": view.word.revision,
         "epoch": view.word.epoch,
         "flows": view.flows.flows,
@@ -133,4 +134,9 @@ fn as_json(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> s
         "report": report,
         "troubles": troubles,
     })
+}
+
+/// Versions of the layouts that this build pins, by group.
+fn abi() -> serde_json::Map<String, serde_json::Value> {
+    Group::ALL.into_iter().map(|group| (group.name().to_owned(), group.abi().into())).collect()
 }
