@@ -1,7 +1,7 @@
 //! Atomic words that both worlds have. Host: those of `core`. bpf target: the kernel has compare-and-swap and
 //! fetch-and-add since 5.12, the compiler's target does not, so these are the instructions themselves.
 //!
-//! All orderings are relaxed: each word stands for itself (design: section 7).
+//! All orderings are relaxed: each word stands for itself (docs/architecture.md, "Flow state").
 #![allow(unsafe_code, reason = "atomic instructions on memory that others write")]
 
 #[cfg(not(target_arch = "bpf"))]

@@ -1,9 +1,9 @@
 //! The policy decision: one pure function, in the kernel, in the tests and in `explain`.
 
-use crate::datapath::World;
 use crate::endpoint::Endpoint;
 use crate::id::{Address, Direction, PeerClass, Row};
 use crate::image::{self, AddressEntry, Cell, Image, PortKey};
+use crate::tables::PolicyTables;
 use crate::verdict::{Reason, Verdict};
 
 /// A flow of a local workload, as policy sees it.
@@ -19,10 +19,19 @@ pub struct Question<'a> {
     pub port: PortKey,
 }
 
-/// What policy says for a workload by the tables in a slot.
+/// The out-of-line part that asks policy: tests run [`answer`] in line, the kernel's tables call it.
+pub trait AskPolicy: PolicyTables {
+    /// What policy says for a workload by the image in a slot.
+    #[inline(always)]
+    fn ask_policy(&self, slot: usize, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
+        answer(self.image(slot).as_ref(), slot, endpoint, question)
+    }
+}
+
+/// What policy says for a workload by the image in a slot.
 #[inline(always)]
-pub fn answer<W: World>(world: &W, slot: usize, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
-    let Some(image) = world.image(slot) else {
+pub fn answer<I: Image>(image: Option<&I>, slot: usize, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
+    let Some(image) = image else {
         return Verdict::Deny(Reason::Internal);
     };
     // A workload cannot block access to itself (N19); from an address that another one shows too, it may be the other one.
@@ -31,7 +40,7 @@ pub fn answer<W: World>(world: &W, slot: usize, endpoint: &Endpoint, question: &
         return Verdict::Allow;
     }
     let row = endpoint.row(slot, question.direction);
-    decide(&image, row, question.peer, question.entry, question.port)
+    decide(image, row, question.peer, question.entry, question.port)
 }
 
 /// What policy says of a flow of the workload with `row`: from its peer's side (ingress row) or towards it (egress row).
@@ -44,17 +53,82 @@ pub fn decide<I: Image>(image: &I, row: Row, peer: &Address, entry: Option<Addre
         return Verdict::Allow;
     }
     match look_up(image, row, peer, entry, port) {
-        Some(cell) if cell == Cell::Allow as u8 => Verdict::Allow,
-        Some(cell) if cell == Cell::Deny as u8 => Verdict::Deny(Reason::NoRule),
-        _ => Verdict::Deny(Reason::Internal),
+        Some(cell) => verdict(cell),
+        None => Verdict::Deny(Reason::Internal),
+    }
+}
+
+/// The verdict that a cell stands for.
+#[inline(always)]
+pub const fn verdict(cell: Cell) -> Verdict {
+    match cell {
+        Cell::Deny => Verdict::Deny(Reason::NoRule),
+        Cell::Allow => Verdict::Allow,
+        Cell::RuleDeny => Verdict::Deny(Reason::RuleDeny),
     }
 }
 
 #[inline(always)]
-fn look_up<I: Image>(image: &I, row: Row, peer: &Address, entry: Option<AddressEntry>, port: PortKey) -> Option<u8> {
+fn look_up<I: Image>(image: &I, row: Row, peer: &Address, entry: Option<AddressEntry>, port: PortKey) -> Option<Cell> {
     let peer: PeerClass = match entry {
         Some(entry) => entry.class(),
         None => image::range_class(image, peer)?,
     };
     image::cell(image, row, peer, port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{Header, Line};
+
+    struct Lines([Line; 3]);
+
+    impl Image for Lines {
+        fn line(&self, index: u32) -> Option<&Line> {
+            self.0.get(index as usize)
+        }
+
+        fn address(&self, _: &Address) -> Option<AddressEntry> {
+            None
+        }
+    }
+
+    /// What an image with one row, one peer class, one port class and this cell says.
+    fn said_by(byte: u8) -> Verdict {
+        let header = Header {
+            magic: Header::MAGIC,
+            port_classes: 1,
+            peer_classes: 1,
+            rows: 1,
+            vectors: 1,
+            ports_at: 1,
+            rows_at: 1,
+            vectors_at: 2,
+            ..Header::default()
+        };
+        let mut image = Lines([header.to_line(), Line::ZERO, Line::ZERO]);
+        image.0[2].write(0, &[byte]);
+        let entry = AddressEntry::new(PeerClass(0), false, false);
+        decide(&image, Row(0), &Address([0; 4]), Some(entry), PortKey::tcp(0))
+    }
+
+    #[test]
+    fn each_cell_has_its_verdict_and_other_bytes_are_denied() {
+        let mut known = 0;
+        for byte in 0..=u8::MAX {
+            let expected = match byte {
+                0 => Verdict::Deny(Reason::NoRule),
+                1 => Verdict::Allow,
+                2 => Verdict::Deny(Reason::RuleDeny),
+                _ => Verdict::Deny(Reason::Internal),
+            };
+            assert_eq!(said_by(byte), expected, "cell {byte}");
+            if let Some(cell) = Cell::from_u8(byte) {
+                assert_eq!((cell as u8, verdict(cell)), (byte, expected));
+                known += 1;
+            }
+        }
+        assert_eq!(known, 3);
+    }
 }

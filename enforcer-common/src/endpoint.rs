@@ -1,7 +1,8 @@
 //! Endpoint ABI: what the programs know of the veth that they are attached to.
 //!
 //! Written by user space only, in place (the array is mapped), word by word: a program may read while it is written. So
-//! the tag is stored last and cleared first, and an address is never edited under a live id (design: section 7).
+//! the tag is stored last and cleared first, and an address is never edited under a live id
+//! (docs/architecture.md, "Maps").
 
 use crate::id::{Address, Direction, OwnerId, Row};
 use crate::limits::OWN_ADDRESSES;

@@ -1,20 +1,34 @@
 //! ICMP errors: the flow that one quotes.
 //!
-//! Input: the [`World`] and the packet of an ICMP error. Output, in its [`Work`]: the key of the quoted flow of this
+//! Input: devices, flows, and the packet of an ICMP error. Output, in its [`Work`]: the key of the quoted flow of this
 //! workload, and whether it is live; the state bits of one of another epoch, for `judge`.
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use crate::datapath::{Work, World, echo_ports};
 use crate::endpoint::Endpoint;
-use crate::flow_state::{FlowKey, FlowWord};
+use crate::flow_key::{self, FlowKey};
+use crate::flow_state::FlowWord;
 use crate::id::{Address, Direction};
 use crate::packet::{Kind, Packet, PacketBytes, ProtocolClass, byte, half, icmp, icmp_kind, is_extension, split};
+use crate::tables::{Devices, Flows};
+use crate::work::Work;
+
+/// The out-of-line part that looks for the quoted flow: tests run [`find_quoted`] in line, the kernel's tables call it.
+pub trait FindQuoted: Devices + Flows {
+    /// See the module.
+    #[inline(always)]
+    fn find_quoted<B: PacketBytes>(&self, bytes: &B, work: &mut Work)
+    where
+        Self: Sized,
+    {
+        find_quoted(self, bytes, work);
+    }
+}
 
 /// See the module.
 #[inline(always)]
-pub fn find_quoted<W: World, B: PacketBytes>(world: &W, bytes: &B, work: &mut Work) {
-    let Some(endpoint) = world.endpoint(work.meta.ifindex) else {
+pub fn find_quoted<T: Devices + Flows, B: PacketBytes>(tables: &T, bytes: &B, work: &mut Work) {
+    let Some(endpoint) = tables.endpoint(work.meta.ifindex) else {
         return;
     };
     let Some(quote) = quote(bytes, &work.packet) else {
@@ -31,17 +45,12 @@ pub fn find_quoted<W: World, B: PacketBytes>(world: &W, bytes: &B, work: &mut Wo
     let Some(owner) = endpoint.owner_of(local).or(routes.then_some(endpoint.id)) else {
         return;
     };
-    let [source_port, destination_port] = quote.ports;
-    let (local_port, peer_port) = match quote.class {
-        ProtocolClass::Icmp | ProtocolClass::Icmpv6 => echo_ports(from_workload != quote.echo_request, quote.echo_id),
-        ProtocolClass::Other => (u16::from(quote.protocol), 0),
-        ProtocolClass::Tcp | ProtocolClass::Udp | ProtocolClass::Sctp if from_workload => {
-            (destination_port, source_port)
-        }
-        ProtocolClass::Tcp | ProtocolClass::Udp | ProtocolClass::Sctp => (source_port, destination_port),
-    };
+    // What is quoted went the other way.
+    let quoted = work.direction.opposite();
+    let (local_port, peer_port) =
+        flow_key::sides(quoted, quote.class, quote.protocol, quote.ports, quote.echo_request, quote.echo_id);
     work.key = FlowKey::new(owner, quote.class, local_port, peer_port, peer);
-    let Some(flow) = world.flow(&work.key) else {
+    let Some(flow) = tables.flow(&work.key) else {
         return;
     };
     let (current, tag) = (FlowWord(flow.word.load(Relaxed)), work.key.tag());

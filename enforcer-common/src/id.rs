@@ -130,6 +130,16 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// The other one.
+    #[inline(always)]
+    #[must_use]
+    pub fn opposite(self) -> Self {
+        match self {
+            Self::Ingress => Self::Egress,
+            Self::Egress => Self::Ingress,
+        }
+    }
+
     /// The direction that a record's byte stands for.
     pub fn from_u8(byte: u8) -> Option<Self> {
         match byte {
@@ -177,7 +187,8 @@ impl OwnerId {
 
 /// The policy in force: which image, and since when flow state must have been judged.
 ///
-/// One u64, stored atomically by user space and read once a program run (design: section 6).
+/// One u64, stored atomically by user space and read once a program run
+/// (docs/architecture.md, "How an image is swapped").
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct PolicyWord {
@@ -301,6 +312,8 @@ mod tests {
     fn directions_are_their_numbers() {
         for direction in [Direction::Ingress, Direction::Egress] {
             assert_eq!(Direction::from_u8(direction as u8), Some(direction));
+            assert_ne!(direction.opposite(), direction);
+            assert_eq!(direction.opposite().opposite(), direction);
         }
         assert_eq!(Direction::from_u8(2), None);
     }

@@ -2,21 +2,23 @@
 //!
 //! Input: a frame, and where it came by. Output: whether its flow lets it pass. It knows TCP and UDP over plain IP, and of
 //! those the packets that change nothing of their flow but when it was last seen. Whatever else it meets it leaves to
-//! [`crate::datapath::judge`], which would let pass all that passes here; a property test holds the two together.
+//! `datapath::judge_frame`, which would let pass all that passes here; a property test holds the two together.
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use crate::datapath::{Meta, World, flow_key};
 use crate::endpoint::Endpoint;
+use crate::flow_key::FlowKey;
 use crate::flow_state::{FlowWord, is_settled};
 use crate::id::Direction;
 use crate::opaque::Flag;
 use crate::packet::{self, PacketBytes, tcp};
+use crate::tables::{Clock, Devices, Flows, PolicyTables};
+use crate::work::Meta;
 
 /// Whether the packet's flow is live. `absent` is raised if the packet could only follow a flow and there is none.
 #[inline(always)]
-pub fn look<W: World, B: PacketBytes>(
-    world: &W,
+pub fn look<T: PolicyTables + Devices + Flows + Clock, B: PacketBytes>(
+    tables: &T,
     direction: Direction,
     meta: &Meta,
     bytes: &B,
@@ -25,16 +27,16 @@ pub fn look<W: World, B: PacketBytes>(
     // Each family on its own: addresses that meet from both would all have to be kept on the stack.
     let live = match bytes.ethertype() {
         _ if meta.vlan => None,
-        Some(0x0800) => look_in::<W, B>(world, direction, meta, bytes, true, absent),
-        Some(0x86dd) => look_in::<W, B>(world, direction, meta, bytes, false, absent),
+        Some(0x0800) => look_in::<T, B>(tables, direction, meta, bytes, true, absent),
+        Some(0x86dd) => look_in::<T, B>(tables, direction, meta, bytes, false, absent),
         Some(_) | None => None,
     };
     live.is_some()
 }
 
 #[inline(always)]
-fn look_in<W: World, B: PacketBytes>(
-    world: &W,
+fn look_in<T: PolicyTables + Devices + Flows + Clock, B: PacketBytes>(
+    tables: &T,
     direction: Direction,
     meta: &Meta,
     bytes: &B,
@@ -45,14 +47,14 @@ fn look_in<W: World, B: PacketBytes>(
     if packet.tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 {
         return None;
     }
-    let endpoint = world.endpoint(meta.ifindex)?;
-    let word = world.word();
+    let endpoint = tables.endpoint(meta.ifindex)?;
+    let word = tables.word();
     if word.revision == 0 || endpoint.flags[word.slot()] & Endpoint::UNKNOWN != 0 {
         return None;
     }
     let (local, peer) = packet.sides(direction);
-    let key = flow_key(endpoint.owner_of(local)?, direction, &packet, peer);
-    let Some(flow) = world.flow(&key) else {
+    let key = FlowKey::of_packet(endpoint.owner_of(local)?, direction, &packet, peer);
+    let Some(flow) = tables.flow(&key) else {
         absent.raise();
         return None;
     };
@@ -62,6 +64,6 @@ fn look_in<W: World, B: PacketBytes>(
     {
         return None;
     }
-    flow.touch(world.tick());
+    flow.touch(tables.tick());
     Some(())
 }

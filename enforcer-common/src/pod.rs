@@ -4,7 +4,7 @@
 use crate::denial::{BusyKey, Counts, Way, WaySet};
 use crate::endpoint::Endpoint;
 use crate::event::DenialEvent;
-use crate::flow_state::FlowKey;
+use crate::flow_key::FlowKey;
 use crate::id::Address;
 use crate::image::{AddressEntry, Line};
 

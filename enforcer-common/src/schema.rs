@@ -5,7 +5,8 @@
 
 use crate::denial::{BusyKey, Counts, WaySet};
 use crate::endpoint::{Endpoint, Quota};
-use crate::flow_state::{FlowKey, FlowValue};
+use crate::flow_key::FlowKey;
+use crate::flow_state::FlowValue;
 use crate::id::Address;
 use crate::image::{AddressEntry, Line, Start};
 use crate::limits::{self, map};

@@ -31,27 +31,27 @@ pub enum Reason {
     RuleDeny = 2,
     /// No source has named the workload and unknown workloads are closed.
     UnknownWorkload = 3,
-    /// The source address is not the workload's own (T29).
+    /// The source address is not the workload's own (A29).
     SpoofedSource = 4,
-    /// A local workload's address as source of a packet that came in by an uplink (T8).
+    /// A local workload's address as source of a packet that came in by an uplink (A8).
     SpoofedFromUplink = 5,
     /// The destination is not the workload's own: a bridge flooded it.
     NotAddressed = 6,
-    /// IPv4 or IPv6 header that contradicts itself or the frame (T17, T38).
+    /// IPv4 or IPv6 header that contradicts itself or the frame (A17, A38).
     IpMalformed = 7,
-    /// IPv4 options (T15, T16).
+    /// IPv4 options (A15, A16).
     IpOptions = 8,
-    /// A fragment (T18 to T25).
+    /// A fragment (A18 to A25).
     Fragment = 9,
-    /// IPv6 extension headers: a routing header, more than six, or one that is cut (T23).
+    /// IPv6 extension headers: a routing header, more than six, or one that is cut (A23).
     ExtensionHeader = 10,
-    /// The transport header is cut or contradicts itself (T27).
+    /// The transport header is cut or contradicts itself (A27).
     L4Short = 11,
-    /// An 802.1Q or 802.1ad tag, inline or accelerated (T36).
+    /// An 802.1Q or 802.1ad tag, inline or accelerated (A36).
     Vlan = 12,
-    /// Neither IPv4, IPv6 nor ARP (T37).
+    /// Neither IPv4, IPv6 nor ARP (A37).
     Ethertype = 13,
-    /// Router advertisement or redirect from a workload (T34).
+    /// Router advertisement or redirect from a workload (A34).
     RouterAdvertisement = 14,
     /// The workload has as many flows as it may have; a new one is denied.
     FlowQuota = 15,

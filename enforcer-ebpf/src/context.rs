@@ -9,8 +9,8 @@ use aya_ebpf::{
     helpers::{bpf_skb_load_bytes, bpf_skb_pull_data},
 };
 use enforcer_common::{
-    datapath::Meta,
     packet::{HEAD, PacketBytes},
+    work::Meta,
 };
 
 /// Where the frame came by.

@@ -5,11 +5,11 @@ use aya_ebpf::{
     helpers::bpf_get_smp_processor_id,
 };
 use enforcer_common::{
-    datapath::Work,
     denial::{self, BusyKey, Class, Events, Way},
     event::DenialEvent,
     limits::{DENIAL_SETS, Global},
     verdict::REASON_COUNT,
+    work::Work,
 };
 
 use crate::lookup::tick;

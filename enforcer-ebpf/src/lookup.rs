@@ -8,17 +8,20 @@ use aya_ebpf::{
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns},
 };
 use enforcer_common::{
-    datapath::{Work, World},
-    decide::{self, Question},
+    decide::{self, AskPolicy, Question},
     endpoint::Endpoint,
-    flow_state::{FlowKey, FlowValue},
-    icmp_error,
+    flow_key::FlowKey,
+    flow_state::FlowValue,
+    icmp_error::{self, FindQuoted},
     id::{Address, Direction, OwnerId, PolicyWord},
     image::{AddressEntry, Image, Line, PortKey, Start},
-    judge, limits,
+    judge::{self, JudgeWork},
+    limits,
     opaque::opaque,
     packet::PacketBytes,
+    tables::{Clock, Devices, Flows, PolicyTables},
     verdict::{Reason, Verdict},
+    work::Work,
 };
 
 use crate::context::Anywhere;
@@ -48,7 +51,7 @@ pub(crate) fn tick() -> u32 {
     (unsafe { bpf_jiffies64() } >> (TICK_SHIFT.load() & 63)) as u32
 }
 
-impl World for Maps {
+impl PolicyTables for Maps {
     type Image = Tables;
 
     #[inline(always)]
@@ -65,7 +68,9 @@ impl World for Maps {
         let slot = slot as u32;
         Some(Tables { slot, start: IMAGE_STARTS.get(slot)? })
     }
+}
 
+impl Devices for Maps {
     #[inline(always)]
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
         let endpoint = ENDPOINTS.get(ifindex & (limits::ENDPOINTS - 1))?;
@@ -84,7 +89,9 @@ impl World for Maps {
     fn is_uplink(&self, ifindex: u32) -> bool {
         UPLINKS.get_ptr(&ifindex).is_some()
     }
+}
 
+impl Flows for Maps {
     #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<&FlowValue> {
         // SAFETY: an element may be reused for another key at any time; every field is atomic or is never written again
@@ -107,7 +114,9 @@ impl World for Maps {
             Err(_) => Err(Reason::FlowTableFull),
         }
     }
+}
 
+impl Clock for Maps {
     #[inline(always)]
     fn tick(&self) -> u32 {
         tick()
@@ -118,16 +127,20 @@ impl World for Maps {
         // SAFETY: no arguments.
         unsafe { bpf_ktime_get_boot_ns() }
     }
+}
 
+impl JudgeWork for Maps {
     #[inline(always)]
-    fn judge(&self, work: &Work, endpoint: Option<&Endpoint>) -> Result<(), Reason> {
+    fn judge_work(&self, work: &Work, endpoint: Option<&Endpoint>) -> Result<(), Reason> {
         let endpoint = endpoint.map_or(core::ptr::null(), core::ptr::from_ref);
         // SAFETY: it is one of those.
         unsafe { Self::result(judge_work(work, endpoint)) }
     }
+}
 
+impl AskPolicy for Maps {
     #[inline(always)]
-    fn policy(&self, slot: usize, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
+    fn ask_policy(&self, slot: usize, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
         let entry = question.entry.map_or(UNKNOWN, |entry| u64::from(entry.0));
         let place = slot as u32 | (question.direction as u32) << 1 | question.port.index() << 2;
         // SAFETY: it is one of those.
@@ -136,7 +149,9 @@ impl World for Maps {
             Err(reason) => Verdict::Deny(reason),
         }
     }
+}
 
+impl FindQuoted for Maps {
     #[inline(always)]
     fn find_quoted<B: PacketBytes>(&self, _: &B, work: &mut Work) {
         find_quoted(self.skb, work);
@@ -178,7 +193,7 @@ extern "C" fn judge_work(work: *const Work, endpoint: *const Endpoint) -> u64 {
     let (Some(work), endpoint) = (unsafe { (work.as_ref(), endpoint.as_ref()) }) else {
         return Reason::Internal as u64;
     };
-    code(judge::judge(&Maps::TABLES, work, endpoint))
+    code(judge::judge_work(&Maps::TABLES, work, endpoint))
 }
 
 /// The reason, or 0 for allow. `place`: slot, direction, and port key, from the lowest bit on.
@@ -195,7 +210,9 @@ extern "C" fn ask_policy(endpoint: *const Endpoint, place: u32, peer: *const Add
         entry: (entry != UNKNOWN).then_some(AddressEntry(entry as u32)),
         port: PortKey::from_index(place >> 2),
     };
-    code(decide::answer(&Maps::TABLES, place as usize & 1, endpoint, &question).into_result())
+    let slot = place as usize & 1;
+    let image = Maps::TABLES.image(slot);
+    code(decide::answer(image.as_ref(), slot, endpoint, &question).into_result())
 }
 
 /// Notes in `work` which flow its ICMP error quotes.

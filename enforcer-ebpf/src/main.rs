@@ -80,7 +80,7 @@ mod programs {
         // SAFETY: this CPU's place, and programs of this kind do not interrupt each other on a CPU.
         let work = unsafe { &mut *work };
         let verdict = match context::Bytes::pulled(skb) {
-            Some(bytes) => datapath::judge(&maps, direction, &meta, &bytes, absent.is_raised(), work),
+            Some(bytes) => datapath::judge_frame(&maps, direction, &meta, &bytes, absent.is_raised(), work),
             None => datapath::unreadable(&maps, direction, &meta, work),
         };
         match verdict {

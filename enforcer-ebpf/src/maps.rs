@@ -6,13 +6,14 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use enforcer_common::{
-    datapath::Work,
     denial::{BusyKey, Counts, WaySet},
     endpoint::{Endpoint, Quota},
-    flow_state::{FlowKey, FlowValue},
+    flow_key::FlowKey,
+    flow_state::FlowValue,
     id::Address,
     image::{AddressEntry, Line, Start},
     schema,
+    work::Work,
 };
 
 /// Lines of an image; the size here is a placeholder, each image has its own.

@@ -19,7 +19,8 @@ use core::{ffi::c_void, sync::atomic::Ordering::Relaxed};
 
 use aya_ebpf::helpers::generated::{bpf_for_each_map_elem, bpf_jiffies64};
 use enforcer_common::{
-    flow_state::{FlowKey, FlowValue, FlowWord, idle_limit},
+    flow_key::FlowKey,
+    flow_state::{FlowValue, FlowWord, idle_limit},
     sweep::SweepArguments,
 };
 

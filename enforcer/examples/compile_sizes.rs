@@ -10,9 +10,10 @@ use std::time::Instant;
 
 use enforcer::compile::compile;
 use enforcer::policy::model::{
-    LabelSelector, Labels, NamespaceScope, Peer, Peers, Policy, PolicyKind, PolicySet, PortSpec, Ports, Requirement,
-    Rule, SourceLocation, Transport,
+    Action, LabelSelector, Labels, NamespaceScope, Peer, Peers, Policy, PolicyKind, PolicySet, PortSpec, Ports,
+    Priority, Requirement, Rule, Tier, Transport,
 };
+use enforcer::policy::origin::Origin;
 use enforcer::resolve::resolve;
 use enforcer::workload::model::{Identity, LocalWorkload, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName};
 use ipnetwork::IpNetwork;
@@ -42,8 +43,8 @@ fn measure(what: &str, (policies, snapshot): (Vec<Policy>, Snapshot)) {
     }
 }
 
-fn at() -> SourceLocation {
-    SourceLocation { file: "made.yaml".into(), line: 1 }
+fn at() -> Origin {
+    Origin::line("made.yaml", 1)
 }
 
 fn identity(place: usize) -> Identity {
@@ -96,6 +97,8 @@ fn policy(namespace: usize, name: usize, subject: LabelSelector, rules: [Vec<Rul
         namespace: format!("ns{namespace}"),
         name: format!("p{name}"),
         at: at(),
+        tier: Tier::NetworkPolicy,
+        priority: Priority::HIGHEST,
         subject,
         isolates_ingress: true,
         isolates_egress: !egress.is_empty(),
@@ -105,7 +108,7 @@ fn policy(namespace: usize, name: usize, subject: LabelSelector, rules: [Vec<Rul
 }
 
 fn rule(peer: Peer, ports: Ports) -> Rule {
-    Rule { at: at(), peers: Peers::Only(vec![peer]), ports }
+    Rule { at: at(), action: Action::Allow, peers: Peers::Only(vec![peer]), ports }
 }
 
 fn services() -> (Vec<Policy>, Snapshot) {

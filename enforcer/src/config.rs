@@ -1,4 +1,6 @@
-//! Settings of the daemon that seldom change, from the file that `--config` names.
+//! The daemon's settings, which seldom change.
+//!
+//! Input: the file that `--config` names. Output: [`Settings`], or the error with its place. `docs/settings.md` describes them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +41,7 @@ impl Default for Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSettings {
     /// The file cannot be read.
-    #[error("cannot read the settings {path}: {source}")]
+    #[error("cannot read the settings file {path}: {source}")]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -47,7 +49,7 @@ pub enum InvalidSettings {
         source: std::io::Error,
     },
     /// The file says something that is not a setting.
-    #[error("{path}: {message}")]
+    #[error("the settings file {path} is not valid: {message}")]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -55,7 +57,7 @@ pub enum InvalidSettings {
         message: String,
     },
     /// A number is out of range.
-    #[error("{path}: {setting} is {value}; it must be from {low} to {high}")]
+    #[error("{path}: {setting} is {value}, but it must be from {low} to {high}")]
     OutOfRange {
         /// The file.
         path: PathBuf,
@@ -129,9 +131,61 @@ mod tests {
         let error = load("flows: 2048\nflow_qouta: 100\n").unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("flow_qouta"), "{error}");
         let error = load("flow_quota: 10\n").unwrap_err().to_string();
-        assert!(error.ends_with("flow_quota is 10; it must be from 64 to 524288"), "{error}");
+        assert!(error.ends_with("flow_quota is 10, but it must be from 64 to 524288"), "{error}");
         let error = load("older_connections_seconds: 86400").unwrap_err().to_string();
         assert!(error.contains("from 0 to 3600"), "{error}");
+    }
+
+    /// Rows of the page's table: name, type, unit, default, allowed values.
+    fn rows() -> Vec<Vec<String>> {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/settings.md");
+        let page = fs::read_to_string(page).unwrap();
+        let rows = page.lines().filter(|line| line.starts_with("| `"));
+        rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect()).collect()
+    }
+
+    #[test]
+    fn the_page_has_every_setting_with_its_default() {
+        macro_rules! defaults {
+            ($($name:ident),*) => {{
+                // Taken apart whole: a new setting does not compile until it is on the page.
+                let Settings { $($name),* } = Settings::default();
+                vec![$((stringify!($name).to_owned(), serde_json::to_value($name).unwrap())),*]
+            }};
+        }
+        let defaults = defaults!(flows, flow_quota, older_connections_seconds, state_dir);
+        let plain = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let expected: Vec<(String, String)> =
+            defaults.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
+        let shown: Vec<(String, String)> = rows().into_iter().map(|row| (row[0].clone(), row[3].clone())).collect();
+        assert_eq!(shown, expected, "the table of docs/settings.md is not what enforcer/src/config.rs has");
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/settings.md");
+        let page = fs::read_to_string(page).unwrap();
+        for (name, _) in expected {
+            assert!(page.contains(&format!("\n### `{name}`\n")), "docs/settings.md has no section on {name}");
+        }
+    }
+
+    #[test]
+    fn the_page_has_the_ranges_that_are_checked() {
+        let mut checked = 0;
+        for row in rows() {
+            let [name, allowed] = [&row[0], &row[4]];
+            let Some((low, high)) = allowed.split_once(" to ") else { continue };
+            let low: u64 = low.parse().unwrap();
+            let high = high.parse().unwrap_or(u64::from(limits::FLOWS));
+            for (value, allowed) in [(low, true), (high, true), (high + 1, false)]
+                .into_iter()
+                .chain(low.checked_sub(1).map(|below| (below, false)))
+            {
+                // A quota of more than the flows is refused, whichever of the two is meant.
+                let quota = if name == "flows" { "flow_quota: 64\n" } else { "" };
+                let loaded = load(&format!("{name}: {value}\n{quota}"));
+                assert_eq!(loaded.is_ok(), allowed, "{name}: {value}: {loaded:?}");
+            }
+            checked += 1;
+        }
+        assert_eq!(checked, 3, "settings with a range");
     }
 
     #[test]

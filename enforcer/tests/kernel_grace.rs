@@ -20,7 +20,8 @@ use std::time::Instant;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use enforcer_common::id::Row;
 use enforcer_common::image::{Cell, Header};
-use kernel_support::{A, TestImage, apply, chain, with_rig};
+use enforcer_tests::packet::{Frame, Transport};
+use kernel_support::{A, B_ADDRESS, TestImage, apply, chain, with_rig};
 
 /// Two rows: one denies everything, the other allows everything, and that which denies is taken.
 fn denies_by(row: u32) -> (TestImage, Row) {
@@ -36,9 +37,9 @@ fn denies_by(row: u32) -> (TestImage, Row) {
 
 /// What A sends to B: a datagram.
 fn frame() -> Vec<u8> {
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
-    frame.extend([0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 1, 2, 10, 0, 2, 2]);
-    frame.extend([0x10, 0, 0, 80, 0, 9, 0, 0, b'x']);
+    let [source, destination] = ["10.0.1.2", B_ADDRESS].map(|address| address.parse().unwrap());
+    let datagram = Transport::Udp { source: 4096, destination: 80 };
+    let mut frame = Frame { payload: b"x", ..Frame::new(source, destination, datagram) }.bytes();
     frame.resize(60, 0);
     frame
 }

@@ -5,7 +5,6 @@
 
 mod kernel_support;
 
-use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +14,8 @@ use enforcer::plan::Plan;
 use enforcer_common::id::Row;
 use enforcer_common::image::Cell;
 use enforcer_common::schema::Group;
-use kernel_support::{A, B, B_ADDRESS, ISOLATED, Rig, TestImage, apply, inside, ip, tree, with_rig, workload};
+use enforcer_tests::net::sh;
+use kernel_support::{A, B, B_ADDRESS, ISOLATED, Rig, TestImage, apply, tree, with_rig, workload};
 
 /// Names the pin directory to the child that is killed.
 const CHILD: &str = "ENFORCER_TEST_PIN_DIR";
@@ -121,7 +121,7 @@ fn under_denied_traffic(rig: &Rig, deny: &TestImage, work: impl FnOnce()) {
     let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let socket = inside(&rig.a, || UdpSocket::bind("0.0.0.0:0").unwrap());
+            let socket = rig.sender();
             while !stop.load(Ordering::Relaxed) {
                 let _ = socket.send_to(b"nonce", (B_ADDRESS, 80));
                 sent.fetch_add(1, Ordering::Relaxed);
@@ -251,7 +251,7 @@ fn between_two_writes_of_the_endpoint_hash_no_program_run_goes_on() {
         let deny = TestImage::new(Cell::Deny);
         for ifindex in OTHERS {
             let [name, peer] = ["v", "p"].map(|side| format!("{side}{ifindex}"));
-            ip(&["link", "add", &name, "index", &ifindex.to_string(), "type", "veth", "peer", "name", &peer]);
+            sh(&format!("ip link add {name} index {ifindex} type veth peer name {peer}"));
         }
         let mut kernel = rig.open();
         for _ in 0..2 {

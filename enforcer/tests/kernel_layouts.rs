@@ -15,7 +15,7 @@ use enforcer::plan::Plan;
 use enforcer_common::image::Cell;
 use enforcer_common::limits;
 use enforcer_common::schema::Group;
-use kernel_support::{B_ADDRESS, ISOLATED, Rig, TestImage, apply, chain, inside, with_rig};
+use kernel_support::{B_ADDRESS, ISOLATED, Rig, TestImage, apply, chain, with_rig};
 
 /// A flow from A to B whose sockets stay.
 struct Flow {
@@ -27,7 +27,7 @@ impl Flow {
     fn new(rig: &Rig, port: u16) -> Self {
         let receiver = rig.receiver(port);
         receiver.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        let sender = inside(&rig.a, || UdpSocket::bind("0.0.0.0:0").unwrap());
+        let sender = rig.sender();
         sender.connect((B_ADDRESS, port)).unwrap();
         Self { sender, receiver }
     }

@@ -18,7 +18,8 @@ use enforcer_common::image::Cell;
 use enforcer_common::limits;
 use enforcer_common::schema::{self, Group};
 use enforcer_common::side::Side;
-use kernel_support::{A, B, ISOLATED, KEY_A, KEY_B, TestImage, address, apply, chain, inside, ip, tree, with_rig};
+use enforcer_tests::net::{inside, sh};
+use kernel_support::{A, B, ISOLATED, KEY_A, KEY_B, TestImage, address, apply, chain, tree, with_rig};
 
 #[test]
 fn a_restart_takes_over_everything_and_enforcement_never_stops() {
@@ -181,7 +182,7 @@ fn a_device_that_took_a_gone_ones_number_is_not_taken_over() {
         let mut kernel = rig.open();
         let first = apply(&mut kernel, &deny.plan(ISOLATED));
         drop(kernel);
-        kernel_support::ip(&["link", "del", "va"]);
+        sh("ip link del va");
         rig.plug_a();
         let mut kernel = rig.open();
         let adopted: Vec<u32> = kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect();
@@ -223,7 +224,7 @@ fn lost_pins_are_made_again_under_the_same_links() {
         // B is found in the hash, though nothing stood in its place of the new array.
         drop(kernel);
         fs::remove_file(rig.pins().join("maps/ENDPOINTS")).unwrap();
-        kernel_support::ip(&["link", "del", "va"]);
+        sh("ip link del va");
         let mut kernel = rig.open();
         let mut plan = deny.plan(Row::NOT_ISOLATED);
         plan.workloads.remove(0);
@@ -410,7 +411,7 @@ fn a_device_that_went_before_anybody_named_it_is_forgotten() {
         let _ = apply(&mut kernel, &plan);
         kernel.attach_unknown(A).unwrap();
         assert_eq!(kernel.forget_gone().unwrap(), BTreeSet::new());
-        ip(&["link", "del", "va"]);
+        sh("ip link del va");
         // Another one gets the number, and is nobody's business.
         rig.plug_a();
         assert_eq!(kernel.forget_gone().unwrap(), [A].into());
@@ -430,7 +431,7 @@ fn a_device_that_went_before_anybody_named_it_is_forgotten() {
         assert_eq!(drifts.len(), 2, "{drifts:?}");
         assert!(kernel.repair(&drifts).is_empty());
         assert_eq!(kernel.verify().unwrap(), []);
-        ip(&["link", "del", "va"]);
+        sh("ip link del va");
         assert_eq!(kernel.forget_gone().unwrap(), [A].into());
     });
 }

@@ -5,25 +5,37 @@
 mod kernel_support;
 
 use std::collections::BTreeSet;
-use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData, PerCpuHashMap, PerCpuValues};
-use enforcer::kernel::{Denials, KernelError, Report, status};
+use enforcer::kernel::{Denials, KernelError, Reading, status};
+use enforcer_common::denial::{Denial, Way};
 use enforcer_common::id::{Direction, Row};
 use enforcer_common::image::Cell;
 use enforcer_common::limits;
 use enforcer_common::schema::Group;
 use enforcer_common::verdict::Reason;
+use enforcer_tests::net::sh;
 use kernel_support::{
-    A, B, B_ADDRESS, ISOLATED, KEY_A, KEY_B, TestImage, address, apply, flush, inside, poll, with_rig, workload,
+    A, B, B_ADDRESS, ISOLATED, KEY_A, KEY_B, TestImage, address, apply, flush, poll, with_rig, workload,
 };
 
-/// Packets of a report, those of busy sets included.
-fn packets(report: &Report) -> u64 {
-    let flows = report.flows.iter().map(|flow| flow.packets);
-    flows.chain(report.crowded.iter().map(|crowded| crowded.packets)).sum()
+/// Packets of a reading, those of busy sets included.
+fn packets(reading: &Reading) -> u64 {
+    let counts = reading.denials.iter().map(|denial| match denial {
+        Denial::Flow { count, .. } | Denial::Busy { count, .. } => *count,
+    });
+    counts.sum()
+}
+
+/// The flows of a reading.
+fn flows(reading: &Reading) -> Vec<Way> {
+    let ways = reading.denials.iter().filter_map(|denial| match denial {
+        Denial::Flow { way, .. } => Some(*way),
+        Denial::Busy { .. } => None,
+    });
+    ways.collect()
 }
 
 fn logged_and_suppressed(denials: &Denials) -> u64 {
@@ -40,14 +52,13 @@ fn a_plan_decides_and_the_next_one_decides_anew() {
         let (deny, allow) = (TestImage::new(Cell::Deny), TestImage::new(Cell::Allow));
         let first = apply(&mut kernel, &deny.plan(ISOLATED));
         assert_eq!(rig.arrive(80, 3), 0);
-        let report = flush(&mut denials);
-        let flow = report.flows.first().expect("a denied flow is told");
-        assert_eq!(flow.way.key.workload, first.ids[&KEY_B]);
-        assert_eq!(flow.way.key.reason, Reason::NoRule as u8);
-        assert_eq!(flow.way.key.peer, address("10.0.1.2"));
-        assert_eq!((flow.way.key.destination_port, flow.way.key.revision), (80, first.word.revision));
-        assert!(flow.opened);
-        assert_eq!(packets(&report), 3);
+        let reading = flush(&mut denials);
+        let flow = *flows(&reading).first().expect("a denied flow is told");
+        assert_eq!(flow.key.workload, first.ids[&KEY_B]);
+        assert_eq!(flow.key.reason, Reason::NoRule as u8);
+        assert_eq!(flow.key.peer, address("10.0.1.2"));
+        assert_eq!((flow.key.destination_port, flow.key.revision), (80, first.word.revision));
+        assert_eq!(packets(&reading), 3);
 
         let second = apply(&mut kernel, &allow.plan(ISOLATED));
         assert_eq!(second.ids, first.ids);
@@ -71,9 +82,10 @@ fn a_veth_is_closed_until_a_plan_names_it() {
         kernel.attach_unknown(A).unwrap();
         assert_eq!(rig.arrive(80, 2), 0);
         let mut denials = kernel.denials().unwrap();
-        let report = flush(&mut denials);
-        assert!(report.flows.iter().any(|flow| flow.way.key.reason == Reason::UnknownWorkload as u8), "{report:?}");
-        let id = report.flows[0].way.key.workload;
+        let reading = flush(&mut denials);
+        let closed = flows(&reading);
+        assert!(closed.iter().any(|flow| flow.key.reason == Reason::UnknownWorkload as u8), "{reading:?}");
+        let id = closed[0].key.workload;
         let applied = apply(&mut kernel, &allow.plan(ISOLATED));
         assert_eq!(applied.ids[&KEY_A], id, "the veth's incarnation became the workload's");
         assert_eq!(rig.arrive(80, 2), 2);
@@ -116,7 +128,7 @@ fn no_packet_sees_a_mixture_of_two_images() {
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    let socket = inside(&rig.a, || UdpSocket::bind("0.0.0.0:0").unwrap());
+                    let socket = rig.sender();
                     let mut port = 1000;
                     while !stop.load(Ordering::Relaxed) {
                         // Refused by an ICMP error now and then, since nobody listens.
@@ -136,11 +148,12 @@ fn no_packet_sees_a_mixture_of_two_images() {
             println!("a plan: p50 {:?}, longest {:?}", times[20], times[39]);
             stop.store(true, Ordering::Relaxed);
         });
-        let report = flush(&mut denials);
-        let denied: Vec<_> = report.flows.iter().filter(|flow| flow.way.key.reason == Reason::NoRule as u8).collect();
+        let reading = flush(&mut denials);
+        let mut denied = flows(&reading);
+        denied.retain(|flow| flow.key.reason == Reason::NoRule as u8);
         assert!(denied.len() > 100, "the sender ran: {}", denied.len());
         for flow in denied {
-            assert_eq!(Some(flow.way.key.revision & 1), parity, "denied by a revision that allows: {flow:?}");
+            assert_eq!(Some(flow.key.revision & 1), parity, "denied by a revision that allows: {flow:?}");
         }
         let internal = denials.totals().unwrap().keys().any(|(_, reason)| *reason == Reason::Internal);
         assert!(!internal, "a table was missing for a moment");
@@ -155,7 +168,7 @@ fn reported_packets_add_up_to_what_was_not_lost() {
         let _ = apply(&mut kernel, &deny.plan(ISOLATED));
         let mut denials = kernel.denials().unwrap();
         let end = Instant::now() + Duration::from_secs(3);
-        let socket = inside(&rig.a, || UdpSocket::bind("0.0.0.0:0").unwrap());
+        let socket = rig.sender();
         let (mut sent, mut reported) = (0_u32, 0);
         while Instant::now() < end {
             for _ in 0..500 {
@@ -185,7 +198,7 @@ fn a_workload_that_is_gone_leaves_no_flows_and_its_successor_has_another_id() {
         let first = apply(&mut kernel, &allow.plan(ISOLATED));
         assert_eq!(rig.arrive(80, 2), 2);
         assert_eq!(kernel.flow_fill().flows, 2, "one flow of each workload");
-        kernel_support::ip(&["link", "del", "va"]);
+        sh("ip link del va");
         kernel.detach_gone(&BTreeSet::from([B])).unwrap();
         assert_eq!(kernel.endpoints(), [B].into());
         assert_eq!(kernel.sweep().unwrap(), 1);
@@ -212,7 +225,7 @@ fn a_poll_takes_a_part_of_a_flood_and_says_that_more_waits() {
         let _ = apply(&mut kernel, &deny.plan(ISOLATED));
         let mut denials = kernel.denials().unwrap();
         let end = Instant::now() + Duration::from_secs(30);
-        let socket = inside(&rig.a, || UdpSocket::bind("0.0.0.0:0").unwrap());
+        let socket = rig.sender();
         let mut port = 0_u16;
         let logged = |denials: &Denials| denials.totals().unwrap().values().map(|counts| counts.logged).sum::<u64>();
         while logged(&denials) <= PART as u64 {
@@ -224,12 +237,13 @@ fn a_poll_takes_a_part_of_a_flood_and_says_that_more_waits() {
         }
         let first = poll(&mut denials);
         assert!(first.more);
-        assert!(!first.flows.is_empty() && first.flows.len() <= PART, "{}", first.flows.len());
+        let told = flows(&first).len();
+        assert!((1..=PART).contains(&told), "{told}");
         let mut reported = packets(&first);
         for _ in 0..100 {
-            let report = poll(&mut denials);
-            reported += packets(&report);
-            if !report.more {
+            let reading = poll(&mut denials);
+            reported += packets(&reading);
+            if !reading.more {
                 break;
             }
         }
@@ -263,8 +277,8 @@ fn what_was_drained_is_reported_though_the_look_at_the_counters_fails() {
         full.clone().for_each(|other| reported.insert(other, 1, 0).unwrap());
 
         assert_eq!(rig.arrive(80, 2), 0);
-        let (report, failure) = denials.poll();
-        assert_eq!(packets(&report), 2);
+        let (reading, failure) = denials.poll();
+        assert_eq!(packets(&reading), 2);
         assert!(matches!(&failure, Some(KernelError::MapCall { name, .. }) if name == "REPORTED_BUSY"), "{failure:?}");
 
         // Nobody living has the counter, but what it counts was not reported: it stays until it was.

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use enforcer::policy::load;
+use enforcer::policy::source::directory::load;
 use nix::time::{ClockId, clock_gettime};
 
 struct Counting;
@@ -171,7 +171,7 @@ fn hostile_files_cost_less_than_64_mib() {
         let before = LIVE.load(Ordering::Relaxed);
         PEAK.store(before, Ordering::Relaxed);
         let start = cpu_time();
-        let result = load::load(directory.path()).map_err(|errors| errors.to_string());
+        let result = load(directory.path()).map_err(|errors| errors.to_string());
         let (took, grown) = (cpu_time().saturating_sub(start), PEAK.load(Ordering::Relaxed) - before);
         let ending = result.as_ref().map_or_else(|error| error.lines().next().unwrap(), |_| "taken");
         println!("{name}: {size} bytes, {} KiB, {took:?}: {ending}", grown >> 10);

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use enforcer::policy::load::{SourceFile, from_sources};
-use enforcer::policy::model::{Policy, PolicyKind, Rule, SourceLocation};
+use enforcer::policy::model::{Policy, PolicyKind, Rule};
+use enforcer::policy::origin::Origin;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -25,7 +26,7 @@ struct Step {
 
 /// The policies of a text, checked to be of one kind, without what must differ: kind and places.
 fn model(what: &str, kind: PolicyKind, text: String) -> Vec<Policy> {
-    let nowhere = SourceLocation { file: Arc::from(""), line: 0 };
+    let nowhere = Origin::line("", 0);
     let placeless = |rule: Rule| Rule { at: nowhere.clone(), ..rule };
     let path = Arc::from("rows.yaml");
     let loaded = from_sources(vec![SourceFile { path, text }]).unwrap_or_else(|error| panic!("{what}\n{error}"));

@@ -14,7 +14,8 @@ use enforcer::workload::finding::{Finding, Refusal};
 use enforcer::workload::inventory::Inventory;
 use enforcer::workload::model::Snapshot;
 use enforcer::workload::{Config, Mode};
-use workload_common::{Watch, add_bridge, addresses, behind, in_node, name_of, own, sh};
+use enforcer_tests::net::sh;
+use workload_common::{Watch, addresses, behind, in_node, name_of, own};
 
 fn inventory(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -28,17 +29,17 @@ fn with_inventory(file: &tempfile::NamedTempFile) -> Config {
 
 #[test]
 fn a_bridged_and_a_routed_container_that_were_there_before_have_both_families() {
-    in_node(async |lab| {
-        add_bridge();
-        lab.add_bridged("bridged", "vb", &["10.88.0.2/16", "fd88::2/64"]);
-        lab.add_container("routed", "vr");
-        lab.inside("routed", "addr add 10.1.0.2/32 dev eth0");
-        lab.inside("routed", "addr add fd01::2/128 dev eth0 nodad");
+    in_node(async |node| {
+        node.add_bridge();
+        node.add_bridged("bridged", "vb", &["10.88.0.2/16", "fd88::2/64"]);
+        node.add_container("routed", "vr");
+        node.ip("routed", "addr add 10.1.0.2/32 dev eth0");
+        node.ip("routed", "addr add fd01::2/128 dev eth0 nodad");
         sh("ip route add 10.1.0.2/32 dev vr");
         sh("ip route add fd01::2/128 dev vr");
         let file = inventory(&format!(
             "workloads:\n- {{name: web, namespace: shop, labels: {{app: web}}, match: {{netns: {}}}}}\n",
-            lab.name("bridged")
+            node.name("bridged")
         ));
         let watch = Watch::start(with_inventory(&file)).await;
         assert_eq!(watch.discovery.mode(), Mode::Events);
@@ -58,11 +59,11 @@ fn a_bridged_and_a_routed_container_that_were_there_before_have_both_families() 
 
 #[test]
 fn a_new_veth_is_seen_within_milliseconds_and_without_a_name() {
-    in_node(async |lab| {
-        add_bridge();
+    in_node(async |node| {
+        node.add_bridge();
         let mut watch = Watch::start(Config::default()).await;
-        lab.add_space("late");
-        sh(&format!("ip link add vl type veth peer name eth0 netns {}", lab.name("late")));
+        node.add_space("late");
+        sh(&format!("ip link add vl type veth peer name eth0 netns {}", node.name("late")));
         let since = Instant::now();
         let snapshot = watch.until("the new veth", |s| behind(s, "vl").is_some()).await;
         let took = since.elapsed();
@@ -76,24 +77,24 @@ fn a_new_veth_is_seen_within_milliseconds_and_without_a_name() {
 
 #[test]
 fn addresses_that_come_and_go_inside_are_followed_and_so_is_a_rename() {
-    in_node(async |lab| {
-        add_bridge();
-        lab.add_bridged("a", "va", &[]);
+    in_node(async |node| {
+        node.add_bridge();
+        node.add_bridged("a", "va", &[]);
         let mut watch = Watch::start(Config::default()).await;
         let key = *watch.last.local.keys().next().unwrap();
-        lab.inside("a", "addr add 10.88.0.2/16 dev eth0");
-        lab.inside("a", "addr add 10.88.0.3/16 dev eth0");
-        lab.inside("a", "addr add fd88::2/64 dev eth0 nodad");
+        node.ip("a", "addr add 10.88.0.2/16 dev eth0");
+        node.ip("a", "addr add 10.88.0.3/16 dev eth0");
+        node.ip("a", "addr add fd88::2/64 dev eth0 nodad");
         let all = addresses(&["10.88.0.2", "10.88.0.3", "fd88::2"]);
         let since = Instant::now();
         watch.until("three addresses", |s| behind(s, "va").is_some_and(|w| own(w) == all)).await;
         assert!(since.elapsed() < Duration::from_millis(500), "no event came from inside: {:?}", since.elapsed());
-        lab.inside("a", "addr del 10.88.0.2/16 dev eth0");
+        node.ip("a", "addr del 10.88.0.2/16 dev eth0");
         let rest = addresses(&["10.88.0.3", "fd88::2"]);
         watch.until("one address less", |s| behind(s, "va").is_some_and(|w| own(w).is_subset(&rest))).await;
         sh("ip link set va name vz");
         watch.until("the new name", |s| behind(s, "vz").is_some()).await;
-        lab.inside("a", "link set eth0 address 02:00:00:00:00:07");
+        node.ip("a", "link set eth0 address 02:00:00:00:00:07");
         let mac = Some([2, 0, 0, 0, 0, 7]);
         watch
             .until("the new MAC", |s| {
@@ -106,16 +107,16 @@ fn addresses_that_come_and_go_inside_are_followed_and_so_is_a_rename() {
 
 #[test]
 fn a_namespace_made_again_is_another_workload_with_the_same_name() {
-    in_node(async |lab| {
-        add_bridge();
-        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
+    in_node(async |node| {
+        node.add_bridge();
+        node.add_bridged("a", "va", &["10.88.0.2/16"]);
         let file =
-            inventory(&format!("workloads:\n- {{name: a, namespace: shop, match: {{netns: {}}}}}\n", lab.name("a")));
+            inventory(&format!("workloads:\n- {{name: a, namespace: shop, match: {{netns: {}}}}}\n", node.name("a")));
         let mut watch = Watch::start(with_inventory(&file)).await;
         let first = *watch.last.local.keys().next().unwrap();
-        lab.delete_space("a");
+        node.delete_space("a");
         watch.until("nobody", |s| s.local.is_empty()).await;
-        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
+        node.add_bridged("a", "va", &["10.88.0.2/16"]);
         let snapshot = watch
             .until("it again", |s| behind(s, "va").is_some_and(|w| name_of(w) == "shop/a" && own(w).len() == 1))
             .await;
@@ -125,11 +126,11 @@ fn a_namespace_made_again_is_another_workload_with_the_same_name() {
 
 #[test]
 fn two_veths_of_one_namespace_are_one_workload() {
-    in_node(async |lab| {
-        add_bridge();
-        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
-        lab.add_veth("a", "vb", "eth1");
-        lab.inside("a", "addr add 10.2.0.2/24 dev eth1");
+    in_node(async |node| {
+        node.add_bridge();
+        node.add_bridged("a", "va", &["10.88.0.2/16"]);
+        node.add_veth("a", "vb", "eth1");
+        node.ip("a", "addr add 10.2.0.2/24 dev eth1");
         sh("ip addr add 10.2.0.1/24 dev vb");
         let watch = Watch::start(Config::default()).await;
         assert_eq!(watch.last.local.len(), 1);
@@ -141,15 +142,15 @@ fn two_veths_of_one_namespace_are_one_workload() {
 
 #[test]
 fn a_far_end_that_moves_on_takes_the_name_from_its_veth() {
-    in_node(async |lab| {
-        add_bridge();
-        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
-        lab.add_space("nested");
+    in_node(async |node| {
+        node.add_bridge();
+        node.add_bridged("a", "va", &["10.88.0.2/16"]);
+        node.add_space("nested");
         let file =
-            inventory(&format!("workloads:\n- {{name: a, namespace: shop, match: {{netns: {}}}}}\n", lab.name("a")));
+            inventory(&format!("workloads:\n- {{name: a, namespace: shop, match: {{netns: {}}}}}\n", node.name("a")));
         let mut watch = Watch::start(with_inventory(&file)).await;
         let first = *watch.last.local.keys().next().unwrap();
-        lab.inside("a", &format!("link set eth0 netns {}", lab.name("nested")));
+        node.ip("a", &format!("link set eth0 netns {}", node.name("nested")));
         let snapshot = watch.until("an unknown", |s| behind(s, "va").is_some_and(|w| w.identity.is_none())).await;
         assert_ne!(*snapshot.local.keys().next().unwrap(), first);
     });
@@ -157,23 +158,23 @@ fn a_far_end_that_moves_on_takes_the_name_from_its_veth() {
 
 #[test]
 fn a_stolen_address_gains_nothing_and_costs_its_owner_nothing() {
-    in_node(async |lab| {
-        add_bridge();
-        lab.add_bridged("victim", "vv", &["10.88.0.2/16", "fd88::2/64"]);
-        lab.add_bridged("thief", "vt", &["10.88.0.3/16", "fd88::3/64"]);
+    in_node(async |node| {
+        node.add_bridge();
+        node.add_bridged("victim", "vv", &["10.88.0.2/16", "fd88::2/64"]);
+        node.add_bridged("thief", "vt", &["10.88.0.3/16", "fd88::3/64"]);
         let file = inventory(&format!(
             "workloads:\n- {{name: victim, match: {{netns: {}}}}}\n- {{name: thief, match: {{netns: {}}}}}\n\
              - {{name: peer, match: {{address: 10.88.7.7}}}}\n",
-            lab.name("victim"),
-            lab.name("thief")
+            node.name("victim"),
+            node.name("thief")
         ));
         let mut watch = Watch::start(with_inventory(&file)).await;
         let before = watch.last.clone();
         for address in ["10.88.0.2/16", "fd88::2/64", "10.88.0.1/16", "10.88.7.7/16", "192.0.2.9/32"] {
-            lab.inside("thief", &format!("addr add {address} dev eth0{}", workload_common::nodad(address)));
+            node.add_address("thief", address);
         }
         // A last address that is allowed tells that all the others have been looked at.
-        lab.inside("thief", "addr add 10.88.0.4/16 dev eth0");
+        node.ip("thief", "addr add 10.88.0.4/16 dev eth0");
         let own_and_new = addresses(&["10.88.0.3", "10.88.0.4", "fd88::3"]);
         let after = watch.until("the thief's", |s| behind(s, "vt").is_some_and(|w| own(w) == own_and_new)).await;
         assert_eq!(behind(&after, "vv"), behind(&before, "vv"));
@@ -189,7 +190,7 @@ fn a_stolen_address_gains_nothing_and_costs_its_owner_nothing() {
                     match because {
                         Refusal::Node => "node",
                         Refusal::Gateway => "gateway",
-                        Refusal::Inventory { .. } => "inventory",
+                        Refusal::Declared { .. } => "inventory",
                         Refusal::Owned { .. } => "owned",
                         Refusal::OffSubnet => "off subnet",
                         Refusal::Reserved => "reserved",
@@ -212,9 +213,9 @@ fn a_stolen_address_gains_nothing_and_costs_its_owner_nothing() {
 
 #[test]
 fn thousands_of_addresses_and_devices_inside_hold_nobody_up_and_are_followed_to_the_end() {
-    in_node(async |lab| {
-        add_bridge();
-        lab.add_bridged("flood", "vflood", &["10.88.0.3/16"]);
+    in_node(async |node| {
+        node.add_bridge();
+        node.add_bridged("flood", "vflood", &["10.88.0.3/16"]);
         let mut watch = Watch::start(Config::default()).await;
         let mac = |s: &Snapshot| behind(s, "vflood").and_then(|w| w.endpoints.values().next()?.peer_mac);
         let before = mac(&watch.last);
@@ -227,10 +228,10 @@ fn thousands_of_addresses_and_devices_inside_hold_nobody_up_and_are_followed_to_
         }
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(batch.as_bytes()).unwrap();
-        lab.inside("flood", &format!("-batch {}", file.path().display()));
+        node.ip("flood", &format!("-batch {}", file.path().display()));
         watch.until("as many as one can have", |s| behind(s, "vflood").is_some_and(|w| w.addresses.len() == 16)).await;
         let since = Instant::now();
-        lab.add_bridged("late", "vl", &["10.88.0.2/16"]);
+        node.add_bridged("late", "vl", &["10.88.0.2/16"]);
         let wanted = addresses(&["10.88.0.2"]);
         let snapshot = watch.until("the other", |s| behind(s, "vl").is_some_and(|w| own(w) == wanted)).await;
         assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
@@ -246,8 +247,8 @@ fn thousands_of_addresses_and_devices_inside_hold_nobody_up_and_are_followed_to_
         assert!(matches!(counts.as_slice(), [count] if *count > 5_000), "{counts:?}");
         assert_eq!(findings.len(), 1, "{findings:#?}");
         // What a flood is followed by is seen too, though not at once.
-        lab.inside("flood", "addr flush dev eth0");
-        lab.inside("flood", "addr add 10.88.0.4/16 dev eth0");
+        node.ip("flood", "addr flush dev eth0");
+        node.ip("flood", "addr add 10.88.0.4/16 dev eth0");
         let wanted = addresses(&["10.88.0.4"]);
         watch.until("the end of the flood", |s| behind(s, "vflood").is_some_and(|w| own(w) == wanted)).await;
         assert!(watch.discovery.findings().is_empty(), "{:#?}", watch.discovery.findings());
@@ -256,13 +257,13 @@ fn thousands_of_addresses_and_devices_inside_hold_nobody_up_and_are_followed_to_
 
 #[test]
 fn a_node_that_is_a_container_has_its_own_veth_for_an_uplink() {
-    in_node(async |lab| {
-        lab.add_container("world", "wan");
+    in_node(async |node| {
+        node.add_container("world", "wan");
         sh("ip addr add 192.0.2.1/24 dev wan");
-        lab.inside("world", "addr add 192.0.2.2/24 dev eth0");
+        node.ip("world", "addr add 192.0.2.2/24 dev eth0");
         sh("ip route add default via 192.0.2.2");
-        add_bridge();
-        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
+        node.add_bridge();
+        node.add_bridged("a", "va", &["10.88.0.2/16"]);
         let mut watch = Watch::start(Config::default()).await;
         assert_eq!(watch.last.uplinks.values().map(String::as_str).collect::<Vec<_>>(), ["wan"]);
         assert!(behind(&watch.last, "wan").is_none());
@@ -273,7 +274,7 @@ fn a_node_that_is_a_container_has_its_own_veth_for_an_uplink() {
         sh("ip route replace default dev va");
         // Nor does a route that a container can plant by an RA.
         sh("ip -6 route add default dev va proto ra");
-        lab.inside("a", "addr add 10.88.0.9/16 dev eth0");
+        node.ip("a", "addr add 10.88.0.9/16 dev eth0");
         sh("ip link set va master br0");
         let snapshot = watch
             .until("the end of the changes", |s| {
@@ -286,8 +287,8 @@ fn a_node_that_is_a_container_has_its_own_veth_for_an_uplink() {
 
 #[test]
 fn a_route_learnt_from_an_ra_makes_no_uplink_even_at_first() {
-    in_node(async |lab| {
-        lab.add_container("a", "va");
+    in_node(async |node| {
+        node.add_container("a", "va");
         sh("ip -6 route add default dev va proto ra");
         let watch = Watch::start(Config::default()).await;
         assert!(watch.last.uplinks.is_empty());
@@ -300,18 +301,18 @@ fn a_route_learnt_from_an_ra_makes_no_uplink_even_at_first() {
 
 #[test]
 fn without_the_capability_it_polls_and_says_so() {
-    in_node(async |lab| {
+    in_node(async |node| {
         const CAP_NET_BROADCAST: u32 = 11;
-        add_bridge();
-        lab.add_bridged("a", "va", &[]);
+        node.add_bridge();
+        node.add_bridged("a", "va", &[]);
         drop_effective(CAP_NET_BROADCAST);
         let mut watch = Watch::start(Config::default()).await;
         assert_eq!(watch.discovery.mode(), Mode::Polling);
-        lab.inside("a", "addr add 10.88.0.2/16 dev eth0");
+        node.ip("a", "addr add 10.88.0.2/16 dev eth0");
         let wanted = addresses(&["10.88.0.2"]);
         watch.until("the address", |s| behind(s, "va").is_some_and(|w| own(w) == wanted)).await;
-        lab.add_space("b");
-        sh(&format!("ip link add vb type veth peer name eth0 netns {}", lab.name("b")));
+        node.add_space("b");
+        sh(&format!("ip link add vb type veth peer name eth0 netns {}", node.name("b")));
         let since = Instant::now();
         watch.until("the veth", |s| behind(s, "vb").is_some()).await;
         assert!(since.elapsed() < Duration::from_millis(200), "link events still come at once: {:?}", since.elapsed());
@@ -320,9 +321,9 @@ fn without_the_capability_it_polls_and_says_so() {
 
 #[test]
 fn a_storm_that_overruns_the_socket_ends_in_the_truth() {
-    in_node(async |lab| {
-        add_bridge();
-        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
+    in_node(async |node| {
+        node.add_bridge();
+        node.add_bridged("a", "va", &["10.88.0.2/16"]);
         let mut watch = Watch::start(Config::default()).await;
         // Duplicate address detection ends with an event, which must not come after the storm and put things right.
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -335,7 +336,7 @@ fn a_storm_that_overruns_the_socket_ends_in_the_truth() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(batch.as_bytes()).unwrap();
         sh(&format!("ip -batch {}", file.path().display()));
-        lab.inside("a", "addr add 10.99.0.2/16 dev eth0");
+        node.ip("a", "addr add 10.99.0.2/16 dev eth0");
         let wanted = addresses(&["10.88.0.2", "10.99.0.2"]);
         watch.until("the last change", |s| behind(s, "va").is_some_and(|w| own(w) == wanted)).await;
         assert!(watch.discovery.overruns() > 0, "the storm was too small to test anything");
@@ -344,9 +345,9 @@ fn a_storm_that_overruns_the_socket_ends_in_the_truth() {
 
 #[test]
 fn another_inventory_gives_other_names() {
-    in_node(async |lab| {
-        add_bridge();
-        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
+    in_node(async |node| {
+        node.add_bridge();
+        node.add_bridged("a", "va", &["10.88.0.2/16"]);
         let file = inventory("workloads:\n- {name: a, match: {interface: va}}\n");
         let mut watch = Watch::start(with_inventory(&file)).await;
         assert_eq!(name_of(behind(&watch.discovery.snapshot(), "va").unwrap()), "default/a");
@@ -358,15 +359,15 @@ fn another_inventory_gives_other_names() {
 
 #[test]
 fn without_the_inventory_that_there_is_veths_are_shown_and_nobody_is_unknown() {
-    in_node(async |lab| {
-        add_bridge();
-        lab.add_bridged("a", "va", &["10.88.0.2/16"]);
+    in_node(async |node| {
+        node.add_bridge();
+        node.add_bridged("a", "va", &["10.88.0.2/16"]);
         let mut discovery = enforcer::workload::start(Config { awaits_inventory: true, ..Config::default() }).unwrap();
         let mut veths = discovery.unnamed_veths();
         let bound = |seconds| Duration::from_secs(seconds);
         let shown = tokio::time::timeout(bound(5), veths.changed()).await.unwrap();
         assert_eq!(shown.len(), 1);
-        lab.add_bridged("b", "vb", &["10.88.0.3/16"]);
+        node.add_bridged("b", "vb", &["10.88.0.3/16"]);
         tokio::time::timeout(bound(5), async { while veths.changed().await.len() < 2 {} }).await.unwrap();
         // Longer than a source may take for its first list.
         assert!(tokio::time::timeout(bound(11), discovery.changed()).await.is_err(), "neither snapshot nor error");

@@ -1,10 +1,12 @@
 //! Shared parts of the tests: an oracle for policy, frames, the datapath's tables in ordinary memory, loaded programs, the
-//! example policies' cases, and a stage for the real daemon, real traffic and real containers.
+//! example policies' cases, namespaces and their traffic, and a stage for the real daemon and real containers.
+//! `docs/testing.md` says which of them answers which question.
 
 pub mod bench;
 pub mod bytecode;
 pub mod cases;
 pub mod daemon;
+pub mod net;
 pub mod oracle;
 pub mod packet;
 pub mod planned;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use enforcer::cli::explain::planned;
-use enforcer::policy::load::load_paths;
+use enforcer::policy::source::directory::load_paths;
 use enforcer::resolve::{ResolvedPolicy, resolve};
 use enforcer::workload::inventory::Inventory;
 use enforcer::workload::model::{Interface, LocalWorkload, Snapshot, WorkloadKey};

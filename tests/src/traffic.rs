@@ -18,8 +18,8 @@ use enforcer::lab::Namespace;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::cases::Port;
-use crate::stage::frame::{self, protocol};
-use crate::stage::wire::{Frame, Stack, Wire, initialized};
+use crate::net::wire::{Frame, Stack, Wire, initialized};
+use crate::packet::parts::{self, protocol};
 
 /// How long an allowed flow may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -178,7 +178,7 @@ impl Attempt<'_> {
     fn sctp_init(&self, port: u16) -> io::Result<(Evidence, bool)> {
         let socket = bound(self.source, Type::RAW, Protocol::from(i32::from(protocol::SCTP)))?;
         let nonce = nonce();
-        let packet = frame::sctp_init(40_000, port, &nonce);
+        let packet = parts::sctp_init(40_000, port, &nonce);
         send(&socket, &packet, SocketAddr::new(self.destination, 0));
         Ok((Evidence::Nonce(nonce), true))
     }
@@ -188,7 +188,7 @@ impl Attempt<'_> {
         let (number, request, reply) = if v4 { (protocol::ICMP, 8, 0) } else { (protocol::ICMPV6, 128, 129) };
         let socket = bound(self.source, Type::RAW, Protocol::from(i32::from(number)))?;
         let nonce = nonce();
-        let echo = frame::icmp(request, 0, &[&nonce[11..15], &nonce[..]].concat());
+        let echo = parts::icmp(request, 0, &[&nonce[11..15], &nonce[..]].concat());
         send(&socket, &echo, SocketAddr::new(self.destination, 0));
         // A raw IPv4 socket gives the IP header too.
         let kind_at = if v4 { 20 } else { 0 };

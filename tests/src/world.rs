@@ -1,20 +1,26 @@
 //! The datapath's tables in ordinary memory: what the kernel keeps in maps.
 //!
-//! Input: a snapshot and the image compiled for it. Output: a [`World`] that frames are judged by.
+//! Input: a snapshot and the image compiled for it. Output: the tables that frames are judged by.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 
 use enforcer::compile::Image;
 use enforcer::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
-use enforcer_common::datapath::{self, Meta, Work, World};
+use enforcer_common::datapath;
+use enforcer_common::decide::AskPolicy;
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::flow_state::{FlowKey, FlowValue};
+use enforcer_common::flow_key::FlowKey;
+use enforcer_common::flow_state::FlowValue;
+use enforcer_common::icmp_error::FindQuoted;
 use enforcer_common::id::{Address, Direction, OwnerId, PolicyWord, Row};
+use enforcer_common::judge::JudgeWork;
 use enforcer_common::limits::OWN_ADDRESSES;
 use enforcer_common::live;
 use enforcer_common::opaque::Flag;
+use enforcer_common::tables::{Clock, Devices, Flows, PolicyTables};
 use enforcer_common::verdict::{Reason, Verdict};
+use enforcer_common::work::{Meta, Work};
 
 use crate::packet::Bytes;
 
@@ -40,7 +46,7 @@ pub struct MemoryWorld {
     images: [Option<Image>; 2],
     endpoints: HashMap<u32, Endpoint>,
     uplinks: HashSet<u32>,
-    flows: Flows,
+    flows: FlowTable,
     live: Cell<usize>,
     next_owner: u32,
 }
@@ -52,11 +58,11 @@ impl MemoryWorld {
             word: PolicyWord::default(),
             tick: 1,
             boot_time: 1,
-            flow_limit: Flows::SLOTS / 2,
+            flow_limit: FlowTable::SLOTS / 2,
             images: [None, None],
             endpoints: HashMap::new(),
             uplinks: uplinks.into_iter().collect(),
-            flows: Flows::new(),
+            flows: FlowTable::new(),
             live: Cell::new(0),
             next_owner: 1,
         }
@@ -123,7 +129,7 @@ impl MemoryWorld {
         let (mut work, mut absent) = (Work::EMPTY, Flag::lowered());
         let live = live::look(&self, direction, meta, &Bytes(frame), &mut absent);
         let flows = live.then(|| self.flows.values());
-        let verdict = datapath::judge(&self, direction, meta, &Bytes(frame), absent.is_raised(), &mut work);
+        let verdict = datapath::judge_frame(&self, direction, meta, &Bytes(frame), absent.is_raised(), &mut work);
         if live {
             assert_eq!(verdict, Verdict::Allow, "{direction:?} {meta:?} {frame:02x?}");
             assert_eq!(Some(self.flows.values()), flows, "{direction:?} {meta:?} {frame:02x?}");
@@ -166,7 +172,7 @@ fn set_rows(
     };
 }
 
-impl<'a> World for &'a MemoryWorld {
+impl<'a> PolicyTables for &'a MemoryWorld {
     type Image = &'a Image;
 
     fn word(&self) -> PolicyWord {
@@ -176,7 +182,9 @@ impl<'a> World for &'a MemoryWorld {
     fn image(&self, slot: usize) -> Option<Self::Image> {
         self.images[slot].as_ref()
     }
+}
 
+impl Devices for &MemoryWorld {
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
         self.endpoints.get(&ifindex)
     }
@@ -184,7 +192,9 @@ impl<'a> World for &'a MemoryWorld {
     fn is_uplink(&self, ifindex: u32) -> bool {
         self.uplinks.contains(&ifindex)
     }
+}
 
+impl Flows for &MemoryWorld {
     fn flow(&self, key: &FlowKey) -> Option<&FlowValue> {
         self.flows.find(key)
     }
@@ -199,7 +209,9 @@ impl<'a> World for &'a MemoryWorld {
         self.flows.add(key, value);
         Ok(true)
     }
+}
 
+impl Clock for &MemoryWorld {
     fn tick(&self) -> u32 {
         self.tick
     }
@@ -209,13 +221,18 @@ impl<'a> World for &'a MemoryWorld {
     }
 }
 
+// The parts run in line.
+impl AskPolicy for &MemoryWorld {}
+impl JudgeWork for &MemoryWorld {}
+impl FindQuoted for &MemoryWorld {}
+
 /// An open table of cells that are written once: references stay valid while flows are added.
-struct Flows {
+struct FlowTable {
     slots: Vec<OnceCell<(FlowKey, FlowValue)>>,
     used: RefCell<Vec<usize>>,
 }
 
-impl Flows {
+impl FlowTable {
     const SLOTS: usize = 1 << 12;
 
     fn new() -> Self {

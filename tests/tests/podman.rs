@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use enforcer_tests::cases::Port;
 use enforcer_tests::daemon::binary;
 use enforcer_tests::podman::Host;
-use enforcer_tests::podman::container::{Container, OTHER_PORT, Outcome, PORT, join};
+use enforcer_tests::podman::container::{Container, OTHER_PORT, Outcome, PORT};
 use enforcer_tests::stage::log::Record;
 
 /// Selects `app: db` in a namespace, and lets `app: web` reach one port of it. The name stands in line 4.
@@ -276,7 +276,7 @@ fn a_container_that_is_stopped_and_started_keeps_its_name_at_another_address() {
 #[test]
 fn a_pod_of_two_is_one_workload_with_the_labels_of_both() {
     let mut host = host();
-    let pod_network = join(&host, "net", ["10.233.0.10", "fd33::10"]);
+    let pod_network = host.join("net", ["10.233.0.10", "fd33::10"]);
     let infra = ["--infra-name", "pod-infra", "--infra-image", enforcer_tests::podman::IMAGE];
     let create = ["pod", "create", "--name", "pod", &pod_network];
     host.podman(&[&create[..], &infra, &["--infra-command", "sleep 1000"]].concat());
@@ -303,7 +303,7 @@ fn a_pod_of_two_is_one_workload_with_the_labels_of_both() {
 fn a_container_on_two_networks_is_enforced_on_both() {
     let mut host = host();
     host.add_network("two", "10.234.0.0/24", "fd34::/64");
-    let second = join(&host, "two", ["10.234.0.10", "fd34::10"]);
+    let second = host.join("two", ["10.234.0.10", "fd34::10"]);
     let db = container(&mut host, "db", 10, &[&DB[..], &[second.as_str()]].concat());
     let web = container(&mut host, "web", 11, &WEB);
     let other = container(&mut host, "other", 12, &OTHER);

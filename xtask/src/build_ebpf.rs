@@ -19,7 +19,7 @@ const PROFILE: &str = "ebpf";
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let machine = Machine::this();
     let Some(compiler) = recorded_or_found(workspace, &machine) else {
-        bail!("no compiler here can build for {TARGET}: run `cargo xtask setup`");
+        bail!("no compiler on this machine can build for {TARGET}; run `cargo xtask setup`");
     };
     println!("bpf compiler: {compiler}");
     command(workspace, &machine, compiler, false)?.status()?;
@@ -36,7 +36,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 /// The same compilation by clippy, where any warning is an error.
 pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
     let machine = Machine::this();
-    let compiler = recorded_or_found(workspace, &machine).context("no bpf compiler: run `cargo xtask setup`")?;
+    let compiler =
+        recorded_or_found(workspace, &machine).context("no bpf compiler is installed; run `cargo xtask setup`")?;
     command(workspace, &machine, compiler, true)?.status()
 }
 

@@ -9,6 +9,7 @@ mod bench;
 mod build_ebpf;
 mod check;
 mod demo;
+mod docs;
 mod kernel;
 mod run;
 mod setup;
@@ -24,7 +25,7 @@ use clap::{Parser, Subcommand};
 
 use crate::workspace::Workspace;
 
-/// Set-up, build, checks and tests of this workspace.
+/// Set up, build, check and test this workspace.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -36,27 +37,29 @@ struct Arguments {
 enum Command {
     /// Build the bpf programs into TARGET/bpf/object/enforcer.o, which the next build of `enforcer` embeds.
     BuildEbpf {
-        /// Accepted because cargo has it; the programs are always optimised: others do not pass the verifier.
+        /// Has no effect: the programs are always optimised, because others do not pass the verifier.
         #[arg(long)]
         release: bool,
     },
-    /// Install what this machine lacks to build and test everything; does nothing where nothing is missing.
+    /// Install what this machine lacks to build and test everything.
     Setup,
-    /// rustfmt, clippy for user space and for the bpf target, rustdoc, and the laws of the layout; any warning fails.
+    /// Run rustfmt, clippy for both targets, rustdoc and the laws of the layout; any warning is an error.
     Check,
-    /// Run the tests, all tiers or one; what is missing for them is installed first.
+    /// Install what the tests need, and run the tests of all tiers or of one.
     Test {
-        /// 0: no privilege. 1: the loaded programs. 2: real traffic and containers.
+        /// Tier to run. 0 needs no privilege, 1 tests the loaded programs, 2 tests real traffic and containers.
         #[arg(long, value_parser = test::parse_tier)]
         tier: Option<u8>,
     },
-    /// Build everything and run the benchmark; arguments go to it.
+    /// Build everything and run the benchmark with these arguments.
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Build everything and show the product at work in its own network namespaces.
+    /// Build everything and run `enforcer demo`.
     Demo,
+    /// Write docs/cli.md anew from the help texts of `enforcer`.
+    Docs,
 }
 
 fn main() -> ExitCode {
@@ -77,6 +80,7 @@ fn run(command: Command) -> Result<()> {
         Command::BuildEbpf { release: _ } => build_ebpf::run(&workspace),
         Command::Bench { arguments } => bench::run(&workspace, &arguments),
         Command::Demo => demo::run(&workspace),
+        Command::Docs => docs::run(&workspace),
         Command::Test { tier } => test::run(&workspace, tier),
         Command::Check => check::run(&workspace),
         Command::Setup => setup::run(&workspace),

@@ -1,5 +1,5 @@
-//! Rust source for the laws of `check`. Input: a file's text. Output: the same text, line for line, without what is not
-//! code: comments, strings, and (where asked for) the modules of unit tests.
+//! Sources for the laws of `check`. Input: a file's text. Output: the same text, line for line, without what is not code
+//! (comments, strings and, where asked for, the modules of unit tests), or without what is code.
 
 use std::{
     fs,
@@ -17,9 +17,21 @@ pub(crate) struct Source {
 }
 
 impl Source {
+    /// Whether it is Rust.
+    pub(crate) fn is_rust(&self) -> bool {
+        self.path.extension().is_some_and(|extension| extension == "rs")
+    }
+
     /// The text with comments and literals blanked.
     pub(crate) fn code(&self) -> String {
         blank(&self.text)
+    }
+
+    /// Comments and literals of Rust, with the code blanked.
+    pub(crate) fn prose(&self) -> String {
+        let code = self.code();
+        let of_code = |code: char| !code.is_whitespace();
+        self.text.chars().zip(code.chars()).map(|(text, code)| if of_code(code) { ' ' } else { text }).collect()
     }
 
     /// The code without `#[cfg(test)]` items; empty where the whole file is a unit test.
@@ -32,8 +44,9 @@ impl Source {
     }
 }
 
-/// Every .rs file below the root, in order; not what cargo or git wrote.
-pub(crate) fn sources(root: &Path) -> Result<Vec<Source>> {
+/// Every file below the root with one of the extensions, in order; not what cargo or git wrote.
+pub(crate) fn sources(root: &Path, extensions: &[&str]) -> Result<Vec<Source>> {
+    let is_wanted = |path: &Path| extensions.iter().any(|wanted| path.extension().is_some_and(|own| own == *wanted));
     let mut found = Vec::new();
     let mut waiting = vec![root.to_path_buf()];
     while let Some(directory) = waiting.pop() {
@@ -49,7 +62,7 @@ pub(crate) fn sources(root: &Path) -> Result<Vec<Source>> {
                 && !path.join("CACHEDIR.TAG").exists()
             {
                 waiting.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if is_wanted(&path) {
                 let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 found.push(Source { path: path.strip_prefix(root)?.to_path_buf(), text });
             }
@@ -170,6 +183,15 @@ mod tests {
             "a // b\n/* c /* d */ e */ f \"g \\\" h\" i r#\"j \" k\"# 'l' '\\'' &'m n b'o' r\"p\" br\"q\" r#type";
         let words: Vec<String> = source("x.rs", text).code().split_whitespace().map(str::to_owned).collect();
         assert_eq!(words, ["a", "f", "i", "&'m", "n", "b", "b", "r#type"]);
+    }
+
+    #[test]
+    fn prose_is_what_is_no_code() {
+        let text = "fn n1() { g(\"a 'b'\") } // c\n/* d */ let x = 'e';\n";
+        assert_eq!(
+            source("x.rs", text).prose().split_whitespace().collect::<Vec<_>>().join(" "),
+            "\"a 'b'\" // c /* d */ 'e'"
+        );
     }
 
     #[test]

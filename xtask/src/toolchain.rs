@@ -124,9 +124,9 @@ impl BpfCompiler {
 
     /// `cargo SUBCOMMAND` by this compiler, for the bpf target. `lint` puts clippy in the compiler's place.
     pub(crate) fn cargo(self, machine: &Machine, lint: bool) -> Result<Run> {
-        let linker = machine.program("bpf-linker").context("there is no bpf-linker: run `cargo xtask setup`")?;
+        let linker = machine.program("bpf-linker").context("bpf-linker is not installed; run `cargo xtask setup`")?;
         let run = match self {
-            Self::Nightly => Run::new(machine.program("rustup").context("there is no rustup")?)
+            Self::Nightly => Run::new(machine.program("rustup").context("rustup is not installed")?)
                 .foreign_toolchain()
                 .args(["run", "nightly", "cargo", if lint { "clippy" } else { "build" }]),
             Self::Debian => {

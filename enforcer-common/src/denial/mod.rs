@@ -1,4 +1,5 @@
-//! Aggregation of denied flows in a per-CPU slice of four-way sets (design: section 9). Pure over the set.
+//! Aggregation of denied flows in a per-CPU slice of four-way sets (docs/architecture.md, "How denials are counted").
+//! Pure over the set.
 //!
 //! Input: a denied packet. Output: how it was counted. A packet is classed when it is denied: logged (its event went out),
 //! lost (its own event found no room) or suppressed (counted in a way, or, all four being busy, by its workload). So
@@ -9,9 +10,10 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use crate::datapath::Work;
-use crate::id::{Address, OwnerId};
+use crate::id::{Address, Direction, OwnerId};
 use crate::limits::DENIAL_WAYS;
+use crate::verdict::Reason;
+use crate::work::Work;
 
 /// A denied flow. Source port and flags are not part of it: they are those of its first packet.
 #[repr(C)]
@@ -29,9 +31,9 @@ pub struct DenialKey {
     pub ethertype: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// [`Direction`](crate::id::Direction).
+    /// [`Direction`].
     pub direction: u8,
-    /// [`Reason`](crate::verdict::Reason).
+    /// [`Reason`].
     pub reason: u8,
     /// Zero.
     pub pad: u8,
@@ -147,14 +149,37 @@ const _: () = assert!(size_of::<Counts>() == 24);
 pub struct BusyKey {
     /// The workload's incarnation.
     pub workload: OwnerId,
-    /// [`Direction`](crate::id::Direction).
+    /// [`Direction`].
     pub direction: u8,
-    /// [`Reason`](crate::verdict::Reason).
+    /// [`Reason`].
     pub reason: u8,
     /// Zero.
     pub pad: u16,
 }
 const _: () = assert!(size_of::<BusyKey>() == 8);
+
+/// Denied packets that were not reported before, as they are read back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Denial {
+    /// Of one flow.
+    Flow {
+        /// Key and first packet.
+        way: Way,
+        /// How many.
+        count: u64,
+    },
+    /// Of one workload, while no way was free.
+    Busy {
+        /// The workload's incarnation.
+        workload: OwnerId,
+        /// Which way the packets went.
+        direction: Direction,
+        /// Why they were denied.
+        reason: Reason,
+        /// How many.
+        count: u64,
+    },
+}
 
 /// How a denied packet was counted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -178,7 +203,7 @@ pub trait Events {
 }
 
 /// The way of a denied packet before it is counted: key and first packet. `reason` is the number of a
-/// [`Reason`](crate::verdict::Reason).
+/// [`Reason`].
 #[inline(always)]
 pub fn way_of(work: &Work, reason: u8, tick: u32) -> Way {
     let packet = &work.packet;

@@ -1,3 +1,5 @@
+use crate::id::{Address, PortClass, Row};
+
 use super::*;
 
 struct Lines(Vec<Line>);
@@ -153,9 +155,9 @@ fn a_cell_beyond_the_image_is_none() {
             for peer in 0..4 {
                 for port in 0..5 {
                     let inside = row < 2 && peer < 2 && port < 3;
-                    let allowed = (row, peer, port) == (1, 1, 2);
+                    let cell = if (row, peer, port) == (1, 1, 2) { Cell::Allow } else { Cell::Deny };
                     let found = cell_of_class(&image, line, Row(row), PeerClass(peer), PortClass(port));
-                    assert_eq!(found, inside.then_some(u8::from(allowed)), "row {row} peer {peer} port {port}");
+                    assert_eq!(found, inside.then_some(cell), "row {row} peer {peer} port {port}");
                 }
             }
         }

@@ -9,15 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use enforcer_common::denial::BusyKey;
 use enforcer_common::id::OwnerId;
 use jiff::Timestamp;
 
 use super::error::AgentError;
-use crate::flow::enrich::{Denial, Enricher};
+use crate::flow::enrich::Enricher;
 use crate::flow::names::NameTable;
 use crate::flow::sink::{FlowLog, SinkCounts};
-use crate::kernel::{self, Denials, KernelError};
+use crate::kernel::{Denials, KernelError, Reading};
 
 /// How often denials are read. The kernel's ring and slices hold what comes in between.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -119,8 +118,8 @@ impl Reader {
                 thread::park_timeout(PERIOD);
             }
         }
-        let (report, failure) = self.denials.flush();
-        self.write(&report, failure);
+        let (reading, failure) = self.denials.flush();
+        self.write(&reading, failure);
         let counts = self.log.finish(LAST_WORDS);
         if counts.lost_packets > 0 {
             tracing::warn!(packets = counts.lost_packets, "the flow log could not take everything");
@@ -129,29 +128,19 @@ impl Reader {
 
     /// True: more is waiting.
     fn read(&mut self) -> bool {
-        let (report, failure) = self.denials.poll();
-        self.write(&report, failure);
-        report.more
+        let (reading, failure) = self.denials.poll();
+        self.write(&reading, failure);
+        reading.more
     }
 
-    fn write(&mut self, report: &kernel::Report, failure: Option<KernelError>) {
+    fn write(&mut self, reading: &Reading, failure: Option<KernelError>) {
         if let Some(error) = failure {
             tracing::warn!(%error, "cannot read all denials");
         }
         let now = Timestamp::now();
-        let flows = report.flows.iter().map(|seen| Denial::Flow { way: seen.way, count: seen.packets });
-        let crowded = report.crowded.iter().map(|crowd| Denial::Busy {
-            key: BusyKey {
-                workload: crowd.workload,
-                direction: crowd.direction as u8,
-                reason: crowd.reason as u8,
-                pad: 0,
-            },
-            count: crowd.packets,
-        });
         let names = locked(&self.shared.names);
-        for denial in flows.chain(crowded) {
-            match self.enricher.enrich(&*names, now, &denial) {
+        for denial in &reading.denials {
+            match self.enricher.enrich(&*names, now, denial) {
                 Ok(record) => self.log.push(record),
                 Err(error) => tracing::error!(%error, "a denial of another build"),
             }

@@ -1,18 +1,20 @@
 //! The inventory that counts: the newest good reading of the file, or the one that an earlier run left in force.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::AgentError;
 use super::state::InForce;
-use crate::workload::inventory::{InvalidInventory, Inventory};
+use crate::workload::inventory::{InvalidInventory, Inventory, NAME};
 
 /// An inventory file and what counts of it.
 #[derive(Debug)]
 pub(super) struct InventoryFile {
     path: Option<PathBuf>,
     /// `None`: what an earlier run took is in force, and nobody knows it any more.
-    text: Option<String>,
+    text: Option<Arc<str>>,
     error: Option<String>,
 }
 
@@ -24,19 +26,21 @@ impl InventoryFile {
         enforced: bool,
         earlier: Option<&InForce>,
     ) -> Result<(Self, Option<Inventory>), AgentError> {
-        let mut file = Self { path: path.map(Path::to_owned), text: Some(String::new()), error: None };
+        let mut file = Self { path: path.map(Path::to_owned), text: Some("".into()), error: None };
         let Some(path) = path else { return Ok((file, Some(Inventory::default()))) };
         match read(path) {
             Ok((inventory, text)) => {
-                file.text = Some(text);
+                file.text = Some(text.into());
                 Ok((file, Some(inventory)))
             }
             Err(error) if enforced => {
                 let error = whole(&error);
                 tracing::error!("the inventory is refused, what the earlier run enforced stays in force:\n{error}");
                 file.error = Some(error);
-                let kept = earlier.and_then(|earlier| Inventory::parse(path, &earlier.inventory).ok());
-                file.text = kept.is_some().then(|| earlier.map(|earlier| earlier.inventory.clone())).flatten();
+                // An earlier run without an inventory kept none, and that is what goes on.
+                let text = earlier.map(|earlier| earlier.workloads.get(NAME).cloned().unwrap_or_default());
+                let kept = text.as_ref().and_then(|text| Inventory::parse(path, text).ok());
+                file.text = text.filter(|_| kept.is_some());
                 Ok((file, kept))
             }
             Err(error) => Err(error.into()),
@@ -48,8 +52,8 @@ impl InventoryFile {
         match read(self.path.as_deref()?) {
             Ok((inventory, text)) => {
                 self.error = None;
-                let changed = self.text.as_ref() != Some(&text);
-                self.text = Some(text);
+                let changed = self.text.as_deref() != Some(text.as_str());
+                self.text = Some(text.into());
                 changed.then_some(inventory)
             }
             Err(error) => {
@@ -63,9 +67,10 @@ impl InventoryFile {
         }
     }
 
-    /// The text of what counts; empty if there is none.
-    pub(super) fn text(&self) -> &str {
-        self.text.as_deref().unwrap_or_default()
+    /// The text of what counts, under the name of its source; empty if there is none.
+    pub(super) fn kept(&self) -> BTreeMap<String, Arc<str>> {
+        let text = self.text.iter().filter(|text| !text.is_empty());
+        text.map(|text| (NAME.to_owned(), Arc::clone(text))).collect()
     }
 
     /// Why what lies in the file does not count.
@@ -93,7 +98,12 @@ mod tests {
     const BAD: &str = "workloads: [{nmae: a}]\n";
 
     fn earlier(inventory: &str) -> InForce {
-        InForce { revision: 3, inventory: inventory.to_owned(), ..InForce::default() }
+        let workloads = BTreeMap::from([(NAME.to_owned(), inventory.into())]);
+        InForce { revision: 3, workloads, ..InForce::default() }
+    }
+
+    fn text(file: &InventoryFile) -> String {
+        file.kept().remove(NAME).unwrap_or_default().to_string()
     }
 
     fn names(inventory: &Inventory) -> Vec<String> {
@@ -106,10 +116,10 @@ mod tests {
         let path = directory.path().join("inventory.yaml");
         fs::write(&path, GOOD).unwrap();
         let (mut file, inventory) = InventoryFile::load(Some(&path), false, None).unwrap();
-        assert_eq!((names(&inventory.unwrap()), file.text()), (vec!["default/a".to_owned()], GOOD));
+        assert_eq!((names(&inventory.unwrap()), text(&file)), (vec!["default/a".to_owned()], GOOD.to_owned()));
         fs::write(&path, BAD).unwrap();
         assert_eq!(file.reload(), None);
-        assert_eq!(file.text(), GOOD);
+        assert_eq!(text(&file), GOOD);
         assert!(file.error().is_some_and(|error| error.contains("inventory.yaml:1")), "{:?}", file.error());
         fs::remove_file(&path).unwrap();
         assert_eq!(file.reload(), None);
@@ -130,15 +140,17 @@ mod tests {
         assert_eq!(ended.exit_code(), 2);
         let load = |earlier: Option<&InForce>| InventoryFile::load(Some(&path), true, earlier).unwrap();
         let (mut file, kept) = load(Some(&earlier(GOOD)));
-        assert_eq!((names(&kept.unwrap()), file.text()), (vec!["default/a".to_owned()], GOOD));
+        assert_eq!((names(&kept.unwrap()), text(&file)), (vec!["default/a".to_owned()], GOOD.to_owned()));
         assert!(file.error().is_some());
         fs::write(&path, GOOD).unwrap();
         assert_eq!(file.reload(), None, "mended to what is in force");
         assert_eq!(file.error(), None);
 
         fs::write(&path, BAD).unwrap();
-        let (_, kept) = load(Some(&earlier("")));
+        let without = InForce { workloads: BTreeMap::new(), ..earlier("") };
+        let (file, kept) = load(Some(&without));
         assert_eq!(kept, Some(Inventory::default()), "the earlier run had none");
+        assert_eq!(file.kept(), BTreeMap::new());
         for unknown in [None, Some(earlier(BAD))] {
             let (mut file, kept) = load(unknown.as_ref());
             assert_eq!(kept, None);

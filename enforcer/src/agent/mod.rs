@@ -30,7 +30,7 @@ use crate::config::Settings;
 use crate::flow::sink::{FlowLog, Target};
 use crate::kernel::{self, Kernel, KernelConfig};
 use crate::plan::Unknown;
-use crate::policy::watch;
+use crate::policy::{self, watch};
 use crate::workload;
 use crate::workload::runtime::RuntimeKind;
 
@@ -85,12 +85,15 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
 
     let states = state::StateDir::create(options.settings.state_of(&options.pin_dir)).map_err(AgentError::State)?;
-    let earlier = states.load(kernel.revision().revision);
+    let earlier = states.load(kernel.revision().revision).unwrap_or_else(|error| {
+        tracing::warn!(%error, "what an earlier run kept is not used");
+        None
+    });
     let enforced = kernel.revision().revision != 0;
     // Before the first reading, so that no change is missed.
-    let mut policy_files = watch::watch(vec![options.policies.clone()])?;
     let mut inventory_file = watch::watch(options.inventory.iter().cloned().collect())?;
-    let mut policies = Policies::load(&options.policies, enforced, earlier.as_ref())?;
+    let config = policy::source::Config { directory: options.policies.clone() };
+    let mut policies = Policies::load(&config, enforced, earlier.as_ref())?;
     let (mut inventory, named) = InventoryFile::load(options.inventory.as_deref(), enforced, earlier.as_ref())?;
     let log = FlowLog::open(options.flow_log.clone(), &node)?;
     let config = workload::Config {
@@ -118,8 +121,8 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
             biased;
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            () = policy_files.changed() => {
-                if policies.reload() {
+            source = policies.changed() => {
+                if policies.reload(source) {
                     reconciler.reconcile(&mut policies)?;
                 }
             }

@@ -1,131 +1,114 @@
-//! The policies that count: the newest good reading of the directory, or those that an earlier run left in force.
-
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+//! The policies that count: the newest good ones of each source, or those that an earlier run left in force.
 
 use super::error::AgentError;
 use super::state::InForce;
-use crate::policy::load::{Loaded, SourceFile, from_sources, load};
-use crate::policy::model::PolicySet;
+use crate::policy::PolicyWarning;
+use crate::policy::source::{self, Config, Sources, Unit};
+use crate::policy::store::{Reading, Store};
 
-/// A policy set and where it came from.
+/// The sources of policies, and what counts of what they say.
 #[derive(Debug)]
 pub(super) struct Policies {
-    directory: PathBuf,
-    current: Option<Reading>,
-    /// What counted before, until the current one is in force.
-    previous: Option<Reading>,
-    /// Files that passed the parser and could not be brought in force: not tried again.
-    refused: Option<Vec<SourceFile>>,
-    error: Option<String>,
-}
-
-/// One good reading of the directory.
-#[derive(Clone, Debug)]
-pub(super) struct Reading {
-    pub(super) set: Arc<PolicySet>,
-    pub(super) sources: Vec<SourceFile>,
-}
-
-impl Reading {
-    fn new(loaded: Loaded) -> Self {
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
-        }
-        let Loaded { set, sources, .. } = loaded;
-        Self { set: Arc::new(set), sources }
-    }
+    sources: Sources,
+    store: Store,
 }
 
 impl Policies {
-    /// Reads the directory. If it is refused, the policies of an earlier run that are still in force go on. `enforced`: an
-    /// image of an earlier run is in force; without its sources it stays as it is until there is a good reading.
-    pub(super) fn load(directory: &Path, enforced: bool, earlier: Option<&InForce>) -> Result<Self, AgentError> {
-        let (current, error) = match load(directory) {
-            Ok(loaded) => (Some(loaded), None),
-            Err(errors) if enforced => {
-                let kept = earlier.and_then(|earlier| from_sources(earlier.sources()).ok());
-                (kept, Some(errors.to_string()))
+    /// Reads all sources. Where one is refused, its policies of an earlier run that are still in force go on. `enforced`:
+    /// an image of an earlier run is in force; without its sources it stays as it is until there is a good reading.
+    pub(super) fn load(config: &Config, enforced: bool, earlier: Option<&InForce>) -> Result<Self, AgentError> {
+        // They watch from here on, before the first reading, so that no change is missed.
+        let mut sources = Sources::open(config)?;
+        let mut store = Store::new(sources.names());
+        let names: Vec<&'static str> = sources.names().collect();
+        for name in names {
+            let mut said = sources.read(name);
+            // Nothing is in force that could stay. An object of an API that is refused stops nobody but itself.
+            if !enforced && let Some(whole) = said.remove(&Unit::Whole) {
+                said.insert(Unit::Whole, Ok(whole?));
             }
-            Err(errors) => return Err(errors.into()),
-        };
-        if let Some(error) = &error {
-            tracing::error!("the policies are refused, what the earlier run enforced stays in force:\n{error}");
+            if said.values().any(Result::is_err) {
+                let kept = earlier.and_then(|earlier| earlier.policies.get(name));
+                if let Some(kept) = kept.and_then(|kept| source::restore(name, kept)) {
+                    warn(&store.take(name, kept).warnings);
+                }
+            }
+            let news = store.take(name, said);
+            warn(&news.warnings);
+            for error in news.errors {
+                tracing::error!("the policies are refused, what the earlier run enforced stays in force:\n{error}");
+            }
         }
-        Ok(Self {
-            directory: directory.to_owned(),
-            current: current.map(Reading::new),
-            previous: None,
-            refused: None,
-            error,
-        })
+        Ok(Self { sources, store })
     }
 
-    /// Reads the directory again. True: the set, or the place of a line in it, has changed.
-    pub(super) fn reload(&mut self) -> bool {
-        let loaded = match load(&self.directory) {
-            Ok(loaded) => loaded,
-            Err(errors) => {
-                let error = errors.to_string();
-                if self.error.as_ref() != Some(&error) {
-                    tracing::error!("the policies are refused, the last good ones stay in force:\n{error}");
-                }
-                self.error = Some(error);
-                return false;
-            }
-        };
-        if self.refused.as_ref() == Some(&loaded.sources) {
-            return false;
+    /// Waits until a source may say something else, and gives its name. Cancel safe.
+    pub(super) async fn changed(&mut self) -> &'static str {
+        self.sources.changed().await
+    }
+
+    /// Reads a source again. True: the set, or the place of a line in it, has changed.
+    pub(super) fn reload(&mut self, source: &'static str) -> bool {
+        let news = self.store.take(source, self.sources.read(source));
+        for error in news.errors {
+            tracing::error!("the policies are refused, the last good ones stay in force:\n{error}");
         }
-        self.error = None;
-        if self.current.as_ref().is_some_and(|current| current.sources == loaded.sources) {
-            return false;
-        }
-        let newer = Reading::new(loaded);
-        let older = self.current.replace(newer);
-        self.previous = self.previous.take().or(older);
-        true
+        warn(&news.warnings);
+        news.changed
     }
 
     /// The current set is in force.
     pub(super) fn settle(&mut self) {
-        self.previous = None;
-        self.refused = None;
+        self.store.settle();
     }
 
     /// The current set cannot be brought in force. True: the one before counts again.
-    pub(super) fn roll_back(&mut self, error: String) -> bool {
-        let Some(previous) = self.previous.take() else { return false };
-        tracing::error!("the policies are refused, the last good ones stay in force: {error}");
-        self.refused = self.current.replace(previous).map(|refused| refused.sources);
-        self.error = Some(error);
-        true
+    pub(super) fn roll_back(&mut self, error: &str) -> bool {
+        let rolled_back = self.store.roll_back(error);
+        if rolled_back {
+            tracing::error!("the policies are refused, the last good ones stay in force: {error}");
+        }
+        rolled_back
     }
 
     /// What counts; `None`: an earlier run's policies are in force and nobody knows them any more.
     pub(super) fn current(&self) -> Option<&Reading> {
-        self.current.as_ref()
+        self.store.current()
     }
 
-    /// Where it is read from.
-    pub(super) fn directory(&self) -> &Path {
-        &self.directory
+    /// Where they are read from.
+    pub(super) fn places(&self) -> String {
+        self.sources.places()
     }
 
-    /// Why what lies in the directory is not in force.
-    pub(super) fn error(&self) -> Option<&str> {
-        self.error.as_deref()
+    /// Why what the sources say is not in force.
+    pub(super) fn error(&self) -> Option<String> {
+        self.store.error()
+    }
+}
+
+fn warn(warnings: &[PolicyWarning]) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fs;
+    use std::path::Path;
+    use std::sync::Arc;
 
     use super::*;
+    use crate::policy::load::SourceFile;
 
     const GOOD: &str =
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {}}\n";
+
+    fn load(directory: &Path, enforced: bool, earlier: Option<&InForce>) -> Result<Policies, AgentError> {
+        Policies::load(&Config { directory: directory.to_owned() }, enforced, earlier)
+    }
 
     fn count(policies: &Policies) -> usize {
         policies.current().unwrap().set.policies.len()
@@ -136,16 +119,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("a.yaml");
         fs::write(&file, GOOD).unwrap();
-        let mut policies = Policies::load(directory.path(), false, None).unwrap();
+        let mut policies = load(directory.path(), false, None).unwrap();
         fs::write(&file, "kind: Nonsense\n").unwrap();
-        assert!(!policies.reload(), "a refused reading changes nothing");
+        assert!(!policies.reload("directory"), "a refused reading changes nothing");
         assert_eq!(count(&policies), 1);
         assert!(policies.error().is_some_and(|error| error.contains("a.yaml")));
         fs::write(&file, GOOD).unwrap();
-        assert!(!policies.reload(), "the same text again is no change");
+        assert!(!policies.reload("directory"), "the same text again is no change");
         assert_eq!(policies.error(), None);
         fs::remove_file(&file).unwrap();
-        assert!(policies.reload());
+        assert!(policies.reload("directory"));
         assert_eq!(count(&policies), 0);
     }
 
@@ -153,13 +136,14 @@ mod tests {
     fn a_bad_file_at_the_start_ends_it_unless_an_earlier_run_is_in_force() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("a.yaml"), "kind: Nonsense\n").unwrap();
-        assert!(Policies::load(directory.path(), false, None).is_err());
-        let earlier =
-            InForce { revision: 3, policies: vec![("a.yaml".to_owned(), GOOD.to_owned())], ..InForce::default() };
-        let policies = Policies::load(directory.path(), true, Some(&earlier)).unwrap();
+        assert!(load(directory.path(), false, None).is_err());
+        let kept: Arc<[SourceFile]> = Arc::new([SourceFile { path: "a.yaml".into(), text: GOOD.to_owned() }]);
+        let policies = BTreeMap::from([("directory".to_owned(), vec![kept])]);
+        let earlier = InForce { revision: 3, policies, ..InForce::default() };
+        let policies = load(directory.path(), true, Some(&earlier)).unwrap();
         assert_eq!(count(&policies), 1);
         assert!(policies.error().is_some());
-        let unknown = Policies::load(directory.path(), true, None).unwrap();
+        let unknown = load(directory.path(), true, None).unwrap();
         assert!(unknown.current().is_none() && unknown.error().is_some());
     }
 
@@ -168,17 +152,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("a.yaml");
         fs::write(&file, GOOD).unwrap();
-        let mut policies = Policies::load(directory.path(), false, None).unwrap();
+        let mut policies = load(directory.path(), false, None).unwrap();
         policies.settle();
         fs::write(&file, GOOD.replace("name: a", "name: b")).unwrap();
-        assert!(policies.reload());
-        assert!(policies.roll_back("too large".to_owned()));
+        assert!(policies.reload("directory"));
+        assert!(policies.roll_back("too large"));
         assert_eq!(policies.current().unwrap().set.policies[0].name, "a");
-        assert_eq!(policies.error(), Some("too large"));
-        assert!(!policies.reload(), "the same files are refused without another try");
-        assert_eq!(policies.error(), Some("too large"));
+        assert_eq!(policies.error().as_deref(), Some("too large"));
+        assert!(!policies.reload("directory"), "the same files are refused without another try");
+        assert_eq!(policies.error().as_deref(), Some("too large"));
         fs::write(&file, GOOD.replace("name: a", "name: c")).unwrap();
-        assert!(policies.reload());
-        assert!(!Policies::load(directory.path(), false, None).unwrap().roll_back("first".to_owned()));
+        assert!(policies.reload("directory"));
+        assert!(!load(directory.path(), false, None).unwrap().roll_back("first"));
     }
 }

@@ -14,7 +14,7 @@ use super::denials::DenialLog;
 use super::devices::{self, veths};
 use super::error::AgentError;
 use super::inventory::InventoryFile;
-use super::policies::{Policies, Reading};
+use super::policies::Policies;
 use super::report::{Report, WorkloadLine};
 use super::state::{InForce, StateDir};
 use crate::compile::compile;
@@ -22,7 +22,8 @@ use crate::flow::names::NameTable;
 use crate::flow::sink::FlowLog;
 use crate::kernel::{Applied, Drift, Kernel, SWEEP_CAP};
 use crate::plan::{Intent, Unknown};
-use crate::policy::load::from_sources;
+use crate::policy::source::{Kept, from_kept};
+use crate::policy::store::Reading;
 use crate::resolve::{ResolvedPolicy, resolve};
 use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
 use crate::workload::{Discovery, Mode};
@@ -35,8 +36,8 @@ pub(super) struct Reconciler {
     unknown: Unknown,
     window: Option<Duration>,
     snapshot: Option<Arc<Snapshot>>,
-    /// Text of the inventory.
-    inventory: String,
+    /// Texts of the sources of workloads.
+    texts: BTreeMap<String, Arc<str>>,
     resolved: Option<Arc<ResolvedPolicy>>,
     /// What is in the kernel, wholly; `None`: something is left to be done.
     intent: Option<Intent>,
@@ -67,7 +68,7 @@ impl Reconciler {
             // A veth that appeared while no daemon ran is new all the same: the window is for the first run alone.
             window: options.settings.window().filter(|_| kernel.is_first_run()),
             snapshot: None,
-            inventory: String::new(),
+            texts: BTreeMap::new(),
             resolved: None,
             intent: None,
             owners: BTreeMap::new(),
@@ -129,7 +130,7 @@ impl Reconciler {
             return Ok(());
         };
         let outcome = match self.bring_in_force(&reading, &snapshot) {
-            Err(AgentError::Compile(error)) if policies.roll_back(error.to_string()) => {
+            Err(AgentError::Compile(error)) if policies.roll_back(&error.to_string()) => {
                 let Some(previous) = policies.current().cloned() else { return Ok(()) };
                 self.bring_in_force(&previous, &snapshot)
             }
@@ -175,10 +176,10 @@ impl Reconciler {
         Ok(())
     }
 
-    fn save(&self, revision: u32, reading: &Reading, snapshot: &Snapshot) -> Result<(), AgentError> {
-        let policies = reading.sources.iter().map(|file| (file.path.to_string(), file.text.clone())).collect();
-        let (inventory, snapshot) = (self.inventory.clone(), snapshot.clone());
-        let state = InForce { revision, policies, inventory, snapshot, unknown: self.unknown };
+    fn save(&mut self, revision: u32, reading: &Reading, snapshot: &Arc<Snapshot>) -> Result<(), AgentError> {
+        let policies: Kept = reading.sources.iter().map(|(name, files)| ((*name).to_owned(), files.clone())).collect();
+        let (workloads, snapshot) = (self.texts.clone(), Arc::clone(snapshot));
+        let state = InForce { revision, policies, workloads, snapshot, unknown: self.unknown };
         self.states.save(&state).map_err(AgentError::State)
     }
 
@@ -240,7 +241,7 @@ impl Reconciler {
 
     /// This is behind the snapshots from now on.
     pub(super) fn inventory(&mut self, file: &InventoryFile) {
-        file.text().clone_into(&mut self.inventory);
+        self.texts = file.kept();
         self.report.inventory_error = file.error().map(str::to_owned);
     }
 
@@ -248,8 +249,8 @@ impl Reconciler {
     pub(super) fn report(&mut self, policies: &Policies, discovery: &Discovery) {
         let counts = self.denials.counts();
         let report = Report {
-            policies: policies.directory().display().to_string(),
-            policy_error: policies.error().map(str::to_owned),
+            policies: policies.places(),
+            policy_error: policies.error(),
             findings: discovery.findings().iter().map(ToString::to_string).collect(),
             refused_claims: discovery.refused(),
             awaits_sources: self.awaits_sources(),
@@ -298,8 +299,8 @@ impl Reconciler {
 
 /// Names what the image that an earlier run left denies, until there is one of our own.
 fn name_earlier(kernel: &Kernel, earlier: InForce, names: &mut NameTable) {
-    let Ok(loaded) = from_sources(earlier.sources()) else { return };
-    let snapshot = Arc::new(earlier.snapshot);
+    let Ok(set) = from_kept(&earlier.policies) else { return };
+    let snapshot = earlier.snapshot;
     let key_of = |ifindex: u32| {
         let holder = snapshot.local.iter().find(|(_, workload)| workload.endpoints.contains_key(&ifindex));
         holder.map(|(key, _)| *key)
@@ -307,7 +308,7 @@ fn name_earlier(kernel: &Kernel, earlier: InForce, names: &mut NameTable) {
     let adopted = kernel.adopted().iter();
     let owners: BTreeMap<_, _> =
         adopted.filter_map(|endpoint| Some((endpoint.id, key_of(endpoint.ifindex)?))).collect();
-    let resolved = Arc::new(resolve(Arc::new(loaded.set), Arc::clone(&snapshot)));
+    let resolved = Arc::new(resolve(Arc::new(set), Arc::clone(&snapshot)));
     names.install(earlier.revision, &snapshot, &owners, resolved);
 }
 

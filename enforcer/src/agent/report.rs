@@ -61,22 +61,3 @@ pub struct WorkloadLine {
     /// Policies that isolate it: ingress, egress.
     pub policies: [usize; 2],
 }
-
-impl Report {
-    /// What an operator has to look at.
-    pub fn troubles(&self) -> Vec<String> {
-        let named =
-            [("policies", &self.policy_error), ("inventory", &self.inventory_error), ("apply", &self.apply_error)];
-        let mut troubles: Vec<String> =
-            named.iter().filter_map(|(what, error)| Some(format!("{what}: {}", error.as_ref()?))).collect();
-        troubles.extend(self.unfinished.iter().map(|error| format!("not done yet: {error}")));
-        if self.awaits_sources {
-            let text = "it is not known yet who the workloads are: what is in force stays, a new veth is closed";
-            troubles.push(text.to_owned());
-        }
-        if self.disagreements > 0 {
-            troubles.push(format!("{} denied packets that the policies of their revision allow", self.disagreements));
-        }
-        troubles
-    }
-}

@@ -1,15 +1,18 @@
-//! What a daemon on this node has in force, read from its pins and its state beside it.
+//! Reads what a daemon on this node has in force.
+//!
+//! Input: the daemon's pin directory and settings. Output: the policies, the workloads and the treatment of unknown ones.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 
-use crate::agent::state::{InForce, StateDir};
+use crate::agent::state::StateDir;
 use crate::config::Settings;
 use crate::kernel::status;
 use crate::plan::Unknown;
-use crate::policy::load::from_sources;
 use crate::policy::model::PolicySet;
+use crate::policy::source::from_kept;
 use crate::workload::model::Snapshot;
 
 /// The default pin directory.
@@ -18,10 +21,10 @@ pub const PIN_DIR: &str = "/sys/fs/bpf/enforcer";
 /// Where a daemon has its pins and its state.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Place {
-    /// Directory on a bpffs where programs, links and maps are pinned.
+    /// Directory on a bpf file system where the daemon pins its programs, links and maps.
     #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
     pub pin_dir: PathBuf,
-    /// Settings file of the daemon.
+    /// Settings file of the daemon; docs/settings.md describes it. Without it every setting has its default.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -55,12 +58,12 @@ pub struct Sources {
 /// The sources of the image in force.
 pub fn load(place: &Place) -> anyhow::Result<Sources> {
     let view = status::read(&place.pin_dir)?;
-    let state: InForce = place.states()?.load(view.word.revision).with_context(|| {
+    let state = place.states()?.load(view.word.revision)?.with_context(|| {
         format!(
-            "the sources of revision {} are not in the state directory; name them by --policies and --inventory",
+            "the state directory does not have the policies and workloads of revision {}; give --policies and --inventory",
             view.word.revision
         )
     })?;
-    let policies = from_sources(state.sources())?.set;
-    Ok(Sources { policies, snapshot: state.snapshot, unknown: state.unknown })
+    let policies = from_kept(&state.policies)?;
+    Ok(Sources { policies, snapshot: Arc::unwrap_or_clone(state.snapshot), unknown: state.unknown })
 }

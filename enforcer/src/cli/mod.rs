@@ -1,9 +1,11 @@
-//! The command line: one file a command. Data goes to stdout, logs go to stderr.
+//! The command line, with a file for each command. Data goes to stdout, and log lines go to stderr.
 
 pub mod demo;
 pub mod explain;
 pub mod flows;
 pub mod in_force;
+#[cfg(test)]
+mod page;
 pub mod purge;
 pub mod run;
 pub mod status;
@@ -13,23 +15,31 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Microsegmentation for containers: declared flows pass, everything else is dropped in the kernel and logged by name.
+/// Network microsegmentation for containers.
 ///
-/// Start with `enforcer demo` (as root): it builds a shop of three workloads in namespaces of its own, enforces the example
-/// policies and shows what was allowed and what was denied, by which line. It leaves nothing behind.
+/// Policies declare which connections each container may open and accept. Two eBPF programs on the host side of the
+/// container's veth decide each packet. Each denied flow is logged with the names of both containers and the line of the
+/// policy that decided.
+///
+/// To see it at work, run `enforcer demo` as root. The demo starts three workloads in network namespaces of its own,
+/// enforces the example policies on them, and prints which connections were allowed or denied by which line. It removes
+/// everything that it made.
 #[derive(Debug, Parser)]
 #[command(name = "enforcer", version, max_term_width = 100)]
 pub struct Cli {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
-    /// Say more on stderr; twice for everything. `ENFORCER_LOG` takes tracing's filters.
+    /// Log more to stderr: -v adds debug messages, -vv adds trace messages.
+    ///
+    /// The environment variable `ENFORCER_LOG` replaces the log level by a filter in the syntax of Rust's tracing-subscriber
+    /// crate, such as `warn,enforcer=debug`.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
 }
 
-/// The commands. What each does and how it exits is said at its arguments: a text here would take the place of that in
-/// `--help`.
+/// The commands. The help text of a command is the documentation of its arguments: a text at the variant would replace
+/// it in `--help`.
 #[allow(missing_docs, reason = "clap shows the documentation of the arguments")]
 #[derive(Debug, Subcommand)]
 pub enum Command {

@@ -1,4 +1,6 @@
-//! `enforcer purge`: takes enforcement off the node.
+//! `enforcer purge`: removes enforcement from the node.
+//!
+//! Input: the daemon's pin directory and settings. Output: a message, and the exit code.
 
 #![allow(clippy::print_stderr, reason = "what was removed is told to the person who asked")]
 
@@ -9,12 +11,15 @@ use crate::kernel;
 
 /// Remove enforcement from this node.
 ///
-/// Detaches all programs and removes pins and state. Containers are open afterwards. Refused while a daemon runs.
-///
-/// Exit codes: 0 nothing is left, 1 something could not be removed, 2 wrong usage.
+/// The command detaches all programs and removes the pins and the state directory. Afterwards no container is protected.
+/// It fails while a daemon runs, so stop the daemon first.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Exit codes: 0 Nothing of Enforcer is left in the pin directory.
+            1 Something could not be removed, or a daemon still runs.
+            2 The command line or the settings are wrong, or the state directory is still there.")]
 pub struct Args {
-    /// What to remove.
+    /// The daemon's pin directory and settings.
     #[command(flatten)]
     pub place: Place,
 }

@@ -1,4 +1,6 @@
-//! `enforcer run`: the daemon.
+//! `enforcer run`: starts the daemon.
+//!
+//! Input: the command line and the settings file. Output: the daemon's exit code.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -13,43 +15,53 @@ use crate::flow::sink::Target;
 use crate::plan::Unknown;
 use crate::workload::runtime::RuntimeKind;
 
-/// Enforce policies on this node until told to stop.
+/// Run the daemon, which enforces the policies on this node.
 ///
-/// Finds every container by its veth, attaches to the host side and lets through what the policies declare. Names come
-/// from the inventory, a container runtime, or both. SIGTERM and SIGINT end the daemon and leave enforcement on; a new
-/// one takes over without a gap. A veth that appears while no daemon runs is unprotected until one is back.
+/// The daemon finds every container by its veth and attaches two eBPF programs to the veth's host side. The programs let
+/// through what the policies declare. The containers' names and labels come from an inventory file, from a container
+/// runtime, or from both.
 ///
-/// Exit codes: 0 told to stop, 1 failed while running, 2 policies or inventory refused (nothing was attached) or wrong
-/// usage, 3 a source of workloads gave no list within 10 s, 4 the kernel side cannot be opened, 5 another daemon has the
-/// pin directory.
+/// SIGTERM and SIGINT end the daemon, but enforcement stays on. The next daemon takes over without a gap. While no daemon
+/// runs, a new container gets no programs and is unprotected.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Exit codes: 0 The daemon was stopped by SIGTERM or SIGINT.
+            1 The daemon failed: for example, it could not open the flow log or watch a directory.
+            2 The command line or the settings are wrong, or policies or inventory were refused.
+              Nothing was attached.
+            3 The inventory or the runtime gave no list of workloads within 10 seconds.
+            4 The kernel or the pin directory cannot be used. The message says what is missing.
+            5 Another daemon uses the same pin directory.")]
 pub struct Args {
-    /// Directory of policies; it is watched.
+    /// Directory with the policy files. The daemon watches it and applies each change.
     #[arg(long, value_name = "DIR")]
     pub policies: PathBuf,
-    /// File that says who the workloads are; it is watched.
+    /// Inventory file that names workloads. The daemon watches it and applies each change.
     #[arg(long, value_name = "FILE")]
     pub inventory: Option<PathBuf>,
-    /// Container runtime to ask who the workloads are.
+    /// Container runtime from which the daemon learns the containers' names and labels.
     #[arg(long, value_name = "RUNTIME", default_value = "none")]
     pub runtime: Runtime,
-    /// Socket of the runtime's API, where it is not the usual one.
+    /// Path of the runtime's API socket.
+    /// [default: /run/podman/podman.sock for podman, /var/run/docker.sock for docker]
     #[arg(long, value_name = "PATH")]
     pub runtime_socket: Option<PathBuf>,
-    /// What happens to workloads that nobody names: strict closes them, open lets them through.
-    /// Must be given where there is neither an inventory nor a runtime. [default: strict]
+    /// What happens to a workload that neither the inventory nor the runtime names.
+    /// This option is required if neither --inventory nor --runtime is given. [default: strict]
     #[arg(long, value_name = "MODE", hide_default_value = true)]
     pub unknown: Option<Unknown>,
-    /// Append denied flows to this file instead of stdout.
+    /// File to which the daemon appends denied flows, one JSON object per line. Without it they go to stdout.
     #[arg(long, value_name = "FILE")]
     pub flow_log: Option<PathBuf>,
-    /// A device towards the outside, besides those of the default routes. May be given several times.
+    /// Network device that leads out of the node. The devices of the default routes are uplinks without this option.
+    /// It may be given several times.
     #[arg(long = "uplink", value_name = "NAME")]
     pub uplinks: Vec<String>,
-    /// Act on this network namespace instead of one's own.
+    /// Network namespace to enforce in, as a path such as /run/netns/NAME. Without it, the daemon enforces in the namespace
+    /// in which it was started. Needs `CAP_SYS_ADMIN`.
     #[arg(long, value_name = "PATH")]
     pub netns: Option<PathBuf>,
-    /// Where everything is pinned.
+    /// The daemon's pin directory and settings.
     #[command(flatten)]
     pub place: Place,
 }
@@ -57,11 +69,11 @@ pub struct Args {
 /// The runtimes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub enum Runtime {
-    /// The API socket of podman.
+    /// Ask podman through its API socket.
     Podman,
-    /// The API socket of Docker.
+    /// Ask Docker through its API socket.
     Docker,
-    /// No runtime.
+    /// Ask no runtime.
     None,
 }
 
@@ -85,16 +97,17 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     };
     if inventory.is_none() && runtime.is_none() && unknown.is_none() {
         anyhow::bail!(
-            "neither --inventory nor --runtime: every workload is unknown; say by --unknown strict or --unknown open what \
-             happens to them"
+            "neither --inventory nor --runtime is given, so every workload is unknown; give --unknown strict to block \
+             them or --unknown open to let them through"
         );
     }
     let settings = place.settings()?;
     if let Some(path) = &netns {
         // Before any thread exists: a thread keeps the namespace that it was started in.
-        let file = File::open(path).with_context(|| format!("cannot open the namespace {}", path.display()))?;
-        setns(file, CloneFlags::CLONE_NEWNET)
-            .with_context(|| format!("cannot enter {}; this needs root (CAP_SYS_ADMIN)", path.display()))?;
+        let file = File::open(path).with_context(|| format!("cannot open the network namespace {}", path.display()))?;
+        setns(file, CloneFlags::CLONE_NEWNET).with_context(|| {
+            format!("cannot enter the network namespace {}; this needs root (CAP_SYS_ADMIN)", path.display())
+        })?;
     }
     let options = Options {
         policies,

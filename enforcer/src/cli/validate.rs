@@ -1,4 +1,4 @@
-//! `enforcer validate`: reads policies and says what is wrong with them, without privilege.
+//! `enforcer validate`: checks policy files. It needs no privilege.
 //!
 //! Input: files and directories. Output: every error and warning on stdout, a count on stderr, and the exit code.
 
@@ -8,22 +8,24 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::policy::Problem;
-use crate::policy::load::{Loaded, load_paths};
+use crate::policy::load::Loaded;
+use crate::policy::source::directory::load_paths;
 
 /// Check policy files without applying them.
 ///
-/// All paths are read as one set, so that a policy declared twice is found across them. In a directory every *.yaml
-/// and *.yml below it is read, except *.cases.yaml, *.inventory.yaml and names that begin with a dot; a file named
-/// by itself is read whatever its name.
-///
-/// Exit codes: 0 no errors (there may be warnings), 1 errors in the policies (or warnings, with --strict),
-/// 2 a path that cannot be read, or wrong usage.
+/// The command needs no privilege and no daemon. It reads all paths as one set, so it also finds a policy that two files
+/// declare. In a directory it reads every *.yaml and *.yml file at any depth, except *.cases.yaml, *.inventory.yaml and
+/// names that begin with a dot. It reads a file that you name directly whatever its name is.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Exit codes: 0 The policies have no errors. They may have warnings.
+            1 The policies have errors, or they have warnings and --strict is given.
+            2 A path cannot be read, or the command line is wrong.")]
 pub struct Args {
-    /// Policy files and directories.
+    /// Policy files and directories to check.
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Take warnings for errors.
+    /// Exit with 1 if there are warnings, too.
     #[arg(long)]
     pub strict: bool,
 }

@@ -115,7 +115,7 @@ fn keys() -> impl Iterator<Item = PortKey> {
 fn allowed(image: &Image, line: &Line, classes: &[(u32, u32, PortClass)], row: Row, peer: PeerClass) -> String {
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for (first, end, port) in classes {
-        if cell_of_class(image, line, row, peer, *port) != Some(Cell::Allow as u8) {
+        if cell_of_class(image, line, row, peer, *port) != Some(Cell::Allow) {
             continue;
         }
         match runs.last_mut() {

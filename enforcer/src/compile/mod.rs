@@ -1,4 +1,4 @@
-//! Resolved policy -> the tables that the datapath reads (design: section 5).
+//! Resolved policy -> the tables that the datapath reads (docs/architecture.md, "The image").
 //!
 //! Input: a [`ResolvedPolicy`]. Output: an [`Image`], whole or not at all. Pure; equal inputs give equal images.
 #![forbid(unsafe_code)]

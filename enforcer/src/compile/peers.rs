@@ -1,14 +1,14 @@
-//! What membership of a group, a block or everybody adds to what an address is granted.
+//! What membership of a group, a block or everybody adds to what the rules say of an address.
 //!
-//! Input: rows. Output: deltas, lists of (row, ports) to add or to take away; equal ones are stored once.
+//! Input: rows. Output: deltas, lists of (row, effect) to add or to take away; equal ones are stored once.
 
 use std::collections::{BTreeMap, HashMap};
 
 use enforcer_common::id::Address;
 use ipnetwork::IpNetwork;
 
-use super::rows::Rows;
-use crate::resolve::{GroupId, PeerSetId, PortSetId, ResolvedPolicy};
+use super::rows::{Effect, Rows};
+use crate::resolve::{GroupId, PeerSetId, ResolvedPolicy};
 
 /// Index of a delta.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -19,23 +19,26 @@ impl DeltaId {
     pub(super) const NONE: Self = Self(0);
 }
 
-/// Changes of the number of grants by (row, ports). Sorted, none zero.
-pub(super) type Delta = Vec<(u32, PortSetId, i32)>;
+/// Changes of how often each effect of each row is in force. Sorted, none zero.
+pub(super) type Delta = Vec<(u32, Effect, i32)>;
+
+/// Effects, each with its row, that all members of a set of peers share.
+type Bundle = Vec<(u32, Effect)>;
 
 pub(super) struct Deltas {
     pub(super) stored: Vec<Delta>,
-    /// What everybody is granted.
+    /// What the rules say of everybody.
     pub(super) everybody: DeltaId,
     /// By group.
     groups: Vec<DeltaId>,
-    /// Of addresses that are granted something beside what their group is: group and all.
+    /// Of addresses of which rules say something beside what they say of the group: group and all.
     addresses: BTreeMap<Address, DeltaId>,
     /// Of the prefixes of IPv4 and of IPv6.
     pub(super) prefixes: BTreeMap<IpNetwork, DeltaId>,
 }
 
 impl Deltas {
-    /// What a known address is granted beside what its prefixes are.
+    /// What the rules say of a known address beside what they say of its prefixes.
     pub(super) fn of(&self, address: Address, group: Option<GroupId>) -> DeltaId {
         match self.addresses.get(&address) {
             Some(delta) => *delta,
@@ -45,22 +48,22 @@ impl Deltas {
 }
 
 pub(super) fn deltas(rows: &Rows, resolved: &ResolvedPolicy) -> Deltas {
-    let mut used: BTreeMap<PeerSetId, Vec<(u32, PortSetId)>> = BTreeMap::new();
-    for (row, grants) in rows.grants.iter().enumerate() {
-        for (peers, ports) in grants {
-            used.entry(*peers).or_default().push((row as u32, *ports));
+    let mut used: BTreeMap<PeerSetId, Bundle> = BTreeMap::new();
+    for (row, effects) in rows.effects.iter().enumerate() {
+        for (peers, effect) in effects {
+            used.entry(*peers).or_default().push((row as u32, *effect));
         }
     }
-    // Sets that grant the same to their members are one: a bundle.
-    let mut bundles: Vec<Vec<(u32, PortSetId)>> = Vec::new();
-    let mut known: HashMap<Vec<(u32, PortSetId)>, u32> = HashMap::new();
+    // Sets with the same effects on their members share a bundle.
+    let mut bundles: Vec<Bundle> = Vec::new();
+    let mut known: HashMap<Bundle, u32> = HashMap::new();
     let mut everybody = Vec::new();
     let mut groups: Vec<Vec<(u32, i32)>> = vec![Vec::new(); resolved.group_count()];
     let mut addresses: BTreeMap<Address, Vec<(u32, i32)>> = BTreeMap::new();
     let mut prefixes: BTreeMap<IpNetwork, Vec<(u32, i32)>> = BTreeMap::new();
-    for (peers, grants) in used {
-        let bundle = *known.entry(grants).or_insert_with_key(|grants| {
-            bundles.push(grants.clone());
+    for (peers, effects) in used {
+        let bundle = *known.entry(effects).or_insert_with_key(|effects| {
+            bundles.push(effects.clone());
             bundles.len() as u32 - 1
         });
         let set = resolved.peer_set(peers);
@@ -97,13 +100,13 @@ pub(super) fn deltas(rows: &Rows, resolved: &ResolvedPolicy) -> Deltas {
 
 /// Deltas by the bundles that they add and take away.
 struct Store<'a> {
-    bundles: &'a [Vec<(u32, PortSetId)>],
+    bundles: &'a [Bundle],
     known: HashMap<Vec<(u32, i32)>, DeltaId>,
     deltas: Vec<Delta>,
 }
 
 impl<'a> Store<'a> {
-    fn new(bundles: &'a [Vec<(u32, PortSetId)>]) -> Self {
+    fn new(bundles: &'a [Bundle]) -> Self {
         Self { bundles, known: HashMap::from([(Vec::new(), DeltaId::NONE)]), deltas: vec![Vec::new()] }
     }
 
@@ -112,16 +115,16 @@ impl<'a> Store<'a> {
         if let Some(known) = self.known.get(&list) {
             return *known;
         }
-        let mut sums: BTreeMap<(u32, PortSetId), i32> = BTreeMap::new();
+        let mut sums: BTreeMap<(u32, Effect), i32> = BTreeMap::new();
         for (bundle, change) in &list {
-            for grant in &self.bundles[*bundle as usize] {
-                *sums.entry(*grant).or_default() += change;
+            for effect in &self.bundles[*bundle as usize] {
+                *sums.entry(*effect).or_default() += change;
             }
         }
         let delta = sums
             .into_iter()
             .filter(|(_, change)| *change != 0)
-            .map(|((row, ports), change)| (row, ports, change))
+            .map(|((row, effect), change)| (row, effect, change))
             .collect();
         let id = DeltaId(self.deltas.len() as u32);
         self.deltas.push(delta);

@@ -24,7 +24,7 @@ pub(super) struct PortClasses {
 }
 
 pub(super) fn classes(rows: &Rows, resolved: &ResolvedPolicy) -> Result<PortClasses, CompileError> {
-    let used: BTreeSet<PortSetId> = rows.grants.iter().flatten().map(|(_, ports)| *ports).collect();
+    let used: BTreeSet<PortSetId> = rows.effects.iter().flatten().map(|(_, effect)| effect.ports).collect();
     let sets: Vec<(PortSetId, &PortSet)> = used.into_iter().map(|id| (id, resolved.port_set(id))).collect();
     split(&sets)
 }

@@ -1,21 +1,30 @@
-//! Rows: what a workload may do in one direction, as grants of ports to peers. Workloads with the same grants share one.
+//! Rows: what the rules say of a workload in one direction. Workloads of which they say the same share a row.
+//!
+//! Input: the resolved policy. Output: for each row its effects on peers, and for each workload its rows.
 
 use std::collections::{BTreeMap, HashMap};
 
 use enforcer_common::id::{Direction, Row};
 
-use crate::resolve::{PeerSetId, PortSetId, ResolvedPolicy};
+use crate::resolve::{Clause, PeerSetId, PortSetId, Rank, ResolvedPolicy};
 use crate::workload::model::WorkloadKey;
 
+/// What a rule says of the peers that it names. Which of several rules says it makes no difference to a verdict.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(super) struct Effect {
+    pub(super) rank: Rank,
+    pub(super) ports: PortSetId,
+}
+
 pub(super) struct Rows {
-    /// Grants of each row: sorted, each once. Which rule grants makes no difference to a verdict.
-    pub(super) grants: Vec<Vec<(PeerSetId, PortSetId)>>,
+    /// By row, the effects on each set of peers: sorted, each once.
+    pub(super) effects: Vec<Vec<(PeerSetId, Effect)>>,
     pub(super) of_workload: BTreeMap<WorkloadKey, [Row; 2]>,
 }
 
 pub(super) fn rows(resolved: &ResolvedPolicy) -> Rows {
-    let mut grants: Vec<Vec<(PeerSetId, PortSetId)>> = Vec::new();
-    let mut known: HashMap<Vec<(PeerSetId, PortSetId)>, Row> = HashMap::new();
+    let mut effects: Vec<Vec<(PeerSetId, Effect)>> = Vec::new();
+    let mut known: HashMap<Vec<(PeerSetId, Effect)>, Row> = HashMap::new();
     let mut of_isolation: HashMap<usize, Row> = HashMap::new();
     let mut of_workload = BTreeMap::new();
     for workload in resolved.subjects() {
@@ -24,16 +33,18 @@ pub(super) fn rows(resolved: &ResolvedPolicy) -> Rows {
                 return Row::NOT_ISOLATED;
             };
             *of_isolation.entry(place).or_insert_with(|| {
-                let mut row: Vec<_> = isolation.grants.iter().map(|grant| (grant.peers, grant.ports)).collect();
+                let clauses = isolation.clauses.iter();
+                let effect = |clause: &Clause| (clause.peers, Effect { rank: clause.rank, ports: clause.ports });
+                let mut row: Vec<_> = clauses.map(effect).collect();
                 row.sort_unstable();
                 row.dedup();
                 *known.entry(row).or_insert_with_key(|row| {
-                    grants.push(row.clone());
-                    Row(grants.len() as u32 - 1)
+                    effects.push(row.clone());
+                    Row(effects.len() as u32 - 1)
                 })
             })
         });
         of_workload.insert(workload, row);
     }
-    Rows { grants, of_workload }
+    Rows { effects, of_workload }
 }

@@ -1,7 +1,7 @@
-//! The state of an address: which ports each row grants it.
+//! The state of an address: what each row says of it.
 //!
-//! Input: deltas, in the order in which the walk over the addresses comes by them. Output: vectors (a set of port classes)
-//! and tuples (a vector for each row), each stored once. A state that is reached again by the same way is looked up.
+//! Input: deltas, in the order in which the walk over the addresses comes by them. Output: vectors (a cell for each port
+//! class) and tuples (a vector for each row), each stored once. A state that is reached again by the same way is looked up.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -9,30 +9,30 @@ use std::rc::Rc;
 use super::budget::{CompileError, Sizes};
 use super::peers::{Delta, DeltaId};
 use super::ports::PortClasses;
-use super::rows::Rows;
-use crate::resolve::PortSetId;
+use super::rows::{Effect, Rows};
+use crate::resolve::Rank;
 
 /// Index of a state.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(super) struct StateId(u32);
 
 impl StateId {
-    /// Nothing is granted.
+    /// No rule says anything.
     pub(super) const EMPTY: Self = Self(0);
 }
 
 pub(super) struct States<'a> {
     ports: &'a PortClasses,
-    /// Per row: how many grants of each set of ports are in force where the walk stands.
-    active: Vec<Vec<(PortSetId, i32)>>,
+    /// Per row: the effects that are in force where the walk stands, and how often. Sorted.
+    active: Vec<Vec<(Effect, i32)>>,
     /// Tuple of each state.
     tuple_of: Vec<u32>,
     steps: HashMap<(StateId, DeltaId), StateId>,
     pub(super) tuples: Unique<[u32]>,
-    /// Vectors as bits.
-    pub(super) vectors: Unique<[u64]>,
-    /// Vectors by the sets of ports whose union they are.
-    unions: HashMap<Vec<PortSetId>, u32>,
+    /// Vectors: the byte of a cell for each port class.
+    pub(super) vectors: Unique<[u8]>,
+    /// Vectors by the effects that they fold.
+    folded: HashMap<Vec<Effect>, u32>,
 }
 
 /// Slices, each stored once.
@@ -60,16 +60,16 @@ impl<T: ?Sized + Eq + std::hash::Hash> Unique<T> {
 impl<'a> States<'a> {
     pub(super) fn new(rows: &Rows, ports: &'a PortClasses) -> Self {
         let (mut tuples, mut vectors) = (Unique::new(), Unique::new());
-        let nothing = vectors.intern(vec![0; ports.count.div_ceil(64)]);
-        let tuple_of = vec![tuples.intern(vec![nothing; rows.grants.len()])];
+        let nothing = vectors.intern(fold(ports, &[]));
+        let tuple_of = vec![tuples.intern(vec![nothing; rows.effects.len()])];
         Self {
             ports,
-            active: vec![Vec::new(); rows.grants.len()],
+            active: vec![Vec::new(); rows.effects.len()],
             tuple_of,
             steps: HashMap::new(),
             tuples,
             vectors,
-            unions: HashMap::new(),
+            folded: HashMap::new(),
         }
     }
 
@@ -106,16 +106,16 @@ impl<'a> States<'a> {
     }
 
     fn apply(&mut self, delta: &Delta, sign: i32) {
-        for (row, ports, change) in delta {
+        for (row, effect, change) in delta {
             let active = &mut self.active[*row as usize];
-            match active.binary_search_by_key(ports, |(known, _)| *known) {
+            match active.binary_search_by_key(effect, |(known, _)| *known) {
                 Ok(place) => {
                     active[place].1 += sign * change;
                     if active[place].1 == 0 {
                         active.remove(place);
                     }
                 }
-                Err(place) => active.insert(place, (*ports, sign * change)),
+                Err(place) => active.insert(place, (*effect, sign * change)),
             }
         }
     }
@@ -136,18 +136,12 @@ impl<'a> States<'a> {
     }
 
     fn vector(&mut self, row: usize) -> u32 {
-        let sets: Vec<PortSetId> = self.active[row].iter().map(|(ports, _)| *ports).collect();
-        if let Some(known) = self.unions.get(&sets) {
+        let effects: Vec<Effect> = self.active[row].iter().map(|(effect, _)| *effect).collect();
+        if let Some(known) = self.folded.get(&effects) {
             return *known;
         }
-        let mut bits = vec![0_u64; self.ports.count.div_ceil(64)];
-        for (first, end) in sets.iter().flat_map(|set| self.ports.runs(*set)) {
-            for class in *first..*end {
-                bits[class as usize / 64] |= 1 << (class % 64);
-            }
-        }
-        let vector = self.vectors.intern(bits);
-        self.unions.insert(sets, vector);
+        let vector = self.vectors.intern(fold(self.ports, &effects));
+        self.folded.insert(effects, vector);
         vector
     }
 
@@ -160,4 +154,17 @@ impl<'a> States<'a> {
             ..Sizes::default()
         }
     }
+}
+
+/// The vector of some effects: for each port class the cell of the highest rank there.
+fn fold(ports: &PortClasses, effects: &[Effect]) -> Vec<u8> {
+    let mut ranks = vec![Rank::ISOLATED; ports.count];
+    for effect in effects {
+        for (first, end) in ports.runs(effect.ports) {
+            for rank in &mut ranks[*first as usize..*end as usize] {
+                *rank = effect.rank.max(*rank);
+            }
+        }
+    }
+    ranks.into_iter().map(|rank| rank.cell() as u8).collect()
 }

@@ -19,8 +19,8 @@ pub(super) struct Found {
     pub(super) addresses: Vec<(Address, AddressEntry)>,
     /// Per class: a vector for each row.
     pub(super) classes: Vec<std::rc::Rc<[u32]>>,
-    /// Vectors as bits of port classes.
-    pub(super) vectors: Unique<[u64]>,
+    /// Vectors: the byte of a cell for each port class.
+    pub(super) vectors: Unique<[u8]>,
 }
 
 /// A step of the walk.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use enforcer_common::id::PeerClass;
-use enforcer_common::image::{Cell, Header, Line, PortKey, RangeTable};
+use enforcer_common::image::{Header, Line, PortKey, RangeTable};
 
 use super::budget::{CompileError, Sizes};
 use super::image::Image;
@@ -15,9 +15,9 @@ use super::walk::Found;
 pub(super) fn write(rows: &Rows, ports: &PortClasses, found: Found) -> Result<Image, CompileError> {
     let words = [ranges::words(true, &found.ranges[0]), ranges::words(false, &found.ranges[1])];
     let buckets = [Buckets::choose(&words[0]), Buckets::choose(&words[1])];
-    let used = Used::of(rows.grants.len(), &found);
+    let used = Used::of(rows.effects.len(), &found);
     let sizes = Sizes {
-        rows: rows.grants.len(),
+        rows: rows.effects.len(),
         peer_classes: found.classes.len(),
         port_classes: ports.count,
         vectors: used.vectors.len(),
@@ -30,16 +30,15 @@ pub(super) fn write(rows: &Rows, ports: &PortClasses, found: Found) -> Result<Im
     let mut lines: Vec<Line> = Vec::with_capacity(sizes.lines() as usize);
     lines.resize(3, Line::ZERO);
     let ports_at = write_ports(&mut lines, ports, sizes.wide_ports());
-    let cells = (0..rows.grants.len()).flat_map(|row| found.classes.iter().map(move |class| class[row]));
+    let cells = (0..rows.effects.len()).flat_map(|row| found.classes.iter().map(move |class| class[row]));
     let numbers = cells.map(|vector| used.numbers[&vector]);
     let rows_at = if sizes.wide_vectors() {
         append(&mut lines, numbers.map(u32::to_ne_bytes))
     } else {
         append(&mut lines, numbers.map(|vector| (vector as u16).to_ne_bytes()))
     };
-    let bits = used.vectors.iter().map(|vector| &found.vectors.values[*vector as usize]);
-    let cells = bits.flat_map(|bits| (0..ports.count).map(move |class| bits[class / 64] >> (class % 64) & 1 != 0));
-    let vectors_at = append(&mut lines, cells.map(|allowed| [if allowed { Cell::Allow } else { Cell::Deny } as u8]));
+    let vectors = used.vectors.iter().map(|vector| &found.vectors.values[*vector as usize]);
+    let vectors_at = append(&mut lines, vectors.flat_map(|cells| cells.iter().map(|cell| [*cell])));
     for family in [0, 1] {
         let table = write_ranges(&mut lines, family == 0, &found.ranges[family], buckets[family], &words[family]);
         lines[Header::RANGES_AT as usize + family] = table.to_line();

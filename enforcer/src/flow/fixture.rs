@@ -10,7 +10,8 @@ use enforcer_common::verdict::Reason;
 
 use super::names::{NameTable, Policies, Ruling, Service};
 use super::record::DecidingPolicy;
-use crate::policy::model::{PolicyKind, SourceLocation};
+use crate::policy::model::PolicyKind;
+use crate::policy::origin::Origin;
 use crate::workload::model::{Identity, Interface, LocalWorkload, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName};
 
 pub(super) const WEB: OwnerId = OwnerId(17);
@@ -56,7 +57,7 @@ pub(super) fn address(text: &str) -> Address {
 }
 
 pub(super) fn policy(name: &str, line: u32) -> DecidingPolicy {
-    let at = SourceLocation { file: "shop.yaml".into(), line };
+    let at = Origin::line("shop.yaml", line);
     DecidingPolicy::new(PolicyKind::NetworkPolicy, "shop", name, &at)
 }
 

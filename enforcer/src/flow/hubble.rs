@@ -1,7 +1,7 @@
-//! Hubble's envelope: the JSON form of `observer.GetFlowsResponse`, as far as this log fills or reads it.
+//! Hubble's envelope: the JSON form of `observer.GetFlowsResponse`, limited to the fields that this log writes or reads.
 //!
-//! Field names are those of Cilium's proto; a field at its default is left out, as its JSON mapping does. Used to write
-//! the log and, since unknown fields are passed over, to read logs of other producers too.
+//! The field names are those of Cilium's proto. A field with its default value is left out, as in the proto's JSON mapping. The
+//! types write the log. They also read logs of other programs, because unknown fields are ignored.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
-//! Denied flows out: what the kernel counted, joined with names, written as lines that Hubble's tools read.
+//! The flow log: joins the kernel's counts of denied packets with names, and writes lines that Hubble's tools read.
 //!
-//! Input: denials (address, port, reason, count) and the names that were in force under their revision. Output: the
-//! flow log. `enrich` is pure; files and threads live in `sink`.
+//! Input: denials (address, port, reason, count) and the names that were in force at their revision. Output: the flow log.
+//! `enrich` is pure; files and threads are in `sink`.
 #![forbid(unsafe_code)]
 
 pub mod enrich;

@@ -1,8 +1,8 @@
-//! The names that were in force under each of the last revisions.
+//! Keeps the names that were in force at each of the last revisions.
 //!
-//! Input: a snapshot of the workloads and the resolved policies, each time an image is installed. Output: who an owner
-//! id or an address stands for, and which policies decide a flow. A peer is named as of the revision that denied it, so
-//! that an address that changes hands does not lend its new owner's name to old packets.
+//! Input: a snapshot of the workloads and the resolved policies, each time an image is installed. Output: the workload of an
+//! owner id or address, and the policies that decide a flow. A peer has the name of the revision that denied its packet. So if
+//! an address changes its owner, old packets do not get the new owner's name.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -200,7 +200,7 @@ mod tests {
         later.local = BTreeMap::from([(WorkloadKey(9), evil)]);
         names.install(REVISION + 1, &later, &BTreeMap::new(), Arc::new(Scripted(None)));
 
-        assert_eq!(name(&names.address(REVISION, ip("10.88.0.2"))), "shop/web", "T60");
+        assert_eq!(name(&names.address(REVISION, ip("10.88.0.2"))), "shop/web", "A60");
         assert_eq!(name(&names.address(REVISION + 1, ip("10.88.0.2"))), "shop/evil");
         assert_eq!(name(&names.address(1, ip("10.88.0.2"))), "shop/evil", "not kept: the newest");
         assert_eq!(

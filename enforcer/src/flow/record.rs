@@ -1,4 +1,4 @@
-//! The internal record of denied packets, with names. Every output format is a pure mapping from it.
+//! The record of denied packets with names. Every output format is a pure mapping of this record.
 //!
 //! Input: what `enrich` joined. Output: what the sinks write.
 
@@ -9,7 +9,8 @@ use enforcer_common::id::{Direction, OwnerId};
 use enforcer_common::verdict::Reason;
 use jiff::Timestamp;
 
-use crate::policy::model::{PolicyKind, SourceLocation};
+use crate::policy::model::PolicyKind;
+use crate::policy::origin::Origin;
 use crate::workload::model::{Labels, WorkloadName};
 
 /// Denied packets of one flow, or of one workload where flows could not be told apart.
@@ -192,12 +193,12 @@ pub struct DecidingPolicy {
     /// Kind.
     pub kind: &'static str,
     /// The rule, or `metadata.name` where the absence of a rule decided.
-    pub at: SourceLocation,
+    pub at: Origin,
 }
 
 impl DecidingPolicy {
     /// From the fields of a policy.
-    pub fn new(kind: PolicyKind, namespace: &str, name: &str, at: &SourceLocation) -> Self {
+    pub fn new(kind: PolicyKind, namespace: &str, name: &str, at: &Origin) -> Self {
         Self { namespace: namespace.to_owned(), name: name.to_owned(), kind: kind.as_str(), at: at.clone() }
     }
 }
@@ -213,7 +214,7 @@ mod tests {
     #[test]
     fn an_identity_is_pinned_and_never_a_reserved_one() {
         assert_eq!(identity(&name("shop", "web")), identity(&name("shop", "web")));
-        assert_ne!(identity(&name("a-b", "c")), identity(&name("a", "b-c")), "T57");
+        assert_ne!(identity(&name("a-b", "c")), identity(&name("a", "b-c")), "A57");
         for index in 0..10_000 {
             assert!(identity(&name("shop", &index.to_string())) >= FIRST_IDENTITY);
         }

@@ -1,6 +1,6 @@
-//! What the resolved policies say, as records ask it.
+//! Asks the resolved policies about a flow of a record.
 //!
-//! Input: a flow. Output: the verdict, and the policies and lines that gave it.
+//! Input: a flow. Output: the verdict, and the policies and lines that decided it.
 
 use std::net::IpAddr;
 
@@ -10,31 +10,24 @@ use enforcer_common::verdict::Verdict;
 
 use super::names::{Policies, Ruling, Service};
 use super::record::DecidingPolicy;
-use crate::policy::model::{Policy, SourceLocation, Transport};
+use crate::policy::model::{Policy, Transport};
+use crate::policy::origin::Origin;
 use crate::resolve::{self, DecidedBy, ResolvedPolicy};
 use crate::workload::model::WorkloadKey;
 
 impl Policies for ResolvedPolicy {
     fn rule_on(&self, workload: WorkloadKey, direction: Direction, peer: IpAddr, service: Service) -> Option<Ruling> {
         let decision = self.decide(workload, direction, peer, service.into());
-        let policies = &self.policies().policies;
+        let set = self.policies();
         let deciding = match decision.by {
             DecidedBy::NotIsolated | DecidedBy::Itself => Vec::new(),
-            DecidedBy::Rule { policy, rule } => {
-                let policy = policies.get(policy)?;
-                let rules = match direction {
-                    Direction::Ingress => &policy.ingress,
-                    Direction::Egress => &policy.egress,
-                };
-                vec![named(policy, &rules.get(rule)?.at)]
-            }
+            DecidedBy::Rule(rule) => vec![named(set.policy(rule.policy)?, &set.rule(rule)?.at)],
             // Nobody has named the workload in that revision.
             DecidedBy::Isolated { policies } if policies.is_empty() => return None,
-            DecidedBy::Isolated { policies: places } => places
-                .into_iter()
-                .filter_map(|place| policies.get(place))
-                .map(|policy| named(policy, &policy.at))
-                .collect(),
+            DecidedBy::Isolated { policies } => {
+                let policies = policies.into_iter().filter_map(|at| set.policy(at));
+                policies.map(|policy| named(policy, &policy.at)).collect()
+            }
         };
         Some(match decision.verdict {
             Verdict::Allow => Ruling::Allowed(deciding),
@@ -43,7 +36,7 @@ impl Policies for ResolvedPolicy {
     }
 }
 
-fn named(policy: &Policy, at: &SourceLocation) -> DecidingPolicy {
+fn named(policy: &Policy, at: &Origin) -> DecidingPolicy {
     DecidingPolicy::new(policy.kind, &policy.namespace, &policy.name, at)
 }
 
@@ -66,17 +59,18 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
-    use enforcer_common::denial::Way;
+    use enforcer_common::denial::{Denial, Way};
     use enforcer_common::verdict::Reason;
     use jiff::Timestamp;
 
-    use super::super::enrich::{Denial, Enricher};
+    use super::super::enrich::Enricher;
     use super::super::fixture::{self, DB, REVISION, UNNAMED, WEB, way};
     use super::super::names::NameTable;
     use super::super::record::{Decision, FlowRecord};
     use super::*;
     use crate::policy::model::{
-        LabelSelector, NamespaceScope, Peer, Peers, PolicyKind, PolicySet, PortSpec, Ports, Requirement, Rule,
+        Action, LabelSelector, NamespaceScope, Peer, Peers, PolicyKind, PolicySet, PortSpec, Ports, Priority,
+        Requirement, Rule, Tier,
     };
 
     fn labelled(key: &str, value: &str) -> LabelSelector {
@@ -84,8 +78,8 @@ mod tests {
         LabelSelector { requirements: vec![Requirement::In(key.to_owned(), values)] }
     }
 
-    fn at(line: u32) -> SourceLocation {
-        SourceLocation { file: "shop.yaml".into(), line }
+    fn at(line: u32) -> Origin {
+        Origin::line("shop.yaml", line)
     }
 
     /// Isolates db; web may reach it on 5432/tcp.
@@ -97,10 +91,17 @@ mod tests {
             namespace: "shop".to_owned(),
             name: "db".to_owned(),
             at: at(4),
+            tier: Tier::NetworkPolicy,
+            priority: Priority::HIGHEST,
             subject: labelled("app", "db"),
             isolates_ingress: true,
             isolates_egress: false,
-            ingress: vec![Rule { at: at(9), peers: Peers::Only(vec![web]), ports: Ports::Only(vec![port]) }],
+            ingress: vec![Rule {
+                at: at(9),
+                action: Action::Allow,
+                peers: Peers::Only(vec![web]),
+                ports: Ports::Only(vec![port]),
+            }],
             egress: Vec::new(),
         };
         PolicySet { policies: vec![policy] }
@@ -118,7 +119,11 @@ mod tests {
     fn lines(decision: &Decision) -> Vec<u32> {
         match decision {
             Decision::Policies { policies, .. } | Decision::Disagreement { policies, .. } => {
-                policies.iter().map(|policy| policy.at.line).collect()
+                let line = |policy: &DecidingPolicy| match policy.at {
+                    Origin::File { line, .. } => Some(line),
+                    Origin::Object { .. } => None,
+                };
+                policies.iter().filter_map(line).collect()
             }
             Decision::NotPolicy | Decision::EarlierRevision { .. } | Decision::LaterWorkload { .. } => Vec::new(),
         }

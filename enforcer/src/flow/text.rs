@@ -1,6 +1,6 @@
-//! Text from names that others chose, made safe to print and bounded in length.
+//! Makes names that others chose safe to print, and bounds their length.
 //!
-//! Input: any string. Output: one line without a character that steers a terminal or hides what stands beside it.
+//! Input: any string. Output: one line without characters that steer a terminal or hide the text beside them.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 /// Marks what was cut.
 pub const CUT: char = '\u{2026}';
 
-/// Whether a terminal or a reader could be misled by the character: controls (C0, DEL, C1), line and paragraph
+/// Whether a terminal or a reader could be misled by the character: controls (`C0`, DEL, `C1`), line and paragraph
 /// separators, bidirectional marks, overrides and isolates (CVE-2021-42574), and what takes no room at all.
 pub fn misleads(character: char) -> bool {
     character.is_control()

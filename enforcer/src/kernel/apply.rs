@@ -1,5 +1,6 @@
-//! Puts a plan in force: the order of design section 6. Until the word is stored nothing that is read has changed but
-//! addresses that came or have another owner now, and ids of workloads; after it nothing can take the plan back, so what fails then is told and tried again.
+//! Puts a plan in force, in the order of docs/architecture.md, "How an image is swapped". Until the word is stored nothing
+//! that is read has changed but addresses that came or have another owner now, and ids of workloads; after it nothing can
+//! take the plan back, so what fails then is told and tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
 

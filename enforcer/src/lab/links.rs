@@ -1,4 +1,4 @@
-//! Links, addresses and routes of a lab, by netlink from inside each namespace.
+//! Makes the links, addresses and routes of a lab by netlink, from inside each namespace.
 
 use std::fs;
 use std::future::Future;

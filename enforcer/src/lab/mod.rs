@@ -1,16 +1,17 @@
-//! A network in miniature for `demo` and the tests: namespaces as containers on one node, and an outside.
+//! A small network for `demo` and the tests: namespaces that act as containers on one node, and an outside host.
 //!
-//! Input: names and addresses. Output: namespaces in which real sockets are opened. No enforcement code knows of it. All
-//! of it is removed on drop; what a killed process left is removed by the next [`Lab::new`].
+//! Input: names and addresses. Output: namespaces in which real sockets are opened. No enforcement code knows of the lab. A
+//! drop removes everything, and the next [`Lab::new`] removes what a killed process left.
 
 mod links;
+mod name;
 mod namespace;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use links::LabError;
+pub use name::{Name, leftovers};
 pub use namespace::Namespace;
 
 /// How the node's veths are connected.
@@ -25,7 +26,7 @@ pub enum Layout {
 /// One node with its workloads and an outside behind an uplink.
 pub struct Lab {
     layout: Layout,
-    prefix: String,
+    name: Name,
     workloads: BTreeMap<String, Namespace>,
     node: Namespace,
     outside: Namespace,
@@ -34,23 +35,20 @@ pub struct Lab {
 /// Name of the node's device towards the outside.
 pub const UPLINK: &str = "uplink0";
 
-static LABS: AtomicU32 = AtomicU32::new(0);
-
 impl Lab {
     /// An empty node with an uplink and a default route of both families.
     pub fn new(layout: Layout) -> Result<Self, LabError> {
-        namespace::remove_leftovers();
-        let number = LABS.fetch_add(1, Ordering::Relaxed);
-        let prefix = format!("{}{}-{number}-", namespace::PREFIX, std::process::id());
-        let node = Namespace::create(&format!("{prefix}node"))?;
-        let outside = Namespace::create(&format!("{prefix}outside"))?;
+        Namespace::remove_leftovers();
+        let name = Name::unique();
+        let node = Namespace::create(&name, "node")?;
+        let outside = Namespace::create(&name, "outside")?;
         links::prepare(&node)?;
         links::prepare(&outside)?;
         if layout == Layout::Bridged {
             links::bridge(&node)?;
         }
         links::uplink(&node, &outside)?;
-        Ok(Self { layout, prefix, workloads: BTreeMap::new(), node, outside })
+        Ok(Self { layout, name, workloads: BTreeMap::new(), node, outside })
     }
 
     /// The node's namespace.
@@ -71,7 +69,7 @@ impl Lab {
     /// Starts a workload: a namespace with one veth, `eth0` inside, and these addresses. `host` is the name of the veth on
     /// the node.
     pub fn add_workload(&mut self, name: &str, host: &str, addresses: &[IpAddr]) -> Result<&Namespace, LabError> {
-        let namespace = Namespace::create(&format!("{}{}", self.prefix, name.replace('/', ".")))?;
+        let namespace = Namespace::create(&self.name, name)?;
         links::prepare(&namespace)?;
         links::workload(self.layout, &self.node, &namespace, host, addresses)?;
         Ok(self.workloads.entry(name.to_owned()).or_insert(namespace))

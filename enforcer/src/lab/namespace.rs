@@ -1,4 +1,4 @@
-//! One network namespace, bound to a name under `/run/netns` so that `ip netns exec` finds it too.
+//! One network namespace. It has a name under `/run/netns`, so that `ip netns exec` finds it, too.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -9,9 +9,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::links::LabError;
+use super::name::{Name, leftovers};
 
-/// What the names of all namespaces of a lab start with; the process id follows.
-pub(super) const PREFIX: &str = "enf-";
 const DIRECTORY: &str = "/run/netns";
 
 /// A network namespace that lives as long as this value.
@@ -21,11 +20,12 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes a namespace with a name that nobody has.
-    pub(super) fn create(name: &str) -> Result<Self, LabError> {
-        let failed = |source| LabError::Namespace { name: name.to_owned(), source };
+    /// Makes the namespace `enf-PID-NUMBER-PART`, without links and without settings.
+    pub fn create(name: &Name, part: &str) -> Result<Self, LabError> {
+        let name = name.of(part);
+        let failed = |source| LabError::Namespace { name: name.clone(), source };
         fs::create_dir_all(DIRECTORY).map_err(failed)?;
-        let path = Path::new(DIRECTORY).join(name);
+        let path = Path::new(DIRECTORY).join(&name);
         fs::File::create_new(&path).map_err(failed)?;
         let namespace = Self { path };
         let path = &namespace.path;
@@ -41,6 +41,13 @@ impl Namespace {
             Ok(Ok(())) => Ok(namespace),
             Ok(Err(errno)) => Err(failed(errno.into())),
             Err(_) => Err(failed(std::io::Error::other("the thread that makes it panicked"))),
+        }
+    }
+
+    /// Removes the namespaces of processes that are gone.
+    pub fn remove_leftovers() {
+        for path in leftovers(Path::new(DIRECTORY)) {
+            remove(&path);
         }
     }
 
@@ -75,18 +82,4 @@ fn remove(path: &Path) {
     // Both fail only if the name is gone already; the namespace itself goes with its last user.
     let _ = umount2(path, MntFlags::MNT_DETACH);
     let _ = fs::remove_file(path);
-}
-
-/// Removes namespaces of labs whose process is gone.
-pub(super) fn remove_leftovers() {
-    let Ok(entries) = fs::read_dir(DIRECTORY) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|rest| rest.split('-').next());
-        if let Some(pid) = owner.and_then(|owner| owner.parse::<u32>().ok())
-            && !Path::new("/proc").join(pid.to_string()).exists()
-        {
-            remove(&entry.path());
-        }
-    }
 }

@@ -1,6 +1,6 @@
-//! What a policy file may say without meaning it, as data.
+//! The warnings about a policy file: it is valid, but its author may have meant something else.
 //!
-//! Input: facts from the parser. Output: one sentence on what was read, and one on what to do about it (`help`).
+//! Input: facts from the parser. Output: a sentence on what was read (`Display`), and one on what to do (`help`).
 
 use ipnetwork::IpNetwork;
 
@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Caution {
     /// A CIDR with host bits, in a NetworkPolicy (N17).
-    #[error("`{text}` has bits set behind its prefix: read as `{network}`")]
+    #[error("`{text}` has bits set after its prefix, so it is read as `{network}`")]
     HostBits {
         /// The text.
         text: String,
@@ -24,7 +24,7 @@ pub enum Caution {
         meaning: &'static str,
     },
     /// Rules in a direction that `policyTypes` does not list.
-    #[error("`{field}` has no effect: `policyTypes` does not list `{direction}`")]
+    #[error("`{field}` has no effect, because `policyTypes` does not list `{direction}`")]
     NoEffect {
         /// `ingress` or `egress`.
         field: &'static str,
@@ -53,9 +53,9 @@ impl Caution {
             Self::NoEffect { direction, .. } => {
                 return Some(format!("add `{direction}` to `policyTypes`, or remove the rules"));
             }
-            Self::EmptyMeansAll { .. } => "remove the field if that is meant",
+            Self::EmptyMeansAll { .. } => "remove the field if you mean that",
             Self::EmptyEgress => "add `policyTypes: [Ingress, Egress]` to deny egress",
-            Self::NoPodSelector => "write `podSelector: {}` if that is meant",
+            Self::NoPodSelector => "write `podSelector: {}` if you mean that",
             Self::More { .. } => return None,
         };
         Some(text.to_owned())

@@ -1,7 +1,7 @@
-//! CIDRs as text.
+//! Parses address ranges (CIDRs).
 //!
-//! Input: text. Output: a network with its host bits cleared, and whether there were any. Stricter than most parsers:
-//! what two readers could take for different networks (leading zeros, a mapped IPv4 address) is refused.
+//! Input: text. Output: a network with its host bits cleared, and whether there were any. This parser is stricter than most: it
+//! refuses a text that two readers could take for different networks (leading zeros, a mapped IPv4 address).
 
 use std::net::IpAddr;
 

@@ -1,32 +1,32 @@
-//! What can be wrong with a policy file, as data.
+//! The errors of a policy file.
 //!
-//! Input: facts from the reader, the parser and the loader. Output: one sentence on what is wrong (`Display`) and one
-//! on what to do about it (`help`). The place belongs to [`Finding`](super::Finding).
+//! Input: facts from the reader, the parser and the loader. Output: a sentence on what is wrong (`Display`), and one on what to
+//! do (`help`). [`Finding`](super::Finding) adds the place.
 
 use std::io;
 
 use ipnetwork::IpNetwork;
 
-use super::model::SourceLocation;
+use super::origin::Origin;
 
 /// Something for which a policy file is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// The file, or a directory on the way to it, could not be read.
-    #[error("cannot read it: {cause}")]
+    #[error("the file or directory cannot be read: {cause}")]
     Unreadable {
         /// What the system said.
         #[source]
         cause: io::Error,
     },
     /// A policy file that is a pipe, a device or a socket.
-    #[error("not a regular file")]
+    #[error("this path is not a regular file")]
     NotRegular,
     /// The path given as the policy directory is something else.
-    #[error("not a directory")]
+    #[error("this path is not a directory")]
     NotADirectory,
     /// A symbolic link that leads back to a directory that holds it.
-    #[error("a symbolic link leads back to a directory above it")]
+    #[error("this symbolic link leads back to a directory above it")]
     LinkLoop,
     /// A file name that no log line can carry.
     #[error("the file name is not plain text")]
@@ -48,7 +48,7 @@ pub enum Problem {
     },
 
     /// Text that is not YAML.
-    #[error("not valid YAML: {message}")]
+    #[error("this is not valid YAML: {message}")]
     Syntax {
         /// What the YAML reader said.
         message: String,
@@ -72,13 +72,13 @@ pub enum Problem {
         limit: usize,
     },
     /// Nesting beyond the limit.
-    #[error("nested more than {limit} levels deep")]
+    #[error("the document is nested more than {limit} levels deep")]
     TooDeep {
         /// The limit.
         limit: usize,
     },
     /// Aliases that grow into more than the limit.
-    #[error("the aliases of this document expand to too much")]
+    #[error("the aliases of this document expand to too many YAML nodes")]
     AliasBomb,
     /// A merge key.
     #[error("merge keys (`<<`) are not supported")]
@@ -98,7 +98,7 @@ pub enum Problem {
         field: &'static str,
     },
     /// A field twice in one map.
-    #[error("the field `{field}` stands here a second time")]
+    #[error("the field `{field}` appears here a second time")]
     DuplicateField {
         /// The field.
         field: String,
@@ -110,13 +110,13 @@ pub enum Problem {
         expected: String,
     },
     /// Text that YAML could read as a number or a truth value.
-    #[error("`{value}` is a text here, but unquoted YAML may read it as a number or a truth value")]
+    #[error("`{value}` is a text here, but without quotes YAML may read it as a number or a truth value")]
     NeedsQuotes {
         /// The value.
         value: String,
     },
     /// A field whose value is null.
-    #[error("no value here")]
+    #[error("this field has no value")]
     NoValue,
 
     /// A kind that is not ours.
@@ -126,7 +126,7 @@ pub enum Problem {
         kind: String,
     },
     /// A known kind of an unknown version.
-    #[error("{kind} is read as `{expected}`, not as `{found}`")]
+    #[error("{kind} has the version `{expected}`, but the document says `{found}`")]
     UnknownVersion {
         /// The kind.
         kind: &'static str,
@@ -136,13 +136,13 @@ pub enum Problem {
         expected: &'static str,
     },
     /// A name that Kubernetes would refuse.
-    #[error("`{name}` is not a legal name")]
+    #[error("`{name}` is not a valid name of a policy")]
     InvalidName {
         /// The name.
         name: String,
     },
     /// A namespace that Kubernetes would refuse.
-    #[error("`{name}` is not a legal name of a namespace")]
+    #[error("`{name}` is not a valid name of a namespace")]
     InvalidNamespace {
         /// The name.
         name: String,
@@ -157,22 +157,22 @@ pub enum Problem {
         /// The name of both.
         name: String,
         /// The place of the first.
-        first: SourceLocation,
+        first: Origin,
     },
     /// A label key that Kubernetes would refuse.
-    #[error("`{key}` is not a legal label key")]
+    #[error("`{key}` is not a valid label key")]
     LabelKey {
         /// The key.
         key: String,
     },
     /// A label value that Kubernetes would refuse.
-    #[error("`{value}` is not a legal label value")]
+    #[error("`{value}` is not a valid label value")]
     LabelValue {
         /// The value.
         value: String,
     },
     /// Plain labels beside the fields of a `LabelSelector`.
-    #[error("the label `{key}` stands beside `matchLabels` or `matchExpressions`")]
+    #[error("the label `{key}` cannot be beside `matchLabels` or `matchExpressions`")]
     MixedSelector {
         /// The label's key.
         key: String,
@@ -200,22 +200,22 @@ pub enum Problem {
         operator: &'static str,
     },
     /// A peer without a condition.
-    #[error("this peer names nobody")]
+    #[error("this peer has no condition, so it would match nobody")]
     EmptyPeer {
         /// The fields of which it needs one.
         fields: &'static [&'static str],
     },
     /// A peer that is an address range and something else.
-    #[error("`{cidr}` cannot stand with other conditions in one peer")]
+    #[error("a peer with `{cidr}` cannot have other conditions")]
     MixedPeer {
         /// The field of the address range.
         cidr: &'static str,
     },
     /// `except` of a FlowPolicy without its `cidr`.
-    #[error("`except` needs a `cidr` to take addresses from")]
+    #[error("`except` needs a `cidr` in the same peer")]
     ExceptAlone,
     /// Text that is not a CIDR.
-    #[error("`{text}` is not a CIDR")]
+    #[error("`{text}` is not an address range (CIDR)")]
     Cidr {
         /// The text.
         text: String,
@@ -223,7 +223,7 @@ pub enum Problem {
         meant: Option<String>,
     },
     /// A CIDR with host bits, in a FlowPolicy.
-    #[error("`{text}` has bits set behind its prefix")]
+    #[error("`{text}` has bits set after its prefix")]
     HostBits {
         /// The text.
         text: String,
@@ -306,7 +306,7 @@ pub enum Problem {
         count: usize,
     },
     /// Documents that were not read.
-    #[error("the rest of the file was not read: too many errors")]
+    #[error("the rest of the file was not read, because it has too many errors")]
     Rest,
 }
 
@@ -325,23 +325,25 @@ impl Problem {
             | Self::Port { meant: Some(text), .. }
             | Self::PortName { meant: Some(text), .. } => return Some(meant(text)),
             Self::MissingField { field } => return Some(format!("add `{field}`")),
-            Self::HostBits { network, .. } => return Some(format!("write `{network}` if all of it is meant")),
+            Self::HostBits { network, .. } => return Some(format!("write `{network}` if you mean the whole network")),
             Self::UnknownVersion { expected, .. } => return Some(format!("write `apiVersion: {expected}`")),
             Self::NeedsQuotes { value } => return Some(format!("write `\"{value}\"`")),
-            Self::EmptyPeer { fields } => return Some(format!("give it {}", one_of(fields))),
+            Self::EmptyPeer { fields } => return Some(format!("add {}", one_of(fields))),
             Self::EmptyList { help, .. } => help,
-            Self::NotRegular => "move it out of the policy directory, or give it another ending than .yaml and .yml",
+            Self::NotRegular => {
+                "move it out of the policy directory, or rename it so that it does not end in .yaml or .yml"
+            }
             Self::NotADirectory => "name the directory that holds the policies",
             Self::LinkLoop => "remove the link, or let its name begin with a dot",
-            Self::FileName => "rename it: printable UTF-8 without control characters",
-            Self::FileTooLarge { .. } | Self::FileNodes { .. } => "split it into several files",
-            Self::DocumentNodes { .. } => "split the policy into several: policies of one workload add up",
+            Self::FileName => "rename the file: use printable UTF-8 without control characters",
+            Self::FileTooLarge { .. } | Self::FileNodes { .. } => "split the file into several files",
+            Self::DocumentNodes { .. } => "split the policy into several policies: the policies of a workload add up",
             Self::FileRequirements { .. } => "split the file, or select by fewer labels",
             Self::NotUtf8 | Self::Unprintable { .. } => "save the file as UTF-8 text",
-            Self::TooDeep { .. } => "no policy needs so many levels: look for a bracket or an indent too many",
+            Self::TooDeep { .. } => "no policy needs so many levels: look for an extra bracket or indent",
             Self::AliasBomb => "write the values out instead of using anchors and aliases",
-            Self::MergeKey => "write the fields out",
-            Self::DuplicateField { .. } => "remove one of the two",
+            Self::MergeKey => "write the fields out in each place",
+            Self::DuplicateField { .. } => "remove one of the two fields",
             Self::NoValue => "give it a value, or remove the field: an empty one is never read as \"everything\"",
             Self::InvalidName { .. } => {
                 "a name has lower case letters, digits, `-` and `.`, begins and ends with a letter or digit, \
@@ -351,7 +353,7 @@ impl Problem {
                 "a namespace has lower case letters, digits and `-`, begins and ends with a letter or digit, \
                  and has at most 63 characters"
             }
-            Self::Duplicate { .. } => "rename one of the two, or remove it",
+            Self::Duplicate { .. } => "rename or remove one of the two policies",
             Self::LabelKey { .. } => {
                 "a key is `NAME` or `DNS-PREFIX/NAME`; a name has letters, digits, `-`, `_` and `.`, begins and ends \
                  with a letter or digit, and has at most 63 characters"
@@ -360,14 +362,16 @@ impl Problem {
                 "a value has letters, digits, `-`, `_` and `.`, begins and ends with a letter or digit, \
                  and has at most 63 characters"
             }
-            Self::MixedSelector { .. } => "write it under `matchLabels`",
+            Self::MixedSelector { .. } => "write the label under `matchLabels`",
             Self::ValuesMissing { .. } => "list them under `values`",
             Self::ValuesForbidden { .. } => "remove `values`",
-            Self::MixedPeer { .. } => "make two items of it: a peer that any item matches is matched",
+            Self::MixedPeer { .. } => "write two items: the list matches a peer if any of its items does",
             Self::ExceptAlone => "add `cidr`",
             Self::Cidr { meant: None, .. } => "write an address and a prefix length, such as 10.0.0.0/8 or fd00::/8",
-            Self::Except { .. } => "take out of `except` what lies outside; to take away all of it, remove the peer",
-            Self::PortRange { .. } => "ports go from 1 to 65535",
+            Self::Except { .. } => {
+                "remove the entries of `except` that lie outside; to leave out the whole range, remove the peer"
+            }
+            Self::PortRange { .. } => "write a number from 1 to 65535",
             Self::Port { meant: None, .. } => {
                 "write `5432/tcp`, `8000-8010/udp`, `any/sctp`, `icmp`, or the name of a port such as `http` \
                  (lower case letters, digits and `-`, at least one letter, at most 15 characters)"
@@ -378,10 +382,12 @@ impl Problem {
             }
             Self::PortOrder { .. } => "write the lower port first",
             Self::EndPortAlone => "write the first port of the range as a number in `port`",
-            Self::DirectionTwice { .. } => "name each direction once",
-            Self::NoEffect => "add `isolate: [ingress]` to deny all that comes in, or a rule under `allow`",
+            Self::DirectionTwice { .. } => "write each direction once",
+            Self::NoEffect => "add `isolate: [ingress]` to deny all incoming connections, or add a rule under `allow`",
             Self::OneDirection => "`from` says who may connect to the workloads, `to` whom they may connect to",
-            Self::NotIsolated { .. } => "add the direction to `isolate`, or remove the rule: it would change nothing",
+            Self::NotIsolated { .. } => {
+                "add the direction to `isolate`, or remove the rule, which would have no effect"
+            }
             Self::Rest => "correct the errors above first",
             Self::Unreadable { .. } | Self::Syntax { .. } | Self::WrongType { .. } | Self::More { .. } => return None,
         };

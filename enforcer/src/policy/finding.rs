@@ -1,7 +1,7 @@
 //! A problem or a caution with its place, and how it is shown.
 //!
-//! Input: what is wrong, in which file, at which line and column of which text. Output: a message with the source line
-//! and a caret. The text itself is not kept: a finding holds a window of its line, however long that is.
+//! Input: what is wrong, and the file, line, column and text where it is. Output: a message with the source line and a caret.
+//! A finding keeps only a part of its line, however long the line is.
 
 use std::error::Error;
 use std::fmt;

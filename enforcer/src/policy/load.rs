@@ -1,21 +1,29 @@
-//! A directory of policies, as a whole or not at all.
+//! The texts of files to a policy set, as a whole or not at all.
 //!
-//! Input: a directory, single files, or the texts of an earlier reading. Output: the policy set with its warnings and
-//! the texts it came from, or every error found. There is no set with a part missing: it would isolate less.
+//! Input: texts that a source has read, with what it could not read. Output: the policy set with its warnings and the
+//! texts it came from, or every error found. There is no set with a part missing: it would isolate less.
 
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::Problem;
-pub use super::files::SourceFile;
-use super::files::Tree;
 use super::finding::{Finding, Place};
-use super::model::{Policy, PolicyKind, PolicySet, SourceLocation};
+use super::model::{Policy, PolicyKind, PolicySet};
+use super::origin::Origin;
 use super::parse::{Parsed, parse};
 use super::position::Position;
 use super::{PolicyError, PolicyWarning};
+
+/// A policy file as it was read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SourceFile {
+    /// Its path, relative to the policy directory.
+    pub path: Arc<str>,
+    /// Its text.
+    pub text: String,
+}
 
 /// A policy set and what it was made of.
 #[derive(Debug, Default)]
@@ -59,42 +67,21 @@ impl fmt::Display for PolicyErrors {
 
 impl Error for PolicyErrors {}
 
-/// Reads every policy below `directory`.
-pub fn load(directory: &Path) -> Result<Loaded, PolicyErrors> {
-    let Tree { files, errors } = Tree::read(directory);
-    assemble(files, errors)
-}
-
-/// Reads files and directories as one set. A file is read whatever its ending, and shown by the path given for it.
-pub fn load_paths(paths: &[PathBuf]) -> Result<Loaded, PolicyErrors> {
-    let mut all = Tree::default();
-    for path in paths {
-        if path.is_dir() {
-            let Tree { files, errors } = Tree::read(path);
-            let full = |inner: &str| path.join(inner).to_string_lossy().into();
-            all.files.extend(files.into_iter().map(|file| SourceFile { path: full(&file.path), ..file }));
-            all.errors.extend(errors.into_iter().map(|error| Finding { file: full(&error.file), ..error }));
-        } else {
-            all.file(path, &path.to_string_lossy());
-        }
-    }
-    assemble(all.files, all.errors)
-}
-
 /// Makes the set again from the texts of an earlier reading.
 pub fn from_sources(sources: Vec<SourceFile>) -> Result<Loaded, PolicyErrors> {
     assemble(sources, Vec::new())
 }
 
-fn assemble(sources: Vec<SourceFile>, mut errors: Vec<PolicyError>) -> Result<Loaded, PolicyErrors> {
+/// Makes one set of `sources`; `errors` are those of files that could not be read.
+pub(super) fn assemble(sources: Vec<SourceFile>, mut errors: Vec<PolicyError>) -> Result<Loaded, PolicyErrors> {
     let mut loaded = Loaded::default();
     let mut seen = Seen::default();
     for source in &sources {
-        let Parsed { policies, warnings, errors: refused, columns } = parse(&source.path, &source.text);
+        let Parsed { policies, warnings, errors: refused, names } = parse(&source.path, &source.text);
         errors.extend(refused);
         loaded.warnings.extend(warnings);
-        for (policy, column) in policies.into_iter().zip(columns) {
-            errors.extend(seen.note(&policy, column, &source.text));
+        for (policy, name) in policies.into_iter().zip(names) {
+            errors.extend(seen.note(&policy, name, source));
             loaded.set.policies.push(policy);
         }
     }
@@ -109,11 +96,11 @@ fn assemble(sources: Vec<SourceFile>, mut errors: Vec<PolicyError>) -> Result<Lo
 
 /// The policies so far, by what must be unique.
 #[derive(Default)]
-struct Seen(BTreeMap<(PolicyKind, String, String), SourceLocation>);
+struct Seen(BTreeMap<(PolicyKind, String, String), Origin>);
 
 impl Seen {
     /// Notes a policy, or says that there is one of its name.
-    fn note(&mut self, policy: &Policy, column: u32, text: &str) -> Option<PolicyError> {
+    fn note(&mut self, policy: &Policy, at: Position, source: &SourceFile) -> Option<PolicyError> {
         let key = (policy.kind, policy.namespace.clone(), policy.name.clone());
         let Some(first) = self.0.get(&key) else {
             self.0.insert(key, policy.at.clone());
@@ -122,8 +109,8 @@ impl Seen {
         let (kind, first) = (policy.kind.as_str(), first.clone());
         let (_, namespace, name) = key;
         let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
-        let position = Position { line: policy.at.line, column, length };
-        let place = Place::new(text.strip_prefix('\u{feff}').unwrap_or(text), position, 0);
-        Some(Finding { file: policy.at.file.clone(), place, what: Problem::Duplicate { kind, namespace, name, first } })
+        let text = source.text.strip_prefix('\u{feff}').unwrap_or(&source.text);
+        let place = Place::new(text, Position { length, ..at }, 0);
+        Some(Finding { file: source.path.clone(), place, what: Problem::Duplicate { kind, namespace, name, first } })
     }
 }

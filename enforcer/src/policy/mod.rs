@@ -1,6 +1,7 @@
 //! Policy: YAML in, a valid model out.
 //!
-//! `load` reads a directory, `parse` turns each document into the model, `watch` says when to read again.
+//! Each `source` says which policies there are, `store` keeps the last good ones of each, `load` makes a set of the texts
+//! of files, `parse` turns each document into the model, and `watch` says when to read files again.
 
 #![forbid(unsafe_code)]
 
@@ -8,13 +9,15 @@ mod caution;
 mod cidr;
 mod document;
 mod error;
-mod files;
 mod finding;
 pub mod load;
 pub mod model;
 mod names;
+pub mod origin;
 pub mod parse;
 mod position;
+pub mod source;
+pub mod store;
 pub mod watch;
 mod yaml;
 

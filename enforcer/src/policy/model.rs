@@ -3,28 +3,14 @@
 //! Input: what `parse` accepted. Output: what `resolve` joins with the workloads.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::sync::Arc;
 
+use enforcer_common::id::Direction;
 use ipnetwork::IpNetwork;
+
+use super::origin::Origin;
 
 /// Labels of a workload or a namespace.
 pub type Labels = BTreeMap<String, String>;
-
-/// A place in a policy file, as a user would name it: `shop.yaml:12`.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct SourceLocation {
-    /// Path relative to the policy directory.
-    pub file: Arc<str>,
-    /// Line, counted from 1.
-    pub line: u32,
-}
-
-impl fmt::Display for SourceLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
-    }
-}
 
 /// Everything that one directory of policies says. Order: by file, then by place in the file.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -33,7 +19,34 @@ pub struct PolicySet {
     pub policies: Vec<Policy>,
 }
 
-/// One policy of the NetworkPolicy tier.
+/// Place of a policy in its [`PolicySet`].
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PolicyRef(pub u32);
+
+/// Place of a rule in its [`PolicySet`].
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RuleRef {
+    /// The policy that has it.
+    pub policy: PolicyRef,
+    /// Which of the policy's two lists has it.
+    pub direction: Direction,
+    /// Its place in that list.
+    pub place: u32,
+}
+
+impl PolicySet {
+    /// The policy at a place.
+    pub fn policy(&self, at: PolicyRef) -> Option<&Policy> {
+        self.policies.get(at.0 as usize)
+    }
+
+    /// The rule at a place.
+    pub fn rule(&self, at: RuleRef) -> Option<&Rule> {
+        self.policy(at.policy)?.rules(at.direction).get(at.place as usize)
+    }
+}
+
+/// One policy.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Policy {
     /// The kind of document that declared it.
@@ -43,17 +56,67 @@ pub struct Policy {
     /// Its name, unique with kind and namespace.
     pub name: String,
     /// The line of `metadata.name`.
-    pub at: SourceLocation,
+    pub at: Origin,
+    /// The stage of policy that its rules belong to.
+    pub tier: Tier,
+    /// Where it stands among the policies of its tier.
+    pub priority: Priority,
     /// Which workloads of `namespace` it selects.
     pub subject: LabelSelector,
     /// It isolates its workloads for what they receive (N2).
     pub isolates_ingress: bool,
     /// It isolates its workloads for what they send (N2).
     pub isolates_egress: bool,
-    /// What its workloads may receive. Empty where `isolates_ingress` is false.
+    /// Its rules of what its workloads receive. Empty where `isolates_ingress` is false.
     pub ingress: Vec<Rule>,
-    /// What its workloads may send. Empty where `isolates_egress` is false.
+    /// Its rules of what its workloads send. Empty where `isolates_egress` is false.
     pub egress: Vec<Rule>,
+}
+
+impl Policy {
+    /// Whether it isolates its workloads in a direction (N2).
+    pub fn isolates(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Ingress => self.isolates_ingress,
+            Direction::Egress => self.isolates_egress,
+        }
+    }
+
+    /// Its rules of a direction.
+    pub fn rules(&self, direction: Direction) -> &[Rule] {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+/// The stages of policy (C1). `resolve::rank` says in which order they decide.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Tier {
+    /// Policies that isolate the workloads that they select (N1, N2).
+    NetworkPolicy,
+}
+
+/// Where a policy stands in its tier (C2). `resolve::rank` says in which order priorities decide.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Priority(u16);
+
+impl Priority {
+    /// The first to decide.
+    pub const HIGHEST: Self = Self(0);
+    /// The last to decide.
+    pub const LOWEST: Self = Self(1000);
+
+    /// The priority with this number; `None` if it is beyond [`Priority::LOWEST`].
+    pub const fn new(number: u16) -> Option<Self> {
+        if number <= Self::LOWEST.0 { Some(Self(number)) } else { None }
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u16 {
+        self.0
+    }
 }
 
 /// The kinds of document that make a [`Policy`].
@@ -75,15 +138,26 @@ impl PolicyKind {
     }
 }
 
-/// One allow rule: peers AND ports (N7).
+/// One rule: it matches a flow by peers AND ports (N7).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Rule {
     /// The first line of the rule's list item.
-    pub at: SourceLocation,
+    pub at: Origin,
+    /// What becomes of a flow that it matches.
+    pub action: Action,
     /// Who is on the other side.
     pub peers: Peers,
     /// On which ports of the destination.
     pub ports: Ports,
+}
+
+/// What becomes of a flow that a rule matches. `resolve::rank` says which of several rules decides.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Action {
+    /// It passes.
+    Allow,
+    /// It is dropped. No kind of document says so yet.
+    Deny,
 }
 
 /// The peers of a rule.

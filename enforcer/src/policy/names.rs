@@ -1,6 +1,6 @@
-//! What Kubernetes takes for names, label keys, label values and port names.
+//! Checks names, label keys, label values and port names by the rules of Kubernetes.
 //!
-//! Input: text. Output: whether it is legal.
+//! Input: text. Output: whether it is valid.
 
 /// A DNS-1123 label: the name of a namespace.
 pub(super) fn is_dns_label(text: &str) -> bool {

@@ -1,6 +1,6 @@
 //! Values with their place in the YAML text.
 //!
-//! Input: what the YAML reader knows of a node. Output: [`At`], small enough to stand beside every node of a big file.
+//! Input: what the YAML reader knows of a node. Output: [`At`], which is small enough to keep for every node of a big file.
 
 use serde::{Deserialize, Deserializer, de};
 use serde_yaml::{Location, Spanned};

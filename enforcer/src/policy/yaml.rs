@@ -1,7 +1,7 @@
-//! YAML text to serde shapes: the only module that calls the YAML reader.
+//! Turns YAML text into serde types. It is the only module that calls the YAML reader.
 //!
-//! Input: the text of a file. Output: its documents, each deserialized on request, or a [`Problem`] and its place.
-//! The limits here bound what a hostile file can cost in memory and time.
+//! Input: the text of a file. Output: its documents, each deserialized on request, or a [`Problem`] and its place. Limits here
+//! bound the memory and time that a hostile file can cost.
 
 use std::cell::Cell;
 use std::rc::Rc;

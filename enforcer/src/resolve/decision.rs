@@ -4,13 +4,15 @@
 
 use std::net::IpAddr;
 
+use enforcer_common::decide::verdict;
 use enforcer_common::id::{Address, Direction};
 use enforcer_common::image::PortKey;
 use enforcer_common::verdict::{Reason, Verdict};
 
 use super::ports::port_key;
+use super::rank::{Rank, deciding};
 use super::resolved::ResolvedPolicy;
-use crate::policy::model::Transport;
+use crate::policy::model::{PolicyRef, RuleRef, Transport};
 use crate::workload::model::WorkloadKey;
 
 /// What a flow wants of its destination.
@@ -47,25 +49,20 @@ pub struct Decision {
     pub by: DecidedBy,
 }
 
-/// What decided a flow. Numbers are places in the policy set and in the list of the direction's rules.
+/// What decided a flow.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum DecidedBy {
     /// No policy isolates the workload in this direction (N1).
     NotIsolated,
     /// The peer is the workload itself (N19).
     Itself,
-    /// The first rule that allows it, in the order of [`DecidedBy::Isolated`].
-    Rule {
-        /// Place of the policy.
-        policy: usize,
-        /// Place of the rule in its list.
-        rule: usize,
-    },
-    /// No rule allows it.
+    /// The rule with the highest rank that matches it, and of equal ones the first in the order of [`DecidedBy::Isolated`].
+    Rule(RuleRef),
+    /// No rule matches it.
     Isolated {
         /// All policies that isolate the workload in this direction, sorted by namespace and name. Empty: nobody has named
         /// the workload, so no policy can say anything of it, and it is closed.
-        policies: Vec<usize>,
+        policies: Vec<PolicyRef>,
     },
 }
 
@@ -85,21 +82,18 @@ impl ResolvedPolicy {
             return Decision { verdict: Verdict::Allow, by: DecidedBy::Itself };
         }
         let Some(isolation) = self.isolation(workload, direction) else {
-            return Decision { verdict: Verdict::Allow, by: DecidedBy::NotIsolated };
+            return Decision { verdict: verdict(Rank::NOT_ISOLATED.cell()), by: DecidedBy::NotIsolated };
         };
         let (group, key) = (self.group_at(peer), service.port_key());
-        let grant = isolation
-            .grants
-            .iter()
-            .find(|grant| self.port_set(grant.ports).contains(key) && self.peer_set(grant.peers).contains(peer, group));
-        match grant {
-            Some(grant) => {
-                Decision { verdict: Verdict::Allow, by: DecidedBy::Rule { policy: grant.policy, rule: grant.rule } }
-            }
-            None => Decision {
-                verdict: Verdict::Deny(Reason::NoRule),
-                by: DecidedBy::Isolated { policies: isolation.policies.clone() },
-            },
-        }
+        let matching = isolation.clauses.iter().filter(|clause| {
+            self.port_set(clause.ports).contains(key) && self.peer_set(clause.peers).contains(peer, group)
+        });
+        let matching = matching.map(|clause| (clause.rank, Some(clause.rule)));
+        let (rank, rule) = deciding((Rank::ISOLATED, None), matching);
+        let by = match rule {
+            Some(rule) => DecidedBy::Rule(rule),
+            None => DecidedBy::Isolated { policies: isolation.policies.clone() },
+        };
+        Decision { verdict: verdict(rank.cell()), by }
     }
 }

@@ -1,4 +1,4 @@
-//! Selectors joined with workloads: who is isolated by what, and which peers and ports each rule grants.
+//! Selectors joined with workloads: who is isolated by what, which peers and ports each rule names, and at which rank.
 //!
 //! Input: the policies in force and one snapshot of the workloads. Output: [`ResolvedPolicy`], which `compile` turns into
 //! tables and which answers, for a single flow, what decided it. Pure.
@@ -8,6 +8,7 @@ mod decision;
 mod directory;
 mod peers;
 mod ports;
+mod rank;
 mod resolved;
 mod resolver;
 mod selector;
@@ -16,5 +17,6 @@ pub use decision::{DecidedBy, Decision, Service};
 pub use directory::{GroupId, Holder, KnownAddress};
 pub use peers::{Block, PeerSet, PeerSetId};
 pub use ports::{PortSet, PortSetId};
-pub use resolved::{Grant, Isolation, ResolvedPolicy};
+pub use rank::Rank;
+pub use resolved::{Clause, Isolation, ResolvedPolicy};
 pub use resolver::resolve;

@@ -9,7 +9,8 @@ use enforcer_common::id::{Address, Direction};
 use super::directory::{Directory, GroupId, Holder, KnownAddress};
 use super::peers::{PeerSet, PeerSetId};
 use super::ports::{PortSet, PortSetId};
-use crate::policy::model::PolicySet;
+use super::rank::Rank;
+use crate::policy::model::{PolicyRef, PolicySet, RuleRef};
 use crate::workload::model::{Identity, Snapshot, WorkloadKey, WorkloadName};
 
 /// The policies in force joined with the workloads of one moment.
@@ -28,19 +29,19 @@ pub struct ResolvedPolicy {
 /// Why and how far a workload is isolated in one direction (N2).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Isolation {
-    /// Places of the policies that isolate it, sorted by namespace and name.
-    pub policies: Vec<usize>,
-    /// What their rules grant, in the same order.
-    pub grants: Vec<Grant>,
+    /// The policies that isolate it, sorted by namespace and name.
+    pub policies: Vec<PolicyRef>,
+    /// What their rules say, in the same order. Ranks do not follow it.
+    pub clauses: Vec<Clause>,
 }
 
 /// A rule, or the part of it whose ports are the same for all peers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Grant {
-    /// Place of the policy.
-    pub policy: usize,
-    /// Place of the rule in the direction's list.
-    pub rule: usize,
+pub struct Clause {
+    /// The rule.
+    pub rule: RuleRef,
+    /// Where the rule stands among all, and what it says.
+    pub rank: Rank,
     /// The other side.
     pub peers: PeerSetId,
     /// Ports of the destination.

@@ -10,9 +10,10 @@ use enforcer_common::id::{Address, Direction};
 use super::directory::{Directory, GroupId, Groups};
 use super::peers::{Block, PeerSet, PeerSetId};
 use super::ports::{PortNames, PortSet, PortSetId};
-use super::resolved::{Grant, Isolation, ResolvedPolicy};
+use super::rank::Rank;
+use super::resolved::{Clause, Isolation, ResolvedPolicy};
 use super::selector::Index;
-use crate::policy::model::{Peer, Peers, Policy, PolicySet, PortSpec, Ports, Rule};
+use crate::policy::model::{Peer, Peers, Policy, PolicyRef, PolicySet, PortSpec, Ports, Rule, RuleRef};
 use crate::workload::model::{Identity, Snapshot};
 
 /// Joins policies with workloads.
@@ -45,100 +46,109 @@ pub fn resolve(policies: Arc<PolicySet>, snapshot: Arc<Snapshot>) -> ResolvedPol
 
 struct Resolver<'a> {
     policies: &'a [Policy],
-    by_namespace: HashMap<&'a str, Vec<usize>>,
+    by_namespace: HashMap<&'a str, Vec<PolicyRef>>,
     index: Index<'a>,
     groups: &'a Groups<'a>,
     directory: &'a Directory,
     peer_sets: Interned<PeerSet>,
     port_sets: Interned<PortSet>,
-    /// Peers by policy, direction and rule: resolved once, whoever is selected.
-    rules: HashMap<(usize, Direction, usize), PeerSetId>,
+    /// Peers by rule: resolved once, whoever is selected.
+    rules: HashMap<RuleRef, PeerSetId>,
     isolations: Vec<Isolation>,
-    known: HashMap<(Direction, Vec<usize>, Option<&'a PortNames>), usize>,
+    known: HashMap<(Direction, Vec<PolicyRef>, Option<&'a PortNames>), usize>,
 }
 
 impl<'a> Resolver<'a> {
     fn isolation(&mut self, identity: &'a Identity, direction: Direction) -> Option<usize> {
-        let policies: Vec<usize> = self
+        let policies: Vec<PolicyRef> = self
             .by_namespace
             .get(identity.name.namespace.as_str())?
             .iter()
             .copied()
-            .filter(|place| {
-                let policy = &self.policies[*place];
-                isolates(policy, direction) && policy.subject.matches(&identity.labels)
+            .filter(|at| {
+                let policy = self.policy(*at);
+                policy.isolates(direction) && policy.subject.matches(&identity.labels)
             })
             .collect();
         if policies.is_empty() {
             return None;
         }
         let named = direction == Direction::Ingress
-            && policies
-                .iter()
-                .any(|place| rules_of(&self.policies[*place], direction).iter().any(|rule| has_names(&rule.ports)));
+            && policies.iter().any(|at| self.policy(*at).rules(direction).iter().any(|rule| has_names(&rule.ports)));
         let key = (direction, policies, named.then_some(&identity.ports));
         if let Some(known) = self.known.get(&key) {
             return Some(*known);
         }
-        let mut grants = Vec::new();
+        let mut clauses = Vec::new();
         for policy in &key.1 {
-            for (rule, _) in rules_of(&self.policies[*policy], direction).iter().enumerate() {
-                self.grant(*policy, direction, rule, &identity.ports, &mut grants);
+            for place in 0..self.policy(*policy).rules(direction).len() {
+                let rule = RuleRef { policy: *policy, direction, place: place as u32 };
+                self.add_rule(rule, &identity.ports, &mut clauses);
             }
         }
         let place = self.isolations.len();
-        self.isolations.push(Isolation { policies: key.1.clone(), grants });
+        self.isolations.push(Isolation { policies: key.1.clone(), clauses });
         self.known.insert(key, place);
         Some(place)
     }
 
-    fn grant(&mut self, policy: usize, direction: Direction, rule: usize, own: &PortNames, grants: &mut Vec<Grant>) {
-        let declared = &rules_of(&self.policies[policy], direction)[rule];
-        let peers = self.peers(policy, direction, rule, declared);
-        let specs = match &declared.ports {
+    fn policy(&self, at: PolicyRef) -> &'a Policy {
+        &self.policies[at.0 as usize]
+    }
+
+    /// Adds what a rule says. `own`: the names of the workload's ports.
+    fn add_rule(&mut self, at: RuleRef, own: &PortNames, clauses: &mut Vec<Clause>) {
+        let policy = self.policy(at.policy);
+        let rule = &policy.rules(at.direction)[at.place as usize];
+        let rank = Rank::of_rule(policy.tier, policy.priority, rule.action);
+        let peers = self.peers(at, &policy.namespace, rule);
+        let clause = |peers, ports| Clause { rule: at, rank, peers, ports: PortSetId(ports) };
+        let specs = match &rule.ports {
             Ports::Any => {
                 let ports = self.port_sets.intern(PortSet::every());
-                return self.push(grants, policy, rule, peers, PortSetId(ports));
+                return self.push(clauses, clause(peers, ports));
             }
             Ports::Only(specs) => specs,
         };
         let numbers = PortSet::of_numbers(specs);
-        match direction {
+        match at.direction {
             Direction::Ingress => {
                 // The destination is the workload itself: its names are numbers.
                 let ports = self.port_sets.intern(numbers.union(&PortSet::of_names(specs, own)));
-                self.push(grants, policy, rule, peers, PortSetId(ports));
+                self.push(clauses, clause(peers, ports));
             }
             Direction::Egress => {
                 let ports = self.port_sets.intern(numbers);
-                self.push(grants, policy, rule, peers, PortSetId(ports));
-                if has_names(&declared.ports) {
+                self.push(clauses, clause(peers, ports));
+                if has_names(&rule.ports) {
                     for (ports, set) in self.named_destinations(peers, specs) {
                         let (set, ports) = (self.peer_sets.intern(set), self.port_sets.intern(ports));
-                        self.push(grants, policy, rule, PeerSetId(set), PortSetId(ports));
+                        self.push(clauses, clause(PeerSetId(set), ports));
                     }
                 }
             }
         }
     }
 
-    fn push(&self, grants: &mut Vec<Grant>, policy: usize, rule: usize, peers: PeerSetId, ports: PortSetId) {
-        // A rule whose selectors match nobody, or whose names nobody has, grants nothing.
-        if !self.peer_sets.values[peers.0 as usize].is_empty() && !self.port_sets.values[ports.0 as usize].is_empty() {
-            grants.push(Grant { policy, rule, peers, ports });
+    fn push(&self, clauses: &mut Vec<Clause>, clause: Clause) {
+        let (peers, ports) = (clause.peers.0 as usize, clause.ports.0 as usize);
+        // A rule whose selectors match nobody, or whose names nobody has, says nothing.
+        if !self.peer_sets.values[peers].is_empty() && !self.port_sets.values[ports].is_empty() {
+            clauses.push(clause);
         }
     }
 
-    fn peers(&mut self, policy: usize, direction: Direction, rule: usize, declared: &Rule) -> PeerSetId {
-        if let Some(known) = self.rules.get(&(policy, direction, rule)) {
+    /// `own`: the namespace of the rule's policy.
+    fn peers(&mut self, at: RuleRef, own: &str, rule: &Rule) -> PeerSetId {
+        if let Some(known) = self.rules.get(&at) {
             return *known;
         }
-        let set = match &declared.peers {
+        let set = match &rule.peers {
             Peers::Any => PeerSet::everybody(),
-            Peers::Only(items) => self.union(&self.policies[policy].namespace, items),
+            Peers::Only(items) => self.union(own, items),
         };
         let id = PeerSetId(self.peer_sets.intern(set));
-        self.rules.insert((policy, direction, rule), id);
+        self.rules.insert(at, id);
         id
     }
 
@@ -191,29 +201,17 @@ impl<'a> Resolver<'a> {
     }
 }
 
-fn by_namespace(policies: &[Policy]) -> HashMap<&str, Vec<usize>> {
-    let mut by_namespace: HashMap<&str, Vec<usize>> = HashMap::new();
+/// The policies of each namespace by name: rules of one rank are named in this order (D2).
+fn by_namespace(policies: &[Policy]) -> HashMap<&str, Vec<PolicyRef>> {
+    let mut by_namespace: HashMap<&str, Vec<(&Policy, PolicyRef)>> = HashMap::new();
     for (place, policy) in policies.iter().enumerate() {
-        by_namespace.entry(&policy.namespace).or_default().push(place);
+        by_namespace.entry(&policy.namespace).or_default().push((policy, PolicyRef(place as u32)));
     }
-    for places in by_namespace.values_mut() {
-        places.sort_by_key(|place| (&policies[*place].name, policies[*place].kind, *place));
-    }
-    by_namespace
-}
-
-fn isolates(policy: &Policy, direction: Direction) -> bool {
-    match direction {
-        Direction::Ingress => policy.isolates_ingress,
-        Direction::Egress => policy.isolates_egress,
-    }
-}
-
-fn rules_of(policy: &Policy, direction: Direction) -> &[Rule] {
-    match direction {
-        Direction::Ingress => &policy.ingress,
-        Direction::Egress => &policy.egress,
-    }
+    let sorted = |mut listed: Vec<(&Policy, PolicyRef)>| {
+        listed.sort_by_key(|(policy, at)| (&policy.name, policy.kind, *at));
+        listed.into_iter().map(|(_, at)| at).collect()
+    };
+    by_namespace.into_iter().map(|(namespace, listed)| (namespace, sorted(listed))).collect()
 }
 
 fn has_names(ports: &Ports) -> bool {

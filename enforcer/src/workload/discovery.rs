@@ -6,9 +6,8 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,34 +15,17 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::config::Config;
 use super::finding::Finding;
-use super::inventory::Inventory;
 use super::merger::{Merger, Published};
 use super::model::Snapshot;
 use super::netlink::{Mode, NetlinkError, Watcher};
-use super::runtime::{self, RuntimeKind, RuntimeState};
+use super::source::inventory::{self, Inventory};
+use super::source::{self, Listed, SourceState, Sources};
+use super::store::Store;
 
 /// A source that has given nothing after this time has failed.
 pub const FIRST_LIST: Duration = Duration::from_secs(10);
-
-/// Where to look.
-#[derive(Clone, Debug, Default)]
-pub struct Config {
-    /// The inventory; empty if there is none.
-    pub inventory: Inventory,
-    /// There is an inventory and nobody knows what it says: no snapshot before [`Discovery::use_inventory`].
-    pub awaits_inventory: bool,
-    /// Container runtime.
-    pub runtime: Option<RuntimeKind>,
-    /// Devices that are uplinks whatever else is known of them.
-    pub uplinks: Vec<String>,
-    /// Who had which address in an earlier run, by the ifindex of one of its veths.
-    pub owners: BTreeMap<IpAddr, u32>,
-    /// Veths (by ifindex) that were workloads' in an earlier run.
-    pub endpoints: BTreeSet<u32>,
-    /// Devices (by ifindex) that were uplinks in an earlier run. A veth among them stays one unless a source names it.
-    pub uplink_ifindexes: BTreeSet<u32>,
-}
 
 /// Why discovery could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -75,20 +57,15 @@ pub enum WorkloadError {
     },
 }
 
-/// A command to the running task.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// Use this inventory from now on; answered when it is in a snapshot.
-    Inventory(Arc<Inventory>, oneshot::Sender<()>),
-}
-
 /// Running discovery. Dropping it stops its tasks.
 #[derive(Debug)]
 pub struct Discovery {
     published: watch::Receiver<Option<Arc<Published>>>,
     veths: watch::Receiver<BTreeSet<u32>>,
-    commands: mpsc::Sender<Command>,
-    containers: Option<watch::Receiver<RuntimeState>>,
+    sources: Vec<watch::Receiver<SourceState>>,
+    inventory: inventory::Input,
+    /// Answered when a snapshot has what the sources said before.
+    shown: mpsc::Sender<oneshot::Sender<()>>,
     /// When the first snapshot must be there; `None` once it is, and while it waits for the inventory.
     deadline: Option<Instant>,
     mode: Mode,
@@ -113,15 +90,17 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
             _ = report.set(error);
         }
     });
-    let list_again = Arc::new(Notify::new());
-    let containers = config.runtime.clone().map(|kind| runtime::watch(kind, Arc::clone(&list_again)));
+    let Sources { all, inventory } = source::start(&config);
+    let sources = all.iter().map(|source| source.state.clone()).collect();
     let (publish, published) = watch::channel(None);
     let (show, veths) = watch::channel(BTreeSet::new());
-    let (commands, orders) = mpsc::channel(4);
+    let (shown, asked) = mpsc::channel(4);
     let deadline = (!config.awaits_inventory).then(|| Instant::now() + FIRST_LIST);
-    let merger = Merger::new(config, requests, views, containers.clone(), list_again);
-    tokio::spawn(merger.run(publish, show, orders));
-    Ok(Discovery { published, veths, commands, containers, deadline, mode, overruns, heard, failure })
+    let mut store = Store::new();
+    store.restore(config.owners, &config.endpoints, &config.uplink_ifindexes);
+    let merger = Merger::new(store, all, config.uplinks, requests, views);
+    tokio::spawn(merger.run(publish, show, asked));
+    Ok(Discovery { published, veths, sources, inventory, shown, deadline, mode, overruns, heard, failure })
 }
 
 /// The veths (by ifindex) that are workloads' whoever they turn out to be.
@@ -160,13 +139,10 @@ impl Discovery {
 
     /// Which source keeps everybody waiting.
     fn silent(&self) -> WorkloadError {
-        let state = self.containers.as_ref().map(|containers| containers.borrow().clone());
-        let silent = state.as_ref().filter(|state| state.list.is_none());
-        WorkloadError::SourceSilent {
-            source_name: silent.map_or_else(|| "netlink".to_owned(), |state| state.name.clone()),
-            within: FIRST_LIST,
-            last_error: state.and_then(|state| state.error),
-        }
+        let states = self.sources.iter().map(|source| source.borrow().clone());
+        let silent = states.into_iter().find(|state| state.listed == Listed::Never);
+        let silent = silent.unwrap_or_else(|| SourceState { name: "netlink".to_owned(), ..SourceState::default() });
+        WorkloadError::SourceSilent { source_name: silent.name, within: FIRST_LIST, last_error: silent.error }
     }
 
     /// The present snapshot.
@@ -207,8 +183,8 @@ impl Discovery {
     /// Goes on with this inventory, and returns when a snapshot has it, if there is any snapshot yet.
     pub async fn use_inventory(&mut self, inventory: Inventory) -> Result<(), WorkloadError> {
         let (done, wait) = oneshot::channel();
-        let inventory = Arc::new(inventory);
-        self.commands.send(Command::Inventory(inventory, done)).await.map_err(|_| WorkloadError::Stopped)?;
+        self.inventory.set(&inventory);
+        self.shown.send(done).await.map_err(|_| WorkloadError::Stopped)?;
         wait.await.map_err(|_| WorkloadError::Stopped)?;
         if self.latest().is_none() {
             self.deadline.get_or_insert_with(|| Instant::now() + FIRST_LIST);

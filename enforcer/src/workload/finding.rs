@@ -127,9 +127,11 @@ pub enum Refusal {
     Node,
     /// It is a next hop of the node's routes.
     Gateway,
-    /// The inventory gives it to another workload.
-    Inventory {
-        /// To which.
+    /// A source gives it to another workload.
+    Declared {
+        /// Which source.
+        source: String,
+        /// To which workload.
         name: WorkloadName,
     },
     /// Another workload has it.
@@ -183,7 +185,7 @@ impl fmt::Display for Refusal {
         match self {
             Self::Node => f.write_str("it is an address of this node"),
             Self::Gateway => f.write_str("it is a gateway of this node"),
-            Self::Inventory { name } => write!(f, "the inventory gives it to {name}"),
+            Self::Declared { source, name } => write!(f, "{source} gives it to {name}"),
             Self::Owned { owner } => write!(f, "it belongs to {owner}"),
             Self::OffSubnet => f.write_str("the node routes it neither to this veth nor to its bridge"),
             Self::Reserved => f.write_str("no workload can have it"),

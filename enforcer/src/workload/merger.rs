@@ -8,15 +8,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use futures_util::future::select_all;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::discovery::{Command, Config};
 use super::finding::Finding;
-use super::inventory::{Inventory, Match};
 use super::model::Snapshot;
 use super::netlink::{Change, Requests};
-use super::runtime::RuntimeState;
+use super::source::{Listed, Source, SourceState};
+use super::statement::FoundBy;
 use super::store::{Inputs, Store};
 use super::view::NetworkView;
 
@@ -35,14 +35,10 @@ pub(super) struct Published {
 #[derive(Debug)]
 pub(super) struct Merger {
     store: Store,
-    inventory: Arc<Inventory>,
-    awaits_inventory: bool,
+    sources: Vec<Source>,
     uplinks: Vec<String>,
     requests: Requests,
     views: mpsc::Receiver<Change>,
-    containers: Option<watch::Receiver<RuntimeState>>,
-    /// Asks the runtime for a newer list.
-    list_again: Arc<Notify>,
     view: Option<Arc<NetworkView>>,
     gone: BTreeSet<i32>,
     netns: BTreeMap<PathBuf, i32>,
@@ -50,35 +46,23 @@ pub(super) struct Merger {
 
 impl Merger {
     pub(super) fn new(
-        config: Config,
+        store: Store,
+        sources: Vec<Source>,
+        uplinks: Vec<String>,
         requests: Requests,
         views: mpsc::Receiver<Change>,
-        containers: Option<watch::Receiver<RuntimeState>>,
-        list_again: Arc<Notify>,
     ) -> Self {
-        let mut store = Store::new();
-        store.restore(config.owners, &config.endpoints, &config.uplink_ifindexes);
-        Self {
-            store,
-            inventory: Arc::new(config.inventory),
-            awaits_inventory: config.awaits_inventory,
-            uplinks: config.uplinks,
-            requests,
-            views,
-            containers,
-            list_again,
-            view: None,
-            gone: BTreeSet::new(),
-            netns: BTreeMap::new(),
-        }
+        let (gone, netns) = (BTreeSet::new(), BTreeMap::new());
+        Self { store, sources, uplinks, requests, views, view: None, gone, netns }
     }
 
-    /// Runs until nobody listens or netlink is gone.
+    /// Runs until nobody listens or netlink is gone. Who has told a source something else and then asks by `shown` is
+    /// answered when a snapshot has it, if there is any snapshot yet.
     pub(super) async fn run(
         mut self,
         publish: watch::Sender<Option<Arc<Published>>>,
         veths: watch::Sender<BTreeSet<u32>>,
-        mut commands: mpsc::Receiver<Command>,
+        mut shown: mpsc::Receiver<oneshot::Sender<()>>,
     ) {
         // Until the first snapshot.
         let mut veths = Some(veths);
@@ -90,22 +74,20 @@ impl Merger {
                     let Some(change) = change else { return };
                     let moved = self.take(change);
                     // Asking for the names takes longer than a new veth may wait. The first snapshot has to have them.
-                    let shown = publish.borrow().is_some();
-                    if shown {
+                    let is_shown = publish.borrow().is_some();
+                    if is_shown {
                         self.publish(&publish);
                     } else if let Some(veths) = &veths {
                         self.show(veths);
                     }
-                    if shown && !moved {
+                    if is_shown && !moved {
                         continue;
                     }
                 }
-                () = changed(self.containers.as_mut()) => {}
-                command = commands.recv() => {
-                    let Some(Command::Inventory(inventory, sender)) = command else { return };
-                    self.inventory = inventory;
-                    self.awaits_inventory = false;
-                    done = Some(sender);
+                () = changed(&mut self.sources) => {}
+                asked = shown.recv() => {
+                    let Some(asked) = asked else { return };
+                    done = Some(asked);
                 }
                 () = sleep_until(again) => {
                     again = Instant::now() + LOOK_AGAIN;
@@ -148,14 +130,10 @@ impl Merger {
     /// Asks the kernel what each path stands for; tells whether that is news.
     async fn resolve(&mut self) -> bool {
         let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
-        for entry in &self.inventory.entries {
-            if let Match::Netns(path) = &entry.matches {
-                paths.insert(path.clone());
+        for statement in self.states().iter().flat_map(|state| state.statements.iter()) {
+            if let FoundBy::Netns(candidates) = &statement.found_by {
+                paths.extend(candidates.iter().cloned());
             }
-        }
-        if let Some(containers) = &self.containers {
-            let state = containers.borrow();
-            paths.extend(state.list.iter().flat_map(|list| list.iter()).filter_map(|one| one.sandbox.clone()));
         }
         let mut netns = BTreeMap::new();
         for path in paths {
@@ -172,6 +150,11 @@ impl Merger {
         news
     }
 
+    /// What the sources say now.
+    fn states(&self) -> Vec<SourceState> {
+        self.sources.iter().map(|source| source.state.borrow().clone()).collect()
+    }
+
     /// Shows the veths that no source can make an uplink.
     fn show(&self, to: &watch::Sender<BTreeSet<u32>>) {
         let Some(view) = &self.view else { return };
@@ -181,28 +164,25 @@ impl Merger {
 
     fn publish(&mut self, to: &watch::Sender<Option<Arc<Published>>>) {
         let Some(view) = self.view.clone() else { return };
-        let state = self.containers.as_ref().map(|containers| containers.borrow().clone()).unwrap_or_default();
+        let states = self.states();
         // Before every source has spoken nobody can tell an unknown workload from one whose name is still to come.
-        if self.awaits_inventory || self.containers.is_some() && state.list.is_none() {
+        if states.iter().any(|state| state.listed == Listed::Never) {
             return;
         }
-        let containers = state.list.unwrap_or_default();
         let outcome = self.store.update(&Inputs {
             view: &view,
             gone: &std::mem::take(&mut self.gone),
-            inventory: &self.inventory,
-            containers: &containers,
+            sources: &states,
             netns: &self.netns,
             uplinks: &self.uplinks,
             now: Instant::now().into_std(),
-            listed: state.listed.map(Instant::into_std),
         });
         if outcome.awaits_list {
-            self.list_again.notify_one();
+            self.sources.iter().filter_map(|source| source.again.as_ref()).for_each(|again| again.notify_one());
         }
         let mut findings = outcome.findings;
-        if let Some(error) = state.error {
-            findings.insert(Finding::SourceDown { source: state.name, error });
+        for SourceState { name, error, .. } in states {
+            findings.extend(error.map(|error| Finding::SourceDown { source: name, error }));
         }
         let refused = self.store.refused();
         to.send_if_modified(|published| {
@@ -242,12 +222,15 @@ fn leads(view: &NetworkView) -> BTreeMap<i32, BTreeSet<u32>> {
     leads
 }
 
-/// Waits for news of the runtime; for ever if there is none.
-async fn changed(containers: Option<&mut watch::Receiver<RuntimeState>>) {
-    if let Some(containers) = containers
-        && containers.changed().await.is_ok()
-    {
-        return;
-    }
-    std::future::pending::<()>().await;
+/// Waits for news of any source.
+async fn changed(sources: &mut [Source]) {
+    let news = sources.iter_mut().map(|source| {
+        Box::pin(async {
+            // A source that has ended says nothing else any more.
+            if source.state.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    });
+    select_all(news).await;
 }

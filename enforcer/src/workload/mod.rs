@@ -2,16 +2,19 @@
 
 #![deny(unsafe_code)]
 
+mod config;
 mod discovery;
 pub mod finding;
-pub mod inventory;
 mod merger;
 pub mod model;
+mod names;
 mod netlink;
-pub mod runtime;
-mod statement;
+pub mod source;
+pub mod statement;
 pub mod store;
 pub mod view;
 
-pub use self::discovery::{Config, Discovery, FIRST_LIST, UnnamedVeths, WorkloadError, start};
+pub use self::config::Config;
+pub use self::discovery::{Discovery, FIRST_LIST, UnnamedVeths, WorkloadError, start};
 pub use self::netlink::{Mode, NetlinkError};
+pub use self::source::{inventory, runtime};

@@ -45,7 +45,7 @@ pub struct Snapshot {
     pub remote: Vec<RemoteWorkload>,
     /// Addresses of this node, on any device of its namespace.
     pub node: BTreeSet<IpAddr>,
-    /// Devices towards the outside (design: section 8), by ifindex.
+    /// Devices towards the outside (docs/inventory-reference.md, "Uplinks"), by ifindex.
     pub uplinks: BTreeMap<u32, String>,
 }
 
@@ -54,7 +54,7 @@ pub struct Snapshot {
 pub struct LocalWorkload {
     /// Name, labels and ports; `None`: no source has named it, or sources disagree.
     pub identity: Option<Identity>,
-    /// Addresses that are its own by the rules of design section 8.
+    /// Addresses that are its own by the rules of docs/inventory-reference.md, "Which addresses count".
     pub addresses: BTreeSet<IpAddr>,
     /// Addresses that it and another workload show and whose order is not known: they match ipBlock only.
     pub disputed: BTreeSet<IpAddr>,

@@ -3,37 +3,82 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
 
-use super::finding::Disagreement;
-use super::inventory::{Entry, is_name};
+use super::finding::{Disagreement, Finding};
 use super::model::{Identity, Labels, NamedPort, WorkloadName};
+use super::names::is_name;
 
 /// Namespace of a workload whose sources name none.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// One source's word.
+/// What one source says about one workload, or about a part of one.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Statement {
-    /// How messages name the source.
-    pub(super) by: String,
-    /// Namespace, if it says one.
-    pub(super) namespace: Option<String>,
-    /// Name, if it says one.
-    pub(super) name: Option<String>,
-    pub(super) labels: Labels,
-    pub(super) ports: BTreeMap<String, BTreeSet<NamedPort>>,
-    pub(super) routes: bool,
+pub struct Statement {
+    /// How messages name who says it.
+    pub by: String,
+    /// Whom it is about.
+    pub about: About,
+    /// Labels.
+    pub labels: Labels,
+    /// Named ports.
+    pub ports: BTreeMap<String, BTreeSet<NamedPort>>,
+    /// The workload forwards for others.
+    pub routes: bool,
+    /// How the workload is found on this node.
+    pub found_by: FoundBy,
+    /// Addresses that the source gives to the workload.
+    pub addresses: BTreeSet<IpAddr>,
+    /// What a person should know about the statement, if the workload is found here.
+    pub remarks: Vec<Finding>,
+}
+
+/// Whom a statement is about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum About {
+    /// A workload by its full name. It is a peer elsewhere if it is not found here, and its addresses are nobody else's.
+    Workload(WorkloadName),
+    /// A part of a workload of this node, such as a container. It says nothing about other nodes.
+    Part {
+        /// Namespace of the workload, if the part says one.
+        namespace: Option<String>,
+        /// Name of the workload, if the part says one.
+        name: Option<String>,
+    },
+}
+
+/// How a workload is found on this node.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum FoundBy {
+    /// By the first of these paths that stands for the network namespace behind a veth.
+    Netns(Vec<PathBuf>),
+    /// By the name of a veth's host side.
+    Interface(String),
+    /// By any of its addresses.
+    Address,
 }
 
 impl Statement {
-    pub(super) fn of_entry(entry: &Entry) -> Self {
-        Self {
-            by: format!("inventory line {}", entry.line),
-            namespace: Some(entry.name.namespace.clone()),
-            name: Some(entry.name.name.clone()),
-            labels: entry.labels.clone(),
-            ports: entry.ports.clone(),
-            routes: entry.routes,
+    /// The workload that it is about wherever that is.
+    pub(super) fn declared(&self) -> Option<&WorkloadName> {
+        match &self.about {
+            About::Workload(name) => Some(name),
+            About::Part { .. } => None,
+        }
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        match &self.about {
+            About::Workload(name) => Some(&name.namespace),
+            About::Part { namespace, .. } => namespace.as_deref(),
+        }
+    }
+
+    fn name(&self) -> Option<&str> {
+        match &self.about {
+            About::Workload(name) => Some(&name.name),
+            About::Part { name, .. } => name.as_deref(),
         }
     }
 }
@@ -42,18 +87,18 @@ impl Statement {
 ///
 /// Labels are united; a contradiction makes the workload unknown rather than dropping the label, because a workload
 /// that loses a label may fall out of the policy that isolates it, and would be open.
-pub(super) fn unite(statements: &[Statement]) -> Result<Option<Identity>, Disagreement> {
+pub(super) fn unite(statements: &[&Statement]) -> Result<Option<Identity>, Disagreement> {
     let mut namespace: Option<(&Statement, &str)> = None;
     let mut name: Option<(&Statement, &str)> = None;
     let mut labels: BTreeMap<&str, (&Statement, &str)> = BTreeMap::new();
     let mut ports: BTreeMap<String, BTreeSet<NamedPort>> = BTreeMap::new();
-    for statement in statements {
-        if let Some(said) = &statement.namespace
+    for &statement in statements {
+        if let Some(said) = statement.namespace()
             && let Err((first, second)) = agree(&mut namespace, statement, said)
         {
             return Err(Disagreement::Namespace { first, second });
         }
-        if let Some(said) = &statement.name
+        if let Some(said) = statement.name()
             && let Err((first, second)) = agree(&mut name, statement, said)
         {
             return Err(Disagreement::Name { first, second });

@@ -1,21 +1,20 @@
-//! A host and two containers in network namespaces without names, and a bpf file system of the test's own. Everything
-//! goes with the thread that made it, whatever happens to the test.
+//! A host and two containers, a bpf file system of the test's own, and images that decide everything alike.
 #![allow(dead_code, reason = "each test binary uses its own part")]
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "part of tests, though the lint cannot tell")]
+#![allow(clippy::unwrap_used, reason = "part of tests, though the lint cannot tell")]
 
-use std::fs::File;
+use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
-use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, Report, group_directory};
+use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, Reading, group_directory};
+use enforcer::lab::Namespace;
 use enforcer::plan::{Plan, PlannedWorkload};
 use enforcer_common::id::{Address, PeerClass, Row};
 use enforcer_common::image::{AddressEntry, Cell, Header, Line, PortKey, RangeTable};
 use enforcer_common::schema::Group;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, setns, unshare};
+use enforcer_tests::net::{Node, Site, inside, is_privileged, own_bpf_file_system, sh};
 
 /// Host sides of the veths.
 pub(crate) const A: u32 = 100;
@@ -33,59 +32,63 @@ pub(crate) const ISOLATED: Row = Row(0);
 /// The host's namespace is that of the test's thread.
 pub(crate) struct Rig {
     pub(crate) config: KernelConfig,
-    pub(crate) a: File,
-    pub(crate) b: File,
-    _directory: tempfile::TempDir,
+    pub(crate) a: Arc<Namespace>,
+    pub(crate) b: Arc<Namespace>,
+    node: Node,
+    site: Site,
 }
 
 /// Runs a test in namespaces of its own.
 pub(crate) fn with_rig(test: impl FnOnce(&Rig) + Send) {
-    if std::env::var_os("ENFORCER_SKIP_PRIV").is_some_and(|value| value == "1") {
-        println!("skipped: ENFORCER_SKIP_PRIV=1");
+    if !is_privileged() {
         return;
     }
-    assert!(nix::unistd::geteuid().is_root(), "needs root: sudo, or ENFORCER_SKIP_PRIV=1");
-    std::thread::scope(|scope| {
-        let run = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
-            let rig = Rig::new();
-            test(&rig);
-        });
-        if let Err(panic) = run.join() {
-            std::panic::resume_unwind(panic);
-        }
+    let rig = Rig::new();
+    rig.node.run(|| {
+        rig.prepare();
+        test(&rig);
     });
 }
 
 impl Rig {
     fn new() -> Self {
-        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        mount(Some("bpf"), directory.path(), Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
-        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        let (node, site) = (Node::new(), Site::new());
+        let pin_dir = site.file("bpf/enforcer");
+        fs::create_dir(site.file("bpf")).unwrap();
+        Self {
+            config: KernelConfig { pin_dir, flows: 4096, flow_quota: 1024, object: None },
+            a: node.add_space("a"),
+            b: node.add_space("b"),
+            node,
+            site,
+        }
+    }
+
+    /// To be called inside the host's namespace.
+    fn prepare(&self) {
+        own_bpf_file_system(&self.site.file("bpf"));
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
         quiet();
-        ip(&["link", "set", "lo", "up"]);
-        let rig = Self {
-            config: KernelConfig {
-                pin_dir: directory.path().join("enforcer"),
-                flows: 4096,
-                flow_quota: 1024,
-                object: None,
-            },
-            a: namespace(),
-            b: namespace(),
-            _directory: directory,
-        };
-        rig.plug_a();
-        plug("vb", B, &rig.b, "10.0.2");
+        for space in [&self.a, &self.b] {
+            inside(space, quiet);
+        }
+        self.plug_a();
+        self.plug("b", "vb", B, "10.0.2");
         // Devices come up late; and without enforcement packets do arrive.
-        assert!((0..50).any(|_| rig.arrive(9, 1) == 1), "no way from A to B");
-        rig
+        assert!((0..50).any(|_| self.arrive(9, 1) == 1), "no way from A to B");
     }
 
     pub(crate) fn plug_a(&self) {
-        plug("va", A, &self.a, "10.0.1");
+        self.plug("a", "va", A, "10.0.1");
+    }
+
+    /// A veth between the host and a container.
+    fn plug(&self, space: &str, name: &str, ifindex: u32, subnet: &str) {
+        self.node.add_veth(space, &format!("{name} index {ifindex}"), "eth0");
+        sh(&format!("ip addr add {subnet}.1/24 dev {name}"));
+        self.node.ip(space, "link set lo up");
+        self.node.ip(space, &format!("addr add {subnet}.2/24 dev eth0"));
+        self.node.ip(space, &format!("route add default via {subnet}.1"));
     }
 
     pub(crate) fn open(&self) -> Kernel {
@@ -105,7 +108,7 @@ impl Rig {
     pub(crate) fn arrive(&self, port: u16, datagrams: usize) -> usize {
         let receiver = self.receiver(port);
         receiver.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        let sender = inside(&self.a, || UdpSocket::bind("0.0.0.0:0").unwrap());
+        let sender = self.sender();
         let mut arrived = 0;
         for _ in 0..datagrams {
             sender.send_to(b"x", (B_ADDRESS, port)).unwrap();
@@ -117,24 +120,13 @@ impl Rig {
         arrived
     }
 
+    pub(crate) fn sender(&self) -> UdpSocket {
+        inside(&self.a, || UdpSocket::bind("0.0.0.0:0").unwrap())
+    }
+
     pub(crate) fn receiver(&self, port: u16) -> UdpSocket {
         inside(&self.b, || UdpSocket::bind(("0.0.0.0", port)).unwrap())
     }
-}
-
-/// A veth between the host and a container.
-fn plug(name: &str, ifindex: u32, container: &File, subnet: &str) {
-    let index = ifindex.to_string();
-    ip(&["link", "add", name, "index", &index, "type", "veth", "peer", "name", "eth0"]);
-    ip(&["link", "set", "eth0", "netns", &path_of(container)]);
-    ip(&["addr", "add", &format!("{subnet}.1/24"), "dev", name]);
-    ip(&["link", "set", name, "up"]);
-    inside(container, || {
-        ip(&["link", "set", "lo", "up"]);
-        ip(&["addr", "add", &format!("{subnet}.2/24"), "dev", "eth0"]);
-        ip(&["link", "set", "eth0", "up"]);
-        ip(&["route", "add", "default", "via", &format!("{subnet}.1")]);
-    });
 }
 
 /// All causes of an error in one line.
@@ -150,42 +142,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 /// Without IPv6 nobody sends what no test has asked for.
 fn quiet() {
-    std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
-}
-
-/// A namespace that lives as long as the file.
-fn namespace() -> File {
-    std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        quiet();
-        File::open("/proc/thread-self/ns/net").unwrap()
-    })
-    .join()
-    .unwrap()
-}
-
-/// Runs something in another namespace; sockets that it makes stay there.
-pub(crate) fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-                work()
-            })
-            .join()
-            .unwrap()
-    })
-}
-
-fn path_of(namespace: &File) -> String {
-    use std::os::fd::AsRawFd;
-    format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd())
-}
-
-pub(crate) fn ip(arguments: &[&str]) {
-    let output = Command::new("ip").args(arguments).output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {}: {error}", arguments.join(" "));
+    fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
 }
 
 pub(crate) fn address(text: &str) -> Address {
@@ -273,26 +230,26 @@ pub(crate) fn apply(kernel: &mut Kernel, plan: &Plan<'_>) -> enforcer::kernel::A
 }
 
 /// Polls and takes no failure.
-pub(crate) fn poll(denials: &mut Denials) -> Report {
+pub(crate) fn poll(denials: &mut Denials) -> Reading {
     taken(denials.poll())
 }
 
 /// Reads everything and takes no failure.
-pub(crate) fn flush(denials: &mut Denials) -> Report {
+pub(crate) fn flush(denials: &mut Denials) -> Reading {
     taken(denials.flush())
 }
 
-fn taken((report, failure): (Report, Option<KernelError>)) -> Report {
+fn taken((reading, failure): (Reading, Option<KernelError>)) -> Reading {
     if let Some(failure) = failure {
         panic!("{}", chain(&failure));
     }
-    report
+    reading
 }
 
 /// Every pin below a directory, sorted.
 pub(crate) fn tree(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let Ok(entries) = std::fs::read_dir(directory) else {
+    let Ok(entries) = fs::read_dir(directory) else {
         return found;
     };
     for entry in entries {

@@ -1,4 +1,4 @@
-//! What a verdict costs beside the least that such a program does (design: section 10).
+//! What a verdict costs beside the least that such a program does (README.md, "What it costs").
 //!
 //! Output: ns a packet, and its ratio to the floor that was measured right before it in the same process.
 

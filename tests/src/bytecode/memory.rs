@@ -7,12 +7,18 @@ use std::{
 };
 
 use enforcer_common::{
-    datapath::{self, Meta, Work, World},
+    datapath,
+    decide::AskPolicy,
     endpoint::Endpoint,
-    flow_state::{FlowKey, FlowValue},
+    flow_key::FlowKey,
+    flow_state::FlowValue,
+    icmp_error::FindQuoted,
     id::{Address, Direction, PolicyWord},
     image::{AddressEntry, Image, Line},
+    judge::JudgeWork,
+    tables::{Clock, Devices, Flows, PolicyTables},
     verdict::{Reason, Verdict},
+    work::{Meta, Work},
 };
 
 use super::scene::{Scene, UPLINK};
@@ -57,7 +63,7 @@ impl Memory {
     }
 }
 
-impl<'a> World for &'a Memory {
+impl<'a> PolicyTables for &'a Memory {
     type Image = &'a Memory;
 
     fn word(&self) -> PolicyWord {
@@ -67,7 +73,9 @@ impl<'a> World for &'a Memory {
     fn image(&self, _: usize) -> Option<Self::Image> {
         Some(self)
     }
+}
 
+impl Devices for &Memory {
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
         (ifindex == self.scene.endpoint.ifindex).then_some(&self.scene.endpoint)
     }
@@ -75,7 +83,9 @@ impl<'a> World for &'a Memory {
     fn is_uplink(&self, ifindex: u32) -> bool {
         ifindex == UPLINK
     }
+}
 
+impl Flows for &Memory {
     fn flow(&self, key: &FlowKey) -> Option<&FlowValue> {
         self.flows.borrow().get(key).copied()
     }
@@ -101,7 +111,9 @@ impl<'a> World for &'a Memory {
         });
         Ok(!known)
     }
+}
 
+impl Clock for &Memory {
     fn tick(&self) -> u32 {
         1
     }
@@ -110,6 +122,11 @@ impl<'a> World for &'a Memory {
         1
     }
 }
+
+// The parts run in line.
+impl AskPolicy for &Memory {}
+impl JudgeWork for &Memory {}
+impl FindQuoted for &Memory {}
 
 impl Image for Memory {
     fn line(&self, index: u32) -> Option<&Line> {

@@ -1,6 +1,7 @@
 //! Policies as documents declare them, before the defaults of `policyTypes` (N3) are filled in.
 
-use enforcer::policy::model::{LabelSelector, Policy, PolicyKind, PolicySet, Rule, SourceLocation};
+use enforcer::policy::model::{LabelSelector, Policy, PolicyKind, PolicySet, Priority, Rule, Tier};
+use enforcer::policy::origin::Origin;
 
 /// A NetworkPolicy as written.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub fn model(declared: &[Declared], defaults: Defaults) -> PolicySet {
             namespace,
             at: at(),
             name,
+            tier: Tier::NetworkPolicy,
+            priority: Priority::HIGHEST,
             subject,
             isolates_ingress,
             isolates_egress,
@@ -52,6 +55,6 @@ pub fn model(declared: &[Declared], defaults: Defaults) -> PolicySet {
 }
 
 /// A place for what no file declared.
-pub fn at() -> SourceLocation {
-    SourceLocation { file: "random.yaml".into(), line: 1 }
+pub fn at() -> Origin {
+    Origin::line("random.yaml", 1)
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use enforcer::policy::model::{
-    LabelSelector, Labels, NamespaceScope, Peer, Peers, PortSpec, Ports, Requirement, Rule, Transport,
+    Action, LabelSelector, Labels, NamespaceScope, Peer, Peers, PortSpec, Ports, Requirement, Rule, Transport,
 };
 use enforcer::workload::model::{
     Identity, Interface, LocalWorkload, NamedPort, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName,
@@ -185,6 +185,7 @@ fn namespace_selector(random: &mut Random) -> LabelSelector {
 fn rules(random: &mut Random, places: &[IpAddr]) -> Vec<Rule> {
     let rule = |random: &mut Random| Rule {
         at: at(),
+        action: if random.chance(8) { Action::Deny } else { Action::Allow },
         peers: if random.chance(20) {
             Peers::Any
         } else {

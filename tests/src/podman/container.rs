@@ -48,7 +48,7 @@ impl Container {
 
     /// The same, on a network with an address of each family.
     pub fn on(host: &Host, name: &str, network: &str, addresses: [&str; 2], options: &[&str]) -> Self {
-        let attached = join(host, network, addresses);
+        let attached = host.join(network, addresses);
         Self::run(host, name, &[&[attached.as_str()], options].concat(), &addresses)
     }
 
@@ -160,9 +160,4 @@ fn addresses(host: &Host, name: &str, network: &str) -> Vec<IpAddr> {
         text.parse().unwrap_or_else(|_| panic!("{name} has no {field} on {of}: {text:?}"))
     };
     vec![field("IPAddress"), field("GlobalIPv6Address")]
-}
-
-/// The option that puts a container on a network with these addresses.
-pub fn join(host: &Host, network: &str, [v4, v6]: [&str; 2]) -> String {
-    format!("--network={}:ip={v4},ip6={v6}", host.network(network))
 }

@@ -5,17 +5,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare its stage has to stop")]
 
-pub mod frame;
 pub mod log;
-pub mod ring;
-pub mod wire;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -24,29 +20,23 @@ use enforcer::lab::{Lab, Layout, Namespace};
 use enforcer::workload::inventory::Inventory;
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
-use self::frame::Route;
 use self::log::Record;
-use self::wire::{Wire, device};
 use crate::cases::Example;
 use crate::daemon::{BOUND, Daemon, Options, binary};
-
-const RUN: &str = "/run";
-const BPFFS: &str = "/sys/fs/bpf";
-const PREFIX: &str = "enf-";
-
-static STAGES: AtomicU32 = AtomicU32::new(0);
+use crate::net::wire::{Wire, device};
+use crate::net::{Site, ip};
+use crate::packet::parts::Route;
 
 /// Lab, directories, daemon.
 pub struct Stage {
+    /// Removed while the network is still there.
+    site: Site,
     /// The network.
     pub lab: Lab,
     /// What the daemon is told; may be changed before it starts.
     pub options: Options,
     layout: Layout,
-    directory: PathBuf,
     hosts: BTreeMap<String, String>,
     addresses: BTreeMap<String, Vec<IpAddr>>,
     veths: usize,
@@ -56,33 +46,26 @@ pub struct Stage {
 impl Stage {
     /// An empty node and outside.
     pub fn new(layout: Layout) -> Self {
-        assert!(
-            nix::unistd::geteuid().is_root(),
-            "this test makes network namespaces and loads programs: it needs root"
-        );
-        remove_leftovers();
-        let name = format!("{PREFIX}{}-{}", std::process::id(), STAGES.fetch_add(1, Ordering::Relaxed));
-        let directory = Path::new(RUN).join(&name);
-        fs::create_dir(&directory).unwrap();
-        let policies = directory.join("policies");
+        let site = Site::new();
+        let policies = site.file("policies");
         fs::create_dir(&policies).unwrap();
         let lab = Lab::new(layout).unwrap();
         let options = Options {
             policies,
-            inventory: Some(directory.join("workloads.inventory.yaml")),
+            inventory: Some(site.file("workloads.inventory.yaml")),
             podman: None,
             unknown: None,
-            flow_log: directory.join("flows.jsonl"),
-            config: directory.join("settings.yaml"),
-            pin_dir: Path::new(BPFFS).join(&name),
+            flow_log: site.file("flows.jsonl"),
+            config: site.file("settings.yaml"),
+            pin_dir: site.pin_dir().to_owned(),
             netns: lab.node().path().to_owned(),
-            log: directory.join("daemon.log"),
+            log: site.file("daemon.log"),
         };
         let stage = Self {
             lab,
             options,
             layout,
-            directory,
+            site,
             hosts: BTreeMap::new(),
             addresses: BTreeMap::new(),
             veths: 0,
@@ -146,9 +129,7 @@ impl Stage {
 
     /// Runs `ip` in a namespace.
     pub fn ip(&self, namespace: &Namespace, arguments: &str) {
-        let name = namespace.path().file_name().unwrap();
-        let output = Command::new("ip").arg("-n").arg(name).args(arguments.split_whitespace()).output().unwrap();
-        assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        ip(namespace, arguments);
     }
 
     /// Hardware addresses for a frame from a workload to another, or to the node and beyond.
@@ -195,7 +176,7 @@ impl Stage {
 
     /// Replaces the settings, apart from the state directory and the size of the flow table.
     pub fn settings(&self, text: &str) {
-        let state = self.directory.join("state");
+        let state = self.site.file("state");
         replace(
             &self.options.config,
             &format!("state_dir: {}\nflows: 16384\nflow_quota: 8192\n{text}", state.display()),
@@ -204,7 +185,7 @@ impl Stage {
 
     /// A file of this stage.
     pub fn file(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
+        self.site.file(name)
     }
 
     /// Starts the daemon and waits until it has everything attached.
@@ -329,12 +310,6 @@ impl Drop for Stage {
             let said = fs::read_to_string(&self.options.log).unwrap_or_default();
             eprintln!("the daemon said:\n{said}");
         }
-        for error in enforcer::kernel::purge(&self.options.pin_dir).err().unwrap_or_default() {
-            eprintln!("a pin is left: {error}");
-        }
-        if let Err(error) = fs::remove_dir_all(&self.directory) {
-            eprintln!("{} is left: {error}", self.directory.display());
-        }
     }
 }
 
@@ -342,30 +317,4 @@ fn replace(path: &Path, text: &str) {
     let beside = path.with_extension("new");
     fs::write(&beside, text).unwrap();
     fs::rename(&beside, path).unwrap();
-}
-
-/// Ends the daemons of killed runs, and removes their pins and directories.
-fn remove_leftovers() {
-    let Ok(entries) = fs::read_dir(RUN) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(owner) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()) else { continue };
-        let Ok(owner) = owner.parse::<u32>() else { continue };
-        if Path::new("/proc").join(owner.to_string()).exists() {
-            continue;
-        }
-        let pin_dir = Path::new(BPFFS).join(&name);
-        let pid = fs::read_to_string(entry.path().join("daemon.pid")).ok().and_then(|pid| pid.trim().parse().ok());
-        if let Some(pid) = pid {
-            // The number may be another process's by now.
-            let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let ours = arguments.split(|byte| *byte == 0).any(|part| part == pin_dir.as_os_str().as_encoded_bytes());
-            if ours && kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
-                sleep(Duration::from_millis(100));
-            }
-        }
-        // What cannot be removed now is tried again by the next stage.
-        let _ = enforcer::kernel::purge(&pin_dir);
-        let _ = fs::remove_dir_all(entry.path());
-    }
 }

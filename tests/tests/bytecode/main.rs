@@ -10,7 +10,7 @@ mod shapes;
 mod sweep;
 mod verdicts;
 
-use enforcer_common::{datapath::Meta, id::Direction, verdict::Verdict};
+use enforcer_common::{id::Direction, verdict::Verdict, work::Meta};
 use enforcer_tests::bytecode::{
     memory::Memory,
     node::Node,

@@ -1,6 +1,6 @@
 //! Broken frames: the kernel and memory must give the same verdict for the same reason.
 
-use enforcer_common::{datapath::Meta, id::Direction, packet::tcp, verdict::Verdict};
+use enforcer_common::{id::Direction, packet::tcp, verdict::Verdict, work::Meta};
 use enforcer_tests::{
     bytecode::scene::{LO, OTHER, Scene, UPLINK, ip, who},
     packet::{Frame, Transport},

@@ -1,9 +1,9 @@
 //! What a frame looks like decides before who sent it: malformed ones, and neighbour discovery.
 
 use enforcer_common::{
-    datapath::Meta,
     id::Direction,
     verdict::{Reason, Verdict},
+    work::Meta,
 };
 use enforcer_tests::{
     bytecode::scene::{LO, Scene, WORKLOAD, ip, who},

@@ -6,7 +6,8 @@ use std::{
 };
 
 use enforcer_common::{
-    flow_state::{FlowKey, FlowWord, Role, state},
+    flow_key::FlowKey,
+    flow_state::{FlowWord, Role, state},
     id::Direction,
     packet::ProtocolClass,
     sweep::SweepArguments,

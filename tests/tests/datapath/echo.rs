@@ -8,7 +8,7 @@ use crate::stage::*;
 
 #[test]
 fn an_id_opens_one_way_only() {
-    // T11: whoever was asked does not ask back by the same id.
+    // A11: whoever was asked does not ask back by the same id.
     for v4 in FAMILIES {
         let (own, other) = (host(v4, A), peer(v4));
         let stage = Stage::closed_but("{ to: anywhere, ports: [icmp] }");

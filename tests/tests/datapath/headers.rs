@@ -1,8 +1,8 @@
 //! Frames and IP headers that contradict themselves, one table for each field.
 
-use enforcer_common::datapath::Meta;
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::{Reason, Verdict};
+use enforcer_common::work::Meta;
 use enforcer_tests::packet::{Frame, Transport};
 
 use crate::stage::*;

@@ -1,10 +1,10 @@
 //! The short way of live flows. `MemoryWorld::judge` sends each frame that it lets pass the long way as well; here are the
 //! frames that it is for, and those that look like them.
 
-use enforcer_common::datapath::Meta;
 use enforcer_common::id::Direction;
 use enforcer_common::packet::tcp;
 use enforcer_common::verdict::Reason;
+use enforcer_common::work::Meta;
 use enforcer_tests::packet::{Frame, Transport};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;

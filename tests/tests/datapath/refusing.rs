@@ -1,10 +1,16 @@
 //! A world that takes no flow: full, or made so that looking at a packet leaves nothing behind.
 
-use enforcer_common::datapath::{self, Meta, Work, World};
+use enforcer_common::datapath;
+use enforcer_common::decide::AskPolicy;
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::flow_state::{FlowKey, FlowValue};
+use enforcer_common::flow_key::FlowKey;
+use enforcer_common::flow_state::FlowValue;
+use enforcer_common::icmp_error::FindQuoted;
 use enforcer_common::id::{Direction, PolicyWord};
+use enforcer_common::judge::JudgeWork;
+use enforcer_common::tables::{Clock, Devices, Flows, PolicyTables};
 use enforcer_common::verdict::{Reason, Verdict};
+use enforcer_common::work::{Meta, Work};
 use enforcer_tests::packet::{Bytes, Frame};
 use enforcer_tests::world::MemoryWorld;
 
@@ -42,38 +48,49 @@ impl<'a> Refusing<'a> {
     }
 }
 
-impl<'a> World for Refusing<'a> {
-    type Image = <&'a MemoryWorld as World>::Image;
+impl<'a> PolicyTables for Refusing<'a> {
+    type Image = <&'a MemoryWorld as PolicyTables>::Image;
 
     fn word(&self) -> PolicyWord {
-        World::word(&self.world)
+        PolicyTables::word(&self.world)
     }
 
     fn image(&self, slot: usize) -> Option<Self::Image> {
         self.world.image(slot)
     }
+}
 
+impl Devices for Refusing<'_> {
     fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
-        World::endpoint(&self.world, ifindex)
+        Devices::endpoint(&self.world, ifindex)
     }
 
     fn is_uplink(&self, ifindex: u32) -> bool {
         self.world.is_uplink(ifindex)
     }
+}
 
+impl Flows for Refusing<'_> {
     fn flow(&self, key: &FlowKey) -> Option<&FlowValue> {
-        World::flow(&self.world, key).filter(|_| !self.blind)
+        Flows::flow(&self.world, key).filter(|_| !self.blind)
     }
 
     fn insert(&self, _: &FlowKey, _: &FlowValue) -> Result<bool, Reason> {
         Err(self.reason)
     }
+}
 
+impl Clock for Refusing<'_> {
     fn tick(&self) -> u32 {
-        World::tick(&self.world)
+        Clock::tick(&self.world)
     }
 
     fn boot_time(&self) -> u64 {
-        World::boot_time(&self.world)
+        Clock::boot_time(&self.world)
     }
 }
+
+// The parts run in line.
+impl AskPolicy for Refusing<'_> {}
+impl JudgeWork for Refusing<'_> {}
+impl FindQuoted for Refusing<'_> {}

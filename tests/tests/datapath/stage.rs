@@ -10,11 +10,13 @@ use enforcer::compile::{Image, compile};
 use enforcer::policy::load::{SourceFile, from_sources};
 use enforcer::resolve::resolve;
 use enforcer::workload::model::{Identity, Interface, Labels, LocalWorkload, Snapshot, WorkloadKey, WorkloadName};
-use enforcer_common::datapath::{Meta, Work, World};
-use enforcer_common::flow_state::{FlowKey, FlowWord, Role};
+use enforcer_common::flow_key::FlowKey;
+use enforcer_common::flow_state::{FlowWord, Role};
 use enforcer_common::id::Direction;
 use enforcer_common::packet::tcp;
+use enforcer_common::tables::Flows;
 use enforcer_common::verdict::{Reason, Verdict};
+use enforcer_common::work::{Meta, Work};
 use enforcer_tests::packet::{Frame, Transport};
 use enforcer_tests::world::{MemoryWorld, Unknown};
 
@@ -138,7 +140,7 @@ impl Stage {
 
     pub(crate) fn entry(&self, key: &FlowKey) -> Option<Entry> {
         let tables = &self.world;
-        let value = World::flow(&tables, key)?;
+        let value = Flows::flow(&tables, key)?;
         let word = FlowWord(value.word.load(Relaxed));
         Some(Entry {
             role: word.role().expect("a role"),

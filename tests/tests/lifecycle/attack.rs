@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
+use enforcer_tests::net::wire::{Sender, Wire};
 use enforcer_tests::stage::Stage;
-use enforcer_tests::stage::wire::{Sender, Wire};
 use enforcer_tests::traffic::nonce;
 
 /// A frame and how it is to be dropped.

@@ -8,8 +8,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use enforcer::lab::{Layout, Namespace};
+use enforcer_tests::net::wire::Wire;
 use enforcer_tests::stage::Stage;
-use enforcer_tests::stage::wire::Wire;
 
 use super::common::{Numbers, address, change, connect, policy, rule, stage};
 

@@ -8,9 +8,9 @@ use enforcer::lab::{Layout, UPLINK};
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
 use enforcer_tests::cases::Port;
+use enforcer_tests::net::wire::{Frame, Sender, Wire, device};
+use enforcer_tests::packet::parts::{self, Route, icmp, ip, protocol};
 use enforcer_tests::stage::Stage;
-use enforcer_tests::stage::frame::{self, Route, icmp, ip, protocol};
-use enforcer_tests::stage::wire::{Frame, Sender, Wire, device};
 use enforcer_tests::traffic::{Service, nonce};
 
 use super::attack::{Attack, arrive, fail, reach};
@@ -103,7 +103,7 @@ fn too_big(quoted: [SocketAddr; 2], protocol: u8, nonce: &[u8]) -> Vec<u8> {
     let [source, destination] = quoted;
     // Of the frame only the packet is quoted.
     let nowhere = Route { to: [0; 6], from: [0; 6] };
-    let datagram = frame::udp(source.port(), destination.port(), nonce);
+    let datagram = parts::udp(source.port(), destination.port(), nonce);
     let quote = ip(nowhere, source.ip(), destination.ip(), protocol, &datagram);
     let (kind, code, mtu) = if source.is_ipv4() { (3, 4, [0, 0, 0x05, 0x14]) } else { (2, 0, [0, 0, 0x05, 0x14]) };
     icmp(kind, code, &[&mtu, &quote[14..]].concat())

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use enforcer::lab::Layout;
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
+use enforcer_tests::net::wire::Wire;
 use enforcer_tests::stage::Stage;
 use enforcer_tests::stage::log;
-use enforcer_tests::stage::wire::Wire;
 use enforcer_tests::traffic::{Service, nonce};
 use nix::sys::signal::Signal;
 

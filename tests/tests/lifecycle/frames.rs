@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use enforcer::lab::Layout;
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
+use enforcer_tests::net::ring;
+use enforcer_tests::net::wire::Sender;
+use enforcer_tests::packet::parts::{Ipv4, Ipv6, Route, ethernet, icmp, ip, protocol, tcp, udp};
 use enforcer_tests::stage::Stage;
-use enforcer_tests::stage::frame::{Ipv4, Ipv6, Route, ethernet, icmp, ip, protocol, tcp, udp};
-use enforcer_tests::stage::ring;
-use enforcer_tests::stage::wire::Sender;
 use enforcer_tests::traffic::nonce;
 
 use super::attack::{Attack, arrive, fail};
@@ -235,7 +235,7 @@ fn segments_and_protocols_that_policy_does_not_allow() {
         }
         // An allowed port in the wrong protocol, port 0, IPIP, GRE, ESP, AH, UDP-Lite, DCCP, 253.
         attacks.extend(
-            ends.closed("SCTP", protocol::SCTP, |nonce| enforcer_tests::stage::frame::sctp_init(4000, 7000, nonce)),
+            ends.closed("SCTP", protocol::SCTP, |nonce| enforcer_tests::packet::parts::sctp_init(4000, 7000, nonce)),
         );
         attacks.extend(ends.closed("port 0", protocol::UDP, |nonce| udp(4000, 0, nonce)));
         attacks.extend(ends.closed("port 65535", protocol::UDP, |nonce| udp(4000, 65_535, nonce)));

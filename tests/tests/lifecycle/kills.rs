@@ -11,7 +11,7 @@ use enforcer::lab::Layout;
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
 use enforcer_tests::cases::Port;
-use enforcer_tests::stage::wire::{Frame, Wire};
+use enforcer_tests::net::wire::{Frame, Wire};
 use enforcer_tests::traffic::{Service, nonce};
 
 use super::common::{Done, Live, Numbers, address, open, place, stage};

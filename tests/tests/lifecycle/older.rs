@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use enforcer::lab::Layout;
+use enforcer_tests::net::wire::Wire;
 use enforcer_tests::stage::Stage;
-use enforcer_tests::stage::wire::Wire;
 use enforcer_tests::traffic::nonce;
 
 use super::common::{address, connect, place, policy, rule, stage};

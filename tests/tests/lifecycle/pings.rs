@@ -6,9 +6,9 @@ use std::time::Duration;
 use enforcer::lab::Layout;
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
+use enforcer_tests::net::wire::Sender;
+use enforcer_tests::packet::parts::{self, icmp, protocol};
 use enforcer_tests::stage::Stage;
-use enforcer_tests::stage::frame::{self, icmp, protocol};
-use enforcer_tests::stage::wire::Sender;
 use enforcer_tests::traffic::{bound, nonce};
 use socket2::{Protocol, Type};
 
@@ -64,7 +64,7 @@ fn echoes(stage: &Stage, from: &str, to: &str, request: bool, id: u16, direction
         let (number, kind) = echo(v4, request);
         let name = format!("{} {id:#x} from {source}", if request { "request" } else { "reply" });
         Attack::new(name, direction, Reason::NoRule, |nonce| {
-            frame::ip(route, source, destination, number, &icmp(kind, 0, &rest(id, nonce)))
+            parts::ip(route, source, destination, number, &icmp(kind, 0, &rest(id, nonce)))
         })
     };
     [true, false].map(frame).into()

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use enforcer::lab::Layout;
 use enforcer_tests::cases::Port;
+use enforcer_tests::net::wire::Wire;
 use enforcer_tests::stage::Stage;
-use enforcer_tests::stage::wire::Wire;
 use enforcer_tests::traffic::{Service, nonce};
 
 use super::common::{Done, Live, address, check, dropped, open, passes, processors, stage, stay_on};

@@ -133,5 +133,5 @@ fn wrong_usage() {
     refused(stage.options.command(), 2, &["flow_qouta"]);
     stage.settings("");
     stage.options.netns = Path::new("/run/netns/enf-none").to_owned();
-    refused(stage.options.command(), 2, &["cannot open the namespace /run/netns/enf-none"]);
+    refused(stage.options.command(), 2, &["cannot open the network namespace /run/netns/enf-none"]);
 }

@@ -2,10 +2,11 @@
 
 use std::fs;
 
+use enforcer::agent::state::StateDir;
 use enforcer::lab::{Layout, UPLINK};
 use enforcer_tests::cases::Port;
+use enforcer_tests::net::wire::device;
 use enforcer_tests::stage::Stage;
-use enforcer_tests::stage::wire::device;
 
 use nix::sys::signal::Signal;
 
@@ -108,10 +109,8 @@ fn a_restart_beside_a_bad_inventory_goes_on_as_before() {
     // The text in force is the newest good one, though no workload here has changed by it.
     stage.inventory(&format!("{good}{entry}  - {{name: d, namespace: t, match: {{netns: enf-none}}}}\n"));
     let revision = stage.view().word.revision;
-    let kept = || {
-        let directory = fs::read_dir(stage.file("state")).ok()?.next()?.ok()?.path();
-        fs::read_to_string(directory.join(format!("revision-{revision}.json"))).ok()
-    };
+    let states = || Some(StateDir::at(fs::read_dir(stage.file("state")).ok()?.next()?.ok()?.path()));
+    let kept = || states()?.load(revision).ok()??.workloads.remove("inventory");
     stage.until("it is kept", || kept().is_some_and(|text| text.contains("enf-none")));
 }
 

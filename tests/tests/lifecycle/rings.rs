@@ -3,10 +3,10 @@
 use enforcer::lab::Layout;
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
+use enforcer_tests::net::ring;
+use enforcer_tests::net::wire::{Sender, Wire};
+use enforcer_tests::packet::parts::{ip, protocol, tcp, udp};
 use enforcer_tests::stage::Stage;
-use enforcer_tests::stage::frame::{ip, protocol, tcp, udp};
-use enforcer_tests::stage::ring;
-use enforcer_tests::stage::wire::{Sender, Wire};
 
 use super::attack::{Attack, arrive, reach};
 use super::common::{change, policy, rule, stage};

@@ -3,9 +3,9 @@
 use enforcer::lab::Layout;
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
+use enforcer_tests::net::wire::Sender;
+use enforcer_tests::packet::parts::{ip, protocol, sctp, sctp_init};
 use enforcer_tests::stage::Stage;
-use enforcer_tests::stage::frame::{ip, protocol, sctp, sctp_init};
-use enforcer_tests::stage::wire::Sender;
 
 use super::attack::{Attack, arrive, fail, reach};
 use super::common::{change, policy, rule, stage};

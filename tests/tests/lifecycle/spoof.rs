@@ -6,8 +6,8 @@ use enforcer::lab::{Layout, UPLINK};
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
 use enforcer_tests::cases::Port;
-use enforcer_tests::stage::frame::{self, Route, protocol};
-use enforcer_tests::stage::wire::{Sender, device};
+use enforcer_tests::net::wire::{Sender, device};
+use enforcer_tests::packet::parts::{self, Route, protocol};
 
 use super::attack::{Attack, arrive, fail};
 use super::common::{check, dropped, open, passes, stage};
@@ -53,7 +53,7 @@ fn a_workload_sends_from_its_own_addresses_only() {
             let source: IpAddr = source.parse().unwrap();
             let destination = stage.address("b", source.is_ipv4());
             Attack::new(format!("from {source}"), Direction::Egress, reason, |nonce| {
-                frame::ip(route, source, destination, protocol::UDP, &frame::udp(4000, 7000, nonce))
+                parts::ip(route, source, destination, protocol::UDP, &parts::udp(4000, 7000, nonce))
             })
         })
         .collect();
@@ -88,14 +88,14 @@ fn nobody_outside_sends_from_a_local_workloads_address() {
             .map(|(name, v4)| {
                 let (source, destination) = (stage.address(name, *v4), stage.address("b", *v4));
                 Attack::new(format!("from {source}"), Direction::Ingress, Reason::SpoofedFromUplink, |nonce| {
-                    frame::ip(route, source, destination, protocol::UDP, &frame::udp(4000, 7000, nonce))
+                    parts::ip(route, source, destination, protocol::UDP, &parts::udp(4000, 7000, nonce))
                 })
             })
             .collect();
         let genuine = |v4: bool| {
             let (source, destination) = (stage.address("a", v4), stage.address("b", v4));
             let route = stage.route("a", Some("b"));
-            frame::ip(route, source, destination, protocol::UDP, &frame::udp(4000, 7000, b"genuine"))
+            parts::ip(route, source, destination, protocol::UDP, &parts::udp(4000, 7000, b"genuine"))
         };
         let genuine = [true, false].map(genuine);
         arrive(&sender, &victim, &attacks);

@@ -6,9 +6,9 @@ use enforcer::lab::Layout;
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
 use enforcer_tests::cases::Port;
+use enforcer_tests::net::wire::Sender;
+use enforcer_tests::packet::parts::{Ipv6, ethernet, icmp};
 use enforcer_tests::stage::Stage;
-use enforcer_tests::stage::frame::{Ipv6, ethernet, icmp};
-use enforcer_tests::stage::wire::Sender;
 use enforcer_tests::traffic::nonce;
 
 use super::common::{Flow, address, check, control, dropped, entry, inventory, passes, stage};
@@ -53,7 +53,7 @@ fn strict_closes(layout: Layout) {
         1
     );
     shown(&stage, false, &[stage.host("u")]);
-    explained(&stage, 1, "egress   denied: no source has named the workload");
+    explained(&stage, 1, "egress   denied: no source names the workload");
     let record = stage.wait_record("an unknown workload", |record| record.reason == "unknown-workload");
     assert!(record.from.is_empty() || record.to.is_empty(), "{record:#?}");
     stage.kill();
@@ -74,7 +74,7 @@ fn resolves(stage: &Stage, layout: Layout) {
     stage.ip(stage.at("u"), "neigh flush all");
     let before = tap.count(|frame| !frame.outgoing && frame.bytes[12..14] == [0x08, 0x06]);
     check(stage, "after a flush", &[dropped("u", near, Port::Udp(7000))]);
-    let answers = |frame: &enforcer_tests::stage::wire::Frame| !frame.outgoing && frame.bytes[12..14] == [0x08, 0x06];
+    let answers = |frame: &enforcer_tests::net::wire::Frame| !frame.outgoing && frame.bytes[12..14] == [0x08, 0x06];
     assert!(tap.count(answers) > before, "ARP is answered");
     let advertised = tap.count(|frame| {
         !frame.outgoing && frame.packet().is_some_and(|packet| packet.protocol == 58 && packet.body[0] == 136)
@@ -121,9 +121,9 @@ fn open_lets_them_through() {
     ];
     check(&stage, "open", &open);
     shown(&stage, true, &[stage.host("u")]);
-    explained(&stage, 0, "egress   allowed: unknown, --unknown open");
+    explained(&stage, 0, "egress   allowed: no source names the workload, and the daemon runs with --unknown open");
     stage.kill();
-    explained(&stage, 0, "egress   allowed: unknown, --unknown open");
+    explained(&stage, 0, "egress   allowed: no source names the workload, and the daemon runs with --unknown open");
     stage.start();
     stage.inventory(&inventory(&[entry(&stage, "a", ""), entry(&stage, "u", "")]));
     shown(&stage, true, &[]);

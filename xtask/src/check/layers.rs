@@ -1,5 +1,6 @@
-//! The import law: data flows one way through `enforcer`. Input: its sources. Output: each import against the flow.
+//! The import law: data flows one way through `enforcer`, and a packet one way through `enforcer-common`.
 //!
+//! Input: their sources. Output: each import against the flow.
 //! Unit tests are free: they may make their input with any stage.
 
 use std::path::{Component, Path};
@@ -14,7 +15,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("compile", &["resolve", "policy::model", "workload::model"]),
     ("plan", &["compile::image", "workload::model"]),
     ("kernel", &["compile::image", "plan"]),
-    ("flow", &["workload", "resolve", "policy::model"]),
+    ("flow", &["workload", "resolve", "policy::model", "policy::origin"]),
     // A network for the demo and the tests: no part of enforcement.
     ("lab", &[]),
     // Settings hold plain values; the agent hands them on.
@@ -24,7 +25,65 @@ const LAW: &[(&str, &[&str])] = &[
 /// These know all others.
 const FREE: &[&str] = &["admin", "agent", "cli", "lib", "main"];
 
+/// The modules of `enforcer-common`. Each may import those that stand before it, so no two import each other.
+const ORDER: &[&str] = &[
+    // Numbers and layouts.
+    "atomic",
+    "opaque",
+    "limits",
+    "id",
+    "verdict",
+    "image",
+    "packet",
+    "flow_state",
+    "flow_key",
+    "endpoint",
+    "sweep",
+    // A packet comes from the last of these and gets its verdict in the first.
+    "work",
+    "tables",
+    "decide",
+    "hygiene",
+    "judge",
+    "icmp_error",
+    "live",
+    "datapath",
+    // What becomes of a denied one.
+    "denial",
+    "event",
+    "pod",
+];
+
 pub(crate) fn check(source: &Source) -> Vec<Violation> {
+    match source.path.strip_prefix("enforcer-common/src") {
+        Ok(inside) => check_order(source, inside),
+        Err(_) => check_stage(source),
+    }
+}
+
+fn check_order(source: &Source, inside: &Path) -> Vec<Violation> {
+    let module = stage(inside);
+    if module == "lib" {
+        return Vec::new();
+    }
+    let Some(place) = ORDER.iter().position(|name| *name == module) else {
+        return vec![
+            source.violation(1, format!("no place for the module {module}: add it to xtask/src/check/layers.rs")),
+        ];
+    };
+    let code = source.code_without_tests();
+    let mut violations = Vec::new();
+    for (at, import) in imports(&code, inside, &|first| ORDER.contains(&first)) {
+        let first = import.split("::").next().unwrap_or_default();
+        if ORDER[place + 1..].contains(&first) {
+            let line = code[..at].matches('\n').count() + 1;
+            violations.push(source.violation(line, format!("{module} imports {first}, which comes after it")));
+        }
+    }
+    violations
+}
+
+fn check_stage(source: &Source) -> Vec<Violation> {
     let Ok(inside) = source.path.strip_prefix("enforcer/src") else {
         return Vec::new();
     };
@@ -39,7 +98,7 @@ pub(crate) fn check(source: &Source) -> Vec<Violation> {
     };
     let code = source.code_without_tests();
     let mut violations = Vec::new();
-    for (at, import) in imports(&code, inside) {
+    for (at, import) in imports(&code, inside, &is_stage) {
         let admitted = |path: &&str| import == **path || import.starts_with(&format!("{path}::"));
         let own = import == stage || import.starts_with(&format!("{stage}::"));
         if !own && is_module(&import) && !allowed.iter().any(admitted) {
@@ -63,7 +122,8 @@ fn is_module(import: &str) -> bool {
 }
 
 /// Each path from the crate's root with the place where it stands; groups in braces are taken apart.
-fn imports(code: &str, inside: &Path) -> Vec<(usize, String)> {
+/// `is_module` tells the names that can follow a chain of `super` up to the root.
+fn imports(code: &str, inside: &Path, is_module: &dyn Fn(&str) -> bool) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for root in roots(inside) {
         // A chain of `super` reaches the crate's root or, out of an inner module, only the stage's: a stage's name tells.
@@ -74,7 +134,7 @@ fn imports(code: &str, inside: &Path) -> Vec<(usize, String)> {
                 continue;
             }
             expand(&code[at + root.len()..], "", &mut |path| {
-                if !relative || is_stage(&path) {
+                if !relative || is_module(path.split("::").next().unwrap_or_default()) {
                     found.push((at, path));
                 }
             });
@@ -83,9 +143,8 @@ fn imports(code: &str, inside: &Path) -> Vec<(usize, String)> {
     found
 }
 
-fn is_stage(path: &str) -> bool {
-    let first = path.split("::").next().unwrap_or_default();
-    LAW.iter().any(|(name, _)| *name == first) || FREE.contains(&first)
+fn is_stage(name: &str) -> bool {
+    LAW.iter().any(|(stage, _)| *stage == name) || FREE.contains(&name)
 }
 
 /// How this file can write the crate's root; the longer chains of `super` stand in inner modules.
@@ -172,7 +231,7 @@ mod tests {
             ("enforcer/src/plan/intent.rs", "use crate::{compile::image::Image, workload::model::Snapshot};"),
             ("enforcer/src/kernel/apply.rs", "use crate::plan::Plan;"),
             ("enforcer/src/kernel/tables.rs", "use crate::compile::image::Image;"),
-            ("enforcer/src/flow/enrich.rs", "use crate::policy::model::Source;"),
+            ("enforcer/src/flow/enrich.rs", "use crate::policy::{model::Source, origin::Origin};"),
             ("enforcer/src/agent.rs", "use crate::{policy, kernel, flow, compile};"),
             ("enforcer/src/cli/explain.rs", "use crate::{policy, kernel};"),
             ("enforcer-ebpf/src/main.rs", "use crate::policy;"),
@@ -217,6 +276,24 @@ mod tests {
     fn comments_and_unit_tests_are_free() {
         let text = "// crate::workload\n#[cfg(test)]\nmod tests { use crate::workload::model::Labels; }\n";
         assert_eq!(messages("enforcer/src/policy/parse.rs", text), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_module_of_enforcer_common_imports_what_stands_before_it() {
+        for (path, text, message) in [
+            ("decide.rs", "use crate::tables::PolicyTables;", None),
+            ("decide.rs", "use crate::image::{self, Image};", None),
+            ("decide.rs", "\nuse crate::datapath::run;", Some(":2: decide imports datapath, which comes after it")),
+            ("decide.rs", "use crate::{id::Row, judge};", Some(":1: decide imports judge, which comes after it")),
+            ("judge/mod.rs", "use super::datapath;", Some(":1: judge imports datapath, which comes after it")),
+            ("judge/role.rs", "use super::state::Flow; use crate::judge::state;", None),
+            ("shortcut.rs", "", Some(":1: no place for the module shortcut: add it to xtask/src/check/layers.rs")),
+            ("lib.rs", "pub mod datapath;", None),
+        ] {
+            let path = format!("enforcer-common/src/{path}");
+            let expected: Vec<String> = message.map(|message| format!("{path}{message}")).into_iter().collect();
+            assert_eq!(messages(&path, text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! `cargo xtask check`. Input: the sources. Output: every complaint of rustfmt, clippy for both targets, rustdoc and the
 //! laws of the layout; all are run, so that one look shows everything.
 
+mod citations;
 mod laws;
 mod layers;
+mod pages;
 
 use std::{fmt, path::PathBuf};
 
@@ -44,6 +46,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let doc = ["doc", "--workspace", "--no-deps", "--locked"];
     let results = [
         ("laws", laws(workspace)),
+        ("pages", pages::run(workspace.root())),
         ("rustfmt", cargo().args(["fmt", "--all", "--check"]).status()),
         ("clippy", cargo().args(clippy).status()),
         ("clippy for the bpf target", build_ebpf::lint(workspace)),
@@ -57,21 +60,22 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         }
     }
     if !failed.is_empty() {
-        bail!("checks failed: {}", failed.join(", "));
+        bail!("these checks failed: {}", failed.join(", "));
     }
     Ok(())
 }
 
 fn laws(workspace: &Workspace) -> Result<()> {
-    let sources = sources(workspace.root())?;
+    let sources = sources(workspace.root(), &["rs", "md", "yaml"])?;
     let laws = [layers::check, laws::length, laws::unsafety];
-    let violations: Vec<Violation> =
-        sources.iter().flat_map(|source| laws.iter().flat_map(|law| law(source))).collect();
+    let rust = sources.iter().filter(|source| source.is_rust());
+    let mut violations: Vec<Violation> = rust.flat_map(|source| laws.iter().flat_map(|law| law(source))).collect();
+    violations.extend(citations::check(&sources));
     for violation in &violations {
         println!("{violation}");
     }
     if !violations.is_empty() {
-        bail!("{} violations in {} files", violations.len(), sources.len());
+        bail!("{} violations of the laws in {} files", violations.len(), sources.len());
     }
     Ok(())
 }

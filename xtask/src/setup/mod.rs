@@ -40,7 +40,7 @@ fn supply(workspace: &Workspace, needs: &[Need]) -> Result<bool> {
     if changed {
         carry_out(steps)?;
         let left = plan(&machine, needs);
-        ensure!(left.is_empty(), "still missing after set-up:\n  {}", reasons(&left));
+        ensure!(left.is_empty(), "these are still missing after set-up:\n  {}", reasons(&left));
     }
     if let Some(compiler) = machine.find_compiler() {
         toolchain::record(workspace, compiler)?;
@@ -57,7 +57,7 @@ fn carry_out(steps: Vec<Step>) -> Result<()> {
         });
         let lines: Vec<String> = lines.collect();
         bail!(
-            "missing:\n  {}\nrun `cargo xtask setup` as root, or these commands:\n  {}",
+            "this machine lacks:\n  {}\nrun `cargo xtask setup` as root, or run these commands:\n  {}",
             reasons(&steps),
             lines.join("\n  ")
         );

@@ -52,12 +52,12 @@ fn prepare(workspace: &Workspace) -> Result<()> {
 fn require(root: bool, kernel: Kernel) -> Result<()> {
     if !root {
         bail!(
-            "tiers 1 and 2 need root: run `cargo xtask test` as root, `cargo xtask test --tier 0` for tier 0 alone, \
+            "tiers 1 and 2 need root; run `cargo xtask test` as root, run `cargo xtask test --tier 0` for tier 0 alone, \
              or set {SKIP}=1 to skip them"
         );
     }
     if !kernel.can_enforce() {
-        bail!("{kernel}; `cargo xtask test --tier 0` runs here");
+        bail!("{kernel}; run `cargo xtask test --tier 0` on this machine");
     }
     Ok(())
 }

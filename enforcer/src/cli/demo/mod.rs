@@ -1,7 +1,7 @@
-//! `enforcer demo`: a shop in namespaces of its own, the real daemon, real connections, and what became of them.
+//! `enforcer demo`: runs the daemon on three workloads in temporary network namespaces and tries connections.
 //!
-//! The daemon is `enforcer run` as a child process; it knows nothing of the demo. The table is made from what the
-//! connections saw and from the flow log, and both must agree.
+//! The daemon is `enforcer run` as a child process, and it does not know that it runs in a demo. The table combines the
+//! results of the connections with the flow log, and both must agree.
 
 #![allow(clippy::print_stdout, reason = "the table is what the command is for")]
 
@@ -14,16 +14,18 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Show enforcement at work, in namespaces of its own.
+/// Show enforcement at work in temporary network namespaces.
 ///
-/// Starts three workloads (web, api, db) and an outside in network namespaces, runs the daemon on them with the example
-/// policies, tries connections, and prints which were allowed and which were denied, by which line of which file.
-/// Everything is removed afterwards, also after a failure or Ctrl-C. Needs root.
-///
-/// Exit codes: 0 everything was as the policies say, 1 something was not, 2 it could not be set up.
+/// The demo makes network namespaces for three workloads (web, api, db) and for an outside host. It runs the daemon on them
+/// with the example policies and tries connections. It prints which connections were allowed or denied, and the file and
+/// line of the policy that decided. At the end it removes everything, also after a failure or Ctrl-C. It needs root.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Exit codes: 0 Every connection was allowed or denied as the policies say.
+            1 At least one connection was not.
+            2 The demo could not be set up or finished, or the command line is wrong.")]
 pub struct Args {
-    /// Show the daemon's log as well.
+    /// Print the daemon's log to stderr, too.
     #[arg(long)]
     pub show_log: bool,
 }

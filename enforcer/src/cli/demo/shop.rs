@@ -1,4 +1,6 @@
-//! The demo's shop: set up, served, and taken down whatever happens.
+//! Sets up the demo's namespaces, runs the daemon, tries the connections, and removes everything, also after a failure.
+//!
+//! Input: the example policies and inventory. Output: a row of the demo's table for each connection.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -21,8 +23,8 @@ use super::table::Row;
 use crate::cli::explain::planned;
 use crate::kernel::{self, status};
 use crate::lab::{Lab, Layout, Namespace};
-use crate::policy::load::load;
 use crate::policy::model::Transport;
+use crate::policy::source::directory::load;
 use crate::resolve::{DecidedBy, ResolvedPolicy, Service, resolve};
 use crate::workload::inventory::Inventory;
 use crate::workload::model::WorkloadName;
@@ -72,7 +74,7 @@ impl Shop {
     pub(super) fn prepare(show_log: bool) -> anyhow::Result<Self> {
         ensure!(
             nix::unistd::geteuid().is_root(),
-            "the demo makes network namespaces and loads programs: run it as root"
+            "the demo makes network namespaces and loads programs, so it needs root"
         );
         remove_leftovers();
         let name = format!("enforcer-demo-{}", std::process::id());
@@ -127,7 +129,10 @@ impl Shop {
         let _services = self.listen(&addresses)?;
         for (from, to, port) in TRIES {
             let connected = self.connect(from, to, port, &addresses)?;
-            ensure!(connected == 2, "{from} does not reach {to}:{port} even without enforcement");
+            ensure!(
+                connected == 2,
+                "{from} cannot reach {to}:{port} even without enforcement, so the demo would prove nothing"
+            );
         }
         self.start_daemon(inventory.entries.len())?;
 
@@ -160,8 +165,12 @@ impl Shop {
     }
 
     fn place(&self, name: &str) -> anyhow::Result<&Namespace> {
-        let lab = self.lab.as_ref().context("there is no lab")?;
-        if name == OUTSIDE_NAME { Ok(lab.outside()) } else { lab.workload(name).context("no such workload") }
+        let lab = self.lab.as_ref().context("the demo's namespaces do not exist")?;
+        if name == OUTSIDE_NAME {
+            Ok(lab.outside())
+        } else {
+            lab.workload(name).context("the demo has no such workload")
+        }
     }
 
     fn listen(&self, addresses: &BTreeMap<String, Vec<IpAddr>>) -> anyhow::Result<Vec<TcpListener>> {
@@ -184,7 +193,7 @@ impl Shop {
         port: u16,
         addresses: &BTreeMap<String, Vec<IpAddr>>,
     ) -> anyhow::Result<usize> {
-        ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
+        ensure!(!self.interrupted.load(Ordering::Relaxed), "the demo was interrupted");
         let mut connected = 0;
         for address in &addresses[to] {
             let target = SocketAddr::new(*address, port);
@@ -195,7 +204,7 @@ impl Shop {
     }
 
     fn start_daemon(&mut self, workloads: usize) -> anyhow::Result<()> {
-        let node = self.lab.as_ref().context("there is no lab")?.node().path().to_owned();
+        let node = self.lab.as_ref().context("the demo's namespaces do not exist")?.node().path().to_owned();
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("run");
         for (option, value) in [
@@ -230,8 +239,11 @@ impl Shop {
             if attached == workloads {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "the daemon has {attached} of {workloads} veths after {READY:?}");
-            ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
+            ensure!(
+                Instant::now() < deadline,
+                "the daemon attached to {attached} of {workloads} veths within {READY:?}"
+            );
+            ensure!(!self.interrupted.load(Ordering::Relaxed), "the demo was interrupted");
             sleep(Duration::from_millis(10));
         }
     }
@@ -259,7 +271,7 @@ impl Shop {
             if found >= wanted || Instant::now() > deadline {
                 return Ok(());
             }
-            ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
+            ensure!(!self.interrupted.load(Ordering::Relaxed), "the demo was interrupted");
             sleep(Duration::from_millis(50));
         }
     }
@@ -271,11 +283,11 @@ impl Drop for Shop {
             stop(&mut daemon);
         }
         for error in kernel::purge(&self.pin_dir).err().unwrap_or_default() {
-            tracing::warn!(%error, "a pin is left");
+            tracing::warn!(%error, "the demo could not remove a pin");
         }
         self.lab = None;
         if let Err(error) = fs::remove_dir_all(&self.directory) {
-            tracing::warn!(%error, directory = %self.directory.display(), "could not be removed");
+            tracing::warn!(%error, directory = %self.directory.display(), "the demo could not remove its directory");
         }
     }
 }
@@ -340,10 +352,10 @@ fn allowed_by(
         });
         let Some((key, _)) = holder else { continue };
         match resolved.decide(*key, direction, *addresses[peer].first()?, service).by {
-            DecidedBy::Rule { policy, rule } => {
-                let policy = resolved.policies().policies.get(policy)?;
-                let rules = if direction == Direction::Egress { &policy.egress } else { &policy.ingress };
-                deciding = Some(format!("{}/{} {}", policy.namespace, policy.name, rules.get(rule)?.at));
+            DecidedBy::Rule(rule) => {
+                let policy = resolved.policies().policy(rule.policy)?;
+                let line = &resolved.policies().rule(rule)?.at;
+                deciding = Some(format!("{}/{} {line}", policy.namespace, policy.name));
             }
             DecidedBy::Isolated { .. } => return None,
             DecidedBy::NotIsolated | DecidedBy::Itself => {}

@@ -1,4 +1,6 @@
 //! The demo's table.
+//!
+//! Input: what the connections, the flow log and the policies say. Output: text, which marks each row on which they disagree.
 
 use comfy_table::{ContentArrangement, Table, presets};
 

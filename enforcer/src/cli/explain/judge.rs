@@ -1,32 +1,29 @@
-//! One direction of a flow: the verdict of the compiled tables, and the rules' reason for it.
+//! Judges one direction of a flow: the verdict of the compiled tables, and the rule that is the reason for it.
 //!
-//! Input: the resolved policy, its tables, and what becomes of unknown workloads. Output: a verdict with its reason. The
-//! verdict is that of `enforcer_common::decide`, which the programs ask too; who decided is asked of the rules, and two
-//! answers that differ are an error.
+//! Input: the resolved policy, its tables, and the treatment of unknown workloads. Output: a verdict with its reason. The
+//! verdict comes from `enforcer_common::decide`, which the programs also call. The reason comes from the rules. If the rules
+//! give another verdict, that is an error.
 
 use std::net::IpAddr;
 
-use enforcer_common::datapath::World;
 use enforcer_common::decide::{self, Question};
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::flow_state::{FlowKey, FlowValue};
-use enforcer_common::id::{Address, Direction, OwnerId, PolicyWord};
+use enforcer_common::id::{Address, Direction, OwnerId};
 use enforcer_common::image::{Image as _, PortKey};
 use enforcer_common::limits::OWN_ADDRESSES;
 use enforcer_common::verdict::{Reason, Verdict};
 
 use crate::compile::{CompileError, Image, compile};
-use crate::plan::PlannedWorkload;
-use crate::plan::{Intent, Unknown};
-use crate::policy::model::{PolicySet, Rule};
+use crate::plan::{Intent, PlannedWorkload, Unknown};
+use crate::policy::model::{PolicyRef, PolicySet, RuleRef};
 use crate::resolve::{DecidedBy, Decision, ResolvedPolicy, Service};
 use crate::workload::model::WorkloadKey;
 
 /// The tables and the rules that they were compiled from give different answers.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "of {service:?} with {peer}, {direction:?} of {own}, the compiled tables say {tables:?} and the rules {rules:?}: an \
-     error of enforcer's, the packet gets what the tables say"
+    "for {service:?} with {peer}, {direction:?} of {own}, the compiled tables say {tables:?}, but the rules say \
+     {rules:?}; packets get the verdict of the tables; this is a defect of Enforcer, please report it"
 )]
 pub(super) struct Disagreement {
     /// Address of the workload.
@@ -82,20 +79,20 @@ impl<'a> Judge<'a> {
         };
         let holder = self.resolved.snapshot().local.iter().find(|(_, local)| local.addresses.contains(&own));
         let Some((key, local)) = holder else {
-            let text = format!("{word}  not judged here: no workload of this node has {own}");
+            let text = format!("{word}  not judged on this node: no workload here has the address {own}");
             return Ok(Answer { text, allowed: true });
         };
         let tables = self.verdict(*key, direction, peer, service.port_key());
         let allowed = tables == Verdict::Allow;
         let why = if local.identity.is_none() && allowed {
             // The rules know nothing of it.
-            "unknown, --unknown open".to_owned()
+            "no source names the workload, and the daemon runs with --unknown open".to_owned()
         } else {
             let Decision { verdict: rules, by } = self.resolved.decide(*key, direction, peer, service);
             if tables != rules {
                 return Err(Disagreement { own, peer, direction, service, tables, rules });
             }
-            self.why(direction, by, local.disagrees)
+            self.why(by, local.disagrees)
         };
         Ok(Answer { text: format!("{word}  {}: {why}", if allowed { "allowed" } else { "denied" }), allowed })
     }
@@ -108,41 +105,36 @@ impl<'a> Judge<'a> {
             // A guardrail: policy is not asked.
             return Verdict::Deny(Reason::UnknownWorkload);
         };
-        let (tables, peer) = (Tables(self.intent.image()), Address::from(peer));
-        let question = Question { direction, peer: &peer, entry: tables.0.address(&peer), port };
-        decide::answer(&tables, SLOT, &endpoint(planned), &question)
+        let (image, peer) = (self.intent.image(), Address::from(peer));
+        let question = Question { direction, peer: &peer, entry: image.address(&peer), port };
+        decide::answer(Some(image), SLOT, &endpoint(planned), &question)
     }
 
-    fn why(&self, direction: Direction, by: DecidedBy, disagrees: bool) -> String {
+    fn why(&self, by: DecidedBy, disagrees: bool) -> String {
         let set = self.resolved.policies();
         match by {
             DecidedBy::NotIsolated => "no policy isolates the workload".to_owned(),
             DecidedBy::Itself => "a workload always reaches itself".to_owned(),
-            DecidedBy::Rule { policy, rule } => rule_text(set, direction, policy, rule),
+            DecidedBy::Rule(rule) => rule_text(set, rule),
             DecidedBy::Isolated { policies } if policies.is_empty() && disagrees => {
-                "what names the workload contradicts itself, see `enforcer status`".to_owned()
+                "the sources that name the workload disagree, see `enforcer status`".to_owned()
             }
-            DecidedBy::Isolated { policies } if policies.is_empty() => "no source has named the workload".to_owned(),
+            DecidedBy::Isolated { policies } if policies.is_empty() => "no source names the workload".to_owned(),
             DecidedBy::Isolated { policies } => {
-                let names: Vec<String> = policies.iter().map(|place| policy_text(set, *place)).collect();
+                let names: Vec<String> = policies.iter().map(|at| policy_text(set, *at)).collect();
                 format!("no rule allows it, and it is isolated by {}", names.join(", "))
             }
         }
     }
 }
 
-fn rule_text(set: &PolicySet, direction: Direction, policy: usize, rule: usize) -> String {
-    let rules: &[Rule] = match (set.policies.get(policy), direction) {
-        (Some(policy), Direction::Ingress) => &policy.ingress,
-        (Some(policy), Direction::Egress) => &policy.egress,
-        (None, _) => &[],
-    };
-    let line = rules.get(rule).map(|rule| rule.at.to_string()).unwrap_or_default();
-    format!("rule {line} of {}", policy_text(set, policy))
+fn rule_text(set: &PolicySet, at: RuleRef) -> String {
+    let line = set.rule(at).map(|rule| rule.at.to_string()).unwrap_or_default();
+    format!("rule {line} of {}", policy_text(set, at.policy))
 }
 
-fn policy_text(set: &PolicySet, place: usize) -> String {
-    match set.policies.get(place) {
+fn policy_text(set: &PolicySet, at: PolicyRef) -> String {
+    match set.policy(at) {
         Some(policy) => format!("{} {}/{} ({})", policy.kind.as_str(), policy.namespace, policy.name, policy.at),
         None => "a policy that is gone".to_owned(),
     }
@@ -160,45 +152,6 @@ fn endpoint(planned: &PlannedWorkload) -> Endpoint {
         endpoint.owned += 1;
     }
     endpoint
-}
-
-/// The image alone: policy looks at nothing else.
-struct Tables<'a>(&'a Image);
-
-impl<'a> World for Tables<'a> {
-    type Image = &'a Image;
-
-    fn word(&self) -> PolicyWord {
-        PolicyWord::default()
-    }
-
-    fn image(&self, slot: usize) -> Option<Self::Image> {
-        (slot == SLOT).then_some(self.0)
-    }
-
-    fn endpoint(&self, _: u32) -> Option<&Endpoint> {
-        None
-    }
-
-    fn is_uplink(&self, _: u32) -> bool {
-        false
-    }
-
-    fn flow(&self, _: &FlowKey) -> Option<&FlowValue> {
-        None
-    }
-
-    fn insert(&self, _: &FlowKey, _: &FlowValue) -> Result<bool, Reason> {
-        Err(Reason::FlowTableFull)
-    }
-
-    fn tick(&self) -> u32 {
-        0
-    }
-
-    fn boot_time(&self) -> u64 {
-        0
-    }
 }
 
 #[cfg(test)]
@@ -266,9 +219,12 @@ mod tests {
             let resolved = resolved("", disagrees);
             Judge::new(&resolved, unknown).unwrap().judge(Direction::Egress, NEW.into(), OUT.into(), ANY).unwrap().text
         };
-        assert_eq!(of(Unknown::Strict, false), "egress   denied: no source has named the workload");
-        assert_eq!(of(Unknown::Open, false), "egress   allowed: unknown, --unknown open");
-        let contradicted = "egress   denied: what names the workload contradicts itself, see `enforcer status`";
+        assert_eq!(of(Unknown::Strict, false), "egress   denied: no source names the workload");
+        assert_eq!(
+            of(Unknown::Open, false),
+            "egress   allowed: no source names the workload, and the daemon runs with --unknown open"
+        );
+        let contradicted = "egress   denied: the sources that name the workload disagree, see `enforcer status`";
         assert_eq!(of(Unknown::Open, true), contradicted);
         assert_eq!(of(Unknown::Strict, true), contradicted);
     }

@@ -1,7 +1,7 @@
-//! `enforcer explain`: what policy says of one flow, and which line says so. Without privilege.
+//! `enforcer explain`: says whether the policies allow a flow, and which line decides. It needs no privilege for files.
 //!
-//! Input: policies and an inventory from files, or what a daemon has in force. Output: the deciding rule of each
-//! direction on stdout, and the exit code.
+//! Input: policies and an inventory from files, or what a daemon has in force. Output: the deciding rule of each direction on
+//! stdout, and the exit code.
 
 #![allow(clippy::print_stdout, reason = "the answer is what the command is for")]
 
@@ -21,44 +21,47 @@ use enforcer_common::id::Direction;
 use self::judge::Judge;
 use super::in_force::{self, Sources};
 use crate::plan::Unknown;
-use crate::policy::load::load_paths;
 use crate::policy::model::Transport;
+use crate::policy::source::directory::load_paths;
 use crate::resolve::{ResolvedPolicy, Service, resolve};
 use crate::workload::inventory::Inventory;
 use crate::workload::model::{Identity, LocalWorkload, Snapshot, WorkloadKey, WorkloadName};
 
-/// Say what policy decides about a flow, and by which line.
+/// Say whether the policies allow a flow, and which line decides.
 ///
-/// Both ends are judged as on the wire: the sender's egress, then the receiver's ingress. For a denial every policy that
-/// isolates the workload is named, for an allow the line of the rule. With --policies the files are read, with
-/// --inventory for who is who; without them the answer comes from what a daemon on this node has in force, and for a
-/// workload that nobody has named from what that daemon was told by --unknown.
+/// The command judges both ends of the flow, as the kernel does: first the sender's egress, then the receiver's ingress.
+/// For an allowed flow it prints the line of the rule. For a denied flow it prints every policy that isolates the workload.
 ///
-/// The verdict is that of the compiled tables, which packets get too. Should the rules say otherwise, that is an error.
+/// With --policies and --inventory it reads these files. Without them it reads the policies and workloads that the daemon
+/// of this node has in force, and treats unknown workloads as that daemon's --unknown option says.
 ///
-/// Exit codes: 0 allowed (or as --expect says), 1 denied (or not as expected), 2 wrong usage, unreadable files, or tables
-/// and rules that differ.
+/// The verdict comes from the same compiled tables that the kernel uses for packets. If the rules give another verdict, the
+/// command reports a defect of Enforcer and exits with 2.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Exit codes: 0 The flow is allowed; with --expect: the verdict is the expected one.
+            1 The flow is denied; with --expect: the verdict is not the expected one.
+            2 The command line is wrong, a file cannot be read, or tables and rules differ.")]
 pub struct Args {
-    /// Who sends: namespace/name, or an address.
+    /// Sender of the flow: NAMESPACE/NAME of a workload, or an IP address.
     #[arg(long, value_name = "WORKLOAD|ADDRESS")]
     pub from: Party,
-    /// Who receives: namespace/name, or an address.
+    /// Receiver of the flow: NAMESPACE/NAME of a workload, or an IP address.
     #[arg(long, value_name = "WORKLOAD|ADDRESS")]
     pub to: Party,
-    /// The service: 5432/tcp, 53/udp, 3868/sctp, or icmp for a ping.
+    /// Destination port and protocol, such as 5432/tcp, 53/udp or 3868/sctp; or icmp for a ping.
     #[arg(long, value_name = "PORT")]
     pub port: Asked,
-    /// Directory of policies, instead of what is in force.
+    /// Directory with policies to use instead of those in force.
     #[arg(long, value_name = "DIR", requires = "inventory")]
     pub policies: Option<PathBuf>,
-    /// Inventory file that goes with --policies.
+    /// Inventory file that names the workloads for --policies.
     #[arg(long, value_name = "FILE", requires = "policies")]
     pub inventory: Option<PathBuf>,
-    /// Exit with 1 unless the flow is so.
+    /// Verdict that you expect. The exit code says whether it is right.
     #[arg(long, value_name = "VERDICT")]
     pub expect: Option<Expected>,
-    /// Where the daemon keeps its state.
+    /// The daemon's pin directory and settings.
     #[command(flatten)]
     pub place: in_force::Place,
 }
@@ -66,9 +69,9 @@ pub struct Args {
 /// What `--expect` takes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub enum Expected {
-    /// Both directions allow it.
+    /// Both ends allow the flow.
     Allow,
-    /// One direction denies it.
+    /// At least one end denies the flow.
     Deny,
 }
 
@@ -92,7 +95,7 @@ impl FromStr for Party {
             Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
                 Ok(Self::Workload(WorkloadName { namespace: namespace.to_owned(), name: name.to_owned() }))
             }
-            _ => Err("neither an address nor namespace/name, as in shop/web".to_owned()),
+            _ => Err("this is neither an IP address nor NAMESPACE/NAME, such as shop/web".to_owned()),
         }
     }
 }
@@ -131,7 +134,7 @@ impl FromStr for Asked {
             };
             Some(Self::Port(transport, port.parse().ok().filter(|port| *port != 0)?))
         });
-        parsed.ok_or_else(|| "not a port with its protocol, as in 5432/tcp, nor icmp".to_owned())
+        parsed.ok_or_else(|| "this is neither a port with its protocol, such as 5432/tcp, nor icmp".to_owned())
     }
 }
 
@@ -209,7 +212,7 @@ fn pairs(resolved: &ResolvedPolicy, from: &Party, to: &Party) -> anyhow::Result<
         pairs.extend(source.copied().zip(destination.copied()));
     }
     if pairs.is_empty() {
-        bail!("{from} and {to} have no addresses of the same family");
+        bail!("{from} and {to} have no addresses of the same family, so no flow between them is possible");
     }
     Ok(pairs)
 }
@@ -228,7 +231,7 @@ fn addresses(resolved: &ResolvedPolicy, party: &Party) -> anyhow::Result<Vec<IpA
         let known = snapshot.local.values().filter_map(|local| local.identity.as_ref());
         let known = known.chain(snapshot.remote.iter().map(|remote| &remote.identity));
         let known: BTreeSet<String> = known.map(|identity| identity.name.to_string()).collect();
-        format!("no workload {name}; known are: {}", Vec::from_iter(known).join(", "))
+        format!("there is no workload {name}; the known workloads are: {}", Vec::from_iter(known).join(", "))
     })?;
     // Link-local addresses are not what one end would choose for the other.
     Ok(found

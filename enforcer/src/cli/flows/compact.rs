@@ -1,6 +1,6 @@
-//! A flow as one line for people, in the shape of Hubble's compact form.
+//! Formats a flow as one line for people, like Hubble's compact output.
 //!
-//! Input: an envelope. Output: a line in which nothing steers the terminal, whoever wrote the log.
+//! Input: an envelope. Output: a line without characters that steer the terminal, whoever wrote the log.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;

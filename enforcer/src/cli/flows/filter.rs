@@ -1,6 +1,6 @@
-//! Which flows are printed.
+//! Decides which flows are printed.
 //!
-//! Input: the filters of the command line. Output: whether a line passes.
+//! Input: the filters of the command line and a line of the log. Output: whether the line passes.
 
 use std::convert::Infallible;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! Lines of a file that may grow, be cut short or be replaced while it is read.
+//! Reads the lines of a file that may grow, be truncated or be replaced meanwhile.
 //!
 //! Input: a path, or `-`. Output: lines with their numbers, each of bounded length.
 

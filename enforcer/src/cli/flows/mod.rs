@@ -1,7 +1,7 @@
-//! `enforcer flows`: a flow log for people.
+//! `enforcer flows`: prints a flow log for people.
 //!
-//! Input: a file in Hubble's envelope, of this program or of another. Output: a line for each flow on stdout, and a
-//! message on stderr for each line that is none.
+//! Input: a file in Hubble's envelope, written by Enforcer or by another program. Output: a line for each flow on stdout, and
+//! a message on stderr for each line that cannot be read.
 
 mod compact;
 mod filter;
@@ -21,7 +21,9 @@ use self::input::{Input, Line};
 use crate::flow::hubble::GetFlowsResponse;
 use crate::flow::text::{json_escaped, printable};
 
-/// Prints a flow log: who was denied what, by which policy and line.
+/// Print a flow log for people.
+///
+/// Each line shows one denied flow: both ends by name, the reason, and the policy and line that decided.
 #[derive(Debug, Parser)]
 #[command(after_long_help = "\
 Examples:
@@ -30,33 +32,37 @@ Examples:
   enforcer flows --from shop/web --reason no-rule flows.json
   enforcer flows -o json - < flows.json | jq .flow.policy_log
 
-A flow passes if it meets one value of each filter that is given. Lines that say what is missing are always printed.
-Times are in UTC.
+If you give several filters, a flow must match all of them. If you give one filter several times,
+a flow must match one of its values. Lines that report lost events are always printed. Times are
+in UTC.
 
-Exit codes: 0 all lines were read, 1 some were not (they are named on stderr), 2 the log cannot be read.")]
+Exit codes: 0 Every line of the log was read.
+            1 Some lines could not be read. A message on stderr names each of them.
+            2 The log cannot be read, or the command line is wrong.")]
 pub struct Args {
-    /// The log; `-` is standard input.
+    /// Flow log to read; `-` means standard input.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// How to print.
+    /// Format in which flows are printed.
     #[arg(short, long, value_enum, default_value_t = Format::Compact)]
     pub output: Format,
-    /// Only the last N lines that pass the filters, and with --follow all that come later.
+    /// Print only the last N lines that pass the filters. With --follow, later lines are all printed.
     #[arg(long, value_name = "N")]
     pub last: Option<usize>,
-    /// Wait for more at the end, and follow the log when it is rotated.
+    /// Keep waiting for new lines at the end of the log, and follow the log when it is rotated.
     #[arg(short, long)]
     pub follow: bool,
-    /// Only flows with this verdict.
+    /// Print only flows with this verdict.
     #[arg(long, value_name = "VERDICT", ignore_case = true, value_parser = PossibleValuesParser::new(filter::VERDICTS))]
     pub verdict: Vec<String>,
-    /// Only flows that were denied for this reason.
+    /// Print only flows that were denied for this reason. docs/flow-log.md explains the reasons.
     #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(REASONS.iter().map(|row| row.1)))]
     pub reason: Vec<String>,
-    /// Only flows from this workload: NAMESPACE/NAME, NAMESPACE/ for all of one, NAME in any, or an address.
+    /// Print only flows from this sender. NAMESPACE/NAME is one workload, NAMESPACE/ is every workload of that namespace,
+    /// NAME is a workload of that name in any namespace. An IP address is also accepted.
     #[arg(long, value_name = "WORKLOAD")]
     pub from: Vec<PartyFilter>,
-    /// Only flows to this workload; written as for --from.
+    /// Print only flows to this receiver, written as for --from.
     #[arg(long, value_name = "WORKLOAD")]
     pub to: Vec<PartyFilter>,
 }
@@ -64,11 +70,11 @@ pub struct Args {
 /// How flows are printed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Format {
-    /// A line for people.
+    /// One line per flow for people.
     Compact,
-    /// The log's own JSON, a line each.
+    /// The log's own JSON, one object per line.
     Json,
-    /// The same as json, by the name that Hubble's tools give it.
+    /// The same as json, under the name that Hubble's tools use.
     Jsonpb,
 }
 
@@ -142,13 +148,13 @@ fn print(args: &Args, out: &mut impl Write, messages: &mut impl Write) -> Result
 
 #[derive(Debug, thiserror::Error)]
 enum InvalidLine {
-    #[error("line is longer than {} bytes", input::LINE_MOST)]
+    #[error("the line is longer than {} bytes", input::LINE_MOST)]
     TooLong,
-    #[error("not UTF-8")]
+    #[error("the line is not UTF-8")]
     NotUtf8,
-    #[error("{0}")]
+    #[error("the line is not a record of a flow log: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("neither a flow nor lost events")]
+    #[error("the line is neither a flow nor a report of lost events")]
     Neither,
 }
 

@@ -1,8 +1,11 @@
-//! `enforcer status`: how enforcement on this node is, with the daemon or without.
+//! `enforcer status`: shows the state of enforcement on this node, with or without a running daemon.
+//!
+//! Input: what is pinned, and the daemon's last report. Output: text or JSON on stdout, and the exit code.
 
 #![allow(clippy::print_stdout, reason = "the state is what the command is for")]
 
 mod text;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,24 +16,28 @@ use enforcer_common::id::Direction;
 use enforcer_common::schema::Group;
 
 use self::text::as_text;
+use self::trouble::Trouble;
 use super::in_force::Place;
 use crate::agent::report::Report;
 use crate::kernel::KernelError;
 use crate::kernel::status::{self, StatusView};
 
-/// Say how enforcement on this node is.
+/// Show the state of enforcement on this node.
 ///
-/// Works beside a running daemon and without one: what is attached and what was denied is read from the kernel, who is
-/// who from the daemon's last report.
+/// The command works with and without a running daemon. It reads from the kernel what is attached and how many packets were
+/// denied. It reads names and errors from the last report that the daemon wrote.
 ///
-/// Exit codes: 0 healthy, 1 something needs a look (no daemon, refused policies, a veth without programs), 2 nothing is
-/// enforced here, or it cannot be read.
+/// Each line that begins with TROUBLE names a problem; docs/troubleshooting.md says what to do about it.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Exit codes: 0 Enforcement is healthy.
+            1 There is trouble: for example, no daemon runs or the policies were refused.
+            2 Nothing is enforced here, the state cannot be read, or the command line is wrong.")]
 pub struct Args {
-    /// Where to look.
+    /// The daemon's pin directory and settings.
     #[command(flatten)]
     pub place: Place,
-    /// Everything as one JSON object.
+    /// Print the state as one JSON object.
     #[arg(long)]
     pub json: bool,
 }
@@ -47,28 +54,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let report: Option<Report> =
         fs::read_to_string(args.place.states()?.report()).ok().and_then(|text| serde_json::from_str(&text).ok());
-    let troubles = troubles(&view, report.as_ref());
+    let troubles: Vec<String> = Trouble::all(&view, report.as_ref()).iter().map(ToString::to_string).collect();
     if args.json {
         println!("{:#}", as_json(&view, report.as_ref(), &troubles));
     } else {
         print!("{}", as_text(&view, report.as_ref(), &troubles));
     }
     Ok(ExitCode::from(u8::from(!troubles.is_empty())))
-}
-
-fn troubles(view: &StatusView, report: Option<&Report>) -> Vec<String> {
-    let mut troubles = Vec::new();
-    if !view.daemon {
-        troubles.push("no daemon runs: what is attached stays enforced, a new veth is unprotected".to_owned());
-    }
-    if view.word.revision == 0 {
-        troubles.push("no policy is in force yet".to_owned());
-    }
-    for endpoint in view.endpoints.iter().filter(|endpoint| !endpoint.is_attached()) {
-        troubles.push(format!("ifindex {} has no program, or not as the first of its chain", endpoint.ifindex));
-    }
-    troubles.extend(report.iter().flat_map(|report| report.troubles()));
-    troubles
 }
 
 /// Workloads by ifindex, from the report.

@@ -1,6 +1,6 @@
-//! The state as text for people.
+//! Formats the state as text for people.
 //!
-//! Input: what is pinned, and the daemon's last report. Output: text; nothing is asked and nothing printed.
+//! Input: what is pinned, and the daemon's last report. Output: the text. This module reads and prints nothing itself.
 
 use std::net::IpAddr;
 
@@ -29,14 +29,14 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
         line("policies", format!("{} from {}", report.policy_count, report.policies));
         line("discovery", report.discovery.clone());
         line("unknown", unknown(report));
-        line("flow log", format!("{} lines, {} records merged", report.flow_log_lines, report.flow_log_merged));
+        line("flow log", format!("{} lines written, {} records merged", report.flow_log_lines, report.flow_log_merged));
     }
-    // What was put right and what was refused are news; none are not.
+    // Repairs and refused claims are shown only if there are any.
     if let Some(report) = report.filter(|report| report.repaired > 0) {
-        line("repaired", format!("{} parts of what is in the kernel had been changed by others", report.repaired));
+        line("repaired", format!("{} parts of the kernel state that something else had changed", report.repaired));
     }
     if let Some(report) = report.filter(|report| report.refused_claims > 0) {
-        line("refused", format!("{} claims to addresses", report.refused_claims));
+        line("refused", format!("{} claims of workloads to addresses that are not theirs", report.refused_claims));
     }
     line("uplinks", uplinks(view, report));
     let room = u64::from(limits::ENDPOINTS + limits::ENDPOINTS_MORE);

@@ -1,6 +1,7 @@
 //! Images against plain reckoning: widths, budget, and what each kind of address is.
 
 mod blocks;
+mod ranks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,13 +15,14 @@ use ipnetwork::IpNetwork;
 
 use super::*;
 use crate::policy::model::*;
+use crate::policy::origin::Origin;
 use crate::resolve::{DecidedBy, Service, resolve};
 use crate::workload::model::{Identity, LocalWorkload, NamedPort, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName};
 
 const WEB: WorkloadKey = WorkloadKey(1);
 
-fn place() -> SourceLocation {
-    SourceLocation { file: "shop.yaml".into(), line: 1 }
+fn place() -> Origin {
+    Origin::line("shop.yaml", 1)
 }
 
 fn identity(namespace: &str, name: &str) -> Identity {
@@ -55,6 +57,8 @@ fn policy(name: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> Policy {
         namespace: "shop".to_owned(),
         name: name.to_owned(),
         at: place(),
+        tier: Tier::NetworkPolicy,
+        priority: Priority::HIGHEST,
         subject: LabelSelector::default(),
         isolates_ingress: true,
         isolates_egress: !egress.is_empty(),
@@ -64,7 +68,7 @@ fn policy(name: &str, ingress: Vec<Rule>, egress: Vec<Rule>) -> Policy {
 }
 
 fn rule(peers: Peers, ports: Ports) -> Rule {
-    Rule { at: place(), peers, ports }
+    Rule { at: place(), action: Action::Allow, peers, ports }
 }
 
 fn cidr(cidr: &str, except: &[&str]) -> Peer {
@@ -184,9 +188,10 @@ fn the_first_rule_by_name_is_named() {
     let policies = vec![policy("z", open(), Vec::new()), policy("a", open(), Vec::new())];
     let resolved = resolve(Arc::new(PolicySet { policies }), Arc::new(snapshot()));
     let by = |peer: &str, service| resolved.decide(WEB, Direction::Ingress, peer.parse().unwrap(), service).by;
+    let rule = |place| RuleRef { policy: PolicyRef(1), direction: Direction::Ingress, place };
     let web = Service::Transport(Transport::Tcp, 80);
-    assert_eq!(by("192.0.2.1", web), DecidedBy::Rule { policy: 1, rule: 0 });
-    assert_eq!(by("192.0.2.1", Service::Other(47)), DecidedBy::Rule { policy: 1, rule: 1 });
+    assert_eq!(by("192.0.2.1", web), DecidedBy::Rule(rule(0)));
+    assert_eq!(by("192.0.2.1", Service::Other(47)), DecidedBy::Rule(rule(1)));
     assert_eq!(by("10.0.0.1", web), DecidedBy::Itself);
     let by = resolved.decide(WEB, Direction::Egress, "192.0.2.1".parse().unwrap(), web).by;
     assert_eq!(by, DecidedBy::NotIsolated);
@@ -198,7 +203,7 @@ fn every_isolating_policy_is_named() {
     let resolved = resolve(Arc::new(PolicySet { policies }), Arc::new(snapshot()));
     let web = Service::Transport(Transport::Tcp, 80);
     let decision = resolved.decide(WEB, Direction::Ingress, "192.0.2.1".parse().unwrap(), web);
-    assert_eq!(decision.by, DecidedBy::Isolated { policies: vec![1, 2, 0] });
+    assert_eq!(decision.by, DecidedBy::Isolated { policies: [1, 2, 0].map(PolicyRef).to_vec() });
     let decision = resolved.decide(WorkloadKey(7), Direction::Ingress, "192.0.2.1".parse().unwrap(), web);
     assert_ne!(decision.verdict, Verdict::Allow, "nobody knows it");
 }

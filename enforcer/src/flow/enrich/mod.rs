@@ -1,12 +1,12 @@
-//! Denials get their names. Pure: the same denial under the same names gives the same record.
+//! Adds names to denials. It is pure: the same denial and the same names always give the same record.
 //!
 //! Input: a denial as the kernel counted it, and the names of its revision. Output: a [`FlowRecord`].
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use enforcer_common::denial::{BusyKey, Way};
-use enforcer_common::id::{Address, Direction};
+use enforcer_common::denial::{Denial, Way};
+use enforcer_common::id::{Address, Direction, OwnerId};
 use enforcer_common::packet::{icmp, protocol, tcp};
 use enforcer_common::verdict::Reason;
 use jiff::Timestamp;
@@ -14,33 +14,14 @@ use jiff::Timestamp;
 use super::names::{Names, Owned, Ruling, Service};
 use super::record::{Decision, FlowRecord, PacketSeen, Party, Ports, TransportSeen};
 
-/// Denied packets as the kernel counted them.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Denial {
-    /// Of one flow.
-    Flow {
-        /// Key and first packet.
-        way: Way,
-        /// Packets that were not reported before.
-        count: u64,
-    },
-    /// Of one workload, while no way was free.
-    Busy {
-        /// Workload, direction and reason.
-        key: BusyKey,
-        /// Packets that were not reported before.
-        count: u64,
-    },
-}
-
 /// A number in a denial that stands for nothing: the record is of another build.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum InvalidDenial {
     /// No such reason.
-    #[error("denial with unknown reason {0}")]
+    #[error("skipped a denial record with the unknown reason {0} (written by another version?)")]
     Reason(u8),
     /// No such direction.
-    #[error("denial with unknown direction {0}")]
+    #[error("skipped a denial record with the unknown direction {0} (written by another version?)")]
     Direction(u8),
 }
 
@@ -63,9 +44,11 @@ impl Enricher {
 
     /// The record of a denial.
     pub fn enrich(&mut self, names: &dyn Names, time: Timestamp, denial: &Denial) -> Result<FlowRecord, InvalidDenial> {
-        let record = match denial {
-            Denial::Flow { way, count } => self.flow(names, time, way, *count)?,
-            Denial::Busy { key, count } => self.busy(names, time, *key, *count)?,
+        let record = match *denial {
+            Denial::Flow { ref way, count } => self.flow(names, time, way, count)?,
+            Denial::Busy { workload, direction, reason, count } => {
+                self.busy(names, time, workload, direction, reason, count)
+            }
         };
         if matches!(record.decision, Decision::Disagreement { .. }) {
             self.disagreements += record.count;
@@ -105,11 +88,18 @@ impl Enricher {
         })
     }
 
-    fn busy(&self, names: &dyn Names, time: Timestamp, key: BusyKey, count: u64) -> Result<FlowRecord, InvalidDenial> {
-        let (reason, direction) = parse(key.reason, key.direction)?;
-        let owner = names.owner(None, key.workload);
+    fn busy(
+        &self,
+        names: &dyn Names,
+        time: Timestamp,
+        workload: OwnerId,
+        direction: Direction,
+        reason: Reason,
+        count: u64,
+    ) -> FlowRecord {
+        let owner = names.owner(None, workload);
         let (source, destination) = sides(direction, local(owner), None);
-        Ok(FlowRecord {
+        FlowRecord {
             time,
             reason,
             direction,
@@ -118,11 +108,11 @@ impl Enricher {
             packet: None,
             source,
             destination,
-            workload: key.workload,
+            workload,
             interface: owner.and_then(|owned| owned.interface.clone()),
             decision: Decision::NotPolicy,
             node: Arc::clone(&self.node),
-        })
+        }
     }
 }
 
@@ -194,7 +184,7 @@ fn decide(names: &dyn Names, direction: Direction, way: &Way, owner: Option<&Own
             (false, Decision::Policies { revision, policies })
         }
         Some(Ruling::Allowed(mut policies)) => {
-            let answered = answered_port(way).and_then(|port| ask(opposite(direction), port));
+            let answered = answered_port(way).and_then(|port| ask(direction.opposite(), port));
             if let Some(Ruling::Denied(mut policies)) = answered {
                 policies.sort();
                 return (true, Decision::Policies { revision, policies });
@@ -213,13 +203,6 @@ fn answered_port(way: &Way) -> Option<u16> {
         protocol::ICMP => (kind == u16::from(icmp::ECHO_REPLY)).then_some(u16::from(icmp::ECHO_REQUEST)),
         protocol::ICMPV6 => (kind == u16::from(icmp::V6_ECHO_REPLY)).then_some(u16::from(icmp::V6_ECHO_REQUEST)),
         _ => Some(way.source_port),
-    }
-}
-
-fn opposite(direction: Direction) -> Direction {
-    match direction {
-        Direction::Ingress => Direction::Egress,
-        Direction::Egress => Direction::Ingress,
     }
 }
 

@@ -123,12 +123,12 @@ fn only_policy_reasons_ask_the_policies() {
 #[test]
 fn the_sender_of_a_spoofed_packet_is_who_sent_it() {
     let names = fixture::names(None);
-    // T29: web claims db's address.
+    // A29: web claims db's address.
     let spoofed = way(Reason::SpoofedSource, Direction::Egress, WEB, "10.88.0.3", "192.0.2.1");
     let (record, _) = flow(&names, spoofed);
     assert_eq!(name(record.source.as_ref()), "shop/web");
     assert_eq!(record.packet.unwrap().addresses.unwrap().0, fixture::ip("10.88.0.3"));
-    // T8: web's address from outside.
+    // A8: web's address from outside.
     let outside = way(Reason::SpoofedFromUplink, Direction::Ingress, DB, "10.88.0.3", "10.88.0.2");
     assert_eq!(flow(&names, outside).0.source, Some(Party::World));
 }
@@ -151,9 +151,9 @@ fn unknown_workloads_and_unread_packets_have_no_invented_names() {
 
 #[test]
 fn packets_of_several_flows_are_named_by_their_workload() {
-    let key = BusyKey { workload: DB, direction: Direction::Ingress as u8, reason: Reason::NoRule as u8, pad: 0 };
     let names = fixture::names(Some(Ruling::Allowed(Vec::new())));
-    let (record, disagreements) = enrich(&names, Denial::Busy { key, count: 1000 });
+    let busy = Denial::Busy { workload: DB, direction: Direction::Ingress, reason: Reason::NoRule, count: 1000 };
+    let (record, disagreements) = enrich(&names, busy);
     assert_eq!((record.packet, record.source), (None, None));
     assert_eq!(name(record.destination.as_ref()), "shop/db");
     assert_eq!((record.count, record.decision, disagreements), (1000, Decision::NotPolicy, 0));

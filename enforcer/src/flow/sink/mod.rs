@@ -1,8 +1,8 @@
-//! Where records go: a bounded queue, a thread that writes lines, and a file or stdout.
+//! Delivers records: a bounded queue, a thread that writes lines, and a file or stdout.
 //!
-//! Input: records and losses from the agent, which never waits. Output: lines, and counters of what became of the records.
-//! Whatever the output does, the counts in the lines add up to those of the records: what finds no room in the queue is
-//! counted together. Only what cannot be written at the end is lost.
+//! Input: records and losses from the agent, which never waits. Output: lines, and counters of what happened to the records.
+//! The counts in the lines always add up to the counts of the records, because records that the queue has no room for are
+//! merged. Only records that cannot be written at the end are lost.
 
 pub mod json;
 mod output;

@@ -1,7 +1,7 @@
-//! What finds no room in the queue, counted together: every packet stays in a count, in bounded memory.
+//! Merges the records that the queue has no room for. Every packet is still counted, in bounded memory.
 //!
-//! Input: entries that were refused. Output: one record for each workload, direction and reason, without its flow, as
-//! the kernel does where it cannot tell flows apart.
+//! Input: entries that the queue refused. Output: one record for each workload, direction and reason, without a flow. The kernel
+//! does the same if it cannot keep flows apart.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Place;

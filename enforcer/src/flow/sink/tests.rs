@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use enforcer_common::denial::Denial;
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
 
 use super::*;
-use crate::flow::enrich::{Denial, Enricher};
+use crate::flow::enrich::Enricher;
 use crate::flow::fixture::{self, WEB, way};
 use crate::flow::hubble::GetFlowsResponse;
 

@@ -1,7 +1,7 @@
-//! The flow log's thread: takes entries from the queue in batches, makes lines of them, and writes until it succeeds.
+//! The thread of the flow log: takes entries from the queue in batches, formats them, and writes until it succeeds.
 //!
-//! Input: queued entries. Output: whole lines; after an error the rest of the batch is tried again from where it ended,
-//! so a full disk tears no line and repeats none.
+//! Input: queued entries. Output: whole lines. After an error it continues the batch at the byte where the write ended, so a
+//! full disk tears no line and repeats none.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -109,14 +109,14 @@ impl<O: Output> Writer<O> {
         match self.try_write() {
             Ok(()) => {
                 if std::mem::take(&mut self.failing) {
-                    tracing::info!("the flow log is written again");
+                    tracing::info!("writing the flow log works again");
                 }
                 true
             }
             Err(error) => {
                 self.shared.errors.fetch_add(1, Relaxed);
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::warn!(%error, "cannot write the flow log; will try again, and count together what finds no room");
+                    tracing::warn!(%error, "cannot write the flow log; trying again, and merging records that the queue has no room for");
                 }
                 false
             }

@@ -1,8 +1,8 @@
-//! Denied packets, read back from the kernel (design: section 9).
+//! Denied packets, read back from the kernel (docs/architecture.md, "How denials are counted").
 //!
 //! Input: the ring of events, the slices of ways, the counters. Output: how many packets of each denied flow were not
 //! reported yet. Nothing in the kernel is reset. What was reported of each way lies in a pinned map of our own, stored when
-//! the report is handed over: a daemon that is killed between that and its log loses those counts, and a restarted one
+//! the reading is handed over: a daemon that is killed between that and its log loses those counts, and a restarted one
 //! reports nothing twice.
 
 mod slice;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
-use enforcer_common::denial::{BusyKey, Counts, Way};
+use enforcer_common::denial::{BusyKey, Counts, Denial, Way};
 use enforcer_common::event::DenialEvent;
 use enforcer_common::id::{Direction, OwnerId};
 use enforcer_common::limits::{BUSY, EVENTS, map};
@@ -38,38 +38,12 @@ const RECORDS: u32 = 4096;
 /// Records of one drain of the last look, twice what the ring holds: a flood must not keep it for ever.
 const LAST_RECORDS: u32 = 2 * EVENTS / (size_of::<DenialEvent>() as u32 + 8);
 
-/// Packets of a denied flow that were not reported before.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Observed {
-    /// The flow, and its first packet.
-    pub way: Way,
-    /// How many.
-    pub packets: u64,
-    /// Nothing was reported of this flow before.
-    pub opened: bool,
-}
-
-/// Packets that were denied while there was no room to keep their flow apart.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Crowded {
-    /// The workload.
-    pub workload: OwnerId,
-    /// Direction.
-    pub direction: Direction,
-    /// Reason.
-    pub reason: Reason,
-    /// How many were not reported before.
-    pub packets: u64,
-}
-
-/// What one poll found.
+/// What one reading found.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Report {
-    /// By flow.
-    pub flows: Vec<Observed>,
-    /// Without a flow.
-    pub crowded: Vec<Crowded>,
-    /// More waits in the ring: the next poll should come soon.
+pub struct Reading {
+    /// Denied packets that were not reported before.
+    pub denials: Vec<Denial>,
+    /// More waits in the ring: the next reading should come soon.
     pub more: bool,
 }
 
@@ -133,31 +107,31 @@ impl Denials {
 
     /// Drains a part of the ring, and once a second, when nothing is left in it, reads the slices. What it gives counts as
     /// reported, whether there is an error beside it or not.
-    pub fn poll(&mut self) -> (Report, Option<KernelError>) {
-        let mut report = Report::default();
+    pub fn poll(&mut self) -> (Reading, Option<KernelError>) {
+        let mut reading = Reading::default();
         let mut failure = None;
-        report.more = !self.drain(&mut report, RECORDS);
+        reading.more = !self.drain(&mut reading, RECORDS);
         let now = Instant::now();
         // Events that still wait may be about the ways that a pass would see: they must come first.
-        if !report.more && now >= self.next_pass {
+        if !reading.more && now >= self.next_pass {
             self.next_pass = now + PERIOD;
-            failure = self.pass(&mut report).err();
+            failure = self.pass(&mut reading).err();
         }
-        (report, failure)
+        (reading, failure)
     }
 
     /// Everything up to now: exact once no more packets come. What it gives counts as reported, as with [`Self::poll`].
-    pub fn flush(&mut self) -> (Report, Option<KernelError>) {
-        let mut report = Report::default();
+    pub fn flush(&mut self) -> (Reading, Option<KernelError>) {
+        let mut reading = Reading::default();
         let mut failure = None;
         // A way whose first event was lost is believed when it is seen the second time.
         for _ in 0..2 {
-            report.more = !self.drain(&mut report, LAST_RECORDS);
-            if !report.more {
-                failure = self.pass(&mut report).err().or(failure);
+            reading.more = !self.drain(&mut reading, LAST_RECORDS);
+            if !reading.more {
+                failure = self.pass(&mut reading).err().or(failure);
             }
         }
-        (report, failure)
+        (reading, failure)
     }
 
     /// Counts of all CPUs together.
@@ -185,19 +159,19 @@ impl Denials {
     }
 
     /// True: nothing is left in the ring.
-    fn drain(&mut self, report: &mut Report, most: u32) -> bool {
+    fn drain(&mut self, reading: &mut Reading, most: u32) -> bool {
         for _ in 0..most {
             let Some(record) = self.ring.next() else { return true };
             let Some(event) = DenialEvent::from_bytes(&record) else {
                 tracing::error!(bytes = record.len(), "a record of the ring is of another layout");
                 continue;
             };
-            report.flows.extend(self.tracker.event(&event));
+            reading.denials.extend(self.tracker.event(&event));
         }
         false
     }
 
-    fn pass(&mut self, report: &mut Report) -> Result<(), KernelError> {
+    fn pass(&mut self, reading: &mut Reading) -> Result<(), KernelError> {
         for way in 0..ways(&self.slices) {
             let (index, at) = place(way);
             let generation = self.slices.read32(index, at + offset_of!(Way, generation));
@@ -205,21 +179,21 @@ impl Denials {
             if self.tracker.is_news(way, generation, total)
                 && let Some(found) = read_way(&self.slices, way)
             {
-                report.flows.extend(self.tracker.seen(way, &found));
+                reading.denials.extend(self.tracker.seen(way, &found));
             }
         }
-        self.busy_pass(report)
+        self.busy_pass(reading)
     }
 
-    fn busy_pass(&mut self, report: &mut Report) -> Result<(), KernelError> {
+    fn busy_pass(&mut self, reading: &mut Reading) -> Result<(), KernelError> {
         for key in self.busy_keys()? {
             let Some((now, packets)) = self.unreported(&key)? else {
                 continue;
             };
-            let crowded = from_key(&key).and_then(|key| crowded(key, packets));
-            if let Some(crowded) = crowded.filter(|_| packets != 0) {
+            let busy = from_key(&key).and_then(|key| busy(key, packets));
+            if let Some(busy) = busy.filter(|_| packets != 0) {
                 self.reported_busy.update(&key, &now.to_ne_bytes()).map_err(on_map(map::REPORTED_BUSY, "update"))?;
-                report.crowded.push(crowded);
+                reading.denials.push(busy);
             }
         }
         Ok(())
@@ -297,11 +271,11 @@ fn from_key(key: &[u8]) -> Option<BusyKey> {
     Some(BusyKey { workload: OwnerId(u32::from_ne_bytes([a, b, c, d])), direction, reason, pad: 0 })
 }
 
-fn crowded(key: BusyKey, packets: u64) -> Option<Crowded> {
-    Some(Crowded {
+fn busy(key: BusyKey, count: u64) -> Option<Denial> {
+    Some(Denial::Busy {
         workload: key.workload,
         direction: Direction::from_u8(key.direction)?,
         reason: Reason::from_u8(key.reason)?,
-        packets,
+        count,
     })
 }

@@ -4,10 +4,9 @@
 //! slice may run ahead of the ring: a new generation seen there is believed only at the second look, since by then the
 //! event about the old one has been drained. So each packet is reported once, whatever is lost in the ring.
 
-use enforcer_common::denial::Way;
+use enforcer_common::denial::{Denial, Way};
 use enforcer_common::event::DenialEvent;
 
-use crate::kernel::denials::Observed;
 use crate::kernel::denials::slice::way_number;
 
 /// What was reported of a way.
@@ -55,7 +54,7 @@ impl<M: Marks> Tracker<M> {
     }
 
     /// What an event adds.
-    pub(super) fn event(&mut self, event: &DenialEvent) -> Option<Observed> {
+    pub(super) fn event(&mut self, event: &DenialEvent) -> Option<Denial> {
         let way = way_number(event).filter(|way| *way < self.marks.count())?;
         let generation = event.way.generation;
         let mark = self.marks.get(way);
@@ -75,7 +74,7 @@ impl<M: Marks> Tracker<M> {
     }
 
     /// What a look at a way adds.
-    pub(super) fn seen(&mut self, way: u32, found: &Way) -> Option<Observed> {
+    pub(super) fn seen(&mut self, way: u32, found: &Way) -> Option<Denial> {
         let mark = self.marks.get(way);
         let before = std::mem::replace(&mut self.last_look[way as usize], found.generation);
         let believed = found.generation == mark.generation
@@ -83,17 +82,16 @@ impl<M: Marks> Tracker<M> {
         believed.then(|| self.report(way, mark, found)).flatten()
     }
 
-    fn report(&mut self, way: u32, mark: Mark, found: &Way) -> Option<Observed> {
-        let opened = found.generation != mark.generation;
-        let reported = if opened { 0 } else { mark.total };
-        let packets = found.total.wrapping_sub(reported);
+    fn report(&mut self, way: u32, mark: Mark, found: &Way) -> Option<Denial> {
+        let reported = if found.generation == mark.generation { mark.total } else { 0 };
+        let count = found.total.wrapping_sub(reported);
         // An older look at the same way.
-        if packets.cast_signed() <= 0 {
+        if count.cast_signed() <= 0 {
             return None;
         }
         let mark = Mark { generation: found.generation, total: found.total };
         self.marks.set(way, mark);
-        Some(Observed { way: *found, packets: packets.into(), opened })
+        Some(Denial::Flow { way: *found, count: count.into() })
     }
 }
 
@@ -187,9 +185,9 @@ mod tests {
     }
 
     impl Rig {
-        fn take(&mut self, observed: Option<Observed>) {
-            if let Some(observed) = observed {
-                *self.reported.entry(observed.way.key.destination_port).or_default() += observed.packets;
+        fn take(&mut self, denial: Option<Denial>) {
+            if let Some(Denial::Flow { way, count }) = denial {
+                *self.reported.entry(way.key.destination_port).or_default() += count;
             }
         }
 
@@ -209,8 +207,8 @@ mod tests {
                 let Some(event) = self.ring.records.borrow_mut().pop_front() else {
                     return true;
                 };
-                let observed = self.tracker.event(&event);
-                self.take(observed);
+                let denial = self.tracker.event(&event);
+                self.take(denial);
             }
             self.ring.records.borrow().is_empty()
         }
@@ -219,8 +217,8 @@ mod tests {
             for way in 0..4 {
                 let found = self.set.0[way as usize];
                 if found.generation != 0 && self.tracker.is_news(way, found.generation, found.total) {
-                    let observed = self.tracker.seen(way, &found);
-                    self.take(observed);
+                    let denial = self.tracker.seen(way, &found);
+                    self.take(denial);
                 }
             }
         }
@@ -270,15 +268,14 @@ mod tests {
     }
 
     #[test]
-    fn a_way_is_opened_once() {
+    fn packets_that_an_event_told_of_are_not_told_of_again() {
         let mut tracker = Tracker::new(Memory(vec![Mark::default(); 4]));
         let mut way = Way { generation: 2, total: 1, ..Way::FREE };
         let event = |way: &Way, kind| DenialEvent { version: 1, kind, cpu: 0, set: 0, place: 0, way: *way };
-        let first = tracker.event(&event(&way, DenialEvent::OPENED)).unwrap();
-        assert!(first.opened);
+        let first = tracker.event(&event(&way, DenialEvent::OPENED));
+        assert_eq!(first, Some(Denial::Flow { way, count: 1 }));
         way.total = 5;
-        let more = tracker.seen(0, &way).unwrap();
-        assert_eq!((more.packets, more.opened), (4, false));
+        assert_eq!(tracker.seen(0, &way), Some(Denial::Flow { way, count: 4 }));
         assert_eq!(tracker.event(&event(&way, DenialEvent::CLOSED)), None);
     }
 

@@ -1,7 +1,7 @@
-//! The serde shapes of the documents, as they are written and before anything is checked.
+//! The serde types of the documents, as they are written and before anything is checked.
 //!
-//! Input: YAML nodes. Output: `*Doc` shapes whose every leaf knows its place. `spec` is closed: an unknown field in it
-//! is an error. `metadata` and `status` are open, since other tools keep their own fields there.
+//! Input: YAML nodes. Output: `*Doc` types whose every leaf knows its place. An unknown field in `spec` is an error. `metadata`
+//! and `status` may have any fields, because other tools keep their own fields there.
 
 pub(super) mod flow_policy;
 pub(super) mod network_policy;

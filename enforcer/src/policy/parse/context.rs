@@ -1,14 +1,14 @@
-//! What the readers of one document share: its place in the file, and the findings so far.
+//! What the readers of one document share: the document's place in the file, and the findings so far.
 //!
-//! Input: problems and cautions by position. Output: findings with file, line, column and source line, in bounded
-//! number, since a hostile document could have one at each of its nodes.
+//! Input: problems and cautions by position. Output: findings with file, line, column and source line. Their number is bounded,
+//! because a hostile document could have one at each of its nodes.
 
 use std::sync::Arc;
 
 use super::super::caution::Caution;
 use super::super::error::Problem;
 use super::super::finding::{Finding, Place};
-use super::super::model::SourceLocation;
+use super::super::origin::Origin;
 use super::super::position::Position;
 use super::super::yaml::{Document, Reading};
 use super::super::{PolicyError, PolicyWarning};
@@ -33,8 +33,8 @@ impl<'a> Context<'a> {
         Self { file, document, requirements_left, errors, warnings, more_errors: 0, more_warnings: 0 }
     }
 
-    pub(super) fn location(&self, position: Position) -> SourceLocation {
-        SourceLocation { file: Arc::clone(self.file), line: self.document.lines_before + position.line }
+    pub(super) fn location(&self, position: Position) -> Origin {
+        Origin::line(Arc::clone(self.file), self.document.lines_before + position.line)
     }
 
     pub(super) fn error(&mut self, position: Position, problem: Problem) {

@@ -1,9 +1,13 @@
-//! `enforcer.dev/v1alpha1` FlowPolicy: the power of a NetworkPolicy in fewer words, and nothing that is open by accident.
+//! Parses an `enforcer.dev/v1alpha1` FlowPolicy, which says the same as a NetworkPolicy in fewer words.
+//!
+//! Input: the shapes of its `spec`. Output: the model, or problems. It refuses whatever could allow traffic by accident.
 
 use super::super::document::flow_policy::{AllowDoc, PeerDoc, PeersDoc, SpecDoc};
 use super::super::document::port::PortValueDoc;
 use super::super::error::Problem;
-use super::super::model::{LabelSelector, NamespaceScope, Peer, Peers, PolicyKind, PortSpec, Ports, Rule, Transport};
+use super::super::model::{
+    Action, LabelSelector, NamespaceScope, Peer, Peers, PolicyKind, PortSpec, Ports, Rule, Transport,
+};
 use super::super::names::is_port_name;
 use super::super::position::{At, Position};
 use super::super::yaml::shown;
@@ -98,7 +102,7 @@ fn rule(context: &mut Context<'_>, isolated: Option<(bool, bool)>, doc: At<Allow
         }
         Some(list) => each(list.value, |doc| port(context, doc)).map(Ports::Only),
     };
-    let rule = Rule { at: context.location(at), peers: peers?, ports: ports? };
+    let rule = Rule { at: context.location(at), action: Action::Allow, peers: peers?, ports: ports? };
     (!is_open).then_some((direction, rule))
 }
 

@@ -1,7 +1,7 @@
-//! Documents to the model: parse, don't validate.
+//! Turns documents into the model: parse, don't validate.
 //!
-//! Input: the text of one file. Output: its policies, or every problem in it with its place. A document with a problem
-//! gives no policy: half a policy could allow what the whole one does not.
+//! Input: the text of one file. Output: its policies, or every problem in it with its place. A document with a problem gives no
+//! policy, because a part of a policy could allow what the whole does not.
 
 mod context;
 mod flow_policy;
@@ -17,9 +17,9 @@ use self::context::Context;
 use super::document::{HeaderDoc, MetadataDoc, PolicyDoc};
 use super::error::{KINDS, Problem};
 use super::finding::{Finding, Place};
-use super::model::{LabelSelector, Policy, PolicyKind, Rule};
+use super::model::{LabelSelector, Policy, PolicyKind, Priority, Rule, Tier};
 use super::names::{is_dns_label, is_dns_subdomain};
-use super::position::At;
+use super::position::{At, Position};
 use super::yaml::{self, Document, shown};
 use super::{PolicyError, PolicyWarning};
 
@@ -39,8 +39,8 @@ pub struct Parsed {
     pub warnings: Vec<PolicyWarning>,
     /// Why it is refused; then `policies` is of no use.
     pub errors: Vec<PolicyError>,
-    /// The column of each policy's name, for a later error about that place.
-    pub(super) columns: Vec<u32>,
+    /// Where in the file each policy has its name, for a later error about that place.
+    pub(super) names: Vec<Position>,
 }
 
 /// Reads the documents of one file.
@@ -62,10 +62,10 @@ pub fn parse(file: &Arc<str>, text: &str) -> Parsed {
         let (errors, warnings) = context.finish();
         let is_full = errors.iter().any(|error| matches!(error.what, Problem::FileNodes { .. }));
         if errors.is_empty()
-            && let Some((policy, column)) = policy
+            && let Some((policy, name)) = policy
         {
             parsed.policies.push(policy);
-            parsed.columns.push(column);
+            parsed.names.push(Position { line: document.lines_before + name.line, ..name });
         }
         parsed.errors.extend(errors);
         parsed.warnings.extend(warnings);
@@ -76,8 +76,12 @@ pub fn parse(file: &Arc<str>, text: &str) -> Parsed {
     parsed
 }
 
-/// The policy of one document and the column of its name; `None` if it is empty, or refused by the context.
-fn read_document(context: &mut Context<'_>, document: Document<'_>, nodes_left: &mut usize) -> Option<(Policy, u32)> {
+/// The policy of one document and the place of its name; `None` if it is empty, or refused by the context.
+fn read_document(
+    context: &mut Context<'_>,
+    document: Document<'_>,
+    nodes_left: &mut usize,
+) -> Option<(Policy, Position)> {
     let (header, nodes) = yaml::read::<At<HeaderDoc>>(document, *nodes_left);
     *nodes_left = nodes_left.saturating_sub(nodes);
     let At { value: HeaderDoc { api_version, kind }, at: start } = context.take(header)??;
@@ -120,7 +124,7 @@ fn whole<Doc: DeserializeOwned>(
     document: Document<'_>,
     kind: PolicyKind,
     read_spec: impl FnOnce(&mut Context<'_>, At<Doc>) -> Option<Spec>,
-) -> Option<(Policy, u32)> {
+) -> Option<(Policy, Position)> {
     // The header pass has counted these nodes.
     let (doc, _) = yaml::read::<PolicyDoc<Doc>>(document, yaml::DOCUMENT_NODES);
     let PolicyDoc { metadata, spec, .. } = context.take(doc)??;
@@ -141,13 +145,16 @@ fn whole<Doc: DeserializeOwned>(
         namespace,
         at: context.location(name.at),
         name: name.value,
+        // Both kinds belong to this tier and state no priority: none of their policies stands before another.
+        tier: Tier::NetworkPolicy,
+        priority: Priority::HIGHEST,
         subject,
         isolates_ingress,
         isolates_egress,
         ingress,
         egress,
     };
-    Some((policy, name.at.column))
+    Some((policy, name.at))
 }
 
 /// All of `docs`, or none if one of them is refused; the others are read all the same, for their errors.

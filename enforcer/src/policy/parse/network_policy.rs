@@ -1,10 +1,14 @@
-//! `networking.k8s.io/v1` NetworkPolicy (N2, N3, N6-N14, N17).
+//! Parses a `networking.k8s.io/v1` NetworkPolicy (N2, N3, N6-N14, N17).
+//!
+//! Input: the shapes of its `spec`. Output: the model, with cautions, or problems.
 
 use super::super::caution::Caution;
 use super::super::document::network_policy::{EgressRuleDoc, IngressRuleDoc, IpBlockDoc, PeerDoc, PortDoc, SpecDoc};
 use super::super::document::port::PortValueDoc;
 use super::super::error::Problem;
-use super::super::model::{LabelSelector, NamespaceScope, Peer, Peers, PolicyKind, PortSpec, Ports, Rule, Transport};
+use super::super::model::{
+    Action, LabelSelector, NamespaceScope, Peer, Peers, PolicyKind, PortSpec, Ports, Rule, Transport,
+};
 use super::super::names::is_port_name;
 use super::super::position::{At, Position};
 use super::super::yaml::shown;
@@ -104,7 +108,7 @@ fn rule(
         }
         Some(list) => each(list.value, |doc| port(context, doc)).map(Ports::Only),
     };
-    Some(Rule { at: context.location(at), peers: peers?, ports: ports? })
+    Some(Rule { at: context.location(at), action: Action::Allow, peers: peers?, ports: ports? })
 }
 
 fn peer(context: &mut Context<'_>, doc: At<PeerDoc>) -> Option<Peer> {

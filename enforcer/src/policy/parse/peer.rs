@@ -1,4 +1,4 @@
-//! Address ranges and numbered ports: what both kinds of policy share below their shapes.
+//! Parses address ranges and numbered ports, which both kinds of policy have.
 
 use ipnetwork::IpNetwork;
 

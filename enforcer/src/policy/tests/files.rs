@@ -9,7 +9,8 @@ use nix::unistd::mkfifo;
 use tempfile::TempDir;
 
 use super::flow_policy;
-use crate::policy::load::{Loaded, from_sources, load, load_paths};
+use crate::policy::load::{Loaded, from_sources};
+use crate::policy::source::directory::{load, load_paths};
 
 fn write(directory: &Path, path: &str, text: &str) {
     let path = directory.join(path);
@@ -70,9 +71,9 @@ fn an_empty_directory_is_an_empty_set_and_a_missing_one_an_error() {
     write(directory.path(), "empty.yaml", "# nothing yet\n---\n");
     assert_eq!(load(directory.path()).unwrap().set.policies, []);
     let missing = load(&directory.path().join("missing")).unwrap_err().to_string();
-    assert!(missing.starts_with("error: cannot read it: No such file or directory"), "{missing}");
+    assert!(missing.starts_with("error: the file or directory cannot be read: No such file or directory"), "{missing}");
     let file = load(&directory.path().join("empty.yaml")).unwrap_err().to_string();
-    assert!(file.starts_with("error: not a directory"), "{file}");
+    assert!(file.starts_with("error: this path is not a directory"), "{file}");
 }
 
 #[test]
@@ -103,7 +104,7 @@ fn a_duplicate_across_files_names_both_places() {
     5 |   name: good
       |         ^^^^
       |
-      = help: rename one of the two, or remove it
+      = help: rename or remove one of the two policies
     ");
     // Another kind or namespace is another policy.
     let directory = tempfile::tempdir().unwrap();
@@ -128,28 +129,37 @@ fn every_bad_file_is_named() {
 #[test]
 fn what_is_no_regular_file_is_refused_and_hangs_nobody() {
     let message = refused(|directory| mkfifo(&directory.join("pipe.yaml"), Mode::S_IRWXU).unwrap());
-    assert!(message.starts_with("error: not a regular file\n--> pipe.yaml"), "{message}");
+    assert!(message.starts_with("error: this path is not a regular file\n--> pipe.yaml"), "{message}");
     for device in ["/dev/zero", "/dev/tty"] {
         let message = refused(|directory| symlink(device, directory.join("device.yaml")).unwrap());
-        assert!(message.starts_with("error: not a regular file\n--> device.yaml"), "{message}");
+        assert!(message.starts_with("error: this path is not a regular file\n--> device.yaml"), "{message}");
     }
     let socket =
         refused(|directory| drop(std::os::unix::net::UnixListener::bind(directory.join("socket.yaml")).unwrap()));
-    assert!(socket.starts_with("error: not a regular file\n--> socket.yaml"), "{socket}");
+    assert!(socket.starts_with("error: this path is not a regular file\n--> socket.yaml"), "{socket}");
 }
 
 #[test]
 fn links_to_nowhere_and_in_circles_are_refused() {
     let dangling = refused(|directory| symlink("gone", directory.join("team-a")).unwrap());
-    assert!(dangling.starts_with("error: cannot read it: No such file or directory"), "{dangling}");
+    assert!(
+        dangling.starts_with("error: the file or directory cannot be read: No such file or directory"),
+        "{dangling}"
+    );
     assert!(dangling.ends_with("--> team-a"), "{dangling}");
     let to_itself = refused(|directory| symlink("self.yaml", directory.join("self.yaml")).unwrap());
-    assert!(to_itself.starts_with("error: cannot read it: Too many levels of symbolic links"), "{to_itself}");
+    assert!(
+        to_itself.starts_with("error: the file or directory cannot be read: Too many levels of symbolic links"),
+        "{to_itself}"
+    );
     let upwards = refused(|directory| {
         fs::create_dir(directory.join("sub")).unwrap();
         symlink("..", directory.join("sub/up")).unwrap();
     });
-    assert!(upwards.starts_with("error: a symbolic link leads back to a directory above it\n--> sub/up"), "{upwards}");
+    assert!(
+        upwards.starts_with("error: this symbolic link leads back to a directory above it\n--> sub/up"),
+        "{upwards}"
+    );
 }
 
 #[test]
@@ -166,14 +176,14 @@ fn an_unreadable_file_is_refused() {
     if nix::unistd::geteuid().is_root() {
         // Root reads everything; a directory that cannot be listed is the same branch for it.
         let message = refused(|directory| symlink("/proc/self/mem/x", directory.join("a.yaml")).unwrap());
-        assert!(message.starts_with("error: cannot read it: Not a directory"), "{message}");
+        assert!(message.starts_with("error: the file or directory cannot be read: Not a directory"), "{message}");
         return;
     }
     let message = refused(|directory| {
         write(directory, "a.yaml", &named("web"));
         fs::set_permissions(directory.join("a.yaml"), fs::Permissions::from_mode(0o000)).unwrap();
     });
-    assert!(message.starts_with("error: cannot read it: Permission denied"), "{message}");
+    assert!(message.starts_with("error: the file or directory cannot be read: Permission denied"), "{message}");
 }
 
 #[test]
@@ -187,7 +197,7 @@ fn a_file_over_8_mib_is_refused_unread() {
     insta::assert_snapshot!(big((8 << 20) + 1), @r"
     error: the file is larger than 8388608 bytes
     --> big.yaml
-     = help: split it into several files
+     = help: split the file into several files
     ");
     assert!(big(8 << 20).starts_with("error: the character U+0000"), "one of just 8 MiB is read");
 }

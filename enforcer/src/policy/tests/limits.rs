@@ -19,7 +19,7 @@ fn a_document_has_at_most_100_000_nodes() {
     loaded(&with_nodes(100_000));
     let message = refused(with_nodes(100_001));
     insta::assert_snapshot!(message.lines().next().unwrap(), @"error: the document has more than 100000 YAML nodes");
-    insta::assert_snapshot!(message.lines().last().unwrap(), @"  = help: split the policy into several: policies of one workload add up");
+    insta::assert_snapshot!(message.lines().last().unwrap(), @"  = help: split the policy into several policies: the policies of a workload add up");
 }
 
 #[test]

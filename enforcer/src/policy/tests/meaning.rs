@@ -50,7 +50,7 @@ fn n3_rules_of_a_direction_that_is_not_isolated_are_dropped_with_a_warning() {
     let text = network_policy("  podSelector: {}\n  policyTypes: [Egress]\n  ingress: [{}]\n  egress: [{}]");
     let policy = policy(&text);
     assert_eq!((policy.ingress.len(), policy.egress.len()), (0, 1));
-    assert_eq!(warnings(&text), ["`ingress` has no effect: `policyTypes` does not list `Ingress`"]);
+    assert_eq!(warnings(&text), ["`ingress` has no effect, because `policyTypes` does not list `Ingress`"]);
     let empty = network_policy("  podSelector: {}\n  egress: []");
     assert_eq!(warnings(&empty), ["`egress: []` without `policyTypes` does not isolate egress"]);
 }
@@ -145,8 +145,8 @@ fn n14_n17_n29_addresses() {
     assert_eq!(
         warnings(&text),
         [
-            "`10.1.2.3/8` has bits set behind its prefix: read as `10.0.0.0/8`",
-            "`10.1.2.3/16` has bits set behind its prefix: read as `10.1.0.0/16`"
+            "`10.1.2.3/8` has bits set after its prefix, so it is read as `10.0.0.0/8`",
+            "`10.1.2.3/16` has bits set after its prefix, so it is read as `10.1.0.0/16`"
         ]
     );
 }
@@ -194,8 +194,9 @@ fn policies_and_rules_know_their_lines() {
     for text in [text.to_owned(), format!("\u{feff}{text}"), text.replace('\n', "\r\n")] {
         let policy = policy(&text);
         assert_eq!(policy.at.to_string(), "test.yaml:9");
-        assert_eq!(policy.ingress.iter().map(|rule| rule.at.line).collect::<Vec<_>>(), [12, 16]);
-        assert_eq!(policy.egress[0].at.line, 15);
+        let places: Vec<String> = policy.ingress.iter().map(|rule| rule.at.to_string()).collect();
+        assert_eq!(places, ["test.yaml:12", "test.yaml:16"]);
+        assert_eq!(policy.egress[0].at.to_string(), "test.yaml:15");
     }
 }
 

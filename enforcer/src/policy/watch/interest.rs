@@ -1,8 +1,7 @@
-//! Which directories to watch, and which of their events count.
+//! Decides which directories to watch, and which of their events count.
 //!
-//! Input: paths, as they lead through symbolic links now. Output: directories by their canonical names. Of a directory
-//! inside a watched path everything counts; of one on the way there only the names of links, and of what may yet
-//! appear.
+//! Input: paths, resolved through symbolic links. Output: directories by their canonical names. In a directory inside a watched
+//! path every event counts. In a directory on the way there, only the names of links and of paths that may still appear count.
 
 use std::collections::BTreeSet;
 use std::fs;

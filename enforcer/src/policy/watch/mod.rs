@@ -1,7 +1,7 @@
-//! When to read files again.
+//! Says when to read files again.
 //!
-//! Input: paths of files and directories, there or not. Output: a tick whenever one of them may have changed. A tick
-//! says no more than that: events can be lost, merged and misread, so the reader reads everything and compares.
+//! Input: paths of files and directories, which may not exist yet. Output: a tick whenever one of them may have changed. A tick
+//! says nothing more, because events can be lost, merged and misread. The reader reads everything and compares.
 
 mod interest;
 
@@ -31,7 +31,7 @@ const RESCAN: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// No inotify instance.
-    #[error("cannot watch files for changes; `fs.inotify.max_user_instances` may be too small")]
+    #[error("cannot watch files for changes; raise the sysctl `fs.inotify.max_user_instances` if it is too small")]
     Inotify(#[source] notify::Error),
 }
 
@@ -124,7 +124,7 @@ impl ChangeStream {
                     self.watched.insert(path, identity);
                 }
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "no watch: changes are seen at the next re-scan");
+                    tracing::warn!(path = %path.display(), %error, "cannot watch this path; changes are noticed at the next re-scan, within 10 s");
                 }
             }
         }

@@ -7,17 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::claims::Verdicts;
 use super::{Inputs, Said, Space, Store};
 use crate::workload::finding::{Finding, Subject};
-use crate::workload::inventory::{Inventory, NAMESPACE_NAME_LABEL};
 use crate::workload::model::{
     Identity, Interface, Labels, LocalWorkload, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName,
 };
+use crate::workload::names::NAMESPACE_NAME_LABEL;
+use crate::workload::source::SourceState;
 use crate::workload::statement::unite;
 
 impl Store {
     pub(super) fn snapshot(
         &self,
         inputs: &Inputs<'_>,
-        said: &Said,
+        said: &Said<'_>,
         verdicts: &Verdicts,
         uplinks: BTreeMap<u32, String>,
         findings: &mut BTreeSet<Finding>,
@@ -38,6 +39,8 @@ impl Store {
             subject(inputs, self.known.get(&key).unwrap_or(&Space::default()), name)
         };
         findings.extend(verdicts.findings(&subject_of));
+        let heard = said.statements.values().flatten();
+        findings.extend(heard.flat_map(|statement| statement.remarks.iter().cloned()));
         for (key, space) in &self.known {
             if space.nsid.is_some_and(|nsid| inputs.view.unreadable.contains(&nsid)) {
                 findings.insert(Finding::CannotLookInside { workload: subject_of(*key) });
@@ -66,7 +69,7 @@ impl Store {
             .collect();
         let remote = remote(inputs, said, verdicts);
         let named = local.values().filter_map(|workload| workload.identity.as_ref());
-        let namespaces = namespaces(inputs.inventory, named);
+        let namespaces = namespaces(inputs.sources, said, named);
         Snapshot { namespaces, local, remote, node: inputs.view.node.clone(), uplinks }
     }
 
@@ -87,15 +90,12 @@ fn subject(inputs: &Inputs<'_>, space: &Space, name: Option<WorkloadName>) -> Su
 }
 
 /// Entries that no local namespace is. An address that is local or the node's is not theirs.
-fn remote(inputs: &Inputs<'_>, said: &Said, verdicts: &Verdicts) -> Vec<RemoteWorkload> {
-    let mut remote: Vec<RemoteWorkload> = inputs
-        .inventory
-        .entries
-        .iter()
-        .enumerate()
-        .filter(|(index, _)| !said.entries.contains_key(index))
-        .map(|(_, entry)| RemoteWorkload {
-            identity: Identity { name: entry.name.clone(), labels: entry.labels.clone(), ports: entry.ports.clone() },
+fn remote(inputs: &Inputs<'_>, said: &Said<'_>, verdicts: &Verdicts) -> Vec<RemoteWorkload> {
+    let mut remote: Vec<RemoteWorkload> = said
+        .declared()
+        .filter(|(index, ..)| !said.found.contains_key(index))
+        .map(|(_, entry, name)| RemoteWorkload {
+            identity: Identity { name: name.clone(), labels: entry.labels.clone(), ports: entry.ports.clone() },
             addresses: entry
                 .addresses
                 .iter()
@@ -109,9 +109,16 @@ fn remote(inputs: &Inputs<'_>, said: &Said, verdicts: &Verdicts) -> Vec<RemoteWo
     remote
 }
 
-fn namespaces<'a>(inventory: &Inventory, named: impl Iterator<Item = &'a Identity>) -> BTreeMap<String, Labels> {
-    let mut namespaces = inventory.namespaces.clone();
-    let entries = inventory.entries.iter().map(|entry| &entry.name.namespace);
+fn namespaces<'a>(
+    sources: &[SourceState],
+    said: &Said<'a>,
+    named: impl Iterator<Item = &'a Identity>,
+) -> BTreeMap<String, Labels> {
+    let mut namespaces: BTreeMap<String, Labels> = BTreeMap::new();
+    for (name, labels) in sources.iter().flat_map(|source| source.namespaces.iter()) {
+        namespaces.entry(name.clone()).or_default().extend(labels.clone());
+    }
+    let entries = said.declared().map(|(_, _, name)| &name.namespace);
     for namespace in named.map(|identity| &identity.name.namespace).chain(entries) {
         namespaces.entry(namespace.clone()).or_default();
     }

@@ -1,4 +1,4 @@
-//! Inventory entries that go by address: which namespace each one is.
+//! Entries that go by address: which namespace each one is.
 //!
 //! An entry belongs to the first namespace that shows its address, until that namespace is gone. Showing is only a
 //! claim, so a namespace qualifies by it only where the address could be its own and where nothing else names it. With a
@@ -14,9 +14,9 @@ use std::time::Instant;
 use super::claims::{implausible, shown};
 use super::routing::Routing;
 use super::{Inputs, Said, Store};
-use crate::workload::inventory::{Entry, Match};
 use crate::workload::model::{WorkloadKey, WorkloadName};
-use crate::workload::runtime::LISTED_WITHIN;
+use crate::workload::source::{LISTED_WITHIN, Listed};
+use crate::workload::statement::{FoundBy, Statement};
 
 /// What decides over an entry.
 pub(super) struct Binding<'a> {
@@ -29,38 +29,39 @@ pub(super) struct Binding<'a> {
 }
 
 impl Binding<'_> {
-    pub(super) fn bind(&self, store: &mut Store, said: &mut Said) {
+    pub(super) fn bind(&self, store: &mut Store, said: &mut Said<'_>) {
         let mut bound = BTreeMap::new();
-        let entries = || self.inputs.inventory.entries.iter().enumerate().filter(|(_, e)| e.matches == Match::Address);
+        let entries: Vec<_> = said.declared().filter(|(_, entry, _)| entry.found_by == FoundBy::Address).collect();
         // Old bindings first: a namespace that is one entry cannot become another by showing that one's address too.
-        for (index, entry) in entries() {
-            if let Some(key) = store.bound.get(&entry.name).copied()
+        for (index, entry, name) in entries.iter().copied() {
+            if let Some(key) = store.bound.get(name).copied()
                 && (is_given(said, key, entry) || !said.statements.contains_key(&key))
             {
                 said.enter(index, entry, key);
-                bound.insert(entry.name.clone(), key);
+                bound.insert(name.clone(), key);
             }
         }
         let given = given(store, said);
         let claimants = self.claimants(store, said);
         let before = std::mem::take(&mut store.claimed);
-        for (index, entry) in entries().filter(|(_, entry)| !bound.contains_key(&entry.name)).collect::<Vec<_>>() {
+        let free: Vec<_> = entries.into_iter().filter(|(_, _, name)| !bound.contains_key(*name)).collect();
+        for (index, entry, name) in free {
             let strong = entry.addresses.iter().filter_map(|address| given.get(address)).min().copied();
             let key = strong.or_else(|| {
                 let shown_by = claimants.get(&index)?;
                 let claims = shown_by.iter().filter(|key| !said.statements.contains_key(*key)).copied();
-                self.first(store, &before, index, &claims.collect(), &mut said.too_early)
+                self.first(store, &before, (index, entry, name), &claims.collect(), &mut said.too_early)
             });
             if let Some(key) = key {
                 said.enter(index, entry, key);
-                bound.insert(entry.name.clone(), key);
+                bound.insert(name.clone(), key);
             }
         }
         store.bound = bound;
     }
 
     /// Namespaces that show an address of an entry where it could be their own, by the entry's index.
-    fn claimants(&self, store: &Store, said: &Said) -> BTreeMap<usize, BTreeSet<WorkloadKey>> {
+    fn claimants(&self, store: &Store, said: &Said<'_>) -> BTreeMap<usize, BTreeSet<WorkloadKey>> {
         let mut claimants: BTreeMap<usize, BTreeSet<WorkloadKey>> = BTreeMap::new();
         for (key, space) in store.known.iter().filter(|(key, _)| !said.statements.contains_key(*key)) {
             for address in shown(self.inputs.view, space) {
@@ -79,20 +80,19 @@ impl Binding<'_> {
         &self,
         store: &mut Store,
         before: &BTreeMap<(WorkloadName, WorkloadKey), Instant>,
-        index: usize,
+        (index, entry, name): (usize, &Statement, &WorkloadName),
         claimants: &BTreeSet<WorkloadKey>,
         too_early: &mut BTreeSet<(usize, WorkloadKey)>,
     ) -> Option<WorkloadKey> {
-        let entry = &self.inputs.inventory.entries[index];
         let had = |owners: &BTreeMap<IpAddr, WorkloadKey>, key: &WorkloadKey| {
             entry.addresses.iter().any(|address| owners.get(address) == Some(key))
         };
         let mut qualified = BTreeSet::new();
         for key in claimants {
-            let claim = (entry.name.clone(), *key);
+            let claim = (name.clone(), *key);
             let since = before.get(&claim).copied().unwrap_or(self.inputs.now);
             store.claimed.insert(claim, since);
-            let listed = self.inputs.listed.is_none_or(|listed| listed >= since + LISTED_WITHIN);
+            let listed = self.listed().is_none_or(|listed| listed >= since + LISTED_WITHIN);
             // A container that had it before the restart had no name then either.
             if listed || had(self.restored, key) {
                 qualified.insert(*key);
@@ -106,13 +106,21 @@ impl Binding<'_> {
     }
 }
 
+impl Binding<'_> {
+    /// When the oldest of the newest lists was asked for; `None`: no source gives lists.
+    fn listed(&self) -> Option<Instant> {
+        let at = |listed| if let Listed::At(at) = listed { Some(at) } else { None };
+        self.inputs.sources.iter().filter_map(|source| at(source.listed)).min()
+    }
+}
+
 /// A source or a host route gives it one of the entry's addresses: more than a claim.
-fn is_given(said: &Said, key: WorkloadKey, entry: &Entry) -> bool {
+fn is_given(said: &Said<'_>, key: WorkloadKey, entry: &Statement) -> bool {
     entry.addresses.iter().any(|address| said.given_to(key, *address))
 }
 
 /// The first workload that a source or a host route gives each address.
-fn given(store: &Store, said: &Said) -> BTreeMap<IpAddr, WorkloadKey> {
+fn given(store: &Store, said: &Said<'_>) -> BTreeMap<IpAddr, WorkloadKey> {
     let mut first = BTreeMap::new();
     for key in store.known.keys() {
         for address in said.given.get(key).into_iter().flatten() {

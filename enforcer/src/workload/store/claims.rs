@@ -2,8 +2,8 @@
 //!
 //! 1. An address of the node is nobody else's.
 //! 2. An address that a source or a host route gives to a workload is that workload's.
-//! 3. An address that is merely shown inside a container is its own only if it could be (`implausible`), the inventory
-//!    gives it to nobody else, and no other workload has it.
+//! 3. An address that is merely shown inside a container is its own only if it could be (`implausible`), no source
+//!    gives it to anybody else, and no other workload has it.
 //!
 //! Among equals the earlier owner keeps it; with no order known it is disputed and belongs to nobody.
 //!
@@ -21,14 +21,14 @@ use ipnetwork::IpNetwork;
 use super::routing::Routing;
 use super::{Inputs, Said, Space};
 use crate::workload::finding::{Finding, Refusal, Subject};
-use crate::workload::model::{WorkloadKey, WorkloadName};
+use crate::workload::model::WorkloadKey;
 use crate::workload::view::NetworkView;
 
 /// What the rules are applied to.
 pub(super) struct Claims<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) known: &'a BTreeMap<WorkloadKey, Space>,
-    pub(super) said: &'a Said,
+    pub(super) said: &'a Said<'a>,
     pub(super) routing: &'a Routing<'a>,
     pub(super) entries: &'a BTreeMap<IpAddr, usize>,
 }
@@ -155,21 +155,18 @@ impl Claims<'_> {
         address: IpAddr,
     ) -> Option<Refusal> {
         implausible(self.inputs.view, self.routing, space, address)
-            .or_else(|| self.entry_of_another(key, contested, address).map(|name| Refusal::Inventory { name }))
+            .or_else(|| self.entry_of_another(key, contested, address))
     }
 
-    fn entry_of_another(
-        &self,
-        key: WorkloadKey,
-        contested: &BTreeSet<IpAddr>,
-        address: IpAddr,
-    ) -> Option<WorkloadName> {
+    fn entry_of_another(&self, key: WorkloadKey, contested: &BTreeSet<IpAddr>, address: IpAddr) -> Option<Refusal> {
         let index = *self.entries.get(&address)?;
-        if self.said.entries.get(&index) == Some(&key) {
+        if self.said.found.get(&index) == Some(&key) {
             return None;
         }
+        let entry = self.said.entries[index];
+        let name = entry.statement.declared()?.clone();
         (!contested.contains(&address) || self.said.statements.contains_key(&key))
-            .then(|| self.inputs.inventory.entries[index].name.clone())
+            .then(|| Refusal::Declared { source: entry.source.to_owned(), name })
     }
 
     /// Addresses of an entry that nobody is and that several namespaces without a name show: nobody knows whose they
@@ -180,7 +177,7 @@ impl Claims<'_> {
         for (key, space) in self.known.iter().filter(|(key, _)| !self.said.statements.contains_key(*key)) {
             for address in shown(self.inputs.view, space).copied() {
                 let Some(index) = self.entries.get(&address) else { continue };
-                if !self.said.entries.contains_key(index)
+                if !self.said.found.contains_key(index)
                     && !self.said.too_early.contains(&(*index, *key))
                     && implausible(self.inputs.view, self.routing, space, address).is_none()
                     && !once.insert(address)

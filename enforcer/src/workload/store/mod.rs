@@ -1,4 +1,4 @@
-//! Merges netlink, inventory and runtime into one `Snapshot`. Pure: the same inputs in the same order give the same
+//! Merges netlink and the statements of all sources into one `Snapshot`. Pure: the same inputs in the same order give the same
 //! result, and nothing here waits or reads.
 //!
 //! What is configured inside a container is a claim; `claims` decides which claims are believed.
@@ -22,10 +22,9 @@ use self::claims::Claims;
 use self::routing::Routing;
 use self::uplinks::Uplinks;
 use super::finding::{Finding, Subject};
-use super::inventory::{Entry, Inventory, Match};
 use super::model::{Snapshot, WorkloadKey, WorkloadName};
-use super::runtime::{Container, by_owner};
-use super::statement::Statement;
+use super::source::SourceState;
+use super::statement::{FoundBy, Statement};
 use super::view::NetworkView;
 
 /// Everything that the store merges, at one moment.
@@ -35,18 +34,14 @@ pub struct Inputs<'a> {
     pub view: &'a NetworkView,
     /// Ids of namespaces that went away since the last update; they may already stand for others in `view`.
     pub gone: &'a BTreeSet<i32>,
-    /// The inventory; empty if there is none.
-    pub inventory: &'a Inventory,
-    /// Running containers; empty if there is no runtime.
-    pub containers: &'a [Container],
-    /// The nsid of each namespace path that inventory or runtime name, where a veth of ours leads there.
+    /// What each source says.
+    pub sources: &'a [SourceState],
+    /// The nsid of each namespace path that a source names, where a veth of ours leads there.
     pub netns: &'a BTreeMap<PathBuf, i32>,
     /// Devices named by `--uplink`.
     pub uplinks: &'a [String],
     /// The time.
     pub now: Instant,
-    /// When `containers` were asked for; `None` if there is no runtime.
-    pub listed: Option<Instant>,
 }
 
 /// What an update gives.
@@ -84,27 +79,42 @@ struct Space {
     veths: BTreeSet<u32>,
 }
 
+/// A statement with the name of its source.
+#[derive(Clone, Copy, Debug)]
+struct Entry<'a> {
+    source: &'a str,
+    statement: &'a Statement,
+}
+
 /// What the sources say about the workloads of one moment.
 #[derive(Debug, Default)]
-struct Said {
-    statements: BTreeMap<WorkloadKey, Vec<Statement>>,
+struct Said<'a> {
+    /// All statements, whether their workload is here or not.
+    entries: Vec<Entry<'a>>,
+    statements: BTreeMap<WorkloadKey, Vec<&'a Statement>>,
     /// Addresses that a source or a host route gives to a workload.
     given: BTreeMap<WorkloadKey, BTreeSet<IpAddr>>,
-    /// Which workload an inventory entry turned out to be, by the entry's index.
-    entries: BTreeMap<usize, WorkloadKey>,
+    /// Which workload an entry turned out to be, by the entry's index.
+    found: BTreeMap<usize, WorkloadKey>,
     /// Entries whose address a namespace shows that may still turn out to be a container.
     too_early: BTreeSet<(usize, WorkloadKey)>,
 }
 
-impl Said {
+impl<'a> Said<'a> {
     fn given_to(&self, key: WorkloadKey, address: IpAddr) -> bool {
         self.given.get(&key).is_some_and(|addresses| addresses.contains(&address))
     }
 
-    fn enter(&mut self, index: usize, entry: &Entry, key: WorkloadKey) {
-        self.statements.entry(key).or_default().push(Statement::of_entry(entry));
-        self.given.entry(key).or_default().extend(&entry.addresses);
-        self.entries.insert(index, key);
+    fn enter(&mut self, index: usize, statement: &'a Statement, key: WorkloadKey) {
+        self.statements.entry(key).or_default().push(statement);
+        self.given.entry(key).or_default().extend(&statement.addresses);
+        self.found.insert(index, key);
+    }
+
+    /// The statements about a workload wherever it is, with their places among the entries.
+    fn declared(&self) -> impl Iterator<Item = (usize, &'a Statement, &'a WorkloadName)> {
+        let entries = self.entries.iter().enumerate();
+        entries.filter_map(|(index, entry)| Some((index, entry.statement, entry.statement.declared()?)))
     }
 }
 
@@ -137,7 +147,7 @@ impl Store {
     pub fn update(&mut self, inputs: &Inputs<'_>) -> Outcome {
         let mut findings = BTreeSet::new();
         self.regroup(inputs);
-        let mut said = self.gather(inputs, &mut findings);
+        let mut said = self.gather(inputs);
         let named: BTreeSet<u32> = self.veths_of(said.statements.keys());
         let uplinks = self.uplinks.judge(inputs, &named, !self.updated, &mut findings);
         for space in self.known.values_mut() {
@@ -146,7 +156,7 @@ impl Store {
         self.known.retain(|_, space| !space.veths.is_empty());
         let restored = self.restored_owners();
         let routing = Routing::new(inputs.view);
-        let entries = entries_by_address(inputs.inventory);
+        let entries = entries_by_address(&said);
         binding::Binding { inputs, routing: &routing, restored: &restored, entries: &entries }.bind(self, &mut said);
         let claims = Claims { inputs, known: &self.known, said: &said, routing: &routing, entries: &entries };
         let verdicts = claims.decide(&self.owners, &restored);
@@ -201,36 +211,28 @@ impl Store {
     }
 
     /// What sources say about namespaces, by namespace alone; entries that go by address come later.
-    fn gather(&self, inputs: &Inputs<'_>, findings: &mut BTreeSet<Finding>) -> Said {
-        let mut said = Said::default();
+    fn gather<'a>(&self, inputs: &Inputs<'a>) -> Said<'a> {
+        let of_source = |source: &'a SourceState| {
+            source.statements.iter().map(|statement| Entry { source: source.name.as_str(), statement })
+        };
+        let entries: Vec<Entry<'a>> = inputs.sources.iter().flat_map(of_source).collect();
+        let mut said = Said { entries: entries.clone(), ..Said::default() };
         let by_veth = self.keys_by_veth();
         let by_nsid: BTreeMap<i32, WorkloadKey> =
             self.known.iter().filter_map(|(key, space)| Some((space.nsid?, *key))).collect();
         let at = |path: &PathBuf| inputs.netns.get(path).and_then(|nsid| by_nsid.get(nsid)).copied();
-        for (owner, members) in by_owner(inputs.containers) {
-            let key = inputs.containers[owner].sandbox.as_ref().and_then(at);
-            let Some(key) = key.or_else(|| members.iter().find_map(|m| at(inputs.containers[*m].sandbox.as_ref()?)))
-            else {
-                continue;
-            };
-            for member in members {
-                let container = &inputs.containers[member];
-                said.statements.entry(key).or_default().push(container.statement(member == owner, findings));
-                said.given.entry(key).or_default().extend(&container.addresses);
-            }
-        }
-        for (index, entry) in inputs.inventory.entries.iter().enumerate() {
-            let key = match &entry.matches {
-                Match::Netns(path) => at(path),
-                Match::Interface(name) => inputs
+        for (index, Entry { statement, .. }) in entries.into_iter().enumerate() {
+            let key = match &statement.found_by {
+                FoundBy::Netns(paths) => paths.iter().find_map(at),
+                FoundBy::Interface(name) => inputs
                     .view
                     .veths()
                     .find(|(_, link, _)| link.name == *name)
                     .and_then(|(veth, _, _)| by_veth.get(&veth).copied()),
-                Match::Address => None,
+                FoundBy::Address => None,
             };
             if let Some(key) = key {
-                said.enter(index, entry, key);
+                said.enter(index, statement, key);
             }
         }
         for route in inputs.view.routes.iter().filter(|route| route.is_host()) {
@@ -271,7 +273,9 @@ fn new_claims(now: &BTreeSet<Finding>, before: &BTreeSet<Finding>) -> u64 {
     new.sum::<usize>() as u64
 }
 
-fn entries_by_address(inventory: &Inventory) -> BTreeMap<IpAddr, usize> {
-    let entries = inventory.entries.iter().enumerate();
-    entries.flat_map(|(index, entry)| entry.addresses.iter().map(move |address| (*address, index))).collect()
+fn entries_by_address(said: &Said<'_>) -> BTreeMap<IpAddr, usize> {
+    let addresses = |(index, statement, _): (usize, &Statement, _)| {
+        statement.addresses.iter().map(move |address| (*address, index)).collect::<Vec<_>>()
+    };
+    said.declared().flat_map(addresses).collect()
 }

@@ -1,7 +1,7 @@
-//! A record as one line of JSON in Hubble's envelope.
+//! Writes a record as one line of JSON in Hubble's envelope.
 //!
-//! Input: a [`FlowRecord`]. Output: a line that the stock `hubble observe --input-file` reads, whatever the names in it
-//! hold: they are bounded in length, and nothing in the line steers a terminal.
+//! Input: a [`FlowRecord`]. Output: a line that the stock `hubble observe --input-file` reads. The length of names is bounded,
+//! and no character in the line steers a terminal.
 
 use std::fmt::Write as _;
 
@@ -15,6 +15,7 @@ use crate::flow::hubble::{
 };
 use crate::flow::record::{self, DecidingPolicy, Decision, FlowRecord, PacketSeen, Party, TransportSeen, WorkloadSeen};
 use crate::flow::text::{cut, cut_front, json_escaped};
+use crate::policy::origin::Origin;
 
 /// The longest name; Kubernetes allows 253 bytes.
 const NAME_MOST: usize = 256;
@@ -24,6 +25,8 @@ const LABEL_MOST: usize = 512;
 const LABELS_MOST: usize = 64;
 /// The longest path of a policy file.
 const PATH_MOST: usize = 256;
+/// The longest name of an object of an API: Kubernetes allows 63 bytes for the namespace and 253 for the name.
+const OBJECT_MOST: usize = 352;
 /// The most policies that a record names.
 const POLICIES_MOST: usize = 4;
 
@@ -202,13 +205,13 @@ fn listed(policies: &[DecidingPolicy]) -> Vec<String> {
         .iter()
         .take(POLICIES_MOST)
         .map(|policy| {
-            format!(
-                "{}/{} {}:{}",
-                cut(&policy.namespace, NAME_MOST),
-                cut(&policy.name, NAME_MOST),
-                cut_front(&policy.at.file, PATH_MOST),
-                policy.at.line
-            )
+            let place = match &policy.at {
+                Origin::File { path, line } => format!("{}:{line}", cut_front(path, PATH_MOST)),
+                Origin::Object { object, field } => {
+                    format!("{} {}", cut(&object.to_string(), OBJECT_MOST), cut_front(field, PATH_MOST))
+                }
+            };
+            format!("{}/{} {place}", cut(&policy.namespace, NAME_MOST), cut(&policy.name, NAME_MOST))
         })
         .collect();
     if policies.len() > POLICIES_MOST {

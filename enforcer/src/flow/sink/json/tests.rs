@@ -1,18 +1,19 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use enforcer_common::denial::{BusyKey, Way};
+use enforcer_common::denial::{Denial, Way};
 use enforcer_common::id::OwnerId;
 use enforcer_common::verdict::{REASONS, Reason};
 use proptest::prelude::*;
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor};
 
 use super::*;
-use crate::flow::enrich::{Denial, Enricher};
+use crate::flow::enrich::Enricher;
 use crate::flow::fixture::{self, DB, REVISION, UNNAMED, WEB, policy, way};
 use crate::flow::hubble::LOST_IN_RING;
 use crate::flow::names::Ruling;
 use crate::flow::text::misleads;
+use crate::policy::origin::{ObjectName, Origin};
 
 /// Compiled from Cilium's definitions.
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
@@ -88,10 +89,7 @@ fn kinds() -> Vec<(&'static str, String)> {
     odd.tcp_flags = 0x29;
     let mut old = tcp;
     old.key.revision = 2;
-    let busy = Denial::Busy {
-        key: BusyKey { workload: DB, direction: Direction::Ingress as u8, reason: Reason::NoRule as u8, pad: 0 },
-        count: 90_000,
-    };
+    let busy = Denial::Busy { workload: DB, direction: Direction::Ingress, reason: Reason::NoRule, count: 90_000 };
     let many = Ruling::Denied((1..=6).map(|index| policy(&format!("p{index}"), index)).collect());
     let flow = |way| Denial::Flow { way, count: 1 };
     let spoofed = way(Reason::SpoofedSource, Direction::Egress, WEB, "10.88.0.3", "10.88.0.1");
@@ -201,13 +199,30 @@ fn with_names(namespace: &str, name: &str, labels: BTreeMap<String, String>, fil
     record.source = Some(Party::Workload(Arc::new(WorkloadSeen::new(workload, labels))));
     let mut by = policy(name, 12);
     by.namespace = namespace.to_owned();
-    by.at.file = file.into();
+    by.at = Origin::line(file, 12);
     record.decision = Decision::Policies { revision: REVISION, policies: vec![by] };
     record.node = name.into();
     record
 }
 
-/// T72: what a container's labels may hold.
+#[test]
+fn an_object_of_an_api_is_named_with_its_field_and_cut_like_a_file() {
+    let object = |name: &str, field: &str| {
+        let mut record = with_names("shop", "db", BTreeMap::new(), "shop.yaml");
+        let object =
+            Arc::new(ObjectName { kind: "NetworkPolicy", namespace: "shop".to_owned(), name: name.to_owned() });
+        let mut by = policy("db", 12);
+        by.at = Origin::Object { object, field: field.into() };
+        record.decision = Decision::Policies { revision: REVISION, policies: vec![by] };
+        line(&record)
+    };
+    let named = object("db", "spec.ingress[0]");
+    assert!(named.contains(r#""policy_log":["shop/db networkpolicy/shop/db spec.ingress[0]","#), "{named}");
+    let long = object(&"d".repeat(64 * 1024), &"f".repeat(64 * 1024));
+    assert!(long.len() < 16 * 1024, "{}", long.len());
+}
+
+/// A72: what a container's labels may hold.
 #[test]
 fn hostile_names_give_one_short_valid_line_that_steers_nothing() {
     let envelope = envelope();

@@ -39,7 +39,11 @@ fn a_shown_address_is_own_only_where_it_can_be() {
         ("10.89.0.2", Some(Refusal::OffSubnet), "under the default route only"),
         ("10.88.9.9", Some(Refusal::OffSubnet), "a longer prefix leads to another veth"),
         ("10.77.0.2", Some(Refusal::OffSubnet), "behind a next hop on the bridge"),
-        ("10.88.7.7", Some(Refusal::Inventory { name: peer }), "the inventory gives it to a peer"),
+        (
+            "10.88.7.7",
+            Some(Refusal::Declared { source: "the inventory".to_owned(), name: peer }),
+            "the inventory gives it to a peer",
+        ),
         ("169.254.169.254", Some(Refusal::Reserved), "metadata service"),
         ("10.88.255.255", Some(Refusal::Reserved), "broadcast of the subnet"),
         ("10.88.0.0", Some(Refusal::Reserved), "the subnet itself"),

@@ -132,7 +132,7 @@ fn a_claim_that_no_list_names_counts_and_so_does_one_of_an_earlier_run() {
     world.now = start;
     let mut store = Store::new();
     assert_eq!(name_behind(&world.update(&mut store).snapshot, 10), "");
-    world.listed = Some(start + crate::workload::runtime::LISTED_WITHIN);
+    world.listed = Some(start + crate::workload::source::LISTED_WITHIN);
     let outcome = world.update(&mut store);
     assert_eq!((name_behind(&outcome.snapshot, 10).as_str(), outcome.awaits_list), ("default/near", false));
     world.listed = Some(start);

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::{Inputs, Outcome, Store};
-use crate::workload::inventory::Inventory;
+use crate::workload::inventory::{self, Inventory};
 use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
-use crate::workload::runtime::Container;
+use crate::workload::runtime::{self, Container};
+use crate::workload::source::{Listed, SourceState};
 use crate::workload::view::{Kind, Link, NetworkView, Route, VethPeer};
 
 /// Ifindex of the bridge with `10.88.0.1/16` and `fd88::1/64`.
@@ -118,15 +120,19 @@ impl World {
     }
 
     pub(super) fn update(&self, store: &mut Store) -> Outcome {
+        let runtime = SourceState {
+            name: "the runtime".to_owned(),
+            listed: self.listed.map_or(Listed::Standing, Listed::At),
+            statements: Arc::new(runtime::statements(&self.containers)),
+            ..SourceState::default()
+        };
         store.update(&Inputs {
             view: &self.view,
             gone: &self.gone,
-            inventory: &self.inventory,
-            containers: &self.containers,
+            sources: &[runtime, inventory::state_of(&self.inventory)],
             netns: &self.netns,
             uplinks: &self.uplinks,
             now: self.now,
-            listed: self.listed,
         })
     }
 }

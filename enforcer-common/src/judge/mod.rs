@@ -1,0 +1,217 @@
+//! What a packet is judged by when no live flow vouches for it: guardrails, then the node's own traffic (D3), then policy.
+//!
+//! Input: the tables and a parsed packet. Output: a verdict; flow state is written after an allow verdict only.
+
+mod role;
+mod state;
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use crate::decide::{AskPolicy, Question};
+use crate::endpoint::Endpoint;
+use crate::flow_state::{FlowWord, Role, renew};
+use crate::hygiene::{self, Discovery};
+use crate::id::{Address, Direction, OwnerId, Row};
+use crate::image::{AddressEntry, Image, PortKey};
+use crate::packet::{Kind, ProtocolClass};
+use crate::tables::{Clock, Devices, Flows};
+use crate::verdict::{Reason, Verdict};
+use crate::work::Work;
+
+use state::Flow;
+
+/// The out-of-line part that judges a packet: tests run [`judge_work`] in line, the kernel's tables call it.
+pub trait JudgeWork: AskPolicy + Devices + Flows + Clock {
+    /// Judges a packet. `endpoint` is that of its device.
+    #[inline(always)]
+    fn judge_work(&self, work: &Work, endpoint: Option<&Endpoint>) -> Result<(), Reason>
+    where
+        Self: Sized,
+    {
+        judge_work(self, work, endpoint)
+    }
+}
+
+/// Judges a packet. `endpoint` is that of its device.
+#[inline(always)]
+pub fn judge_work<T: AskPolicy + Devices + Flows + Clock>(
+    tables: &T,
+    work: &Work,
+    endpoint: Option<&Endpoint>,
+) -> Result<(), Reason> {
+    let Work { word, ref meta, direction, flow, settled, quotes_live_flow, owner, ref key, ref packet, .. } = *work;
+    let slot = word.slot();
+    let known = endpoint.filter(|endpoint| endpoint.flags[slot] & Endpoint::UNKNOWN == 0);
+    let image = tables.image(slot);
+    let (local, peer) = packet.sides(direction);
+    let own = owner != OwnerId::NONE;
+    let discovery = match packet.class {
+        ProtocolClass::Icmpv6 => hygiene::discovery(image.as_ref(), direction, packet),
+        ProtocolClass::Tcp | ProtocolClass::Udp | ProtocolClass::Sctp | ProtocolClass::Icmp | ProtocolClass::Other => {
+            Discovery::Judge
+        }
+    };
+    let endpoint = match (known, discovery) {
+        (_, Discovery::Deny(reason)) => return Err(reason),
+        // Of an unknown workload no address is known, and it can use none that it claims.
+        (None, Discovery::Pass) => return Ok(()),
+        (None, Discovery::Judge) => return Err(Reason::UnknownWorkload),
+        (Some(endpoint), Discovery::Pass | Discovery::Judge) => endpoint,
+    };
+    if word.revision == 0 {
+        return Err(Reason::NoPolicy);
+    }
+    let image = &image.ok_or(Reason::Internal)?;
+    let state = Flow { tables, word, meta, direction, packet, key, workload: endpoint.workload };
+    let case = Case { flow: state, endpoint, image, local, peer, own };
+    let entry = case.clear()?;
+    // Nothing but the guardrails was open.
+    if settled && let Some(flow) = tables.flow(key) {
+        renew(flow, FlowWord(flow.word.load(Relaxed)), direction, packet, tables.tick());
+    }
+    if settled || matches!(discovery, Discovery::Pass) {
+        return Ok(());
+    }
+    case.decide(entry, flow, quotes_live_flow)
+}
+
+/// One packet of a known workload that has to be judged.
+struct Case<'a, T, I> {
+    flow: Flow<'a, T>,
+    endpoint: &'a Endpoint,
+    image: &'a I,
+    local: &'a Address,
+    peer: &'a Address,
+    own: bool,
+}
+
+impl<T: AskPolicy + Devices + Flows + Clock, I: Image> Case<'_, T, I> {
+    /// The guardrails; what the image knows of the peer.
+    #[inline(always)]
+    fn clear(&self) -> Result<Option<AddressEntry>, Reason> {
+        let Flow { tables, word, meta, direction, packet, .. } = self.flow;
+        let image = self.image;
+        let peer = image.address(self.peer);
+        let source = match direction {
+            Direction::Ingress => peer,
+            Direction::Egress if self.own => None,
+            Direction::Egress => image.address(self.local),
+        };
+        let destination = match direction {
+            Direction::Ingress if !self.own => image.address(self.local),
+            Direction::Ingress | Direction::Egress => None,
+        };
+        let ingress = matches!(direction, Direction::Ingress);
+        let place = hygiene::Place {
+            endpoint: self.endpoint,
+            slot: word.slot(),
+            direction,
+            own: self.own,
+            source,
+            destination,
+            from_uplink: ingress && tables.is_uplink(meta.ingress_ifindex),
+        };
+        hygiene::check(&place, packet)?;
+        Ok(peer)
+    }
+
+    /// A packet that no live flow vouches for: one that opens a flow (judged as new whatever state there is), one of a
+    /// `stale` flow (judged under another epoch, or that came in by another device), or one without state.
+    #[inline(always)]
+    fn decide(&self, entry: Option<AddressEntry>, stored: u8, quotes_live_flow: bool) -> Result<(), Reason> {
+        let Flow { meta, direction, packet, key, .. } = self.flow;
+        // The node itself made the packet (D3).
+        let from_node = matches!(direction, Direction::Ingress) && meta.ingress_ifindex == 0;
+        if matches!(packet.kind, Kind::IcmpError) {
+            return self.icmp_error(entry, stored, quotes_live_flow || from_node);
+        }
+        let stale = Role::of_state(stored);
+        let role = role::of_packet(direction, packet, stale, from_node);
+        let verdict = if matches!(role, Role::NodeOpened) {
+            Verdict::Allow
+        } else {
+            let port = match stale {
+                Some(_) => key.service(role),
+                None => packet.port_key(),
+            };
+            self.policy(self.peer, entry, role.direction(), port)
+        };
+        match (packet.kind, stale, verdict) {
+            (Kind::IcmpError | Kind::IcmpOther, _, verdict) => verdict.into_result(),
+            (Kind::Opening, _, Verdict::Allow) => self.flow.open(role),
+            (Kind::Following, Some(_), Verdict::Allow) => {
+                self.flow.go_on(stored, role);
+                Ok(())
+            }
+            (Kind::Following, Some(_), Verdict::Deny(reason)) => {
+                self.flow.keep_closed(stored);
+                // The node may always send (D3), but it does not renew what the workload opened and policy has closed.
+                if from_node { Ok(()) } else { Err(reason) }
+            }
+            // What answers a workload must not open a way back to the node that policy has closed.
+            (Kind::Following, None, Verdict::Allow) if from_node && role::answers(packet) => Ok(()),
+            (Kind::Following, None, Verdict::Allow) if from_node => self.flow.insert(role),
+            (Kind::Following, None, verdict) if role::is_midstream(packet) => self.midstream(entry, role, verdict),
+            (Kind::Following, None, Verdict::Allow) => self.flow.insert(role),
+            (Kind::Opening, _, Verdict::Deny(reason)) | (Kind::Following, None, Verdict::Deny(reason)) => Err(reason),
+        }
+    }
+
+    /// A connection without state (D10): `verdict` is that of its segment's own direction, `role` that of the sender.
+    ///
+    /// Allowed: where the other direction is isolated and allows it too, the connection may be the other side's. Kept in
+    /// that role, a later change of that policy cuts it; else a server would turn its clients' connections into its own by
+    /// outliving their state. Denied: in the window after the first attach it passes as the reply that it may be.
+    #[inline(always)]
+    fn midstream(&self, entry: Option<AddressEntry>, role: Role, verdict: Verdict) -> Result<(), Reason> {
+        let other = role::other(role);
+        let to_node = matches!(self.flow.direction, Direction::Egress) && entry.is_some_and(AddressEntry::is_node);
+        match verdict {
+            Verdict::Allow => {
+                let isolated = self.endpoint.row(self.flow.word.slot(), other.direction()) != Row::NOT_ISOLATED;
+                let kept = if isolated && self.allows(entry, other) { other } else { role };
+                self.flow.insert(kept)
+            }
+            Verdict::Deny(reason) if !reason.is_policy() || !self.in_window() => Err(reason),
+            Verdict::Deny(_) if to_node => self.flow.insert_from_anywhere(Role::NodeOpened),
+            Verdict::Deny(_) if self.allows(entry, other) => self.flow.insert_from_anywhere(other),
+            Verdict::Deny(reason) => Err(reason),
+        }
+    }
+
+    #[inline(always)]
+    fn in_window(&self) -> bool {
+        self.endpoint.window_end != 0 && self.flow.tables.boot_time() < self.endpoint.window_end
+    }
+
+    /// An ICMP error passes with the flow that it quotes, which is judged again, but not renewed, if it is of another epoch;
+    /// else policy judges the error itself.
+    #[inline(always)]
+    fn icmp_error(&self, entry: Option<AddressEntry>, stored: u8, vouched: bool) -> Result<(), Reason> {
+        let Flow { direction, packet, key, .. } = self.flow;
+        let quoted = Role::of_state(stored);
+        if vouched || matches!(quoted, Some(Role::NodeOpened)) {
+            return Ok(());
+        }
+        if let Some(role) = quoted {
+            let entry = self.image.address(key.peer());
+            let verdict = self.policy(key.peer(), entry, role.direction(), key.service(role));
+            if verdict == Verdict::Allow {
+                return Ok(());
+            }
+        }
+        self.policy(self.peer, entry, direction, packet.port_key()).into_result()
+    }
+
+    /// Whether policy allows the flow if it was opened in `role`.
+    #[inline(always)]
+    fn allows(&self, entry: Option<AddressEntry>, role: Role) -> bool {
+        matches!(self.policy(self.peer, entry, role.direction(), self.flow.key.service(role)), Verdict::Allow)
+    }
+
+    #[inline(always)]
+    fn policy(&self, peer: &Address, entry: Option<AddressEntry>, direction: Direction, port: PortKey) -> Verdict {
+        let question = Question { direction, peer, entry, port };
+        self.flow.tables.ask_policy(self.flow.word.slot(), self.endpoint, &question)
+    }
+}

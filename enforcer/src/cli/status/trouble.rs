@@ -1,0 +1,142 @@
+//! What an operator has to look at, and why `enforcer status` then exits with 1.
+//!
+//! Input: the state in the kernel and the daemon's report. Output: troubles, each with a text that begins with a lead. Each
+//! lead has an entry in `docs/troubleshooting.md`.
+
+use std::fmt;
+
+use crate::agent::report::Report;
+use crate::kernel::status::StatusView;
+
+/// One trouble.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Trouble {
+    /// No process holds the pin directory.
+    NoDaemon,
+    /// Revision 0 is in force.
+    NoPolicy,
+    /// A program of a veth is missing, or it is not the first of its chain.
+    NotAttached {
+        /// The veth.
+        ifindex: u32,
+    },
+    /// The newest policies were refused.
+    Policies(String),
+    /// The newest inventory was refused.
+    Inventory(String),
+    /// The newest image could not be put in force.
+    Apply(String),
+    /// A part of the plan in force could not be done.
+    Unfinished(String),
+    /// A source of workloads has not given its first list.
+    AwaitsSources,
+    /// The kernel denied packets that the policies allow.
+    Disagreements(u64),
+}
+
+impl Trouble {
+    /// All troubles, in the order in which they are shown.
+    pub(super) fn all(view: &StatusView, report: Option<&Report>) -> Vec<Self> {
+        let mut troubles = Vec::new();
+        if !view.daemon {
+            troubles.push(Self::NoDaemon);
+        }
+        if view.word.revision == 0 {
+            troubles.push(Self::NoPolicy);
+        }
+        let missing = view.endpoints.iter().filter(|endpoint| !endpoint.is_attached());
+        troubles.extend(missing.map(|endpoint| Self::NotAttached { ifindex: endpoint.ifindex }));
+        if let Some(report) = report {
+            troubles.extend(report.policy_error.clone().map(Self::Policies));
+            troubles.extend(report.inventory_error.clone().map(Self::Inventory));
+            troubles.extend(report.apply_error.clone().map(Self::Apply));
+            troubles.extend(report.unfinished.iter().cloned().map(Self::Unfinished));
+            if report.awaits_sources {
+                troubles.push(Self::AwaitsSources);
+            }
+            if report.disagreements > 0 {
+                troubles.push(Self::Disagreements(report.disagreements));
+            }
+        }
+        troubles
+    }
+
+    /// How the text begins, whatever the details are.
+    fn lead(&self) -> &'static str {
+        match self {
+            Self::NoDaemon => "no daemon runs",
+            Self::NoPolicy => "no policy is in force yet",
+            Self::NotAttached { .. } => "a veth lacks a program, or another program runs before it",
+            Self::Policies(_) => "the newest policies are not in force",
+            Self::Inventory(_) => "the newest inventory is not in force",
+            Self::Apply(_) => "the newest state of policies and workloads is not in the kernel",
+            Self::Unfinished(_) => "the daemon could not finish a change and tries again",
+            Self::AwaitsSources => "the names of the workloads are not known yet",
+            Self::Disagreements(_) => "the kernel denied packets that the policies allow",
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.lead())?;
+        match self {
+            Self::NoDaemon => f.write_str("attached programs stay in force, but a new veth is unprotected"),
+            Self::NoPolicy => f.write_str("the daemon has not finished its first start"),
+            Self::NotAttached { ifindex } => write!(f, "ifindex {ifindex}"),
+            Self::Policies(error) | Self::Inventory(error) | Self::Apply(error) | Self::Unfinished(error) => {
+                f.write_str(error)
+            }
+            Self::AwaitsSources => f.write_str("what is in force stays, and a new veth is blocked"),
+            Self::Disagreements(packets) => {
+                write!(f, "{packets} packets; this is a defect of Enforcer, please report it")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// A trouble of every kind. The match does not compile while a kind is missing here.
+    fn one_of_each() -> Vec<Trouble> {
+        let mut found = BTreeMap::new();
+        let mut next = Some(Trouble::NoDaemon);
+        while let Some(trouble) = next {
+            next = match &trouble {
+                Trouble::NoDaemon => Some(Trouble::NoPolicy),
+                Trouble::NoPolicy => Some(Trouble::NotAttached { ifindex: 7 }),
+                Trouble::NotAttached { .. } => Some(Trouble::Policies("a".to_owned())),
+                Trouble::Policies(_) => Some(Trouble::Inventory("b".to_owned())),
+                Trouble::Inventory(_) => Some(Trouble::Apply("c".to_owned())),
+                Trouble::Apply(_) => Some(Trouble::Unfinished("d".to_owned())),
+                Trouble::Unfinished(_) => Some(Trouble::AwaitsSources),
+                Trouble::AwaitsSources => Some(Trouble::Disagreements(1)),
+                Trouble::Disagreements(_) => None,
+            };
+            found.insert(trouble.lead(), trouble);
+        }
+        found.into_values().collect()
+    }
+
+    #[test]
+    fn every_trouble_has_an_entry_on_the_page() {
+        let page = include_str!("../../../../docs/troubleshooting.md");
+        let shown: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("### TROUBLE: ")).collect();
+        let mut leads: Vec<&str> = one_of_each().iter().map(Trouble::lead).collect();
+        let mut sorted = shown.clone();
+        sorted.sort_unstable();
+        leads.sort_unstable();
+        assert_eq!(sorted, leads, "docs/troubleshooting.md needs one `### TROUBLE: LEAD` for each trouble");
+    }
+
+    #[test]
+    fn the_text_begins_with_the_lead() {
+        for trouble in one_of_each() {
+            assert!(trouble.to_string().starts_with(&format!("{}: ", trouble.lead())), "{trouble}");
+        }
+    }
+}

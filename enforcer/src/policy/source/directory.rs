@@ -1,0 +1,210 @@
+//! A directory of policy files as a source: everything in it counts, or nothing does.
+//!
+//! Input: a directory. Output: the policies of every policy file in it, in the order of their paths, or all errors.
+//! Nothing here can block: pipes and devices are never opened for reading, and the size of a file is bounded.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+use super::shape::{Config, Opened, Said, Source, Unit};
+use crate::policy::PolicyError;
+use crate::policy::error::Problem;
+use crate::policy::finding::Finding;
+use crate::policy::load::{Loaded, PolicyErrors, SourceFile, assemble, from_sources};
+use crate::policy::watch::{ChangeStream, watch};
+
+/// Bytes of one file.
+const FILE_BYTES: u64 = 8 << 20;
+/// Directories below the first one.
+const DEPTH: usize = 32;
+
+/// A directory and the watch over it.
+#[derive(Debug)]
+struct Directory {
+    path: PathBuf,
+    changes: ChangeStream,
+}
+
+/// Watches the directory before it is read for the first time, so that no change is missed.
+pub(super) fn open(config: &Config) -> Opened {
+    let path = config.directory.clone();
+    let changes = watch(vec![path.clone()])?;
+    Ok(Some(Box::new(Directory { path, changes })))
+}
+
+/// The policies of the files that an earlier run kept.
+pub(super) fn restore(files: Vec<SourceFile>) -> Said {
+    Said::from([(Unit::Whole, from_sources(files))])
+}
+
+impl Source for Directory {
+    fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn changed(&mut self) -> BoxFuture<'_, ()> {
+        self.changes.changed().boxed()
+    }
+
+    fn read(&mut self) -> Said {
+        Said::from([(Unit::Whole, load(&self.path))])
+    }
+}
+
+/// Reads every policy below `directory`.
+pub fn load(directory: &Path) -> Result<Loaded, PolicyErrors> {
+    let Tree { files, errors } = Tree::read(directory);
+    assemble(files, errors)
+}
+
+/// Reads files and directories as one set. A file is read whatever its ending, and shown by the path given for it.
+pub fn load_paths(paths: &[PathBuf]) -> Result<Loaded, PolicyErrors> {
+    let mut all = Tree::default();
+    for path in paths {
+        if path.is_dir() {
+            let Tree { files, errors } = Tree::read(path);
+            let full = |inner: &str| path.join(inner).to_string_lossy().into();
+            all.files.extend(files.into_iter().map(|file| SourceFile { path: full(&file.path), ..file }));
+            all.errors.extend(errors.into_iter().map(|error| Finding { file: full(&error.file), ..error }));
+        } else {
+            all.file(path, &path.to_string_lossy());
+        }
+    }
+    assemble(all.files, all.errors)
+}
+
+/// What a directory tree holds.
+#[derive(Debug, Default)]
+struct Tree {
+    files: Vec<SourceFile>,
+    errors: Vec<PolicyError>,
+}
+
+/// Whether a file of this name is read as a policy.
+fn is_policy_file(name: &str) -> bool {
+    let has = |ending: &str| name.len() > ending.len() && name.ends_with(ending);
+    let is_beside = |ending: &str| has(&format!("{ending}.yaml")) || has(&format!("{ending}.yml"));
+    (has(".yaml") || has(".yml")) && !is_beside(".cases") && !is_beside(".inventory")
+}
+
+impl Tree {
+    /// Reads the tree below `directory`.
+    fn read(directory: &Path) -> Self {
+        let mut tree = Self::default();
+        let name = directory.to_string_lossy();
+        match fs::metadata(directory) {
+            Ok(metadata) if metadata.is_dir() => tree.directory(directory, "", &[identity(&metadata)]),
+            Ok(_) => tree.refuse(&name, Problem::NotADirectory),
+            Err(cause) => tree.refuse(&name, Problem::Unreadable { cause }),
+        }
+        tree.files.sort_by(|a, b| a.path.cmp(&b.path));
+        tree.errors.sort_by(|a, b| a.file.cmp(&b.file));
+        tree
+    }
+
+    /// Reads one file under the name `path`, whatever its ending.
+    fn file(&mut self, file: &Path, path: &str) {
+        match read_file(file) {
+            Ok(text) => self.files.push(SourceFile { path: path.into(), text }),
+            Err(problem) => self.refuse(path, problem),
+        }
+    }
+
+    /// `above`: the directories on the way here, to see a link that leads back to one of them.
+    fn directory(&mut self, directory: &Path, prefix: &str, above: &[(u64, u64)]) {
+        let shown = if prefix.is_empty() { "." } else { prefix.trim_end_matches('/') };
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(cause) => return self.refuse(shown, Problem::Unreadable { cause }),
+        };
+        for entry in entries {
+            match entry {
+                Ok(entry) => self.entry(&entry.path(), prefix, above),
+                Err(cause) => self.refuse(shown, Problem::Unreadable { cause }),
+            }
+        }
+    }
+
+    fn entry(&mut self, path: &Path, prefix: &str, above: &[(u64, u64)]) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // Kubernetes mounts a ConfigMap as links into `..data`: without this every file would be read twice.
+        if name.starts_with('.') {
+            return;
+        }
+        let relative = format!("{prefix}{name}");
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            // A link to nowhere may have led to a whole directory of policies: without them, less would be isolated.
+            Err(cause) => return self.refuse(&relative, Problem::Unreadable { cause }),
+        };
+        let is_plain = !name.contains(|c: char| c.is_control() || c == '\u{fffd}');
+        if metadata.is_dir() {
+            let identity = identity(&metadata);
+            if !is_plain {
+                self.refuse(&relative, Problem::FileName);
+            } else if above.contains(&identity) || above.len() > DEPTH {
+                self.refuse(&relative, Problem::LinkLoop);
+            } else {
+                self.directory(path, &format!("{relative}/"), &[above, &[identity]].concat());
+            }
+        } else if is_policy_file(&name) {
+            if is_plain {
+                self.file(path, &relative);
+            } else {
+                self.refuse(&relative, Problem::FileName);
+            }
+        }
+    }
+
+    fn refuse(&mut self, path: &str, what: Problem) {
+        // A name with a newline must not look like two lines of a log.
+        let file: String = path.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        self.errors.push(Finding { file: file.into(), place: None, what });
+    }
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+fn read_file(path: &Path) -> Result<String, Problem> {
+    let unreadable = |cause: io::Error| Problem::Unreadable { cause };
+    let check = |metadata: &Metadata| match metadata {
+        metadata if !metadata.is_file() => Err(Problem::NotRegular),
+        metadata if metadata.len() > FILE_BYTES => Err(Problem::FileTooLarge { limit: FILE_BYTES }),
+        _ => Ok(()),
+    };
+    // Opening a device can have effects, and the name may come to mean another file between the two checks; then
+    // O_NONBLOCK keeps the opening of a pipe from waiting for its other end.
+    check(&fs::metadata(path).map_err(unreadable)?)?;
+    let file: File =
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    check(&metadata)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len() + 1).unwrap_or(0));
+    file.take(FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES {
+        return Err(Problem::FileTooLarge { limit: FILE_BYTES });
+    }
+    String::from_utf8(bytes).map_err(|_| Problem::NotUtf8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policy_files_are_told_by_their_ending() {
+        for name in ["a.yaml", "a.yml", "a.b.yaml", "cases.yaml", "inventory.yml", "mycases.yaml"] {
+            assert!(is_policy_file(name), "{name}");
+        }
+        for name in ["a.cases.yaml", "a.inventory.yml", "a.yaml~", "a.json", "yaml", ".yaml", "a.YAML"] {
+            assert!(!is_policy_file(name), "{name}");
+        }
+    }
+}

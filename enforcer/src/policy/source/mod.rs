@@ -1,0 +1,105 @@
+//! The sources of policies, in one list.
+//!
+//! Input: [`Config`]. Output: which source may have changed, and what each of them says. A new source adds a folder and
+//! its row in `SOURCES`; what counts of what it says is decided by `store`, for all sources alike.
+
+pub mod directory;
+mod shape;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::select_all;
+
+use self::shape::Opened;
+pub use self::shape::{Config, Said, Source, Unit};
+use super::load::{PolicyErrors, SourceFile};
+use super::model::PolicySet;
+use super::watch::WatchError;
+
+/// Files of each source by its name: enough to make the same policies again.
+pub type Kept = BTreeMap<String, Vec<Arc<[SourceFile]>>>;
+
+/// What is to be known of one source.
+struct Row {
+    name: &'static str,
+    /// Opens the source and its watch.
+    open: fn(&Config) -> Opened,
+    /// What the source would say of files that an earlier run kept of it.
+    restore: fn(Vec<SourceFile>) -> Said,
+}
+
+/// All sources, in the order of their policies.
+const SOURCES: &[Row] = &[Row { name: "directory", open: directory::open, restore: directory::restore }];
+
+/// Why the policies of an earlier run cannot be made again.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidKept {
+    /// Another build kept them.
+    #[error("this build has no source of policies named {name}")]
+    UnknownSource {
+        /// The name.
+        name: String,
+    },
+    /// This build refuses what another one took.
+    #[error(transparent)]
+    Refused(#[from] PolicyErrors),
+}
+
+/// The open sources.
+#[derive(Debug)]
+pub struct Sources(Vec<(&'static str, Box<dyn Source>)>);
+
+impl Sources {
+    /// Opens every source that the configuration names.
+    pub fn open(config: &Config) -> Result<Self, WatchError> {
+        let mut open = Vec::new();
+        for row in SOURCES {
+            open.extend((row.open)(config)?.map(|source| (row.name, source)));
+        }
+        Ok(Self(open))
+    }
+
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().map(|(name, _)| *name)
+    }
+
+    /// Where they get their policies, for people.
+    pub fn places(&self) -> String {
+        let places: Vec<String> = self.0.iter().map(|(_, source)| source.place()).collect();
+        places.join(", ")
+    }
+
+    /// Waits until a source may say something else, and gives its name. Dropping the future loses nothing.
+    pub async fn changed(&mut self) -> &'static str {
+        let (names, changes): (Vec<_>, Vec<_>) =
+            self.0.iter_mut().map(|(name, source)| (*name, source.changed())).unzip();
+        let ((), first, _) = select_all(changes).await;
+        names[first]
+    }
+
+    /// What a source says now; nothing if no source of this name is open.
+    pub fn read(&mut self, name: &str) -> Said {
+        let source = self.0.iter_mut().find(|(known, _)| *known == name);
+        source.map(|(_, source)| source.read()).unwrap_or_default()
+    }
+}
+
+/// What a source would say of the files that an earlier run kept of it; `None`: there is no source of this name.
+pub fn restore(name: &str, kept: &[Arc<[SourceFile]>]) -> Option<Said> {
+    let row = SOURCES.iter().find(|row| row.name == name)?;
+    Some((row.restore)(kept.iter().flat_map(|files| files.iter().cloned()).collect()))
+}
+
+/// The policies of an earlier run.
+pub fn from_kept(kept: &Kept) -> Result<PolicySet, InvalidKept> {
+    let mut set = PolicySet::default();
+    for (name, files) in kept {
+        let said = restore(name, files).ok_or_else(|| InvalidKept::UnknownSource { name: name.clone() })?;
+        for loaded in said.into_values() {
+            set.policies.extend(loaded?.set.policies);
+        }
+    }
+    Ok(set)
+}

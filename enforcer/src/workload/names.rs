@@ -1,0 +1,31 @@
+//! What people write in inventories and labels: names of workloads, and ports.
+//!
+//! Input: text. Output: whether it is a name, and the port that it stands for.
+
+#![forbid(unsafe_code)]
+
+use super::model::NamedPort;
+
+/// Label of a namespace that always carries its name. Set by us; a policy may rely on it.
+pub(super) const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// A port as people write it: `8080/tcp`.
+pub(super) fn parse_port(text: &str) -> Option<NamedPort> {
+    let (port, protocol) = text.split_once('/')?;
+    let protocol = match protocol {
+        "tcp" => 6,
+        "udp" => 17,
+        "sctp" => 132,
+        _ => return None,
+    };
+    // `u16::from_str` takes a leading plus.
+    let port: u16 = port.bytes().all(|byte| byte.is_ascii_digit()).then(|| port.parse().ok()).flatten()?;
+    (port != 0).then_some(NamedPort { protocol, port })
+}
+
+/// A namespace or workload name that stays one word in `shop/web` and in a log line.
+pub(super) fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 253
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}

@@ -1,0 +1,140 @@
+//! The inventory file as a source: names, labels and ports for workloads that no runtime names.
+//!
+//! Input: YAML text. Output: an `Inventory` that is valid by construction, or an error with file, line and column; and
+//! the state of the source while one inventory takes the place of another. The format is described for people in
+//! `docs/inventory-reference.md`.
+
+#![forbid(unsafe_code)]
+
+mod document;
+mod error;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+pub use self::error::{InvalidInventory, Mistake};
+use super::shape::{Listed, Source, SourceState};
+use crate::workload::model::{Labels, NamedPort, WorkloadName};
+use crate::workload::statement::{About, FoundBy, Statement};
+
+/// Name of the inventory among the sources of workloads.
+pub const NAME: &str = "inventory";
+
+/// Larger files are refused.
+pub const MAX_BYTES: u64 = 8 << 20;
+
+/// A whole inventory file.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Inventory {
+    /// Labels of namespaces.
+    pub namespaces: BTreeMap<String, Labels>,
+    /// Workloads, in the order of the file.
+    pub entries: Vec<Entry>,
+}
+
+/// One workload of the file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Entry {
+    /// Namespace and name.
+    pub name: WorkloadName,
+    /// Labels.
+    pub labels: Labels,
+    /// Named ports.
+    pub ports: BTreeMap<String, BTreeSet<NamedPort>>,
+    /// How to find it on this node.
+    pub matches: Match,
+    /// Addresses that the file names for it, those that it is matched by included.
+    pub addresses: BTreeSet<IpAddr>,
+    /// It forwards for others.
+    pub routes: bool,
+    /// Line of the entry in the file.
+    pub line: u64,
+}
+
+/// How an entry is found on this node.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Match {
+    /// By the path of its network namespace.
+    Netns(PathBuf),
+    /// By the name of a veth's host side.
+    Interface(String),
+    /// By any of its addresses.
+    Address,
+}
+
+impl Inventory {
+    /// Reads and parses a file.
+    pub fn load(path: &Path) -> Result<Self, InvalidInventory> {
+        Self::parse(path, &Self::read(path)?)
+    }
+
+    /// The text of a file that is not too large.
+    pub fn read(path: &Path) -> Result<String, InvalidInventory> {
+        let unreadable = |source| InvalidInventory::Unreadable { path: path.to_owned(), source };
+        let size = std::fs::metadata(path).map_err(unreadable)?.len();
+        if size > MAX_BYTES {
+            return Err(InvalidInventory::TooLarge { path: path.to_owned(), size, limit: MAX_BYTES });
+        }
+        std::fs::read_to_string(path).map_err(unreadable)
+    }
+
+    /// Parses the text of a file; `path` is for messages.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, InvalidInventory> {
+        document::parse(path, text)
+    }
+}
+
+/// The source's end of the inventory: takes one in the place of another.
+#[derive(Debug)]
+pub(in crate::workload) struct Input(watch::Sender<SourceState>);
+
+/// The inventory as a source; `None`: there is one, and nobody knows yet what it says.
+pub(in crate::workload) fn start(inventory: Option<&Inventory>) -> (Input, Source) {
+    let (to, state) = watch::channel(inventory.map_or_else(silent, state_of));
+    (Input(to), Source { state, again: None })
+}
+
+impl Input {
+    /// This inventory counts from now on.
+    pub(in crate::workload) fn set(&self, inventory: &Inventory) {
+        self.0.send_replace(state_of(inventory));
+    }
+}
+
+fn silent() -> SourceState {
+    SourceState { name: "the inventory".to_owned(), ..SourceState::default() }
+}
+
+/// What an inventory says.
+pub(in crate::workload) fn state_of(inventory: &Inventory) -> SourceState {
+    SourceState {
+        listed: Listed::Standing,
+        statements: Arc::new(inventory.entries.iter().map(statement).collect()),
+        namespaces: Arc::new(inventory.namespaces.clone()),
+        ..silent()
+    }
+}
+
+fn statement(entry: &Entry) -> Statement {
+    let Entry { name, labels, ports, matches, addresses, routes, line } = entry;
+    Statement {
+        by: format!("inventory line {line}"),
+        about: About::Workload(name.clone()),
+        labels: labels.clone(),
+        ports: ports.clone(),
+        routes: *routes,
+        found_by: match matches {
+            Match::Netns(path) => FoundBy::Netns(vec![path.clone()]),
+            Match::Interface(name) => FoundBy::Interface(name.clone()),
+            Match::Address => FoundBy::Address,
+        },
+        addresses: addresses.clone(),
+        remarks: Vec::new(),
+    }
+}

@@ -1,0 +1,130 @@
+//! A container as the runtime describes it, and what its labels say about its workload.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::workload::finding::Finding;
+use crate::workload::model::{Labels, NamedPort};
+use crate::workload::names::parse_port;
+use crate::workload::statement::{About, FoundBy, Statement};
+
+/// Label that a person sets to choose the namespace.
+pub const NAMESPACE_LABEL: &str = "enforcer.dev/namespace";
+/// Label that docker-compose and podman-compose set; the namespace where the one above is missing.
+pub const COMPOSE_PROJECT_LABEL: &str = "com.docker.compose.project";
+/// Label that we set to the name of the container that owns the network namespace.
+pub const CONTAINER_LABEL: &str = "enforcer.dev/container";
+/// Labels that name a port: `enforcer.dev/port.http: 8080/tcp`.
+pub const PORT_LABEL_PREFIX: &str = "enforcer.dev/port.";
+
+/// A running container.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Container {
+    /// Id.
+    pub id: String,
+    /// Name, without the slash that the API puts before it.
+    pub name: String,
+    /// Labels, the image's included.
+    pub labels: Labels,
+    /// Path of its network namespace.
+    pub sandbox: Option<PathBuf>,
+    /// Id or name of the container whose network namespace it shares.
+    pub network_of: Option<String>,
+    /// Addresses that the runtime gave it.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+impl Container {
+    /// How messages name it.
+    fn title(&self) -> String {
+        format!("container {} ({})", self.name, self.id.get(..12).unwrap_or(&self.id))
+    }
+
+    /// What it says about the workload that it is part of; `owner`: it owns the network namespace, which one of `paths`
+    /// stands for.
+    fn statement(&self, owner: bool, paths: Vec<PathBuf>) -> Statement {
+        let mut labels = self.labels.clone();
+        // Set by us alone: a container that could set it would choose who it is taken for.
+        labels.remove(CONTAINER_LABEL);
+        if owner {
+            labels.insert(CONTAINER_LABEL.to_owned(), self.name.clone());
+        }
+        let namespace = labels.get(NAMESPACE_LABEL).or_else(|| labels.get(COMPOSE_PROJECT_LABEL)).cloned();
+        let mut remarks = Vec::new();
+        Statement {
+            by: self.title(),
+            about: About::Part { namespace, name: owner.then(|| self.name.clone()) },
+            ports: self.ports(&mut remarks),
+            labels,
+            routes: false,
+            found_by: FoundBy::Netns(paths),
+            addresses: self.addresses.clone(),
+            remarks,
+        }
+    }
+
+    fn ports(&self, remarks: &mut Vec<Finding>) -> BTreeMap<String, BTreeSet<NamedPort>> {
+        let mut ports = BTreeMap::new();
+        for (label, value) in &self.labels {
+            let Some(name) = label.strip_prefix(PORT_LABEL_PREFIX) else {
+                continue;
+            };
+            let numbers: Option<BTreeSet<NamedPort>> = value.split(',').map(|port| parse_port(port.trim())).collect();
+            match numbers {
+                Some(numbers) => _ = ports.insert(name.to_owned(), numbers),
+                None => {
+                    remarks.push(Finding::LabelIgnored {
+                        container: self.name.clone(),
+                        label: label.clone(),
+                        value: value.clone(),
+                    });
+                }
+            }
+        }
+        ports
+    }
+}
+
+/// What running containers say, those that share a network namespace one after the other.
+pub(in crate::workload) fn statements(containers: &[Container]) -> Vec<Statement> {
+    let mut statements = Vec::with_capacity(containers.len());
+    for (owner, members) in by_owner(containers) {
+        let paths: Vec<PathBuf> =
+            [&owner].into_iter().chain(&members).filter_map(|one| containers[*one].sandbox.clone()).collect();
+        let says = |member: usize| containers[member].statement(member == owner, paths.clone());
+        statements.extend(members.into_iter().map(says));
+    }
+    statements
+}
+
+/// Containers that share a network namespace, by the index of the one that owns it.
+fn by_owner(containers: &[Container]) -> BTreeMap<usize, Vec<usize>> {
+    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for start in 0..containers.len() {
+        let mut owner = start;
+        // Bounded: two containers that name each other must not hang us.
+        for _ in 0..containers.len() {
+            let Some(next) = containers[owner].network_of.as_deref().and_then(|id| find(containers, id)) else {
+                break;
+            };
+            owner = next;
+        }
+        groups.entry(owner).or_default().push(start);
+    }
+    groups
+}
+
+fn find(containers: &[Container], reference: &str) -> Option<usize> {
+    containers
+        .iter()
+        .position(|container| container.id == reference)
+        .or_else(|| containers.iter().position(|container| container.name == reference))
+        .or_else(|| {
+            // The API takes unique prefixes of ids, and so do compose files.
+            let mut matching = (0..containers.len()).filter(|i| containers[*i].id.starts_with(reference));
+            matching.next().filter(|_| reference.len() >= 12 && matching.next().is_none())
+        })
+}

@@ -1,0 +1,139 @@
+//! Containers by the Docker-compatible API of podman or Docker.
+//!
+//! Input: a unix socket. Output: the list of running containers, whole, again after every event. What was heard last
+//! stays in force while the socket is down.
+
+#![forbid(unsafe_code)]
+
+mod api;
+mod container;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use self::api::Api;
+pub(in crate::workload) use self::container::statements;
+pub use self::container::{COMPOSE_PROJECT_LABEL, CONTAINER_LABEL, Container, NAMESPACE_LABEL, PORT_LABEL_PREFIX};
+use super::shape::{LISTED_WITHIN, Listed, Source, SourceState};
+
+/// Pause before the socket is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// A list at least so often, against events that were missed.
+const RELIST: Duration = Duration::from_secs(30);
+/// Events of one `podman run` come within this time.
+const COALESCE: Duration = Duration::from_millis(5);
+
+/// Which runtime, and where its API listens.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum RuntimeKind {
+    /// podman, at `/run/podman/podman.sock` or the given path.
+    Podman(Option<PathBuf>),
+    /// Docker, at `/var/run/docker.sock` or the given path.
+    Docker(Option<PathBuf>),
+}
+
+impl RuntimeKind {
+    /// Path of the API's socket.
+    pub fn socket(&self) -> &Path {
+        match self {
+            Self::Podman(Some(path)) | Self::Docker(Some(path)) => path,
+            Self::Podman(None) => Path::new("/run/podman/podman.sock"),
+            Self::Docker(None) => Path::new("/var/run/docker.sock"),
+        }
+    }
+}
+
+impl fmt::Display for RuntimeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Podman(_) => "podman",
+            Self::Docker(_) => "docker",
+        };
+        write!(f, "{name} at {}", self.socket().display())
+    }
+}
+
+/// Watches the runtime for as long as somebody listens.
+pub(in crate::workload) fn start(kind: RuntimeKind) -> Source {
+    let (to, state) = watch::channel(SourceState { name: kind.to_string(), ..SourceState::default() });
+    let again = Arc::new(Notify::new());
+    let source = Source { state, again: Some(Arc::clone(&again)) };
+    tokio::spawn(async move {
+        while !to.is_closed() {
+            let result = tokio::select! {
+                result = follow(&kind, &to, &again) => result,
+                () = to.closed() => return,
+            };
+            let error = match result {
+                Ok(()) => "the event stream ended".to_owned(),
+                Err(error) => error_chain(&error),
+            };
+            to.send_if_modified(|state| {
+                let news = state.error.as_ref() != Some(&error);
+                state.error = Some(error);
+                news
+            });
+            sleep(RETRY).await;
+        }
+    });
+    source
+}
+
+/// One connection: subscribe, list, and list again after every event.
+async fn follow(
+    kind: &RuntimeKind,
+    to: &watch::Sender<SourceState>,
+    again: &Notify,
+) -> Result<(), bollard::errors::Error> {
+    let api = Api::connect(kind.socket())?;
+    let mut events = api.events().await?;
+    let mut wanted: Option<Instant> = None;
+    loop {
+        let asked = Instant::now();
+        let statements = statements(&api.running().await?);
+        // Somebody waits for a list of this time, even if it says nothing new.
+        let answers = wanted.take_if(|at| *at <= asked).is_some();
+        to.send_if_modified(|state| {
+            let is_first = state.listed == Listed::Never;
+            let news = is_first || *state.statements != statements || state.error.is_some() || answers;
+            state.statements = Arc::new(statements);
+            state.listed = Listed::At(asked.into_std());
+            state.error = None;
+            news
+        });
+        let relist = Instant::now() + RELIST;
+        loop {
+            tokio::select! {
+                news = events.next() => {
+                    if !news? {
+                        return Ok(());
+                    }
+                    break;
+                }
+                () = sleep_until(wanted.unwrap_or(relist).min(relist)) => break,
+                // The latest wish covers those before it.
+                () = again.notified() => wanted = Some(Instant::now() + LISTED_WITHIN),
+            }
+        }
+        sleep(COALESCE).await;
+        events.drain();
+    }
+}
+
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,160 @@
+//! A podman of a test's own inside a node: storage, networks, socket and image.
+//!
+//! Input: the node's namespace and commands as a user types them. Output: real containers, and the API socket of those who
+//! ask podman about them. Everything is removed on drop.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use enforcer::lab::Namespace;
+
+use crate::net::Site;
+
+/// What the image is called. It holds busybox alone; nothing is pulled.
+pub const IMAGE: &str = "docker.io/library/busybox";
+
+/// File with the process of podman's API service.
+const SERVICE_PID: &str = "service.pid";
+
+const CONTAINERS_CONF: &str = "\
+[containers]
+default_ulimits = [\"nofile=20000:20000\", \"nproc=4096:4096\"]
+[engine]
+cgroup_manager = \"cgroupfs\"
+runtime = \"runc\"
+events_logger = \"file\"
+lock_type = \"file\"
+";
+
+/// The engine. Its commands are scripts in `bin/` of its site.
+pub struct Podman {
+    site: Site,
+    networks: Vec<String>,
+}
+
+impl Podman {
+    /// With the image, and no container or network yet.
+    pub fn new(node: &Namespace) -> Self {
+        let podman = Self { site: Site::with_programs(), networks: Vec::new() };
+        podman.write_commands(node);
+        podman.import();
+        podman
+    }
+
+    /// `podman`, and as much of `systemctl` as starts its service.
+    fn write_commands(&self, node: &Namespace) {
+        let (directory, node) = (self.site.directory().display(), node.path().display());
+        fs::write(self.site.file("containers.conf"), CONTAINERS_CONF).unwrap();
+        fs::create_dir(self.site.file("bin")).unwrap();
+        self.script(
+            "podman",
+            &format!(
+                "export CONTAINERS_CONF={directory}/containers.conf\n\
+                 exec nsenter --net={node} /usr/bin/podman --storage-driver vfs --root {directory}/root \
+                 --runroot {directory}/run --tmpdir {directory}/tmp --network-config-dir {directory}/networks \"$@\""
+            ),
+        );
+        self.script(
+            "systemctl",
+            &format!(
+                "[ \"$*\" = 'enable --now podman.socket' ] || {{ echo \"systemctl: $* is not known here\" >&2; exit 1; }}\n\
+                 setsid {directory}/bin/podman system service --time 0 unix://{socket} >{directory}/service.log 2>&1 </dev/null &\n\
+                 echo $! >{directory}/{SERVICE_PID}\n\
+                 for try in $(seq 200); do [ -S {socket} ] && exit 0; sleep 0.05; done\n\
+                 exit 1",
+                socket = self.socket().display()
+            ),
+        );
+    }
+
+    /// Adds a command.
+    pub fn script(&self, name: &str, body: &str) {
+        let path = self.site.file("bin").join(name);
+        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn import(&self) {
+        let rootfs = self.site.file("rootfs");
+        for directory in ["bin", "etc", "tmp", "www"] {
+            fs::create_dir_all(rootfs.join(directory)).unwrap();
+        }
+        fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("busybox-static is installed");
+        let applets = ["httpd", "nc", "sh", "sleep", "timeout", "wget", "mkdir", "hostname", "echo", "cat"];
+        for applet in applets {
+            std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
+        }
+        let tar = self.site.file("rootfs.tar");
+        let packed = Command::new("tar").arg("-C").arg(&rootfs).arg("-cf").arg(&tar).arg(".").status();
+        assert!(packed.unwrap().success());
+        self.run(&["import", tar.to_str().unwrap(), &format!("{IMAGE}:latest")]);
+    }
+
+    /// Where its files are.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Path of its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.site.file("podman.sock")
+    }
+
+    /// One of its commands.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.site.file("bin").join(program));
+        command.stdin(Stdio::null()).current_dir(self.site.directory());
+        command
+    }
+
+    /// Runs podman; its output.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let output = self.command("podman").args(arguments).output().unwrap();
+        assert!(output.status.success(), "podman {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Starts the API service.
+    pub fn serve(&self) {
+        let status = self.command("systemctl").args(["enable", "--now", "podman.socket"]).status().unwrap();
+        assert!(status.success(), "podman's service does not come up");
+    }
+
+    /// Ends the API service.
+    pub fn stop_serving(&self) {
+        self.site.end(SERVICE_PID);
+        let _ = fs::remove_file(self.socket());
+    }
+
+    /// Makes a network; its name is this engine's own, since podman hands out addresses from one file a machine.
+    pub fn add_network(&mut self, name: &str, v4: &str, v6: &str) {
+        let full = self.network(name);
+        self.run(&["network", "create", "--disable-dns", "--subnet", v4, "--subnet", v6, &full]);
+        self.networks.push(full);
+    }
+
+    /// Full name of a network.
+    pub fn network(&self, name: &str) -> String {
+        self.site.name().of(name)
+    }
+
+    /// The option that puts a container on a network with these addresses.
+    pub fn join(&self, network: &str, [v4, v6]: [&str; 2]) -> String {
+        format!("--network={}:ip={v4},ip6={v6}", self.network(network))
+    }
+}
+
+impl Drop for Podman {
+    /// Goes on after every failure: what is left of one step must not keep the rest.
+    fn drop(&mut self) {
+        let mut steps = vec![vec!["pod", "rm", "-fa", "-t", "0"], vec!["rm", "-fa", "-t", "0"]];
+        steps.extend(self.networks.iter().map(|name| vec!["network", "rm", "-f", name.as_str()]));
+        for step in steps {
+            let mut command = self.command("podman");
+            let _ = command.args(&step).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        }
+        self.stop_serving();
+    }
+}
