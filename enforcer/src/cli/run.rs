@@ -97,7 +97,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     };
     if inventory.is_none() && runtime.is_none() && unknown.is_none() {
         anyhow::bail!(
-            "neither --inventory nor --runtime is given, so every workload is unknown; give --unknown strict to block \
+            "neither --inventory nor --runtime is given, so every workload is unknown; give --unknown strict to close \
              them or --unknown open to let them through"
         );
     }

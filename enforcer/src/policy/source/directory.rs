@@ -1,7 +1,7 @@
-//! A directory of policy files as a source: everything in it counts, or nothing does.
+//! A directory of policy files as a source. Its policies count as a whole or not at all.
 //!
-//! Input: a directory. Output: the policies of every policy file in it, in the order of their paths, or all errors.
-//! Nothing here can block: pipes and devices are never opened for reading, and the size of a file is bounded.
+//! Input: a directory. Output: the policies of every policy file in it, sorted by path, or all errors. Nothing here can
+//! block: pipes and devices are never opened for reading, and the size of a file is bounded.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
