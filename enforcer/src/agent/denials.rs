@@ -1,7 +1,8 @@
-//! From what the kernel denied to lines of the flow log, on a thread of its own: a flood of denied flows must not delay a
-//! new veth or a new policy.
+//! Writes denied packets to the flow log, on a thread of its own, so that a flood of denied flows cannot delay a new veth
+//! or a new policy.
 //!
-//! Input: the kernel's counts and the names of the last revisions. Output: records; what became of them, for `status`.
+//! Input: the kernel's counts, and the names that belong to the last revisions. Output: records for the flow log, and the
+//! number of records that were written, merged or lost, for `status`.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};

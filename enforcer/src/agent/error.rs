@@ -1,4 +1,4 @@
-//! Why the daemon does not start or go on, with the exit code that tells a supervisor which.
+//! The errors that end `enforcer run`. Each one has an exit code, so that a supervisor can tell them apart.
 
 use std::io;
 

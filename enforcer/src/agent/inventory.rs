@@ -1,4 +1,7 @@
-//! The inventory that counts: the newest good reading of the file, or the one that an earlier run left in force.
+//! Decides which inventory is in use: the last version of the file without errors, or the one that an earlier daemon left
+//! in force.
+//!
+//! Input: the inventory file and the state that an earlier daemon kept. Output: the inventory, and the error of the file.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;

@@ -1,7 +1,7 @@
 //! The daemon: the only module that knows all others.
 //!
-//! Input: [`Options`]. It joins policies and workloads, keeps the kernel at what they say, and writes the flow log, until
-//! it is told to stop. Stopping leaves enforcement on.
+//! Input: [`Options`]. Until it is told to stop, the daemon joins policies and workloads, puts the result in force in the
+//! kernel, and writes the flow log. Enforcement stays on after it stops.
 
 mod denials;
 mod devices;

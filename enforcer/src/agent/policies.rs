@@ -1,4 +1,7 @@
-//! The policies that count: the newest good ones of each source, or those that an earlier run left in force.
+//! Decides which policies are in use: for each source the last ones without errors, or those that an earlier daemon left in
+//! force.
+//!
+//! Input: the policy sources and the state that an earlier daemon kept. Output: one set of policies, and the errors.
 
 use super::error::AgentError;
 use super::state::InForce;

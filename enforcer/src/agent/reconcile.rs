@@ -1,7 +1,7 @@
-//! Keeps the kernel at what policies and workloads say.
+//! Keeps the kernel's state equal to what the policies and the workloads ask for.
 //!
-//! Input: changes, one at a time. Output: a plan in force, names for its denials, the report for `status`. What fails is
-//! tried again with the next change and on a timer; until it succeeds the last good image stays.
+//! Input: changes, one at a time. Output: a plan in force, the names for its denials, and the report for `status`. The
+//! daemon tries a failed step again at the next change and on a timer. Until then the last good image stays in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
