@@ -1,8 +1,8 @@
-//! What the agent talks to: starts the sources, merges what they give, hands out snapshots.
+//! The front door of discovery: it starts the sources, merges their statements and publishes snapshots.
 //!
-//! Input: `Config`. Output: a `Snapshot` for every change. A new veth is in a snapshot within milliseconds, without a
-//! name if its name is still on the way, so that the agent can attach first and name later. Before every source has
-//! given its first list there is no snapshot, but the veths that are workloads' whatever the sources say.
+//! Input: `Config`. Output: a `Snapshot` for every change. A new veth is in a snapshot within milliseconds, even if its name
+//! is not known yet, so that the agent can attach programs first. There is no snapshot before every source has given its
+//! first list. Until then discovery publishes only the veths that belong to workloads whatever the sources will say.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
-//! What discovery noticed and did not act on: refused claims, sources that disagree, guesses.
+//! What discovery noticed but did not act on: refused claims to addresses, sources that disagree, and unclear uplinks.
 //!
-//! Output for `status` and the log. Typed, so that a test can name what it expects.
+//! Output: findings for `status` and the log. They are typed, so that a test can name the one that it expects.
 
 #![forbid(unsafe_code)]
 

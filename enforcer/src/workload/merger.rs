@@ -1,5 +1,7 @@
-//! The task between the sources and the agent: asks for what only the kernel knows (which nsid a path stands for),
-//! feeds the store, publishes what comes out.
+//! The task between the sources and the agent.
+//!
+//! Input: network views and the states of the sources. The task asks the kernel which network namespace (nsid) a path stands
+//! for, and gives everything to the store. Output: snapshots and findings.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
 //! Discovery by netlink: one task that keeps a `NetworkView` up to date.
 //!
-//! Any relevant event marks what it concerns; a few milliseconds later that part is read again and a new view goes out.
-//! Reading a complete list is the only way in, so that a lost or reordered event costs time and never truth.
+//! An event only marks a list as stale. A few milliseconds later the task reads that list again and sends a new view. All
+//! data come from complete lists, so a lost or reordered event costs time but never makes the view wrong.
 //! Input: the namespace of the thread that opens the sockets. Output: `Change`s on a channel.
 
 mod dump;

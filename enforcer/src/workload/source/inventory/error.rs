@@ -1,4 +1,4 @@
-//! What can be wrong with an inventory file, as data.
+//! The mistakes that an inventory file can have, as data. Their texts say where the mistake is and what to write instead.
 
 #![forbid(unsafe_code)]
 

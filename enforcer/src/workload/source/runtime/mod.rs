@@ -1,7 +1,7 @@
-//! Containers by the Docker-compatible API of podman or Docker.
+//! The container runtime as a source, through the Docker-compatible API of podman or Docker.
 //!
-//! Input: a unix socket. Output: the list of running containers, whole, again after every event. What was heard last
-//! stays in force while the socket is down.
+//! Input: a unix socket. Output: the complete list of running containers, at first and after every event. While the socket
+//! does not answer, the last list stays in force.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! A container shows more addresses than one can have.
+//! Tests with a container that shows more addresses than one workload can have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
