@@ -1,4 +1,4 @@
-//! What an image may take, counted before it is written.
+//! The limits on the size of an image. The sizes are counted before the image is written.
 
 use std::fmt;
 
