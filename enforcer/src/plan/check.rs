@@ -1,4 +1,4 @@
-//! Whether a plan can be put in force at all. Input: a plan. Output: the first reason why not, before anything is written.
+//! Checks a plan before anything is written. Input: a plan. Output: the first reason why it cannot be put in force.
 
 use std::collections::BTreeSet;
 
