@@ -33,7 +33,7 @@ impl Parts {
         };
         if attached.is_err() && !self.hooks.devices().contains(&ifindex) {
             for error in self.forget(&[ifindex].into()) {
-                tracing::warn!(ifindex, %error, "an attach that failed is not taken back yet");
+                tracing::warn!(ifindex, %error, "attaching failed, and the daemon cannot remove what it left behind yet");
             }
         }
         attached

@@ -163,7 +163,10 @@ impl Denials {
         for _ in 0..most {
             let Some(record) = self.ring.next() else { return true };
             let Some(event) = DenialEvent::from_bytes(&record) else {
-                tracing::error!(bytes = record.len(), "a record of the ring is of another layout");
+                tracing::error!(
+                    bytes = record.len(),
+                    "skipped a record of the ring with an unknown layout (written by another version?)"
+                );
                 continue;
             };
             reading.denials.extend(self.tracker.event(&event));

@@ -141,7 +141,12 @@ impl Sizes {
                 compare(name, map.attributes(), &expected, any_size)?;
                 let pinned = map.attributes().entries;
                 if pinned != expected.entries {
-                    tracing::warn!(map = name, pinned, configured = expected.entries, "the pinned size stays");
+                    tracing::warn!(
+                        map = name,
+                        pinned,
+                        configured = expected.entries,
+                        "the map keeps its pinned size; `enforcer purge` and a new start give it the configured size"
+                    );
                 }
                 Ok(map)
             }
