@@ -27,7 +27,9 @@ mod sweep;
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::bindings::__sk_buff;
-    use enforcer_common::{datapath, id::Direction, live, opaque::Flag, sweep::SweepArguments, verdict::Verdict};
+    use enforcer_common::{
+        datapath, id::Direction, live, opaque::Flag, side::Side, sweep::SweepArguments, verdict::Verdict,
+    };
 
     use crate::{context, emit, lookup::Maps, maps::SCRATCH, sweep};
 
@@ -42,14 +44,14 @@ mod programs {
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
     extern "C" fn from_workload(skb: *mut __sk_buff) -> i32 {
-        judge(skb, Direction::Egress)
+        judge(skb, Side::FromWorkload.direction())
     }
 
     /// tcx egress on the host side: what the workload gets.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
     extern "C" fn to_workload(skb: *mut __sk_buff) -> i32 {
-        judge(skb, Direction::Ingress)
+        judge(skb, Side::ToWorkload.direction())
     }
 
     /// Frees idle flows and those of workloads that are gone; run by the daemon's timer, never attached. Returns how many.

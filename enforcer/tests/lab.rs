@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use enforcer::lab::{Lab, Layout, Namespace};
-use enforcer_tests::net::{Node, Site};
+use enforcer::lab::{Layout, Namespace};
+use enforcer_tests::net::{Node, Site, lab};
 
 /// Tells the child where to write what it has made.
 const MADE: &str = "ENFORCER_TEST_MADE";
@@ -35,7 +35,7 @@ fn reaches(from: &Namespace, to: &Namespace, address: IpAddr) -> bool {
 #[test]
 fn every_pair_of_both_layouts_and_families_is_connected() {
     for layout in [Layout::Bridged, Layout::Routed] {
-        let mut lab = Lab::new(layout).unwrap();
+        let mut lab = lab(layout);
         for (name, host) in [("a", 10), ("b", 20)] {
             lab.add_workload(name, &format!("veth-{name}"), &addresses(host)).unwrap();
         }
@@ -60,7 +60,7 @@ fn every_pair_of_both_layouts_and_families_is_connected() {
 
 #[test]
 fn nothing_is_left_behind() {
-    let lab = Lab::new(Layout::Bridged).unwrap();
+    let lab = lab(Layout::Bridged);
     let path = lab.node().path().to_owned();
     assert!(path.exists());
     drop(lab);
@@ -71,10 +71,12 @@ fn nothing_is_left_behind() {
 #[test]
 fn child() {
     let Some(made) = std::env::var_os(MADE) else { return };
-    let (lab, node, site) = (Lab::new(Layout::Routed).unwrap(), Node::new(), Site::new());
-    fs::create_dir_all(site.pin_dir().join("abi-2/maps")).unwrap();
+    let (lab, node, site) = (lab(Layout::Routed), Node::new(), Site::new());
+    fs::create_dir_all(site.pin_dir().join("flows-1/maps")).unwrap();
     fs::write(site.file("log"), "").unwrap();
-    let mut process = Command::new("tail").arg("-f").arg(site.file("log")).stdout(Stdio::null()).spawn().unwrap();
+    let mut command = Command::new("tail");
+    command.arg("-f").arg(site.file("log")).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut process = command.spawn().unwrap();
     fs::write(site.file("tail.pid"), process.id().to_string()).unwrap();
     let paths = [lab.node().path(), node.namespace().path(), site.directory(), site.pin_dir()];
     let lines: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();

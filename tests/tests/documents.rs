@@ -5,7 +5,7 @@
 
 use enforcer::policy::load::{SourceFile, from_sources};
 use enforcer::policy::model::{
-    LabelSelector, NamespaceScope, Peer, Peers, Policy, PortSpec, Ports, Requirement, Rule, Transport,
+    Action, LabelSelector, NamespaceScope, Peer, Peers, Policy, PortSpec, Ports, Requirement, Rule, Transport,
 };
 use enforcer_tests::oracle::declare::{Declared, Defaults, at, model};
 use enforcer_tests::oracle::generate;
@@ -35,14 +35,15 @@ fn parsed_documents_mean_what_was_declared() {
     assert!(told_apart > SETS / 10, "only {told_apart} sets tell how absent types are read");
 }
 
-/// What a NetworkPolicy has no words for: ICMP, and a named port of any protocol.
+/// What a NetworkPolicy has no words for: a denial, ICMP, and a named port of any protocol.
 fn can_be_written(rule: &Rule) -> bool {
-    match &rule.ports {
+    let ports = match &rule.ports {
         Ports::Any => true,
         Ports::Only(specs) => {
             !specs.iter().any(|spec| matches!(spec, PortSpec::Icmp | PortSpec::Named { transport: None, .. }))
         }
-    }
+    };
+    ports && rule.action == Action::Allow
 }
 
 fn placeless(policy: Policy) -> Policy {

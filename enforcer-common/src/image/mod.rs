@@ -13,100 +13,17 @@
 //! | range starts | u32 (IPv4) or two u64, high half first (IPv6) | range |
 //! | range classes | u32: peer class | range |
 
-use crate::id::{Address, PeerClass, PortClass, Row};
+use crate::id::PeerClass;
 use crate::limits;
 
-/// 64 bytes of an image.
-///
-/// The kernel rounds array values up to 8 bytes, so packing small values into lines saves up to seven of eight; an
-/// offset masked to the line needs no bounds check.
-#[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Line([u32; 16]);
-const _: () = assert!(size_of::<Line>() == 64);
+mod line;
+mod read;
 
-impl Line {
-    /// All zero.
-    pub const ZERO: Self = Self([0; 16]);
-
-    /// From its bytes as they lie in memory.
-    pub fn from_bytes(bytes: &[u8; 64]) -> Self {
-        let mut words = [0; 16];
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
-            *word = u32::from_ne_bytes(*bytes);
-        }
-        Self(words)
-    }
-
-    /// Word `n`, modulo 16.
-    pub fn word(&self, n: usize) -> u32 {
-        self.0[n % 16]
-    }
-
-    /// Overwrites bytes from `at` on.
-    pub fn write(&mut self, at: usize, part: &[u8]) {
-        let mut bytes = self.to_bytes();
-        bytes[at..at + part.len()].copy_from_slice(part);
-        *self = Self::from_bytes(&bytes);
-    }
-
-    /// Its bytes as they lie in memory.
-    pub fn to_bytes(&self) -> [u8; 64] {
-        let mut bytes = [0; 64];
-        for (place, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(self.0) {
-            *place = word.to_ne_bytes();
-        }
-        bytes
-    }
-
-    // By words and shifts: the bpf target reads what may be unaligned byte by byte.
-
-    #[inline(always)]
-    fn u8(&self, at: u32) -> u8 {
-        let place = if cfg!(target_endian = "little") { at } else { 3 - (at & 3) };
-        (self.u32(at) >> (8 * (place & 3))) as u8
-    }
-
-    #[inline(always)]
-    fn u16(&self, at: u32) -> u16 {
-        let place = if cfg!(target_endian = "little") { at } else { at ^ 2 };
-        (self.u32(at) >> (8 * (place & 2))) as u16
-    }
-
-    #[inline(always)]
-    fn u32(&self, at: u32) -> u32 {
-        self.0[(at as usize / 4) % 16]
-    }
-
-    #[inline(always)]
-    fn u64(&self, at: u32) -> u64 {
-        let [low, high] = if cfg!(target_endian = "little") { [at, at + 4] } else { [at + 4, at] };
-        u64::from(self.u32(high)) << 32 | u64::from(self.u32(low))
-    }
-}
+pub use line::Line;
+pub use read::{Image, cell, cell_of_class, port_class, range_class};
 
 /// The first lines of an image, and zeros behind those of a shorter one: the programs reach each without a look-up.
 pub type Start = [Line; limits::START_LINES as usize];
-
-/// Where an image's lines and exact addresses come from: eBPF maps or ordinary memory.
-pub trait Image {
-    /// The line at `index`. Past the end: `None` or a line of zeros, of which nothing is allowed.
-    fn line(&self, index: u32) -> Option<&Line>;
-    /// What is known of exactly this address.
-    fn address(&self, address: &Address) -> Option<AddressEntry>;
-}
-
-impl<I: Image> Image for &I {
-    #[inline(always)]
-    fn line(&self, index: u32) -> Option<&Line> {
-        (*self).line(index)
-    }
-
-    #[inline(always)]
-    fn address(&self, address: &Address) -> Option<AddressEntry> {
-        (*self).address(address)
-    }
-}
 
 /// Value of the hash of exact addresses: peer class, and what the address is.
 #[repr(transparent)]
@@ -292,7 +209,7 @@ impl Header {
             vectors_at,
             addresses,
         } = self;
-        line_of(&[
+        Line::of(&[
             magic,
             lines,
             flags,
@@ -356,7 +273,7 @@ impl RangeTable {
     pub fn to_line(self) -> Line {
         let Self { base, shift, buckets, count, index_at, starts_at, classes_at } = self;
         let [a, b, c, d, e, f, g, h] = base.to_ne_bytes();
-        line_of(&[
+        Line::of(&[
             u32::from_ne_bytes([a, b, c, d]),
             u32::from_ne_bytes([e, f, g, h]),
             shift,
@@ -375,92 +292,6 @@ impl RangeTable {
         let last = u64::from(buckets).saturating_sub(1);
         (if above > last { last } else { above }) as u32
     }
-}
-
-fn line_of(words: &[u32]) -> Line {
-    let mut line = [0; 16];
-    line[..words.len()].copy_from_slice(words);
-    Line(line)
-}
-
-/// The port class of `key`; `header` is line 0.
-#[inline(always)]
-pub fn port_class<I: Image>(image: &I, header: &Line, key: PortKey) -> Option<PortClass> {
-    let flags = header.u32(8);
-    let at = header.u32(28);
-    let index = key.index();
-    if flags & Header::WIDE_PORTS == 0 {
-        Some(PortClass(u16::from(image.line(at + index / 64)?.u8(index))))
-    } else {
-        Some(PortClass(image.line(at + index / 32)?.u16(index * 2)))
-    }
-}
-
-/// The class of an address that is not known exactly.
-#[inline(always)]
-pub fn range_class<I: Image>(image: &I, address: &Address) -> Option<PeerClass> {
-    let v4 = address.is_v4();
-    let [high, low] = address.halves();
-    let table = image.line(if v4 { Header::RANGES_AT } else { Header::RANGES_AT + 1 })?;
-    let x = if v4 { low & 0xffff_ffff } else { high };
-    let bucket = RangeTable::bucket(table.u64(0), table.u32(8), table.u32(12), x);
-    let (index_at, starts_at, classes_at) = (table.u32(20), table.u32(24), table.u32(28));
-    let next = bucket + 1;
-    let line = image.line(index_at + bucket / 16)?;
-    let first = line.u32(bucket * 4);
-    // Mostly of the same line, and a lookup is the better part of the cost.
-    let line = if next.is_multiple_of(16) { image.line(index_at + next / 16)? } else { line };
-    // The range before the bucket's first may reach into the bucket.
-    let mut found = first.saturating_sub(1);
-    // A length that is halved, not an end: both ways through a step leave the verifier one state to follow, not two.
-    let mut length = line.u32(next * 4).wrapping_sub(found);
-    for _ in 0..limits::SEARCH_STEPS {
-        if length <= 1 {
-            break;
-        }
-        let half = length / 2;
-        let middle = found.wrapping_add(half);
-        let reached = if v4 {
-            u64::from(image.line(starts_at + middle / 16)?.u32(middle * 4)) <= x
-        } else {
-            let line = image.line(starts_at + middle / 4)?;
-            let start = [line.u64(middle * 16), line.u64(middle * 16 + 8)];
-            start[0] < high || (start[0] == high && start[1] <= low)
-        };
-        if reached {
-            found = middle;
-        }
-        length -= half;
-    }
-    Some(PeerClass(image.line(classes_at + found / 16)?.u32(found * 4)))
-}
-
-/// The cell of a flow; `port` is of its destination.
-#[inline(always)]
-pub fn cell<I: Image>(image: &I, row: Row, peer: PeerClass, port: PortKey) -> Option<Cell> {
-    let header = image.line(0)?;
-    let port = port_class(image, header, port)?;
-    cell_of_class(image, header, row, peer, port)
-}
-
-/// The same for a port class; `header` is line 0.
-#[inline(always)]
-pub fn cell_of_class<I: Image>(image: &I, header: &Line, row: Row, peer: PeerClass, port: PortClass) -> Option<Cell> {
-    let flags = header.u32(8);
-    let (port_classes, peer_classes) = (header.u32(12), header.u32(16));
-    // Rows and classes beyond the image would alias others' cells.
-    if row.0 >= header.u32(20) || peer.0 >= peer_classes || u32::from(port.0) >= port_classes {
-        return None;
-    }
-    let place = row.0.wrapping_mul(peer_classes).wrapping_add(peer.0);
-    let rows_at = header.u32(32);
-    let vector = if flags & Header::WIDE_VECTORS == 0 {
-        u32::from(image.line(rows_at + place / 32)?.u16(place * 2))
-    } else {
-        image.line(rows_at + place / 16)?.u32(place * 4)
-    };
-    let place = vector.wrapping_mul(port_classes).wrapping_add(u32::from(port.0));
-    Cell::from_u8(image.line(header.u32(36) + place / 64)?.u8(place))
 }
 
 #[cfg(test)]

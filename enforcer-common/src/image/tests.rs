@@ -1,3 +1,5 @@
+use crate::id::{Address, PortClass, Row};
+
 use super::*;
 
 struct Lines(Vec<Line>);

@@ -30,13 +30,16 @@ impl Parts {
     pub(super) fn apply(&mut self, plan: &Plan<'_>) -> Result<Applied, KernelError> {
         plan.check()?;
         self.tables.settle()?;
+        let takes_over = self.must_take_over()?;
         let word = self.tables.next_word();
         let mut incarnations = self.incarnations.clone();
         let mut supply = self.tables.supply();
         let now = boot_time()?;
-        let writes = incarnations.plan(&plan.workloads, &self.tables.current(), &mut supply, word.slot(), now)?;
+        let mut writes = incarnations.plan(&plan.workloads, &self.tables.current(), &mut supply, word.slot(), now)?;
         self.tables.take(&supply);
-        if let Err(error) = self.tables.fill(word, plan) {
+        let filled = self.tables.fill(word.slot(), plan);
+        let filled = filled.and_then(|()| if takes_over { self.take_over(plan, &mut writes) } else { Ok(()) });
+        if let Err(error) = filled {
             // Their incarnations did not come to be.
             self.tables.release(supply.given().iter().map(|(place, _)| *place));
             return Err(error);
@@ -74,6 +77,7 @@ impl Parts {
         self.retire();
         if failures.is_empty() {
             failures.extend(self.hooks.remove_other_programs(&self.pins).err());
+            failures.extend(self.pins.remove_others().err());
         }
         failures
     }

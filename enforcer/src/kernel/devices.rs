@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 
 use enforcer_common::endpoint::Endpoint;
 
-use crate::kernel::error::{KernelError, on_device};
+use crate::kernel::error::KernelError;
+use crate::kernel::hooks::tcx::device_exists;
 use crate::kernel::parts::Parts;
-use crate::kernel::sys::{self, Hook};
 
 impl Parts {
     /// Attaches to a veth before anybody knows whose it is: closed until a plan names it.
@@ -79,13 +79,5 @@ impl Parts {
     pub(super) fn retire(&mut self) {
         let places = self.incarnations.retire(self.tables.endpoints());
         self.tables.release(places);
-    }
-}
-
-fn device_exists(ifindex: u32) -> Result<bool, KernelError> {
-    match sys::chain(ifindex, Hook::Ingress) {
-        Ok(_) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
-        Err(error) => Err(on_device(ifindex, "read the chain")(error)),
     }
 }

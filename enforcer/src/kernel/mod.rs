@@ -17,6 +17,7 @@ mod preflight;
 pub mod status;
 mod sys;
 mod tables;
+mod take_over;
 mod verify;
 
 pub use apply::Applied;
@@ -25,7 +26,7 @@ pub use denials::{Denials, Reading, Totals};
 pub use error::KernelError;
 pub use hooks::{SWEEP_CAP, Sweep};
 pub use parts::KernelConfig;
-pub use pins::purge;
+pub use pins::{group_directory, purge};
 pub use preflight::give_up_loading;
 pub use tables::FlowFill;
 pub use verify::Drift;

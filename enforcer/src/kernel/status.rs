@@ -8,13 +8,16 @@ use std::path::Path;
 use enforcer_common::endpoint::Endpoint;
 use enforcer_common::id::{Address, OwnerId, PolicyWord, Row};
 use enforcer_common::image::Header;
-use enforcer_common::limits::{ABI, map};
+use enforcer_common::limits::map;
+use enforcer_common::schema::{self, Group};
+use enforcer_common::side::Side;
 
 use crate::kernel::denials::{Totals, read_totals};
 use crate::kernel::error::{KernelError, at};
-use crate::kernel::hooks::attach::{HOOKS, name};
-use crate::kernel::pins::Maps;
-use crate::kernel::pins::layout::{Layout, is_locked};
+use crate::kernel::hooks::attach::name;
+use crate::kernel::hooks::tcx;
+use crate::kernel::pins::layout::Layout;
+use crate::kernel::pins::{FlowMaps, is_locked, pinned};
 use crate::kernel::preflight;
 use crate::kernel::sys::{self, Map};
 use crate::kernel::tables::EndpointTable;
@@ -26,8 +29,6 @@ use crate::plan::owned;
 /// The view.
 #[derive(Clone, Debug)]
 pub struct StatusView {
-    /// Version of what is pinned.
-    pub abi: u32,
     /// A daemon holds the lock.
     pub daemon: bool,
     /// Revision and epoch in force.
@@ -94,12 +95,11 @@ pub fn read(pin_dir: &Path) -> Result<StatusView, KernelError> {
     if !layout.exists() {
         return Err(KernelError::NothingPinned { path: pin_dir.to_path_buf() });
     }
-    let maps = Maps::pinned(&layout)?;
+    let maps = FlowMaps::pinned(&layout)?;
     let word = Globals::open(&maps, false)?.word();
     let table = EndpointTable::open(&maps, false)?;
     let endpoints = table.iter().map(|endpoint| view(&layout, endpoint, word.slot()));
     Ok(StatusView {
-        abi: ABI,
         daemon: is_locked(pin_dir),
         word,
         image: header(&layout, word)?,
@@ -108,12 +108,17 @@ pub fn read(pin_dir: &Path) -> Result<StatusView, KernelError> {
         uplinks: Uplinks::open(&maps)?.devices().clone(),
         flows: Quotas::open(&maps, 0, false)?.fill(),
         flow_room: maps.flows.attributes().entries,
-        denied: read_totals(&maps.denied)?,
+        denied: denied(&layout)?,
     })
 }
 
+/// Nothing where the daemon that makes these maps has not come yet: an older layout is another directory's.
+fn denied(layout: &Layout) -> Result<Totals, KernelError> {
+    if layout.has(Group::Denials) { read_totals(&*pinned(layout, &schema::DENIED)?) } else { Ok(Totals::default()) }
+}
+
 fn header(layout: &Layout, word: PolicyWord) -> Result<Option<Header>, KernelError> {
-    if word.revision == 0 {
+    if word.revision == 0 || !layout.has(Group::Policy) {
         return Ok(None);
     }
     let path = layout.image(word.slot());
@@ -122,7 +127,7 @@ fn header(layout: &Layout, word: PolicyWord) -> Result<Option<Header>, KernelErr
 }
 
 fn view(layout: &Layout, endpoint: &Endpoint, slot: usize) -> Result<EndpointView, KernelError> {
-    let [from, to] = HOOKS.map(|hook| link(layout, endpoint.ifindex, hook));
+    let [from, to] = Side::ALL.map(|side| link(layout, endpoint.ifindex, side));
     Ok(EndpointView {
         ifindex: endpoint.ifindex,
         id: endpoint.id,
@@ -135,15 +140,15 @@ fn view(layout: &Layout, endpoint: &Endpoint, slot: usize) -> Result<EndpointVie
     })
 }
 
-fn link(layout: &Layout, ifindex: u32, hook: sys::Hook) -> Result<LinkView, KernelError> {
+fn link(layout: &Layout, ifindex: u32, side: Side) -> Result<LinkView, KernelError> {
     const NONE: LinkView = LinkView { id: 0, ifindex: 0, first: false };
-    let path = layout.links().join(name(ifindex, hook));
+    let path = layout.links().join(name(ifindex, side));
     let link = match sys::object_get(&path) {
         Ok(link) => link,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(NONE),
         Err(error) => return Err(at(&path, "open pin")(error)),
     };
     let info = sys::link_info(link.as_fd()).map_err(at(&path, "read the link"))?;
-    let chain = sys::chain(ifindex, hook).unwrap_or_default();
-    Ok(LinkView { id: info.id, ifindex: info.ifindex, first: chain.first().is_some_and(|first| first.link == info.id) })
+    let place = tcx::place(info.id, ifindex, side).unwrap_or_default();
+    Ok(LinkView { id: info.id, ifindex: info.ifindex, first: place == Some(0) })
 }

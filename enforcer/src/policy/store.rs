@@ -187,7 +187,7 @@ mod tests {
     fn policy(name: &str, label: &str) -> String {
         format!(
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}}}\n\
-             spec: {{podSelector: {{matchLabels: {{app: {label}}}}}}}\n"
+             spec: {{podSelector: {{matchLabels: {{app: \"{label}\"}}}}}}\n"
         )
     }
 
@@ -243,7 +243,7 @@ mod tests {
         let news = store.take("directory", whole(&format!("{}---\nkind: Nonsense\n", policy("a", "2"))));
         assert!(!news.changed);
         assert_eq!(counting(&store), ["a 1", "b 1"]);
-        assert!(store.error().unwrap().contains("a.yaml:5"), "{:?}", store.error());
+        assert!(store.error().unwrap().contains("a.yaml:6"), "{:?}", store.error());
     }
 
     #[test]

@@ -56,7 +56,8 @@ pub enum DecidedBy {
     NotIsolated,
     /// The peer is the workload itself (N19).
     Itself,
-    /// The rule with the highest rank that matches it, and of equal ones the first in the order of [`DecidedBy::Isolated`].
+    /// Of the rules that match it, the one with the highest rank; of equal ones the first in the order of
+    /// [`DecidedBy::Isolated`].
     Rule(RuleRef),
     /// No rule matches it.
     Isolated {

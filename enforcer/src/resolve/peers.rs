@@ -1,4 +1,4 @@
-//! The peers that a rule grants to.
+//! The peers that a rule names.
 //!
 //! Input: what `resolver` found for a rule's peer items. Output: [`PeerSet`], with addresses still as groups and CIDRs.
 

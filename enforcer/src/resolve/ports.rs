@@ -1,4 +1,4 @@
-//! The ports that a rule grants, as intervals over [`PortKey`]s.
+//! The ports that a rule names, as intervals over [`PortKey`]s.
 //!
 //! Input: port items of a rule and, for names, the ports of the destination workload. Output: [`PortSet`].
 
@@ -76,12 +76,12 @@ impl PortSet {
         &self.intervals
     }
 
-    /// Whether it grants nothing.
+    /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
         self.intervals.is_empty()
     }
 
-    /// Whether it grants a port.
+    /// Whether it holds a port.
     pub fn contains(&self, key: PortKey) -> bool {
         let after = self.intervals.partition_point(|(first, _)| *first <= key.index());
         after.checked_sub(1).is_some_and(|place| key.index() < self.intervals[place].1)

@@ -1,8 +1,8 @@
 //! The order in which rules decide: the only place of precedence.
 //!
-//! Input: tier, priority and action of a rule. Output: [`Rank`], one number. Of all rules that match a flow, the one with
-//! the highest rank decides. The reasons' evaluator (`decision`) and `compile` compare ranks and nothing else; the kernel
-//! compares nothing, since `compile` leaves one cell a flow.
+//! Input: tier, priority and action of a rule. Output: [`Rank`], one number. Of all rules that match a flow, the one
+//! with the highest rank decides. The reasons' evaluator (`decision`) and `compile` compare ranks and nothing else. The
+//! kernel compares nothing, since `compile` leaves one cell for each flow.
 
 use enforcer_common::image::Cell;
 
@@ -16,8 +16,8 @@ use crate::policy::model::{Action, Priority, Tier};
 /// 2. in a tier by priority, the lower number first (C2);
 /// 3. at one priority deny before allow (D2).
 ///
-/// The defaults are ranks too. [`Rank::ISOLATED`] is below every rule of the NetworkPolicy tier and above whatever comes
-/// after that tier. [`Rank::NOT_ISOLATED`] is below everything.
+/// The defaults are ranks too. [`Rank::ISOLATED`] is below every rule of the NetworkPolicy tier and above whatever
+/// comes after that tier. [`Rank::NOT_ISOLATED`] is below everything.
 ///
 /// From its high bits to its low bits, the number holds tier (8), place in the tier (16) and action (8). It is never
 /// stored: a new tier or action may renumber the others.
@@ -82,7 +82,8 @@ const fn place(priority: Priority) -> u16 {
     Priority::LOWEST.number() - priority.number() + 1
 }
 
-/// What decides: of the default and of everything that matches, the answer with the highest rank; of equal ones the first.
+/// What decides: of the default and of everything that matches, the answer with the highest rank. Of equal ones it is
+/// the first.
 pub(super) fn deciding<T>(default: (Rank, T), matching: impl Iterator<Item = (Rank, T)>) -> (Rank, T) {
     matching.fold(default, |best, next| if next.0 > best.0 { next } else { best })
 }

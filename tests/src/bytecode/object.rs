@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, fs, os::fd::AsFd, path::PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use aya::{Ebpf, EbpfLoader, maps::Map, programs::SchedClassifier};
 use enforcer::kernel::Sweep;
-use enforcer_common::limits;
+use enforcer_common::{limits, side::Side};
 
 /// Names of the packet programs.
-pub const PROGRAMS: [&str; 2] = ["from_workload", "to_workload"];
+pub const PROGRAMS: [&str; 2] = [Side::FromWorkload.program(), Side::ToWorkload.program()];
 
 /// What `cargo xtask build-ebpf` made, by its path below `bpf` in the target directory of this very program.
 pub fn built(path: &str) -> Result<PathBuf> {

@@ -14,8 +14,9 @@ pub mod wire;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
+use std::sync::Once;
 
-use enforcer::lab::Namespace;
+use enforcer::lab::{Lab, Layout, Name, Namespace};
 
 pub use node::{Node, own_bpf_file_system};
 pub use site::Site;
@@ -29,6 +30,23 @@ pub fn is_privileged() -> bool {
     assert!(skips, "this test makes network namespaces: it needs root; ENFORCER_SKIP_PRIV=1 skips it");
     println!("SKIPPED: needs root for network namespaces, and ENFORCER_SKIP_PRIV=1 is set");
     false
+}
+
+/// The network of a whole host: a node with an uplink, an outside, and no workload yet.
+pub fn lab(layout: Layout) -> Lab {
+    share_names();
+    Lab::new(layout).unwrap()
+}
+
+/// Makes the directory of the namespaces' names a mount of its own, as `ip netns` does before it first adds one. podman
+/// does so too, and what had been mounted there before would be hidden and could not be removed.
+fn share_names() {
+    static SHARED: Once = Once::new();
+    SHARED.call_once(|| {
+        let name = Name::unique().of("share");
+        sh(&format!("ip netns add {name}"));
+        sh(&format!("ip netns del {name}"));
+    });
 }
 
 /// Runs `work` on a thread inside a namespace, and passes its panic on. A socket that it opens stays in the namespace, and

@@ -11,7 +11,7 @@ use enforcer::lab::{Name, Namespace};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::{inside, ip};
+use super::{inside, ip, share_names};
 
 /// Namespaces of one test, removed on drop.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ pub struct Node {
 impl Node {
     /// A node whose only device is `lo`.
     pub fn new() -> Self {
+        share_names();
         Namespace::remove_leftovers();
         let name = Name::unique();
         let namespace = Namespace::create(&name, "node").unwrap();

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use enforcer::policy::model::{
-    LabelSelector, Labels, NamespaceScope, Peer, Peers, Policy, PolicySet, PortSpec, Ports, Requirement, Rule,
+    Action, LabelSelector, Labels, NamespaceScope, Peer, Peers, Policy, PolicySet, PortSpec, Ports, Requirement, Rule,
     Transport,
 };
 use enforcer::workload::model::{Identity, Snapshot, WorkloadKey};
@@ -26,6 +26,8 @@ pub enum Number {
     N3,
     /// Only the first policy that isolates counts.
     N4,
+    /// A rule that allows outweighs one that denies.
+    D2,
     /// Only the sender's side counts.
     N5,
     /// A policy without rules does not isolate.
@@ -62,11 +64,12 @@ pub enum Number {
 
 impl Number {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::N1,
         Self::N2,
         Self::N3,
         Self::N4,
+        Self::D2,
         Self::N5,
         Self::N6,
         Self::N7,
@@ -175,13 +178,16 @@ impl<'a> Oracle<'a> {
         let Some(first) = isolating.next() else {
             return !self.lacks(Number::N1);
         };
-        let grants = |policy: &Policy| {
-            rules(policy, direction).iter().any(|rule| self.rule_allows(policy, rule, subject, direction, peer, wants))
+        let says = |policy: &Policy, action: Action| {
+            let mut rules = rules(policy, direction).iter().filter(|rule| rule.action == action);
+            rules.any(|rule| self.rule_matches(policy, rule, subject, direction, peer, wants))
         };
-        grants(first) || (!self.lacks(Number::N4) && isolating.any(grants))
+        let others: Vec<&Policy> = if self.lacks(Number::N4) { Vec::new() } else { isolating.collect() };
+        let any_says = |action| says(first, action) || others.iter().any(|policy| says(policy, action));
+        any_says(Action::Allow) && (self.lacks(Number::D2) || !any_says(Action::Deny))
     }
 
-    fn rule_allows(
+    fn rule_matches(
         &self,
         policy: &Policy,
         rule: &Rule,

@@ -185,7 +185,7 @@ fn namespace_selector(random: &mut Random) -> LabelSelector {
 fn rules(random: &mut Random, places: &[IpAddr]) -> Vec<Rule> {
     let rule = |random: &mut Random| Rule {
         at: at(),
-        action: Action::Allow,
+        action: if random.chance(8) { Action::Deny } else { Action::Allow },
         peers: if random.chance(20) {
             Peers::Any
         } else {

@@ -17,11 +17,14 @@ use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use enforcer::kernel::group_directory;
 use enforcer::lab::{Lab, Layout};
 use enforcer_common::id::OwnerId;
+use enforcer_common::schema::Group;
 use serde_json::Value;
 
 use crate::daemon::{BOUND, Daemon};
+use crate::net;
 use crate::stage::log::{self, Record};
 
 pub use self::engine::{IMAGE, Podman};
@@ -37,7 +40,7 @@ impl Host {
     /// A node with an uplink, the image, and no container yet.
     pub fn new() -> Self {
         // Routed: the bridge is podman's business.
-        let lab = Lab::new(Layout::Routed).unwrap();
+        let lab = net::lab(Layout::Routed);
         let host = Self { daemon: None, engine: Podman::new(lab.node()), lab };
         fs::create_dir(host.policies()).unwrap();
         shims::write(&host);
@@ -140,11 +143,11 @@ impl Host {
         (self.node(), [pins, settings, ("--runtime-socket", self.socket())])
     }
 
-    /// Names of what is pinned in a directory of this version.
+    /// Names of what is pinned in the directories of this name, those of every group.
     pub fn pins(&self, directory: &str) -> Vec<String> {
-        let path = self.pin_dir().join(format!("abi-{}", enforcer_common::limits::ABI)).join(directory);
-        let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
-        entries.map(|name| name.to_string_lossy().into_owned()).collect()
+        let groups = Group::ALL.map(|group| self.pin_dir().join(group_directory(group)).join(directory));
+        let entries = groups.iter().filter_map(|path| fs::read_dir(path).ok()).flatten();
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
     }
 
     /// Removes the pins by hand, without `enforcer`.

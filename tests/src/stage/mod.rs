@@ -25,7 +25,7 @@ use self::log::Record;
 use crate::cases::Example;
 use crate::daemon::{BOUND, Daemon, Options, binary};
 use crate::net::wire::{Wire, device};
-use crate::net::{Site, ip};
+use crate::net::{Site, ip, lab};
 use crate::packet::parts::Route;
 
 /// Lab, directories, daemon.
@@ -49,7 +49,7 @@ impl Stage {
         let site = Site::new();
         let policies = site.file("policies");
         fs::create_dir(&policies).unwrap();
-        let lab = Lab::new(layout).unwrap();
+        let lab = lab(layout);
         let options = Options {
             policies,
             inventory: Some(site.file("workloads.inventory.yaml")),

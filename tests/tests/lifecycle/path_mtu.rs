@@ -32,7 +32,7 @@ const FAR: [[&str; 2]; 2] = [["203.0.113.8", "2001:db8:113::8"], ["203.0.113.9",
 
 fn path_mtu(layout: Layout) {
     let mut stage = stage(layout, &["a"]);
-    let lender = Lab::new(Layout::Routed).unwrap();
+    let lender = enforcer_tests::net::lab(Layout::Routed);
     narrow_path(&stage, &lender);
     unlimited(&stage, "outside");
     let to = "to: [{cidr: 203.0.113.0/24}, {cidr: \"2001:db8:113::/64\"}]";

@@ -175,7 +175,6 @@ mod tests {
 
     fn view() -> StatusView {
         StatusView {
-            abi: limits::ABI,
             daemon: true,
             word: PolicyWord { revision: 7, epoch: 9 },
             image: Some(HEADER),

@@ -112,7 +112,9 @@ proptest! {
         }
         let mut turned = stated;
         turned.reverse();
-        turned.iter_mut().for_each(|(_, said)| said.reverse());
+        for (_, said) in &mut turned {
+            said.reverse();
+        }
         prop_assert_eq!(compile(&resolved(policies(&turned))).unwrap(), image);
     }
 }

@@ -18,11 +18,12 @@ use enforcer_common::denial::{BusyKey, Counts, Denial, Way};
 use enforcer_common::event::DenialEvent;
 use enforcer_common::id::{Direction, OwnerId};
 use enforcer_common::limits::{BUSY, EVENTS, map};
+use enforcer_common::schema;
 use enforcer_common::verdict::{REASON_COUNT, REASONS, Reason};
 
 use crate::kernel::error::{KernelError, on_map};
+use crate::kernel::pins::Maps;
 use crate::kernel::pins::layout::Layout;
-use crate::kernel::pins::{Maps, REPORTED, REPORTED_BUSY};
 use crate::kernel::sys::Map;
 use crate::kernel::tables::Globals;
 use crate::kernel::tables::Mapped;
@@ -82,10 +83,10 @@ impl Marks for Pinned {
 impl Denials {
     pub(crate) fn open(layout: &Layout, maps: &Maps) -> Result<Self, KernelError> {
         let failed = |source| KernelError::Map { name: map::EVENTS, source: Box::new(source) };
-        let events = MapData::from_pin(layout.map(map::EVENTS)).map_err(failed)?;
+        let events = MapData::from_pin(layout.map(&schema::EVENTS)).map_err(failed)?;
         let ring = RingBuf::try_from(aya::maps::Map::RingBuf(events)).map_err(failed)?;
-        let slices = Mapped::new(&maps.denials, false).map_err(on_map(map::DENIALS, "mmap"))?;
-        let marks = Mapped::new(&maps.reported, true).map_err(on_map(REPORTED, "mmap"))?;
+        let slices = Mapped::new(&maps.denials.denials, false).map_err(on_map(map::DENIALS, "mmap"))?;
+        let marks = Mapped::new(&maps.denials.reported, true).map_err(on_map(map::REPORTED, "mmap"))?;
         let mut tracker = Tracker::new(Pinned(marks));
         for way in 0..ways(&slices) {
             if let Some(found) = read_way(&slices, way) {
@@ -96,10 +97,10 @@ impl Denials {
             ring,
             slices,
             tracker,
-            busy: Arc::clone(&maps.busy),
-            reported_busy: Arc::clone(&maps.reported_busy),
-            denied: Arc::clone(&maps.denied),
-            globals: Globals::open(maps, true)?,
+            busy: Arc::clone(&maps.denials.busy),
+            reported_busy: Arc::clone(&maps.denials.reported_busy),
+            denied: Arc::clone(&maps.denials.denied),
+            globals: Globals::open(&maps.flows, true)?,
             next_pass: Instant::now(),
         })
     }
@@ -151,7 +152,7 @@ impl Denials {
                 from_key(&key).is_some_and(|key| key.workload == OwnerId::NONE || living.contains(&key.workload));
             if !known && self.unreported(&key)?.is_none_or(|(_, packets)| packets == 0) {
                 self.busy.delete(&key).map_err(on_map(map::BUSY, "delete"))?;
-                self.reported_busy.delete(&key).map_err(on_map(REPORTED_BUSY, "delete"))?;
+                self.reported_busy.delete(&key).map_err(on_map(map::REPORTED_BUSY, "delete"))?;
             }
         }
         Ok(())
@@ -191,7 +192,7 @@ impl Denials {
             };
             let busy = from_key(&key).and_then(|key| busy(key, packets));
             if let Some(busy) = busy.filter(|_| packets != 0) {
-                self.reported_busy.update(&key, &now.to_ne_bytes()).map_err(on_map(REPORTED_BUSY, "update"))?;
+                self.reported_busy.update(&key, &now.to_ne_bytes()).map_err(on_map(map::REPORTED_BUSY, "update"))?;
                 reading.denials.push(busy);
             }
         }
@@ -205,7 +206,7 @@ impl Denials {
         };
         let mut reported = [0; 8];
         let before = self.reported_busy.lookup(key, &mut reported);
-        before.map_err(on_map(REPORTED_BUSY, "lookup"))?;
+        before.map_err(on_map(map::REPORTED_BUSY, "lookup"))?;
         Ok(Some((now, now.saturating_sub(u64::from_ne_bytes(reported)))))
     }
 

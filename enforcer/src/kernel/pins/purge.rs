@@ -7,7 +7,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::kernel::error::{KernelError, at, on_device};
-use crate::kernel::pins::layout::{is_abi, lock, names};
+use crate::kernel::pins::layout::{is_version, names};
+use crate::kernel::pins::lock::lock;
 use crate::kernel::preflight;
 use crate::kernel::sys;
 
@@ -22,18 +23,17 @@ pub fn purge(pin_dir: &Path) -> Result<(), Vec<KernelError>> {
     let mut errors = Vec::new();
     match names(pin_dir) {
         Ok(found) => {
-            for name in found {
-                let path = pin_dir.join(&name);
-                if is_abi(&name) {
-                    // Links first: half removed maps must not be enforced with.
-                    let links = path.join("links");
-                    release_all(&links, &mut errors);
-                    remove(&links, &mut errors);
-                    remove(&path, &mut errors);
-                } else {
-                    errors.push(KernelError::Foreign { path });
-                }
+            let (ours, strange): (Vec<_>, Vec<_>) = found.into_iter().partition(|name| is_version(name));
+            let ours: Vec<_> = ours.iter().map(|name| pin_dir.join(name)).collect();
+            // Links first: half removed maps must not be enforced with.
+            for links in ours.iter().map(|path| path.join("links")) {
+                release_all(&links, &mut errors);
+                remove(&links, &mut errors);
             }
+            for path in &ours {
+                remove(path, &mut errors);
+            }
+            errors.extend(strange.iter().map(|name| KernelError::Foreign { path: pin_dir.join(name) }));
         }
         Err(error) => errors.push(error),
     }

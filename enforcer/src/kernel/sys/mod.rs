@@ -17,7 +17,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-pub(crate) use hook::{Hook, chain, link_create, link_detach, link_info, link_update, program_id};
+pub(crate) use hook::{LinkInfo, chain, link_create, link_detach, link_info, link_update, program_id};
 pub(crate) use map::{Map, MapAttributes, kind};
 pub(crate) use program::{SyscallProgram, btf_load, syscall_load, syscall_run};
 

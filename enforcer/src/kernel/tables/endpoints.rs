@@ -15,7 +15,7 @@ use enforcer_common::id::{Address, OwnerId, Row};
 use enforcer_common::limits::{ENDPOINTS, ENDPOINTS_MORE, OWN_ADDRESSES, map};
 
 use crate::kernel::error::{KernelError, on_map};
-use crate::kernel::pins::Maps;
+use crate::kernel::pins::FlowMaps;
 use crate::kernel::sys::Map;
 use crate::kernel::tables::grace;
 use crate::kernel::tables::mmap::Mapped;
@@ -47,7 +47,7 @@ pub(crate) struct EndpointTable {
 
 impl EndpointTable {
     /// Reads the table.
-    pub(crate) fn open(maps: &Maps, writable: bool) -> Result<Self, KernelError> {
+    pub(crate) fn open(maps: &FlowMaps, writable: bool) -> Result<Self, KernelError> {
         let array = Mapped::new(&maps.endpoints, writable).map_err(on_map(map::ENDPOINTS, "mmap"))?;
         let more = Arc::clone(&maps.endpoints_more);
         let mut endpoints = BTreeMap::new();

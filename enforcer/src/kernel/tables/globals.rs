@@ -9,7 +9,7 @@ use enforcer_common::id::PolicyWord;
 use enforcer_common::limits::{Global, map};
 
 use crate::kernel::error::{KernelError, at, on_map};
-use crate::kernel::pins::Maps;
+use crate::kernel::pins::FlowMaps;
 use crate::kernel::tables::mmap::Mapped;
 
 /// The words.
@@ -20,7 +20,7 @@ pub(crate) struct Globals {
 
 impl Globals {
     /// Maps the words.
-    pub(crate) fn open(maps: &Maps, writable: bool) -> Result<Self, KernelError> {
+    pub(crate) fn open(maps: &FlowMaps, writable: bool) -> Result<Self, KernelError> {
         let words = Mapped::new(&maps.globals, writable).map_err(on_map(map::GLOBALS, "mmap"))?;
         Ok(Self { words })
     }

@@ -3,7 +3,7 @@
 //! The kernel itself waits in each write of an outer map, but only after it has put the new map there. That wait keeps the
 //! rows of a slot from being written under a run that reads the slot's old image; it keeps no run that read the word before
 //! a flip from finding the image of the flip after the next in its slot. Against that there is the wait after the word
-//! (`Kernel::settle`), before the next plan touches the slot.
+//! (`Tables::settle`), before the next plan touches the slot.
 
 use std::os::fd::AsRawFd;
 

@@ -9,7 +9,7 @@ use enforcer_common::id::OwnerId;
 use enforcer_common::limits::map;
 
 use crate::kernel::error::{KernelError, on_map};
-use crate::kernel::pins::Maps;
+use crate::kernel::pins::FlowMaps;
 use crate::kernel::tables::mmap::Mapped;
 
 const FLOWS: usize = offset_of!(Quota, flows);
@@ -34,7 +34,7 @@ pub struct FlowFill {
 
 impl Quotas {
     /// Maps the places.
-    pub(crate) fn open(maps: &Maps, limit: u32, writable: bool) -> Result<Self, KernelError> {
+    pub(crate) fn open(maps: &FlowMaps, limit: u32, writable: bool) -> Result<Self, KernelError> {
         let array = Mapped::new(&maps.quotas, writable).map_err(on_map(map::QUOTAS, "mmap"))?;
         Ok(Self { array, limit })
     }

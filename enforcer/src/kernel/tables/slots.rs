@@ -13,7 +13,7 @@ use enforcer_common::limits::{self, map};
 
 use crate::kernel::error::{KernelError, at, on_map};
 use crate::kernel::pins::layout::{self, Layout, incoming};
-use crate::kernel::pins::{self, Maps, compare};
+use crate::kernel::pins::{self, PolicyMaps, compare};
 use crate::kernel::sys::{self, Map};
 use crate::plan::Plan;
 
@@ -33,19 +33,23 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Checks the image in force.
-    pub(crate) fn open(layout: &Layout, maps: &Maps, word: PolicyWord) -> Result<Self, KernelError> {
-        let slots = Self {
+    /// The slots of the pinned maps.
+    pub(crate) fn open(layout: &Layout, maps: &PolicyMaps) -> Self {
+        Self {
             layout: layout.clone(),
             images: Arc::clone(&maps.images),
             image_starts: Arc::clone(&maps.image_starts),
             addresses: Arc::clone(&maps.addresses),
-        };
-        if word.revision != 0 {
-            let header = slots.check(word)?;
-            slots.compare_start(word, header)?;
         }
-        Ok(slots)
+    }
+
+    /// Checks the image in force and the copy of its first lines.
+    pub(crate) fn check_whole(&self, word: PolicyWord) -> Result<(), KernelError> {
+        if word.revision == 0 {
+            return Ok(());
+        }
+        let header = self.check(word)?;
+        self.compare_start(word, header)
     }
 
     /// Fills a slot.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use enforcer_common::limits::map;
 
 use crate::kernel::error::{KernelError, on_map};
-use crate::kernel::pins::Maps;
+use crate::kernel::pins::FlowMaps;
 use crate::kernel::sys::Map;
 
 /// The uplinks, and which of them are pinned.
@@ -18,7 +18,7 @@ pub(crate) struct Uplinks {
 
 impl Uplinks {
     /// Reads the uplinks.
-    pub(crate) fn open(maps: &Maps) -> Result<Self, KernelError> {
+    pub(crate) fn open(maps: &FlowMaps) -> Result<Self, KernelError> {
         let map = Arc::clone(&maps.uplinks);
         let devices = read(&map)?;
         Ok(Self { map, devices })

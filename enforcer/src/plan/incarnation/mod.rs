@@ -59,6 +59,16 @@ pub(crate) struct Writes {
     pub(crate) refused: Vec<RefusedAddress>,
 }
 
+impl Writes {
+    /// Takes the rows of a slot from every endpoint that is there: what its rows are numbers of is no more.
+    pub(crate) fn close(&mut self, slot: usize) {
+        let Self { taken, before, after, wiped, late, fresh: _, ids: _, refused: _ } = self;
+        for endpoint in [taken, before, after, wiped, late].into_iter().flatten() {
+            endpoint.rows[slot] = [Row::NONE; 2];
+        }
+    }
+}
+
 impl Incarnations {
     /// An incarnation that nobody has claimed.
     pub(crate) fn unclaimed(&mut self, supply: &mut Supply) -> Result<(OwnerId, u32), Impossible> {

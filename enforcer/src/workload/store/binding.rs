@@ -104,9 +104,7 @@ impl Binding<'_> {
         let only = if qualified.len() == 1 { qualified.first() } else { None };
         qualified.iter().find(earlier).or(only).copied()
     }
-}
 
-impl Binding<'_> {
     /// When the oldest of the newest lists was asked for; `None`: no source gives lists.
     fn listed(&self) -> Option<Instant> {
         let at = |listed| if let Listed::At(at) = listed { Some(at) } else { None };
