@@ -1,4 +1,4 @@
-//! The policy decision: one pure function, in the kernel, in the tests and in `explain`.
+//! The policy decision: one pure function, which the kernel, the tests and `explain` share.
 
 use crate::endpoint::Endpoint;
 use crate::id::{Address, Direction, PeerClass, Row};

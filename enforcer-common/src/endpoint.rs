@@ -1,7 +1,7 @@
-//! Endpoint ABI: what the programs know of the veth that they are attached to.
+//! Endpoint ABI: what the programs know about the veth to which they are attached.
 //!
-//! Written by user space only, in place (the array is mapped), word by word: a program may read while it is written. So
-//! the tag is stored last and cleared first, and an address is never edited under a live id
+//! Only user space writes an endpoint. It writes word by word into the mapped array, and a program may read at the same
+//! time. So the tag is stored last and cleared first, and an address is never changed while its id is live
 //! (docs/architecture.md, "Maps").
 
 use crate::id::{Address, Direction, OwnerId, Row};

@@ -1,10 +1,11 @@
-//! The key of a flow, and which port of a packet stands where in it.
+//! The key of a flow, and where the ports of a packet stand in it.
 //!
-//! Input: a packet's headers and the owner of its local address. Output: the [`FlowKey`], the same for both directions.
+//! Input: the headers of a packet and the owner of its local address. Output: the [`FlowKey`], which is the same for both
+//! directions.
 //!
-//! Ports are those of the packets, seen from the workload. The id of an ICMP echo stands in the local port if the workload
-//! asked and in the peer port if it was asked, so an id cannot be turned round. Any other protocol has its number in the
-//! local port.
+//! The ports are those of the packet, seen from the workload. The id of an ICMP echo is the local port if the workload sent
+//! the request, and the peer port if it received the request. So an id does not match a request in the other direction. For
+//! any other protocol, the local port holds the protocol number.
 
 use crate::flow_state::Role;
 use crate::id::{Address, Direction, OwnerId};

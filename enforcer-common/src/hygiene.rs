@@ -1,4 +1,4 @@
-//! The guardrails of a packet that no live flow vouches for: pure, over parsed headers and the endpoint's addresses.
+//! The guardrails for packets without a live flow. Pure, over parsed headers and the addresses of the endpoint.
 
 use crate::endpoint::Endpoint;
 use crate::id::{Address, Direction};

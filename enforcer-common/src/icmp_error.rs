@@ -1,7 +1,7 @@
-//! ICMP errors: the flow that one quotes.
+//! Finds the flow that an ICMP error quotes.
 //!
-//! Input: devices, flows, and the packet of an ICMP error. Output, in its [`Work`]: the key of the quoted flow of this
-//! workload, and whether it is live; the state bits of one of another epoch, for `judge`.
+//! Input: devices, flows, and the packet of an ICMP error. Output, in its [`Work`]: the key of the workload's quoted flow,
+//! and whether that flow is live. If the flow is of another epoch, `judge` gets its state bits.
 
 use core::sync::atomic::Ordering::Relaxed;
 

@@ -1,4 +1,4 @@
-//! A packet under judgement: what one half of a run hands to the parts behind it, and to the record of a denial.
+//! The packet that is judged, as one part of a run hands it to the next part and to the record of a denial.
 
 use crate::flow_key::FlowKey;
 use crate::id::{Direction, OwnerId, PolicyWord};

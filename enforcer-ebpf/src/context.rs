@@ -1,4 +1,4 @@
-//! A packet's bytes in the kernel: the only packet-pointer arithmetic.
+//! Reads a packet's bytes in the kernel. This file has the only packet-pointer arithmetic.
 //!
 //! Input: an skb. Output: its [`Bytes`], whose headers lie in directly readable memory, and its [`Meta`].
 

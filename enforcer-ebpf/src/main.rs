@@ -1,7 +1,7 @@
-//! The tcx programs on the host side of a container's veth, and the sweep: entry points only.
+//! The tcx programs on the host side of a container's veth, and the sweep. This file has the entry points only.
 //!
-//! Input: an skb and the maps of `maps.rs`. Output: the kernel's verdict code. What is decided is decided by
-//! the two halves of `enforcer_common::datapath::run`; the modules here are that function's view of the kernel.
+//! Input: an skb and the maps of `maps.rs`. Output: the kernel's verdict code. The two halves of
+//! `enforcer_common::datapath::run` decide; the modules here give that function access to the kernel.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",

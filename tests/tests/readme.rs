@@ -1,4 +1,4 @@
-//! The README and the page on architecture say what is so: commands, outputs and flags of the one, map layouts of the other.
+//! Checks the README and the page on architecture: commands, outputs and flags of the one, and map layouts of the other.
 
 #![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 #![allow(clippy::print_stdout, reason = "what the walk-through prints is for whoever has to change the README")]

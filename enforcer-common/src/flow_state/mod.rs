@@ -1,6 +1,7 @@
 //! Flow state ABI: one live flow of one workload, seen from that workload.
 //!
-//! Written by the datapath after an allow verdict, read by it at every further packet. A layout change is an ABI change.
+//! The datapath writes it after an allow verdict and reads it at every later packet. Any change of the layout is an ABI
+//! change.
 
 use core::sync::atomic::Ordering;
 

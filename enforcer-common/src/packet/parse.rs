@@ -1,4 +1,5 @@
-//! Bytes of a frame -> headers. Every way out that is not a whole header is an error, and every error is a denial.
+//! Parses the bytes of a frame into headers. A header that is not complete and valid is an error, and every error is a
+//! denial.
 //!
 //! Input: an Ethernet frame behind [`PacketBytes`]. Output: its [`Packet`], or the reason for which it is dropped.
 

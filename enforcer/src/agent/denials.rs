@@ -1,7 +1,8 @@
-//! From what the kernel denied to lines of the flow log, on a thread of its own: a flood of denied flows must not delay a
-//! new veth or a new policy.
+//! Writes denied packets to the flow log, on a thread of its own, so that a flood of denied flows cannot delay a new veth
+//! or a new policy.
 //!
-//! Input: the kernel's counts and the names of the last revisions. Output: records; what became of them, for `status`.
+//! Input: the kernel's counts, and the names that belong to the last revisions. Output: records for the flow log, and the
+//! number of records that were written, merged or lost, for `status`.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,7 +80,7 @@ impl DenialLog {
         self.shared.stop.store(true, Ordering::Release);
         self.thread.thread().unpark();
         if self.thread.join().is_err() {
-            tracing::error!("the thread that reads denials panicked");
+            tracing::error!("the thread that reads denied packets has panicked; the flow log may lack records");
         }
     }
 }
@@ -122,7 +123,10 @@ impl Reader {
         self.write(&reading, failure);
         let counts = self.log.finish(LAST_WORDS);
         if counts.lost_packets > 0 {
-            tracing::warn!(packets = counts.lost_packets, "the flow log could not take everything");
+            tracing::warn!(
+                packets = counts.lost_packets,
+                "the daemon stopped before the flow log had written the records of these packets"
+            );
         }
     }
 
@@ -135,14 +139,17 @@ impl Reader {
 
     fn write(&mut self, reading: &Reading, failure: Option<KernelError>) {
         if let Some(error) = failure {
-            tracing::warn!(%error, "cannot read all denials");
+            tracing::warn!(%error, "cannot read all denied packets from the kernel; trying again");
         }
         let now = Timestamp::now();
         let names = locked(&self.shared.names);
         for denial in &reading.denials {
             match self.enricher.enrich(&*names, now, denial) {
                 Ok(record) => self.log.push(record),
-                Err(error) => tracing::error!(%error, "a denial of another build"),
+                Err(error) => tracing::error!(
+                    %error,
+                    "skipped a denial record with an unknown reason or direction (written by another version?)"
+                ),
             }
         }
         drop(names);
@@ -150,7 +157,9 @@ impl Reader {
             Ok(0) => {}
             Ok(lost) => self.log.lost_in_ring(now, lost),
             // They are told of with the next reading that succeeds.
-            Err(error) => tracing::warn!(%error, "cannot read the counts of denied packets"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read how many denied packets the flow log has missed; trying again")
+            }
         }
         *locked(&self.shared.counts) =
             LogCounts { sink: self.log.counts(), disagreements: self.enricher.disagreements() };
@@ -159,7 +168,7 @@ impl Reader {
     fn forget(&mut self) {
         let Some(living) = locked(&self.shared.living).clone() else { return };
         if let Err(error) = self.denials.forget(&living) {
-            tracing::warn!(%error, "cannot drop the counters of workloads that are gone");
+            tracing::warn!(%error, "cannot remove the counters of workloads that are gone; trying again later");
         }
     }
 }

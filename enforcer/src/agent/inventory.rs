@@ -1,4 +1,7 @@
-//! The inventory that counts: the newest good reading of the file, or the one that an earlier run left in force.
+//! Decides which inventory is in use: the last version of the file without errors, or the one that an earlier daemon left
+//! in force.
+//!
+//! Input: the inventory file and the state that an earlier daemon kept. Output: the inventory, and the error of the file.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -35,7 +38,9 @@ impl InventoryFile {
             }
             Err(error) if enforced => {
                 let error = whole(&error);
-                tracing::error!("the inventory is refused, what the earlier run enforced stays in force:\n{error}");
+                tracing::error!(
+                    "the inventory has errors and is not used; what the earlier daemon enforced stays in force:\n{error}"
+                );
                 file.error = Some(error);
                 // An earlier run without an inventory kept none, and that is what goes on.
                 let text = earlier.map(|earlier| earlier.workloads.get(NAME).cloned().unwrap_or_default());
@@ -59,7 +64,9 @@ impl InventoryFile {
             Err(error) => {
                 let error = whole(&error);
                 if self.error.as_ref() != Some(&error) {
-                    tracing::error!("the inventory is refused, the last good one stays:\n{error}");
+                    tracing::error!(
+                        "the inventory has errors and is not used; the last good one stays in force:\n{error}"
+                    );
                 }
                 self.error = Some(error);
                 None

@@ -1,7 +1,7 @@
 //! The daemon: the only module that knows all others.
 //!
-//! Input: [`Options`]. It joins policies and workloads, keeps the kernel at what they say, and writes the flow log, until
-//! it is told to stop. Stopping leaves enforcement on.
+//! Input: [`Options`]. Until it is told to stop, the daemon joins policies and workloads, puts the result in force in the
+//! kernel, and writes the flow log. Enforcement stays on after it stops.
 
 mod denials;
 mod devices;
@@ -86,7 +86,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
 
     let states = state::StateDir::create(options.settings.state_of(&options.pin_dir)).map_err(AgentError::State)?;
     let earlier = states.load(kernel.revision().revision).unwrap_or_else(|error| {
-        tracing::warn!(%error, "what an earlier run kept is not used");
+        tracing::warn!(%error, "cannot read the policies and names that an earlier daemon kept; starting without them");
         None
     });
     let enforced = kernel.revision().revision != 0;
@@ -158,7 +158,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
         }
     }
     reconciler.finish();
-    tracing::info!("stopped; enforcement stays on, `enforcer purge` removes it");
+    tracing::info!("the daemon has stopped; enforcement stays on until `enforcer purge` removes it");
     Ok(())
 }
 

@@ -1,4 +1,7 @@
-//! The policies that count: the newest good ones of each source, or those that an earlier run left in force.
+//! Decides which policies are in use: for each source the last ones without errors, or those that an earlier daemon left in
+//! force.
+//!
+//! Input: the policy sources and the state that an earlier daemon kept. Output: one set of policies, and the errors.
 
 use super::error::AgentError;
 use super::state::InForce;
@@ -36,7 +39,9 @@ impl Policies {
             let news = store.take(name, said);
             warn(&news.warnings);
             for error in news.errors {
-                tracing::error!("the policies are refused, what the earlier run enforced stays in force:\n{error}");
+                tracing::error!(
+                    "the policies have errors and are not used; what the earlier daemon enforced stays in force:\n{error}"
+                );
             }
         }
         Ok(Self { sources, store })
@@ -51,7 +56,7 @@ impl Policies {
     pub(super) fn reload(&mut self, source: &'static str) -> bool {
         let news = self.store.take(source, self.sources.read(source));
         for error in news.errors {
-            tracing::error!("the policies are refused, the last good ones stay in force:\n{error}");
+            tracing::error!("the policies have errors and are not used; the last good ones stay in force:\n{error}");
         }
         warn(&news.warnings);
         news.changed
@@ -66,7 +71,7 @@ impl Policies {
     pub(super) fn roll_back(&mut self, error: &str) -> bool {
         let rolled_back = self.store.roll_back(error);
         if rolled_back {
-            tracing::error!("the policies are refused, the last good ones stay in force: {error}");
+            tracing::error!("the policies cannot be put in force; the last good ones stay in force: {error}");
         }
         rolled_back
     }

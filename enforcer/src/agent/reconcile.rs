@@ -1,7 +1,7 @@
-//! Keeps the kernel at what policies and workloads say.
+//! Keeps the kernel's state equal to what the policies and the workloads ask for.
 //!
-//! Input: changes, one at a time. Output: a plan in force, names for its denials, the report for `status`. What fails is
-//! tried again with the next change and on a timer; until it succeeds the last good image stays.
+//! Input: changes, one at a time. Output: a plan in force, the names for its denials, and the report for `status`. The
+//! daemon tries a failed step again at the next change and on a timer. Until then the last good image stays in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -92,12 +92,14 @@ impl Reconciler {
         match self.kernel.forget_gone() {
             Ok(gone) if gone.is_empty() => {}
             Ok(_) => self.intent = None,
-            Err(error) => tracing::warn!(%error, "cannot let go of veths that are gone"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot remove the kernel state of veths that are gone; trying again later")
+            }
         }
         let attached = self.kernel.endpoints();
         for ifindex in veths.difference(&attached) {
             if let Err(error) = self.kernel.attach_unknown(*ifindex) {
-                tracing::warn!(ifindex, %error, "cannot attach to a new veth yet");
+                tracing::warn!(ifindex, %error, "cannot attach to a new veth yet, so it is not protected; trying again");
                 self.intent = None;
             }
         }
@@ -109,10 +111,14 @@ impl Reconciler {
         let before = self.snapshot.as_deref();
         match devices::News::between(before, &snapshot) {
             Some(devices::News::All { uplinks, workloads }) => {
-                tracing::info!(?uplinks, ?workloads, "uplinks lead outside, the other veths are workloads'");
+                tracing::info!(
+                    ?uplinks,
+                    ?workloads,
+                    "the uplinks lead out of the node; the other veths belong to workloads"
+                );
             }
             Some(devices::News::Workloads { appeared, gone }) => {
-                tracing::info!(?appeared, ?gone, "veths of workloads");
+                tracing::info!(?appeared, ?gone, "the veths of workloads have changed");
             }
             None => {}
         }
@@ -126,7 +132,9 @@ impl Reconciler {
         let Some(snapshot) = self.snapshot.clone() else { return Ok(()) };
         let Some(reading) = policies.current().cloned() else {
             // Only veths can be closed until somebody mends the policies.
-            self.report.apply_error = Some("the policies that an earlier run enforces are not known".to_owned());
+            let unknown =
+                "the daemon does not know the policies that an earlier daemon left in force; correct the policies";
+            self.report.apply_error = Some(unknown.to_owned());
             return Ok(());
         };
         let outcome = match self.bring_in_force(&reading, &snapshot) {
@@ -144,7 +152,7 @@ impl Reconciler {
             Ok(()) => self.report.apply_error = None,
             Err(error) if self.kernel.revision().revision == 0 => return Err(error),
             Err(error) => {
-                tracing::error!(%error, "the newest policies and workloads are not in force, the last good image stays");
+                tracing::error!(%error, "cannot put the newest policies and workloads in force; the last good policies stay in force");
                 self.report.apply_error = Some(error.to_string());
             }
         }
@@ -167,7 +175,7 @@ impl Reconciler {
             self.take_over(applied, snapshot);
             self.states.keep_only(revision);
             let (policies, workloads) = (reading.set.policies.len(), snapshot.local.len());
-            tracing::info!(revision, policies, workloads, "in force");
+            tracing::info!(revision, policies, workloads, "the newest policies and workloads are in force");
         }
         // Also where the image is the same: names, labels and lines may not be.
         names.install(revision, snapshot, &self.owners, Arc::clone(&resolved) as _);
@@ -187,10 +195,10 @@ impl Reconciler {
         let Applied { word: _, ids, refused, failures } = applied;
         for refused in refused {
             let address = std::net::IpAddr::from(refused.address);
-            tracing::warn!(workload = refused.key, %address, "too many addresses: this one is nobody's");
+            tracing::warn!(workload = refused.key, %address, "the workload has more addresses than fit into its endpoint; this one is ignored");
         }
         for error in &failures {
-            tracing::warn!(%error, "not everything is as planned yet; it is tried again");
+            tracing::warn!(%error, "one step of the newest change is not done yet; trying again");
         }
         self.report.unfinished = failures.iter().map(ToString::to_string).collect();
         self.owners.extend(ids.into_iter().map(|(key, id)| (id, WorkloadKey(key))));
@@ -204,7 +212,7 @@ impl Reconciler {
         match self.kernel.sweep() {
             Ok(freed) => freed < SWEEP_CAP,
             Err(error) => {
-                tracing::warn!(%error, "cannot free idle flows");
+                tracing::warn!(%error, "cannot remove idle flows from the flow table; trying again");
                 true
             }
         }
@@ -214,14 +222,14 @@ impl Reconciler {
     pub(super) fn verify(&mut self, policies: &mut Policies) -> Result<(), AgentError> {
         match self.kernel.verify() {
             Ok(drift) => self.repair(&drift),
-            Err(error) => tracing::error!(%error, "cannot compare the kernel with the plan"),
+            Err(error) => tracing::error!(%error, "cannot compare the state of the kernel with the plan; trying again"),
         }
         if self.intent.is_none() || self.report.apply_error.is_some() { self.reconcile(policies) } else { Ok(()) }
     }
 
     fn repair(&mut self, drift: &[Drift]) {
         for part in drift {
-            tracing::warn!(%part, "the kernel is not as planned, it is put right");
+            tracing::warn!(%part, "kernel state was changed by something else; repairing it");
         }
         // A damaged image is replaced by the next plan, so there must be one.
         if drift.contains(&Drift::Image) {
@@ -229,7 +237,7 @@ impl Reconciler {
         }
         let left = self.kernel.repair(drift);
         for (part, error) in &left {
-            tracing::error!(%part, %error, "cannot be put right");
+            tracing::error!(%part, %error, "cannot repair this part of the kernel state; trying again");
         }
         self.report.repaired += (drift.len() - left.len()) as u64;
     }
@@ -270,7 +278,9 @@ impl Reconciler {
         let text = serde_json::to_vec_pretty(&report).unwrap_or_default();
         match self.states.replace(&self.states.report(), &text) {
             Ok(()) => self.written = Some(report),
-            Err(error) => tracing::warn!(%error, "cannot write the report for `status`"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot write the report for `enforcer status`, which now shows old values")
+            }
         }
     }
 
@@ -315,6 +325,8 @@ fn name_earlier(kernel: &Kernel, earlier: InForce, names: &mut NameTable) {
 fn mode_text(mode: Mode) -> &'static str {
     match mode {
         Mode::Events => "by events",
-        Mode::Polling => "by polling: without CAP_NET_BROADCAST a change inside a container shows up to a second late",
+        Mode::Polling => {
+            "by polling, since CAP_NET_BROADCAST is missing; a change inside a container is seen up to a second late"
+        }
     }
 }

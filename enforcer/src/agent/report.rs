@@ -1,4 +1,4 @@
-//! How the daemon is, for `status`: written beside the state whenever it changes.
+//! The daemon's report about itself, which `enforcer status` reads. The daemon writes it beside its state at each change.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! What one policy set compiles to, in ordinary memory.
+//! The compiled form of one set of policies, in ordinary memory.
 
 use std::collections::BTreeMap;
 

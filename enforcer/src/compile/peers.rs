@@ -1,6 +1,6 @@
-//! What membership of a group, a block or everybody adds to what the rules say of an address.
+//! Collects what a rule changes for the addresses of a group, of a block, or for every address.
 //!
-//! Input: rows. Output: deltas, lists of (row, effect) to add or to take away; equal ones are stored once.
+//! Input: rows. Output: deltas, which are lists of (row, effect) to add or to remove. Equal deltas are stored once.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,6 +1,7 @@
-//! Rows: what the rules say of a workload in one direction. Workloads of which they say the same share a row.
+//! Builds the rows. A row holds what the rules say about a workload in one direction, and workloads with equal rules share
+//! one row.
 //!
-//! Input: the resolved policy. Output: for each row its effects on peers, and for each workload its rows.
+//! Input: the resolved policy. Output: the effects of each row on peers, and the rows of each workload.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,8 +1,8 @@
-//! The state of an address: what each row says of it.
+//! The state of an address: the vector that each row has for it.
 //!
-//! Input: deltas, in the order in which the walk over the addresses comes by them. Output: vectors (a cell for each
-//! port class) and tuples (a vector for each row), each stored once. A state that is reached again by the same way is
-//! looked up.
+//! Input: deltas, in the order in which the walk over the addresses meets them. Output: vectors (one cell for each port
+//! class) and tuples (one vector for each row), each stored once. A state that was reached before on the same way is looked
+//! up instead of computed again.
 
 use std::collections::HashMap;
 use std::rc::Rc;

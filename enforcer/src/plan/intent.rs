@@ -1,4 +1,4 @@
-//! From a compiled image and a snapshot to what the kernel side is told. Pure.
+//! Builds from a compiled image and a snapshot what the daemon wants to have in the kernel. Pure.
 
 use enforcer_common::id::{Address, Row};
 use serde::{Deserialize, Serialize};

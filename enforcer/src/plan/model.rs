@@ -1,4 +1,4 @@
-//! What is to be in force: plain data.
+//! The plan itself: plain data that says what shall be in force.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! What decides one flow, and why: for the flow log and `explain`.
+//! Says what decides a single flow, and why, for the flow log and `explain`.
 //!
-//! Input: a resolved policy, a workload and a flow. Output: [`Decision`]. It agrees with the compiled tables.
+//! Input: a resolved policy, a workload and a flow. Output: a [`Decision`]. It agrees with the compiled tables.
 
 use std::net::IpAddr;
 

@@ -1,7 +1,7 @@
-//! Who has an address, as far as policy may know it.
+//! The directory of known addresses: who has each address, as far as policy may know it.
 //!
-//! Input: a snapshot. Output: every known address with its holder, and workloads gathered in groups that no selector and no
-//! port name tells apart.
+//! Input: a snapshot. Output: every known address with its holder. Workloads that no selector and no port name can tell
+//! apart are gathered in groups.
 
 use std::collections::{BTreeMap, HashMap};
 

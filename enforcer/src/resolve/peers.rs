@@ -1,6 +1,6 @@
-//! The peers that a rule names.
+//! The peers to which a rule applies.
 //!
-//! Input: what `resolver` found for a rule's peer items. Output: [`PeerSet`], with addresses still as groups and CIDRs.
+//! Input: what `resolver` found for the rule's peer items. Output: a [`PeerSet`], which still names groups and CIDRs.
 
 use std::net::IpAddr;
 

@@ -1,6 +1,6 @@
-//! The ports that a rule names, as intervals over [`PortKey`]s.
+//! The ports to which a rule applies, as intervals of [`PortKey`]s.
 //!
-//! Input: port items of a rule and, for names, the ports of the destination workload. Output: [`PortSet`].
+//! Input: the port items of a rule and, for named ports, the ports of the destination workload. Output: a [`PortSet`].
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! What resolving gives: read by `compile`, by the flow log and by `explain`.
+//! The result of `resolve`, which `compile`, the flow log and `explain` read.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

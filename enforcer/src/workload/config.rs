@@ -1,4 +1,4 @@
-//! What discovery is told when it starts.
+//! The configuration with which the agent starts discovery: sources, uplinks, and what an earlier daemon knew.
 
 #![forbid(unsafe_code)]
 

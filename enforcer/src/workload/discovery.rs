@@ -1,8 +1,8 @@
-//! What the agent talks to: starts the sources, merges what they give, hands out snapshots.
+//! The front door of discovery: it starts the sources, merges their statements and publishes snapshots.
 //!
-//! Input: `Config`. Output: a `Snapshot` for every change. A new veth is in a snapshot within milliseconds, without a
-//! name if its name is still on the way, so that the agent can attach first and name later. Before every source has
-//! given its first list there is no snapshot, but the veths that are workloads' whatever the sources say.
+//! Input: `Config`. Output: a `Snapshot` for every change. A new veth is in a snapshot within milliseconds, even if its name
+//! is not known yet, so that the agent can attach programs first. There is no snapshot before every source has given its
+//! first list. Until then discovery publishes only the veths that belong to workloads whatever the sources will say.
 
 #![forbid(unsafe_code)]
 
@@ -32,10 +32,10 @@ pub const FIRST_LIST: Duration = Duration::from_secs(10);
 #[non_exhaustive]
 pub enum WorkloadError {
     /// The kernel cannot be asked.
-    #[error("discovery by netlink failed")]
+    #[error("the daemon can no longer read devices, addresses and routes by netlink")]
     Netlink(#[from] NetlinkError),
     /// A source gave no complete list in time.
-    #[error("{name} gave no complete list within {seconds} s{last}", name = .source_name, seconds = .within.as_secs(),
+    #[error("{name} gave no complete list of workloads within {seconds} s{last}", name = .source_name, seconds = .within.as_secs(),
         last = .last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default())]
     SourceSilent {
         /// Which source.
@@ -46,10 +46,10 @@ pub enum WorkloadError {
         last_error: Option<String>,
     },
     /// The discovery task is gone.
-    #[error("discovery has stopped")]
+    #[error("the task that finds workloads has stopped; start the daemon again")]
     Stopped,
     /// The kernel has no time or the process no room.
-    #[error("cannot start discovery")]
+    #[error("the daemon cannot start the discovery of workloads")]
     Start {
         /// Cause.
         #[source]
@@ -86,7 +86,10 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
     let report = Arc::clone(&failure);
     tokio::spawn(async move {
         if let Err(error) = watcher.run(changes).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "discovery by netlink failed");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot read devices, addresses and routes by netlink any more; the daemon stops"
+            );
             _ = report.set(error);
         }
     });

@@ -1,5 +1,7 @@
-//! The task between the sources and the agent: asks for what only the kernel knows (which nsid a path stands for),
-//! feeds the store, publishes what comes out.
+//! The task between the sources and the agent.
+//!
+//! Input: network views and the states of the sources. The task asks the kernel which network namespace (nsid) a path stands
+//! for, and gives everything to the store. Output: snapshots and findings.
 
 #![forbid(unsafe_code)]
 
@@ -141,7 +143,11 @@ impl Merger {
                 Ok(Some(nsid)) => _ = netns.insert(path, nsid),
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), error = &error as &dyn std::error::Error, "nsid not known");
+                    tracing::warn!(
+                        path = %path.display(),
+                        error = &error as &dyn std::error::Error,
+                        "cannot find out which network namespace this path stands for; its workload stays unknown for now"
+                    );
                 }
             }
         }
@@ -204,10 +210,10 @@ fn warn_of_news(findings: &BTreeSet<Finding>, before: Option<&BTreeSet<Finding>>
     let news = findings.iter().filter(|finding| before.is_none_or(|old| !old.contains(finding)));
     let (claims, others): (Vec<&Finding>, Vec<&Finding>) = news.partition(|finding| finding.claims() > 0);
     for finding in others {
-        tracing::warn!(%finding, "workload discovery");
+        tracing::warn!(%finding, "discovery found a problem with a workload, a source or an uplink");
     }
     if let Some((finding, more)) = claims.split_first() {
-        tracing::warn!(%finding, more = more.len(), "workload discovery");
+        tracing::warn!(%finding, more = more.len(), "workloads show addresses that are not accepted as their own");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The loaded programs over maps that hold a scene.
 //!
-//! Input: a [`Scene`] and frames. Output: verdicts with their reasons, and what is in the maps afterwards.
+//! Input: a [`Scene`] and frames. Output: verdicts with their reasons, and the contents of the maps afterwards.
 
 use anyhow::{Context, Result, ensure};
 use aya::{

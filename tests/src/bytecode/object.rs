@@ -1,4 +1,4 @@
-//! An instance of the object of its own: nothing is pinned, so several can be there beside a running enforcer.
+//! Loads an instance of the object for one test. Nothing is pinned, so several instances can run beside a real daemon.
 
 use std::{collections::BTreeMap, fs, os::fd::AsFd, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! Maps that aya 0.14 cannot make by itself.
+//! Makes maps that aya 0.14 cannot make by itself.
 
 use std::{
     io,

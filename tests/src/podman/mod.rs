@@ -1,6 +1,6 @@
-//! A container host in miniature: a network namespace as the node, and a podman of its own that runs in it.
+//! A small container host: a network namespace as the node, and a separate podman that runs in it.
 //!
-//! Input: commands as a user types them. Output: real containers, named only through podman's API socket, and an
+//! Input: commands as a user types them. Output: real containers that are named only through podman's API socket, and an
 //! `enforcer` beside them. Everything is removed on drop.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot make its host has to stop")]

@@ -1,4 +1,4 @@
-//! What others change in the kernel is put right: after a netlink event at once, not only by the clock.
+//! The daemon repairs what others change in the kernel: right after a netlink event, not only by the clock.
 
 use std::process::Command;
 use std::time::Duration;

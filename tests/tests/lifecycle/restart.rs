@@ -1,4 +1,4 @@
-//! Bad files and restarts: what is in force stays, and says so; an unknown field never widens access (D9).
+//! Bad files and restarts: what was in force stays in force, and the daemon says so. An unknown field never allows more (D9).
 
 use std::fs;
 

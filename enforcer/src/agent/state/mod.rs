@@ -1,10 +1,11 @@
-//! The sources of the image in force, kept beside it: after a restart records name what an earlier run decided, and a bad
-//! policy or inventory file does not leave the node without its last good policies and names.
+//! The state directory keeps the policies, the workload sources and the names from which the image in force was made. After
+//! a restart the flow log can name what an earlier daemon decided. A bad policy or inventory file at the start does not cost
+//! the node its last good policies and names.
 //!
-//! Input and output: [`InForce`]. Each source has a file of its own, which is never written again: other content goes to
-//! a new file under the next version. For each revision that can be in force an index names the version of every source.
-//! The index is written last, before the revision is stored in the kernel, so that a daemon that is killed at any moment
-//! leaves the older set or the newer one, whole.
+//! Input and output: [`InForce`]. Each source has a file of its own, which is never written again: new content goes to a new
+//! file with the next version. For each revision that can be in force, an index names the version of every source. The
+//! daemon writes the index last, before it stores the revision in the kernel. So a daemon that is killed at any moment
+//! leaves either the older set or the newer one, complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -44,7 +45,7 @@ pub struct InForce {
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidState {
     /// A file cannot be read, or one that the index names is missing.
-    #[error("cannot read {path}: {source}", path = .path.display())]
+    #[error("cannot read the state file {path}: {source}", path = .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -52,7 +53,7 @@ pub enum InvalidState {
         source: io::Error,
     },
     /// A file is not what was written there.
-    #[error("{path} is damaged, or of another build", path = .path.display())]
+    #[error("the state file {path} is damaged, or another version wrote it", path = .path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -1,7 +1,7 @@
-//! Who has which ids, and what each endpoint becomes. Pure: no map is touched here.
+//! Assigns ids to workloads and computes the next states of each endpoint. Pure: no map is touched here.
 //!
-//! Input: the plan, the endpoints as they are, the ids given out. Output: each endpoint before the word is stored, after
-//! it, and after one more grace period: an address is never edited under a live id.
+//! Input: the plan, the present endpoints, and the ids that are in use. Output: each endpoint before the policy word is
+//! stored, after it is stored, and after one more grace period. An address is never changed while its id is live.
 
 mod places;
 

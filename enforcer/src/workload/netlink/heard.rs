@@ -1,6 +1,7 @@
-//! From an event to what has to be read again.
+//! Decides which lists have to be read again after a netlink event.
 //!
-//! Only the kind of a message and the namespace it came from are looked at; its content is read by a dump.
+//! Input: the kind of the message and the namespace that sent it. The content of the message is not used: a later dump
+//! reads it. Output: marks on the lists that are stale.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
-//! The sources of workloads, in one list.
+//! The list of all sources of workloads.
 //!
-//! Input: `Config`. Output: the state of each source. A new source adds a folder and its line in `start`; the statements
-//! of all sources are merged alike by `store`.
+//! Input: `Config`. Output: the state of each source. A new source adds a folder and one line in `start`. `store` merges the
+//! statements of all sources in the same way.
 
 #![forbid(unsafe_code)]
 

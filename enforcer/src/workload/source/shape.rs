@@ -1,6 +1,6 @@
-//! The shape that all sources of workloads have.
+//! The shape that all sources of workloads share.
 //!
-//! Input: whatever a source watches. Output: its newest state, whole, each time it has something else to say.
+//! Input: whatever a source watches. Output: the complete new state of the source, each time it differs from the last one.
 
 #![forbid(unsafe_code)]
 

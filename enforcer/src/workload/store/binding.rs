@@ -1,9 +1,9 @@
-//! Entries that go by address: which namespace each one is.
+//! Binds inventory entries that are matched by address to the network namespaces that they describe.
 //!
-//! An entry belongs to the first namespace that shows its address, until that namespace is gone. Showing is only a
-//! claim, so a namespace qualifies by it only where the address could be its own and where nothing else names it. With a
-//! runtime that is known only from a list of containers younger than the claim: before, a new container is nameless
-//! too, and would be the entry until its name arrives.
+//! An entry belongs to the first namespace that shows its address, until that namespace is gone. A namespace can show any
+//! address, so it qualifies only if the address could be its own and nothing else names the namespace. If there is a runtime,
+//! the namespace must also be missing from a list that is younger than the claim. Before that, a new container has no name
+//! either, and it would take the entry until its name arrives.
 
 #![forbid(unsafe_code)]
 

@@ -1,14 +1,15 @@
-//! Which address is whose. The rules, strongest first:
+//! Decides which workload owns which address. The rules, strongest first:
 //!
-//! 1. An address of the node is nobody else's.
-//! 2. An address that a source or a host route gives to a workload is that workload's.
-//! 3. An address that is merely shown inside a container is its own only if it could be (`implausible`), no source
-//!    gives it to anybody else, and no other workload has it.
+//! 1. An address of the node belongs to the node alone.
+//! 2. An address that a source or a host route gives to a workload belongs to that workload.
+//! 3. An address that only a container itself shows belongs to it if three conditions hold: it could be the container's
+//!    (see `implausible`), no source gives it to another workload, and no other workload has it.
 //!
-//! Among equals the earlier owner keeps it; with no order known it is disputed and belongs to nobody.
+//! If two workloads have equal claims, the earlier owner keeps the address. If their order is not known, the address is
+//! disputed and belongs to neither.
 //!
-//! A container chooses how many addresses it shows, so each workload has a bounded say: claims beyond
-//! `OWN_ADDRESSES` are counted and not weighed, nor told of one by one.
+//! A container chooses how many addresses it shows, so the claims of one workload are bounded. Claims beyond `OWN_ADDRESSES`
+//! are counted, but not weighed and not reported one by one.
 
 #![forbid(unsafe_code)]
 

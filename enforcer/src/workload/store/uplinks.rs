@@ -1,4 +1,5 @@
-//! Which devices lead outside. A veth that is taken for one is not enforced, so the doubt goes against it.
+//! Decides which devices lead out of the node. A veth that is judged an uplink is not enforced, so in doubt it is judged a
+//! workload's veth.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! A container as the runtime describes it, and what its labels say about its workload.
+//! A container as the runtime describes it, and the statements that its labels make about its workload.
 
 #![forbid(unsafe_code)]
 
