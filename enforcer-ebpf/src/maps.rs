@@ -1,5 +1,5 @@
-//! Every map. Sizes, entries and flags are those of its row in `enforcer_common::schema`; user space makes the pinned maps
-//! from the same rows before the programs are loaded.
+//! Every map of the programs. Sizes, entries and flags come from the map's row in `enforcer_common::schema`. User space makes
+//! the pinned maps from the same rows before it loads the programs.
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
