@@ -1,4 +1,4 @@
-//! What can fail between the daemon and the kernel. Each text says what to do where something can be done.
+//! The errors between the daemon and the kernel. Each text says what to do, if something can be done.
 
 use std::io;
 use std::path::PathBuf;

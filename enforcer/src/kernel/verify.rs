@@ -1,4 +1,4 @@
-//! Whether the kernel still holds what was put there, and putting it right. Input: what this process last stored. Output:
+//! Compares the kernel with what this process last stored there, and repairs differences. Input: what was stored. Output: the
 //! differences, in a fixed order.
 
 use std::fmt;
