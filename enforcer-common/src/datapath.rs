@@ -12,7 +12,7 @@ use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
 use crate::flow_state::{FlowWord, renew};
 use crate::icmp_error::FindQuoted;
-use crate::id::{Direction, OwnerId};
+use crate::id::{Direction, OwnerId, Revision};
 use crate::judge::JudgeWork;
 use crate::live;
 use crate::opaque::Flag;
@@ -107,14 +107,14 @@ fn read_and_judge<T: JudgeWork + FindQuoted, B: PacketBytes>(
         Frame::Ip => {}
     }
     if let Some(endpoint) = endpoint
-        && endpoint.flags[work.word.slot()] & Endpoint::UNKNOWN == 0
+        && endpoint.flags[work.word.slot().index()] & Endpoint::UNKNOWN == 0
     {
         let (local, peer) = work.packet.sides(direction);
         work.owner = endpoint.owner_of(local).unwrap_or(OwnerId::NONE);
         let id = if work.owner == OwnerId::NONE { endpoint.id } else { work.owner };
         work.key = FlowKey::of_packet(id, direction, &work.packet, peer);
         if matches!(work.packet.kind, Kind::Following)
-            && work.word.revision != 0
+            && work.word.revision != Revision::NONE
             && !absent
             && let Some(flow) = tables.flow(&work.key)
         {

@@ -1,7 +1,7 @@
 //! The policy decision: one pure function, which the kernel, the tests and `explain` share.
 
 use crate::endpoint::Endpoint;
-use crate::id::{Address, Direction, PeerClass, Row};
+use crate::id::{Address, Direction, PeerClass, Row, Slot};
 use crate::image::{self, AddressEntry, Cell, Image, PortKey};
 use crate::tables::PolicyTables;
 use crate::verdict::{Reason, Verdict};
@@ -23,14 +23,14 @@ pub struct Question<'a> {
 pub trait AskPolicy: PolicyTables {
     /// The verdict of policy for a workload, by the image in a slot.
     #[inline(always)]
-    fn ask_policy(&self, slot: usize, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
+    fn ask_policy(&self, slot: Slot, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
         answer(self.image(slot).as_ref(), slot, endpoint, question)
     }
 }
 
 /// The verdict of policy for a workload, by the image in a slot.
 #[inline(always)]
-pub fn answer<I: Image>(image: Option<&I>, slot: usize, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
+pub fn answer<I: Image>(image: Option<&I>, slot: Slot, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
     let Some(image) = image else {
         return Verdict::Deny(Reason::Internal);
     };

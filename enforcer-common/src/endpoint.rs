@@ -4,7 +4,7 @@
 //! time. So the tag is stored last and cleared first, and an address is never changed while its id is live
 //! (docs/architecture.md, "Maps").
 
-use crate::id::{Address, Direction, OwnerId, Row};
+use crate::id::{Address, Direction, OwnerId, Row, Slot};
 use crate::limits::OWN_ADDRESSES;
 use crate::opaque::opaque;
 
@@ -72,9 +72,9 @@ impl Endpoint {
 
     /// The row of a direction in a slot.
     #[inline(always)]
-    pub fn row(&self, slot: usize, direction: Direction) -> Row {
+    pub fn row(&self, slot: Slot, direction: Direction) -> Row {
         // The mask must survive: the verifier does not know that a direction has two values.
-        self.rows[slot & 1][opaque(direction as u64) as usize & 1]
+        self.rows[slot.index()][opaque(direction as u64) as usize & 1]
     }
 }
 

@@ -1,7 +1,7 @@
 //! The records of the ring buffer: the first packet of a denied flow, and the final total of a flow whose way is reused.
 
 use crate::denial::{DenialKey, Way};
-use crate::id::{Address, OwnerId};
+use crate::id::{Address, OwnerId, Revision};
 
 /// A record.
 #[repr(C)]
@@ -42,7 +42,7 @@ impl DenialEvent {
         }
         let key = DenialKey {
             workload: OwnerId(word(32)),
-            revision: word(36),
+            revision: Revision(word(36)),
             peer: address(40),
             destination_port: half(56),
             ethertype: half(58),
@@ -100,7 +100,7 @@ mod tests {
             (vec![pad], of_way + offset_of!(Way, pad), "pad"),
             (address(local), of_way + offset_of!(Way, local), "local"),
             (key.workload.0.to_ne_bytes().to_vec(), of_key + offset_of!(DenialKey, workload), "workload"),
-            (key.revision.to_ne_bytes().to_vec(), of_key + offset_of!(DenialKey, revision), "revision"),
+            (key.revision.0.to_ne_bytes().to_vec(), of_key + offset_of!(DenialKey, revision), "revision"),
             (address(key.peer), of_key + offset_of!(DenialKey, peer), "peer"),
             (key.destination_port.to_ne_bytes().to_vec(), of_key + offset_of!(DenialKey, destination_port), "port"),
             (key.ethertype.to_ne_bytes().to_vec(), of_key + offset_of!(DenialKey, ethertype), "ethertype"),

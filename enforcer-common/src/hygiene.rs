@@ -1,7 +1,7 @@
 //! The guardrails for packets without a live flow. Pure, over parsed headers and the addresses of the endpoint.
 
 use crate::endpoint::Endpoint;
-use crate::id::{Address, Direction};
+use crate::id::{Address, Direction, Slot};
 use crate::image::{AddressEntry, Image};
 use crate::packet::{Packet, ProtocolClass, icmp};
 use crate::verdict::Reason;
@@ -12,7 +12,7 @@ pub struct Place<'a> {
     /// The workload's endpoint.
     pub endpoint: &'a Endpoint,
     /// Slot of the image in force.
-    pub slot: usize,
+    pub slot: Slot,
     /// The direction, seen from the workload.
     pub direction: Direction,
     /// The local side's address is the workload's own.
@@ -28,7 +28,7 @@ pub struct Place<'a> {
 /// Checks in the order of the specification: the sender's address, the receiver's address, a local address from outside.
 #[inline(always)]
 pub fn check(place: &Place<'_>, packet: &Packet) -> Result<(), Reason> {
-    let routes = place.endpoint.flags[place.slot & 1] & Endpoint::ROUTES != 0;
+    let routes = place.endpoint.flags[place.slot.index()] & Endpoint::ROUTES != 0;
     let taken = |entry: Option<AddressEntry>| entry.is_some_and(|entry| entry.is_local() || entry.is_node());
     match place.direction {
         Direction::Egress => {

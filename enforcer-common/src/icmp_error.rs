@@ -41,7 +41,7 @@ pub fn find_quoted<T: Devices + Flows, B: PacketBytes>(tables: &T, bytes: &B, wo
     if from_workload && work.packet.destination != *peer {
         return;
     }
-    let routes = endpoint.flags[work.word.slot()] & Endpoint::ROUTES != 0;
+    let routes = endpoint.flags[work.word.slot().index()] & Endpoint::ROUTES != 0;
     let Some(owner) = endpoint.owner_of(local).or(routes.then_some(endpoint.id)) else {
         return;
     };

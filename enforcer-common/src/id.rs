@@ -185,6 +185,62 @@ impl OwnerId {
     pub const MAX: Self = Self((1 << 29) - 1);
 }
 
+/// Counts the images that were put in force.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(transparent)]
+pub struct Revision(pub u32);
+
+impl Revision {
+    /// No image yet.
+    pub const NONE: Self = Self(0);
+
+    /// Where the image lies.
+    #[inline(always)]
+    pub const fn slot(self) -> Slot {
+        Slot::of(self.0)
+    }
+}
+
+impl core::fmt::Display for Revision {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One of the two places for an image and for the endpoints' rows under it.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(transparent)]
+pub struct Slot(u32);
+
+impl Slot {
+    /// Each once.
+    pub const BOTH: [Self; 2] = [Self(0), Self(1)];
+
+    /// The slot of a revision with this number, or of a number that is a slot's.
+    #[inline(always)]
+    pub const fn of(number: u32) -> Self {
+        Self(number & 1)
+    }
+
+    /// Its key in the outer maps.
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    /// Its place in a pair. Masked once more: where a slot has been in memory nothing else tells the verifier its bound.
+    #[inline(always)]
+    pub const fn index(self) -> usize {
+        (self.0 & 1) as usize
+    }
+}
+
+impl core::fmt::Display for Slot {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// The policy in force: which image, and since when flow state must have been judged.
 ///
 /// One u64, stored atomically by user space and read once a program run
@@ -192,8 +248,8 @@ impl OwnerId {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct PolicyWord {
-    /// Counts the images; its lowest bit is the slot. 0: no image yet, everything judged is denied.
-    pub revision: u32,
+    /// Which image. [`Revision::NONE`]: no image yet, everything judged is denied.
+    pub revision: Revision,
     /// Flow state of another epoch is judged again.
     pub epoch: u32,
 }
@@ -202,19 +258,19 @@ impl PolicyWord {
     /// From the stored form.
     #[inline(always)]
     pub const fn from_u64(word: u64) -> Self {
-        Self { revision: (word >> 32) as u32, epoch: word as u32 }
+        Self { revision: Revision((word >> 32) as u32), epoch: word as u32 }
     }
 
     /// The stored form.
     #[inline(always)]
     pub const fn to_u64(self) -> u64 {
-        ((self.revision as u64) << 32) | self.epoch as u64
+        ((self.revision.0 as u64) << 32) | self.epoch as u64
     }
 
     /// The slot of the outer maps and of the endpoints' rows.
     #[inline(always)]
-    pub const fn slot(self) -> usize {
-        (self.revision & 1) as usize
+    pub const fn slot(self) -> Slot {
+        self.revision.slot()
     }
 }
 
@@ -301,10 +357,10 @@ mod tests {
     #[test]
     fn the_policy_word_is_one_number() {
         for (revision, epoch) in [(0, 0), (1, 2), (2, 1), (u32::MAX, 0), (0, u32::MAX), (0x8000_0001, 0x7fff_fffe)] {
-            let word = PolicyWord { revision, epoch };
+            let word = PolicyWord { revision: Revision(revision), epoch };
             assert_eq!(PolicyWord::from_u64(word.to_u64()), word);
             assert_eq!(word.to_u64(), u64::from(revision) << 32 | u64::from(epoch));
-            assert_eq!(word.slot(), revision as usize % 2);
+            assert_eq!((word.slot().number(), word.slot().index()), (revision % 2, revision as usize % 2));
         }
     }
 

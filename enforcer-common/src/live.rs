@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
 use crate::flow_state::{FlowWord, is_settled};
-use crate::id::Direction;
+use crate::id::{Direction, Revision};
 use crate::opaque::Flag;
 use crate::packet::{self, PacketBytes, tcp};
 use crate::tables::{Clock, Devices, Flows, PolicyTables};
@@ -49,7 +49,7 @@ fn look_in<T: PolicyTables + Devices + Flows + Clock, B: PacketBytes>(
     }
     let endpoint = tables.endpoint(meta.ifindex)?;
     let word = tables.word();
-    if word.revision == 0 || endpoint.flags[word.slot()] & Endpoint::UNKNOWN != 0 {
+    if word.revision == Revision::NONE || endpoint.flags[word.slot().index()] & Endpoint::UNKNOWN != 0 {
         return None;
     }
     let (local, peer) = packet.sides(direction);

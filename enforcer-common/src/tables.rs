@@ -6,7 +6,7 @@
 use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
 use crate::flow_state::FlowValue;
-use crate::id::PolicyWord;
+use crate::id::{PolicyWord, Slot};
 use crate::image::Image;
 use crate::verdict::Reason;
 
@@ -17,7 +17,7 @@ pub trait PolicyTables {
     /// The policy in force. Asked once by each half of a run, and no verdict mixes two answers.
     fn word(&self) -> PolicyWord;
     /// The image in a slot.
-    fn image(&self, slot: usize) -> Option<Self::Image>;
+    fn image(&self, slot: Slot) -> Option<Self::Image>;
 }
 
 /// The devices of this node.

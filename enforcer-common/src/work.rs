@@ -1,7 +1,7 @@
 //! The packet that is judged, as one part of a run hands it to the next part and to the record of a denial.
 
 use crate::flow_key::FlowKey;
-use crate::id::{Direction, OwnerId, PolicyWord};
+use crate::id::{Direction, OwnerId, PolicyWord, Revision};
 use crate::packet::Packet;
 
 /// The devices of a frame: that of its workload, and the one by which it came in.
@@ -47,7 +47,7 @@ pub struct Work {
 impl Work {
     /// The value before a run.
     pub const EMPTY: Self = Self {
-        word: PolicyWord { revision: 0, epoch: 0 },
+        word: PolicyWord { revision: Revision::NONE, epoch: 0 },
         meta: Meta { ifindex: 0, ingress_ifindex: 0, vlan: false },
         direction: Direction::Ingress,
         flow: 0,

@@ -13,7 +13,7 @@ use enforcer_common::{
     flow_key::FlowKey,
     flow_state::FlowValue,
     icmp_error::{self, FindQuoted},
-    id::{Address, Direction, OwnerId, PolicyWord},
+    id::{Address, Direction, OwnerId, PolicyWord, Slot},
     image::{AddressEntry, Image, Line, PortKey, Start},
     judge::{self, JudgeWork},
     limits,
@@ -40,7 +40,7 @@ pub(crate) struct Maps {
 
 /// The image in a slot.
 pub(crate) struct Tables {
-    slot: u32,
+    slot: Slot,
     start: &'static Start,
 }
 
@@ -64,9 +64,8 @@ impl PolicyTables for Maps {
     }
 
     #[inline(always)]
-    fn image(&self, slot: usize) -> Option<Tables> {
-        let slot = slot as u32;
-        Some(Tables { slot, start: IMAGE_STARTS.get(slot)? })
+    fn image(&self, slot: Slot) -> Option<Tables> {
+        Some(Tables { slot, start: IMAGE_STARTS.get(slot.number())? })
     }
 }
 
@@ -140,9 +139,9 @@ impl JudgeWork for Maps {
 
 impl AskPolicy for Maps {
     #[inline(always)]
-    fn ask_policy(&self, slot: usize, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
+    fn ask_policy(&self, slot: Slot, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
         let entry = question.entry.map_or(UNKNOWN, |entry| u64::from(entry.0));
-        let place = slot as u32 | (question.direction as u32) << 1 | question.port.index() << 2;
+        let place = slot.number() | (question.direction as u32) << 1 | question.port.index() << 2;
         // SAFETY: it is one of those.
         match unsafe { Self::result(ask_policy(endpoint, place, question.peer, entry)) } {
             Ok(()) => Verdict::Allow,
@@ -210,7 +209,7 @@ extern "C" fn ask_policy(endpoint: *const Endpoint, place: u32, peer: *const Add
         entry: (entry != UNKNOWN).then_some(AddressEntry(entry as u32)),
         port: PortKey::from_index(place >> 2),
     };
-    let slot = place as usize & 1;
+    let slot = Slot::of(place);
     let image = Maps::TABLES.image(slot);
     code(decide::answer(image.as_ref(), slot, endpoint, &question).into_result())
 }
@@ -232,14 +231,15 @@ impl Image for Tables {
         match self.start.get(index as usize) {
             Some(line) => Some(line),
             // A call each: the kernel does not inline the look-up of an inner array.
-            None => IMAGES.get(self.slot)?.get(index),
+            None => IMAGES.get(self.slot.number())?.get(index),
         }
     }
 
     #[inline(always)]
     fn address(&self, address: &Address) -> Option<AddressEntry> {
         // SAFETY: user space fills the map before it is in force and does not edit it afterwards.
-        let found = unsafe { ADDRESSES.get(self.slot)?.get(address) }.map_or(UNKNOWN, |entry| u64::from(entry.0));
+        let found =
+            unsafe { ADDRESSES.get(self.slot.number())?.get(address) }.map_or(UNKNOWN, |entry| u64::from(entry.0));
         let found = opaque(found);
         (found != UNKNOWN).then_some(AddressEntry(found as u32))
     }

@@ -13,7 +13,7 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use enforcer::kernel::{Drift, Kernel, KernelConfig, KernelError, purge, status};
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::Row;
+use enforcer_common::id::{Revision, Row};
 use enforcer_common::image::Cell;
 use enforcer_common::limits;
 use enforcer_common::schema::{self, Group};
@@ -48,7 +48,7 @@ fn a_restart_takes_over_everything_and_enforcement_never_stops() {
             workload.key += 1000;
         }
         let second = apply(&mut kernel, &plan);
-        assert_eq!(second.word.revision, first.word.revision + 1);
+        assert_eq!(second.word.revision, Revision(first.word.revision.0 + 1));
         assert!(first.ids.values().eq(second.ids.values()), "workloads keep their ids by their veths");
         let after = status::read(&rig.config.pin_dir).unwrap();
         let links = |view: &status::StatusView| -> Vec<_> {

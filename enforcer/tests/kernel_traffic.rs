@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{HashMap, Map, MapData, PerCpuHashMap, PerCpuValues};
 use enforcer::kernel::{Denials, KernelError, Reading, status};
 use enforcer_common::denial::{Denial, Way};
-use enforcer_common::id::{Direction, Row};
+use enforcer_common::id::{Direction, Revision, Row};
 use enforcer_common::image::Cell;
 use enforcer_common::limits;
 use enforcer_common::schema::Group;
@@ -62,7 +62,7 @@ fn a_plan_decides_and_the_next_one_decides_anew() {
 
         let second = apply(&mut kernel, &allow.plan(ISOLATED));
         assert_eq!(second.ids, first.ids);
-        assert_eq!(second.word.revision, first.word.revision + 1);
+        assert_eq!(second.word.revision, Revision(first.word.revision.0 + 1));
         assert_eq!(rig.arrive(80, 3), 3);
         let _ = apply(&mut kernel, &deny.plan(Row::NOT_ISOLATED));
         assert_eq!(rig.arrive(80, 3), 3);
@@ -142,7 +142,7 @@ fn no_packet_sees_a_mixture_of_two_images() {
                 let begin = Instant::now();
                 let applied = apply(&mut kernel, &images[turn & 1].plan(ISOLATED));
                 times.push(begin.elapsed());
-                parity.get_or_insert(applied.word.revision & 1);
+                parity.get_or_insert(applied.word.slot());
             }
             times.sort();
             println!("a plan: p50 {:?}, longest {:?}", times[20], times[39]);
@@ -153,7 +153,7 @@ fn no_packet_sees_a_mixture_of_two_images() {
         denied.retain(|flow| flow.key.reason == Reason::NoRule as u8);
         assert!(denied.len() > 100, "the sender ran: {}", denied.len());
         for flow in denied {
-            assert_eq!(Some(flow.key.revision & 1), parity, "denied by a revision that allows: {flow:?}");
+            assert_eq!(Some(flow.key.revision.slot()), parity, "denied by a revision that allows: {flow:?}");
         }
         let internal = denials.totals().unwrap().keys().any(|(_, reason)| *reason == Reason::Internal);
         assert!(!internal, "a table was missing for a moment");

@@ -13,7 +13,7 @@ use enforcer_common::endpoint::Endpoint;
 use enforcer_common::flow_key::FlowKey;
 use enforcer_common::flow_state::FlowValue;
 use enforcer_common::icmp_error::FindQuoted;
-use enforcer_common::id::{Address, Direction, OwnerId, PolicyWord, Row};
+use enforcer_common::id::{Address, Direction, OwnerId, PolicyWord, Revision, Row, Slot};
 use enforcer_common::judge::JudgeWork;
 use enforcer_common::limits::OWN_ADDRESSES;
 use enforcer_common::live;
@@ -70,7 +70,7 @@ impl MemoryWorld {
 
     /// Puts an image in force, as a swap does: the other slot, the rows of every endpoint, then the word.
     pub fn install(&mut self, snapshot: &Snapshot, image: Image, unknown: Unknown) {
-        let next = PolicyWord { revision: self.word.revision + 1, epoch: self.word.epoch + 1 };
+        let next = PolicyWord { revision: Revision(self.word.revision.0 + 1), epoch: self.word.epoch + 1 };
         let slot = next.slot();
         for (key, workload) in &snapshot.local {
             for ifindex in workload.endpoints.keys() {
@@ -83,7 +83,7 @@ impl MemoryWorld {
                 }
             }
         }
-        self.images[slot] = Some(image);
+        self.images[slot.index()] = Some(image);
         self.word = next;
     }
 
@@ -158,14 +158,14 @@ impl MemoryWorld {
 
 fn set_rows(
     endpoint: &mut Endpoint,
-    slot: usize,
+    slot: Slot,
     key: WorkloadKey,
     workload: &LocalWorkload,
     image: &Image,
     unknown: Unknown,
 ) {
     let routes = if workload.routes { Endpoint::ROUTES } else { 0 };
-    (endpoint.flags[slot], endpoint.rows[slot]) = match (&workload.identity, unknown) {
+    (endpoint.flags[slot.index()], endpoint.rows[slot.index()]) = match (&workload.identity, unknown) {
         (Some(_), _) => (routes, [Direction::Ingress, Direction::Egress].map(|direction| image.row(key, direction))),
         (None, Unknown::Strict) => (Endpoint::UNKNOWN, [Row::NONE; 2]),
         (None, Unknown::Open) => (Endpoint::ROUTES, [Row::NOT_ISOLATED; 2]),
@@ -179,8 +179,8 @@ impl<'a> PolicyTables for &'a MemoryWorld {
         self.word
     }
 
-    fn image(&self, slot: usize) -> Option<Self::Image> {
-        self.images[slot].as_ref()
+    fn image(&self, slot: Slot) -> Option<Self::Image> {
+        self.images[slot.index()].as_ref()
     }
 }
 

@@ -10,7 +10,7 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use crate::id::{Address, Direction, OwnerId};
+use crate::id::{Address, Direction, OwnerId, Revision};
 use crate::limits::DENIAL_WAYS;
 use crate::verdict::Reason;
 use crate::work::Work;
@@ -22,7 +22,7 @@ pub struct DenialKey {
     /// The workload's incarnation.
     pub workload: OwnerId,
     /// Revision in force.
-    pub revision: u32,
+    pub revision: Revision,
     /// Address of the other side.
     pub peer: Address,
     /// Destination port; the type for ICMP.
@@ -49,7 +49,7 @@ impl DenialKey {
             | u32::from(self.reason) << 16
             | u32::from(self.pad) << 24;
         let wide = u32::from(self.destination_port) | u32::from(self.ethertype) << 16;
-        [self.workload.0, self.revision, a, b, c, d, wide, small]
+        [self.workload.0, self.revision.0, a, b, c, d, wide, small]
     }
 
     /// By words: equality of arrays becomes a call of `memcmp` on the bpf target.
@@ -111,7 +111,7 @@ impl Way {
         pad: 0,
         key: DenialKey {
             workload: OwnerId::NONE,
-            revision: 0,
+            revision: Revision::NONE,
             peer: Address::UNSPECIFIED,
             destination_port: 0,
             ethertype: 0,

@@ -11,7 +11,7 @@ use crate::decide::{AskPolicy, Question};
 use crate::endpoint::Endpoint;
 use crate::flow_state::{FlowWord, Role, renew};
 use crate::hygiene::{self, Discovery};
-use crate::id::{Address, Direction, OwnerId, Row};
+use crate::id::{Address, Direction, OwnerId, Revision, Row};
 use crate::image::{AddressEntry, Image, PortKey};
 use crate::packet::{Kind, ProtocolClass};
 use crate::tables::{Clock, Devices, Flows};
@@ -41,7 +41,7 @@ pub fn judge_work<T: AskPolicy + Devices + Flows + Clock>(
 ) -> Result<(), Reason> {
     let Work { word, ref meta, direction, flow, settled, quotes_live_flow, owner, ref key, ref packet, .. } = *work;
     let slot = word.slot();
-    let known = endpoint.filter(|endpoint| endpoint.flags[slot] & Endpoint::UNKNOWN == 0);
+    let known = endpoint.filter(|endpoint| endpoint.flags[slot.index()] & Endpoint::UNKNOWN == 0);
     let image = tables.image(slot);
     let (local, peer) = packet.sides(direction);
     let own = owner != OwnerId::NONE;
@@ -58,7 +58,7 @@ pub fn judge_work<T: AskPolicy + Devices + Flows + Clock>(
         (None, Discovery::Judge) => return Err(Reason::UnknownWorkload),
         (Some(endpoint), Discovery::Pass | Discovery::Judge) => endpoint,
     };
-    if word.revision == 0 {
+    if word.revision == Revision::NONE {
         return Err(Reason::NoPolicy);
     }
     let image = &image.ok_or(Reason::Internal)?;

@@ -100,6 +100,8 @@ fn whole(error: &InvalidInventory) -> String {
 mod tests {
     use std::fs;
 
+    use enforcer_common::id::Revision;
+
     use super::*;
 
     const GOOD: &str = "workloads: [{name: a, match: {interface: va}}]\n";
@@ -107,7 +109,7 @@ mod tests {
 
     fn earlier(inventory: &str) -> InForce {
         let workloads = BTreeMap::from([(NAME.to_owned(), inventory.into())]);
-        InForce { revision: 3, workloads, ..InForce::default() }
+        InForce { revision: Revision(3), workloads, ..InForce::default() }
     }
 
     fn text(file: &InventoryFile) -> String {

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use enforcer_common::id::OwnerId;
+use enforcer_common::id::{OwnerId, Revision};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
@@ -91,7 +91,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
         tracing::warn!(%error, "cannot read the policies and names that an earlier daemon kept; starting without them");
         None
     });
-    let enforced = kernel.revision().revision != 0;
+    let enforced = kernel.revision().revision != Revision::NONE;
     // Before the first reading, so that no change is missed.
     let mut inventory_file = watch::watch(options.inventory.iter().cloned().collect())?;
     let config = policy::source::Config { directory: options.policies.clone() };

@@ -106,6 +106,8 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
+    use enforcer_common::id::Revision;
+
     use super::*;
     use crate::policy::load::SourceFile;
 
@@ -145,7 +147,7 @@ mod tests {
         assert!(load(directory.path(), false, None).is_err());
         let kept: Arc<[SourceFile]> = Arc::new([SourceFile { path: "a.yaml".into(), text: GOOD.to_owned() }]);
         let policies = BTreeMap::from([("directory".to_owned(), vec![kept])]);
-        let earlier = InForce { revision: 3, policies, ..InForce::default() };
+        let earlier = InForce { revision: Revision(3), policies, ..InForce::default() };
         let policies = load(directory.path(), true, Some(&earlier)).unwrap();
         assert_eq!(count(&policies), 1);
         assert!(policies.error().is_some());

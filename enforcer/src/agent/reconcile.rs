@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use enforcer_common::id::{Direction, OwnerId};
+use enforcer_common::id::{Direction, OwnerId, Revision};
 
 use super::Options;
 use super::denials::DenialLog;
@@ -151,7 +151,7 @@ impl Reconciler {
         };
         match outcome {
             Ok(()) => self.report.apply_error = None,
-            Err(error) if self.kernel.revision().revision == 0 => return Err(error),
+            Err(error) if self.kernel.revision().revision == Revision::NONE => return Err(error),
             Err(error) => {
                 tracing::error!(%error, "cannot put the newest policies and workloads in force; the last good policies stay in force");
                 self.report.apply_error = Some(error.to_string());
@@ -176,7 +176,12 @@ impl Reconciler {
             self.take_over(applied, snapshot);
             self.states.keep_only(revision);
             let (policies, workloads) = (reading.set.policies.len(), snapshot.local.len());
-            tracing::info!(revision, policies, workloads, "the newest policies and workloads are in force");
+            tracing::info!(
+                revision = revision.0,
+                policies,
+                workloads,
+                "the newest policies and workloads are in force"
+            );
         }
         // Also where the image is the same: names, labels and lines may not be.
         names.install(revision, snapshot, &self.owners, Arc::clone(&resolved) as _);
@@ -185,7 +190,7 @@ impl Reconciler {
         Ok(())
     }
 
-    fn save(&mut self, revision: u32, reading: &Reading, snapshot: &Arc<Snapshot>) -> Result<(), AgentError> {
+    fn save(&mut self, revision: Revision, reading: &Reading, snapshot: &Arc<Snapshot>) -> Result<(), AgentError> {
         let policies: Kept = reading.sources.iter().map(|(name, files)| ((*name).to_owned(), files.clone())).collect();
         let (workloads, snapshot) = (self.texts.clone(), Arc::clone(snapshot));
         let state = InForce { revision, policies, workloads, snapshot, unknown: self.unknown };

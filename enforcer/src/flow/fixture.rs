@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use enforcer_common::denial::{DenialKey, Way};
-use enforcer_common::id::{Address, Direction, OwnerId};
+use enforcer_common::id::{Address, Direction, OwnerId, Revision};
 use enforcer_common::verdict::Reason;
 
 use super::names::{NameTable, Policies, Ruling, Service};
@@ -17,7 +17,7 @@ use crate::workload::model::{Identity, Interface, LocalWorkload, RemoteWorkload,
 pub(super) const WEB: OwnerId = OwnerId(17);
 pub(super) const DB: OwnerId = OwnerId(18);
 pub(super) const UNNAMED: OwnerId = OwnerId(19);
-pub(super) const REVISION: u32 = 7;
+pub(super) const REVISION: Revision = Revision(7);
 
 /// Gives the same ruling on every flow of a workload it knows.
 pub(super) struct Scripted(pub(super) Option<Ruling>);

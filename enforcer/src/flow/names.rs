@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use enforcer_common::id::{Direction, OwnerId};
+use enforcer_common::id::{Direction, OwnerId, Revision};
 
 use super::record::{DecidingPolicy, InterfaceSeen, Party, WorkloadSeen};
 use crate::workload::model::{Identity, LocalWorkload, Snapshot, WorkloadKey};
@@ -43,11 +43,11 @@ pub enum Ruling {
 /// Where a name comes from.
 pub trait Names {
     /// The workload with this id under `revision`, or under the newest revision that knows it.
-    fn owner(&self, revision: Option<u32>, owner: OwnerId) -> Option<&Owned>;
+    fn owner(&self, revision: Option<Revision>, owner: OwnerId) -> Option<&Owned>;
     /// Who had this address under `revision`, or under the newest one if that is not kept.
-    fn address(&self, revision: u32, address: IpAddr) -> Party;
+    fn address(&self, revision: Revision, address: IpAddr) -> Party;
     /// The policies of a revision; `None`: it is not kept.
-    fn policies(&self, revision: u32) -> Option<&dyn Policies>;
+    fn policies(&self, revision: Revision) -> Option<&dyn Policies>;
 }
 
 /// A workload that has an owner id.
@@ -68,7 +68,7 @@ pub struct NameTable {
 }
 
 struct Generation {
-    revision: u32,
+    revision: Revision,
     owners: BTreeMap<OwnerId, Owned>,
     addresses: HashMap<IpAddr, Party>,
     policies: Arc<dyn Policies>,
@@ -78,7 +78,7 @@ impl NameTable {
     /// Takes over the names of an image, to be called before the image can deny anything.
     pub fn install(
         &mut self,
-        revision: u32,
+        revision: Revision,
         snapshot: &Snapshot,
         owners: &BTreeMap<OwnerId, WorkloadKey>,
         policies: Arc<dyn Policies>,
@@ -113,13 +113,13 @@ impl NameTable {
         self.generations.truncate(KEPT_REVISIONS);
     }
 
-    fn generation(&self, revision: u32) -> Option<&Generation> {
+    fn generation(&self, revision: Revision) -> Option<&Generation> {
         self.generations.iter().find(|generation| generation.revision == revision)
     }
 }
 
 impl Names for NameTable {
-    fn owner(&self, revision: Option<u32>, owner: OwnerId) -> Option<&Owned> {
+    fn owner(&self, revision: Option<Revision>, owner: OwnerId) -> Option<&Owned> {
         revision
             .and_then(|revision| self.generation(revision))
             .into_iter()
@@ -127,7 +127,7 @@ impl Names for NameTable {
             .find_map(|generation| generation.owners.get(&owner))
     }
 
-    fn address(&self, revision: u32, address: IpAddr) -> Party {
+    fn address(&self, revision: Revision, address: IpAddr) -> Party {
         self.generation(revision)
             .or_else(|| self.generations.front())
             .and_then(|generation| generation.addresses.get(&address))
@@ -135,7 +135,7 @@ impl Names for NameTable {
             .unwrap_or(Party::World)
     }
 
-    fn policies(&self, revision: u32) -> Option<&dyn Policies> {
+    fn policies(&self, revision: Revision) -> Option<&dyn Policies> {
         self.generation(revision).map(|generation| &*generation.policies)
     }
 }
@@ -198,11 +198,11 @@ mod tests {
         let mut later = fixture::snapshot();
         let evil = fixture::local(Some(fixture::identity("evil", &[])), &[9], &["10.88.0.2"]);
         later.local = BTreeMap::from([(WorkloadKey(9), evil)]);
-        names.install(REVISION + 1, &later, &BTreeMap::new(), Arc::new(Scripted(None)));
+        names.install(Revision(REVISION.0 + 1), &later, &BTreeMap::new(), Arc::new(Scripted(None)));
 
         assert_eq!(name(&names.address(REVISION, ip("10.88.0.2"))), "shop/web", "A60");
-        assert_eq!(name(&names.address(REVISION + 1, ip("10.88.0.2"))), "shop/evil");
-        assert_eq!(name(&names.address(1, ip("10.88.0.2"))), "shop/evil", "not kept: the newest");
+        assert_eq!(name(&names.address(Revision(REVISION.0 + 1), ip("10.88.0.2"))), "shop/evil");
+        assert_eq!(name(&names.address(Revision(1), ip("10.88.0.2"))), "shop/evil", "not kept: the newest");
         assert_eq!(
             name(&names.owner(None, WEB).unwrap().party),
             "shop/web",
@@ -219,7 +219,7 @@ mod tests {
             workload.disputed.insert(ip("10.88.0.50"));
         }
         let mut names = NameTable::default();
-        names.install(3, &snapshot, &fixture::owners(), Arc::new(Scripted(None)));
+        names.install(Revision(3), &snapshot, &fixture::owners(), Arc::new(Scripted(None)));
         for (address, expected) in [
             ("10.88.0.2", "shop/web"),
             ("fd00::3", "shop/db"),
@@ -229,7 +229,7 @@ mod tests {
             ("10.88.0.9", "Unknown"),
             ("10.88.0.50", "Unknown"),
         ] {
-            assert_eq!(name(&names.address(3, ip(address))), expected, "{address}");
+            assert_eq!(name(&names.address(Revision(3), ip(address))), expected, "{address}");
         }
     }
 
@@ -238,12 +238,12 @@ mod tests {
         let mut names = NameTable::default();
         for revision in 1..=9 {
             let (snapshot, owners) = (fixture::snapshot(), fixture::owners());
-            names.install(revision, &snapshot, &owners, Arc::new(Scripted(None)));
+            names.install(Revision(revision), &snapshot, &owners, Arc::new(Scripted(None)));
         }
-        assert!(names.policies(1).is_none());
-        assert!((2..=9).all(|revision| names.policies(revision).is_some()));
+        assert!(names.policies(Revision(1)).is_none());
+        assert!((2..=9).all(|revision| names.policies(Revision(revision)).is_some()));
         let (Party::Workload(old), Party::Workload(new)) =
-            (names.address(2, ip("10.88.0.2")), names.address(9, ip("10.88.0.2")))
+            (names.address(Revision(2), ip("10.88.0.2")), names.address(Revision(9), ip("10.88.0.2")))
         else {
             panic!("both are workloads");
         };
@@ -256,8 +256,8 @@ mod tests {
         let mut later = fixture::snapshot();
         let web = later.local.get_mut(&WorkloadKey(1)).unwrap();
         web.identity = Some(fixture::identity("web", &[("app", "other")]));
-        names.install(REVISION + 1, &later, &fixture::owners(), Arc::new(Scripted(None)));
-        let Party::Workload(web) = names.address(REVISION + 1, ip("10.88.0.2")) else {
+        names.install(Revision(REVISION.0 + 1), &later, &fixture::owners(), Arc::new(Scripted(None)));
+        let Party::Workload(web) = names.address(Revision(REVISION.0 + 1), ip("10.88.0.2")) else {
             panic!("a workload");
         };
         assert_eq!(web.labels["app"], "other");

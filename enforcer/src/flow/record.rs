@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use enforcer_common::id::{Direction, OwnerId};
+use enforcer_common::id::{Direction, OwnerId, Revision};
 use enforcer_common::verdict::Reason;
 use jiff::Timestamp;
 
@@ -160,26 +160,26 @@ pub enum Decision {
     /// These, sorted: the rule that denies, or every policy that isolates the workload in this direction.
     Policies {
         /// Of the policy set.
-        revision: u32,
+        revision: Revision,
         /// At least one.
         policies: Vec<DecidingPolicy>,
     },
     /// The policies of that revision give another verdict than the kernel gave. An error of ours, counted.
     Disagreement {
         /// Of the policy set.
-        revision: u32,
+        revision: Revision,
         /// Whose rules allow the flow; empty: no policy isolates the workload.
         policies: Vec<DecidingPolicy>,
     },
     /// The revision is none of those that are kept.
     EarlierRevision {
         /// Of the policy set.
-        revision: u32,
+        revision: Revision,
     },
     /// The workload was not there when that revision was made.
     LaterWorkload {
         /// Of the policy set.
-        revision: u32,
+        revision: Revision,
     },
 }
 

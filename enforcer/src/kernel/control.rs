@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, OwnerId, PolicyWord};
+use enforcer_common::id::{Address, OwnerId, PolicyWord, Revision};
 
 use crate::kernel::apply::Applied;
 use crate::kernel::denials::Denials;
@@ -48,7 +48,7 @@ impl Kernel {
     }
 
     /// The revision that the next plan gets.
-    pub fn next_revision(&self) -> u32 {
+    pub fn next_revision(&self) -> Revision {
         self.parts.tables.next_word().revision
     }
 

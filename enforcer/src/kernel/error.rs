@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use enforcer_common::id::{Revision, Slot};
+
 use crate::plan::Impossible;
 
 /// An operation on the kernel failed. Nothing was opened wider by it.
@@ -91,9 +93,9 @@ pub enum KernelError {
     )]
     DamagedImage {
         /// Revision in force.
-        revision: u32,
+        revision: Revision,
         /// Slot.
-        slot: usize,
+        slot: Slot,
         /// What is wrong.
         what: &'static str,
     },

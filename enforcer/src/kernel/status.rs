@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, OwnerId, PolicyWord, Row};
+use enforcer_common::id::{Address, OwnerId, PolicyWord, Revision, Row, Slot};
 use enforcer_common::image::Header;
 use enforcer_common::limits::map;
 use enforcer_common::schema::{self, Group};
@@ -120,7 +120,7 @@ fn denied(layout: &Layout) -> Result<Totals, KernelError> {
 }
 
 fn header(layout: &Layout, word: PolicyWord) -> Result<Option<Header>, KernelError> {
-    if word.revision == 0 || !layout.has(Group::Policy) {
+    if word.revision == Revision::NONE || !layout.has(Group::Policy) {
         return Ok(None);
     }
     let path = layout.image(word.slot());
@@ -128,14 +128,14 @@ fn header(layout: &Layout, word: PolicyWord) -> Result<Option<Header>, KernelErr
     read_header(&lines)
 }
 
-fn view(layout: &Layout, endpoint: &Endpoint, slot: usize) -> Result<EndpointView, KernelError> {
+fn view(layout: &Layout, endpoint: &Endpoint, slot: Slot) -> Result<EndpointView, KernelError> {
     let [from, to] = Side::ALL.map(|side| link(layout, endpoint.ifindex, side));
     Ok(EndpointView {
         ifindex: endpoint.ifindex,
         id: endpoint.id,
-        unknown: endpoint.flags[slot] & Endpoint::UNKNOWN != 0,
-        routes: endpoint.flags[slot] & Endpoint::ROUTES != 0,
-        rows: endpoint.rows[slot],
+        unknown: endpoint.flags[slot.index()] & Endpoint::UNKNOWN != 0,
+        routes: endpoint.flags[slot.index()] & Endpoint::ROUTES != 0,
+        rows: endpoint.rows[slot.index()],
         addresses: owned(endpoint).map(|(address, _)| address).collect(),
         from: from?,
         to: to?,

@@ -63,7 +63,7 @@ impl Parts {
     /// Takes the rows in force from an endpoint.
     fn close(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
         let mut closed = *endpoint;
-        closed.rows[self.tables.word_in_force().slot()] = [Row::NONE; 2];
+        closed.rows[self.tables.word_in_force().slot().index()] = [Row::NONE; 2];
         if closed == *endpoint { Ok(()) } else { self.tables.change(&closed) }
     }
 }

@@ -13,7 +13,7 @@ use enforcer_common::{
     flow_key::FlowKey,
     flow_state::FlowValue,
     icmp_error::FindQuoted,
-    id::{Address, Direction, PolicyWord},
+    id::{Address, Direction, PolicyWord, Slot},
     image::{AddressEntry, Image, Line},
     judge::JudgeWork,
     tables::{Clock, Devices, Flows, PolicyTables},
@@ -70,7 +70,7 @@ impl<'a> PolicyTables for &'a Memory {
         self.scene.word
     }
 
-    fn image(&self, _: usize) -> Option<Self::Image> {
+    fn image(&self, _: Slot) -> Option<Self::Image> {
         Some(self)
     }
 }

@@ -15,7 +15,7 @@ use enforcer_common::{
     event::DenialEvent,
     flow_key::FlowKey,
     flow_state::FlowWord,
-    id::{Address, Direction, PolicyWord},
+    id::{Address, Direction, PolicyWord, Slot},
     image::{AddressEntry, Line, Start},
     limits::{Global, START_LINES, map},
     schema,
@@ -87,7 +87,7 @@ impl Node {
 
     /// Puts a scene in force in the slot of its revision; flows stay.
     pub fn install(&mut self, scene: &Scene) -> Result<()> {
-        self.install_tables(scene.word.slot() as u32, &scene.image(), &scene.addresses())?;
+        self.install_tables(scene.word.slot(), &scene.image(), &scene.addresses())?;
         self.set_endpoint(&scene.endpoint)?;
         let mut uplinks: HashMap<_, u32, u32> = self.map_mut(map::UPLINKS)?.try_into()?;
         uplinks.insert(UPLINK, 1, 0)?;
@@ -98,7 +98,7 @@ impl Node {
     }
 
     /// Fills a slot with an image.
-    pub fn install_tables(&mut self, slot: u32, lines: &[Line], entries: &[(Address, AddressEntry)]) -> Result<()> {
+    pub fn install_tables(&mut self, slot: Slot, lines: &[Line], entries: &[(Address, AddressEntry)]) -> Result<()> {
         let map = sys::create_map(sys::ARRAY, 4, 64, lines.len() as u32, schema::IMAGE_LINES.flags)?;
         let mut image: Array<MapData, Line> = map.try_into()?;
         for (place, line) in lines.iter().enumerate() {
@@ -111,10 +111,10 @@ impl Node {
             addresses.insert(address, entry, 0)?;
         }
         let mut images: ArrayOfMaps<_, Array<MapData, Line>> = self.map_mut(map::IMAGES)?.try_into()?;
-        images.set(slot, &image, 0)?;
+        images.set(slot.number(), &image, 0)?;
         let mut outer: ArrayOfMaps<_, HashMap<MapData, Address, AddressEntry>> =
             self.map_mut(map::ADDRESSES)?.try_into()?;
-        Ok(outer.set(slot, &addresses, 0)?)
+        Ok(outer.set(slot.number(), &addresses, 0)?)
     }
 
     fn map_mut(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
@@ -155,16 +155,15 @@ impl Node {
         let mut images: ArrayOfMaps<_, Array<MapData, Line>> = self.map_mut(map::IMAGES)?.try_into()?;
         images.set(0, &image, 0)?;
         images.set(1, &image, 0)?;
-        self.set_start(0, &[])?;
-        self.set_start(1, &[])
+        Slot::BOTH.into_iter().try_for_each(|slot| self.set_start(slot, &[]))
     }
 
-    fn set_start(&mut self, slot: u32, lines: &[Line]) -> Result<()> {
+    fn set_start(&mut self, slot: Slot, lines: &[Line]) -> Result<()> {
         let mut start = lines[..lines.len().min(START_LINES as usize)].to_vec();
         start.resize(START_LINES as usize, Line::ZERO);
         let start: Box<Start> = start.into_boxed_slice().try_into().expect("its length");
         let mut starts: Array<_, Start> = self.map_mut(map::IMAGE_STARTS)?.try_into()?;
-        Ok(starts.set(slot, start, 0)?)
+        Ok(starts.set(slot.number(), start, 0)?)
     }
 
     /// Flows, limit and id of the workload's quota.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use enforcer_common::{
     endpoint::Endpoint,
-    id::{Address, OwnerId, PeerClass, PolicyWord, Row},
+    id::{Address, OwnerId, PeerClass, PolicyWord, Revision, Row},
     image::{AddressEntry, Header, Line, PortKey, RangeTable},
 };
 
@@ -89,7 +89,14 @@ impl Default for Scene {
             endpoint.addresses[place] = ip(address).into();
             endpoint.owners[place] = OWNERS[place];
         }
-        Self { endpoint, word: PolicyWord { revision: 2, epoch: 5 }, quota: 1000, flows: 4096, open: true, extra: 0 }
+        Self {
+            endpoint,
+            word: PolicyWord { revision: Revision(2), epoch: 5 },
+            quota: 1000,
+            flows: 4096,
+            open: true,
+            extra: 0,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use enforcer::kernel::status::{self, StatusView};
 use enforcer::lab::{Lab, Layout, Namespace};
 use enforcer::workload::inventory::Inventory;
-use enforcer_common::id::Direction;
+use enforcer_common::id::{Direction, Revision};
 use enforcer_common::verdict::Reason;
 
 use self::log::Record;
@@ -207,7 +207,7 @@ impl Stage {
         let count = self.hosts.len();
         self.wait("every workload attached", |view| {
             view.daemon
-                && view.word.revision > 0
+                && view.word.revision > Revision::NONE
                 && view.endpoints.len() == count
                 && view.endpoints.iter().all(status::EndpointView::is_attached)
         });

@@ -31,7 +31,7 @@ fn every_case_of_every_example_comes_out_as_it_says() {
         let mut world = MemoryWorld::new([UPLINK]);
         world.install(resolved.snapshot(), image.clone(), Unknown::Strict);
         node.set_word(world.word).unwrap();
-        node.install_tables(world.word.slot() as u32, &image.lines, &image.addresses).unwrap();
+        node.install_tables(world.word.slot(), &image.lines, &image.addresses).unwrap();
         for (case, v4) in example.cases.iter().flat_map(|case| [(case, true), (case, false)]) {
             let what = format!("{}, {}: {}", example.name, if v4 { "IPv4" } else { "IPv6" }, case.why);
             let (from, to) = (end(&resolved, &case.from, v4), end(&resolved, &case.to, v4));

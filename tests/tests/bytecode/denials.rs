@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use enforcer_common::{
     denial::Counts,
     event::DenialEvent,
-    id::Direction,
+    id::{Direction, Revision},
     verdict::{Reason, Verdict},
 };
 use enforcer_tests::{
@@ -34,7 +34,7 @@ fn a_repeated_flow_is_one_event_and_a_count() {
     let event = events[0];
     assert_eq!(event.kind, DenialEvent::OPENED);
     let key = event.way.key;
-    assert_eq!((key.workload, key.revision), (WORKLOAD, 2));
+    assert_eq!((key.workload, key.revision), (WORKLOAD, Revision(2)));
     assert_eq!((key.direction, key.reason), (Direction::Egress as u8, Reason::NoRule as u8));
     assert_eq!((key.protocol, key.destination_port, key.ethertype), (6, 23, 0x0800));
     assert_eq!((event.way.source_port, event.way.tcp_flags), (40_000, 2));

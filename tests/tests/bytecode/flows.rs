@@ -75,7 +75,7 @@ fn a_new_epoch_judges_again_in_the_stored_role() {
     let verdict = both.node.judge(Direction::Ingress, OTHER, &reply).unwrap();
     assert_eq!(verdict, ALLOW, "port 40000 is not allowed in, the flow is judged as egress to port 80");
     assert!(only_flow(&both).word.0 >> 32 == u64::from(scene.word.epoch), "and renewed");
-    scene.word.revision += 1;
+    scene.word.revision.0 += 1;
     scene.word.epoch += 1;
     scene.open = false;
     both.node.install(&scene).unwrap();

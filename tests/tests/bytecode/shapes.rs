@@ -1,7 +1,7 @@
 //! Tests that the shape of a frame is judged before its sender: malformed frames, and neighbour discovery.
 
 use enforcer_common::{
-    id::Direction,
+    id::{Direction, Revision},
     verdict::{Reason, Verdict},
     work::Meta,
 };
@@ -53,7 +53,7 @@ fn what_cannot_be_parsed_is_dropped_by_its_reason() {
     assert_eq!(verdict, deny(Reason::Vlan), "an accelerated tag");
     let (verdict, work) = both.memory.judge_unreadable(Direction::Egress, &META);
     assert_eq!(verdict, deny(Reason::PullFailed), "headers that the kernel cannot pull");
-    assert_eq!((work.workload, work.word.revision), (WORKLOAD, 2), "and the record says whose");
+    assert_eq!((work.workload, work.word.revision), (WORKLOAD, Revision(2)), "and the record says whose");
     let table: Vec<(&str, Vec<u8>, Verdict)> = vec![
         ("a whole frame", plain.bytes(), ALLOW),
         ("a whole frame, IPv6", plain6.bytes(), ALLOW),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use enforcer_common::{
     endpoint::Endpoint,
-    id::{Direction, PolicyWord},
+    id::{Direction, PolicyWord, Revision},
     packet::tcp,
     verdict::{Reason, Verdict},
 };
@@ -167,7 +167,7 @@ fn without_policy_or_tables_nothing_passes() {
     let syn = v4(who::WORKLOAD[0], who::FRIEND[0], Transport::syn(1, 80)).bytes();
     let Some(both) = Both::new(&scene) else { return };
     assert_eq!(both.sends(&syn), deny(Reason::NoPolicy));
-    scene.word.revision = 2;
+    scene.word.revision = Revision(2);
     let Some(mut both) = Both::new(&scene) else { return };
     both.node.break_images().unwrap();
     let verdict = both.node.judge(Direction::Egress, LO, &syn).unwrap();

@@ -6,7 +6,7 @@ use enforcer_common::endpoint::Endpoint;
 use enforcer_common::flow_key::FlowKey;
 use enforcer_common::flow_state::FlowValue;
 use enforcer_common::icmp_error::FindQuoted;
-use enforcer_common::id::{Direction, PolicyWord};
+use enforcer_common::id::{Direction, PolicyWord, Slot};
 use enforcer_common::judge::JudgeWork;
 use enforcer_common::tables::{Clock, Devices, Flows, PolicyTables};
 use enforcer_common::verdict::{Reason, Verdict};
@@ -55,7 +55,7 @@ impl<'a> PolicyTables for Refusing<'a> {
         PolicyTables::word(&self.world)
     }
 
-    fn image(&self, slot: usize) -> Option<Self::Image> {
+    fn image(&self, slot: Slot) -> Option<Self::Image> {
         self.world.image(slot)
     }
 }

@@ -13,6 +13,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use enforcer_common::id::Revision;
+
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Unknown;
@@ -30,7 +32,7 @@ const REVISION: &str = "revision-";
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InForce {
     /// Its revision.
-    pub revision: u32,
+    pub revision: Revision,
     /// The policy files of each source.
     pub policies: Kept,
     /// The text of each source of workloads that has one.
@@ -121,7 +123,7 @@ impl StateDir {
             versions.insert(name, version);
         }
         self.saved.retain(|name, _| versions.contains_key(name));
-        let index = Index { revision: state.revision, unknown: state.unknown, versions };
+        let index = Index { revision: state.revision.0, unknown: state.unknown, versions };
         self.replace(&self.path.join(index_name(state.revision)), &framed(&serde_json::to_vec(&index)?))?;
         self.collect();
         Ok(())
@@ -143,7 +145,7 @@ impl StateDir {
     }
 
     /// The sources of a revision; `None` if none were saved.
-    pub fn load(&self, revision: u32) -> Result<Option<InForce>, InvalidState> {
+    pub fn load(&self, revision: Revision) -> Result<Option<InForce>, InvalidState> {
         let path = self.path.join(index_name(revision));
         let body = match unframed(&path) {
             Err(InvalidState::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -152,7 +154,7 @@ impl StateDir {
             body => body?,
         };
         let index: Index = parsed(&path, &body)?;
-        if index.revision != revision {
+        if Revision(index.revision) != revision {
             return Err(InvalidState::Damaged { path });
         }
         let mut state = InForce { revision, unknown: index.unknown, ..InForce::default() };
@@ -175,7 +177,7 @@ impl StateDir {
     }
 
     /// Removes the sources of all other revisions.
-    pub fn keep_only(&self, revision: u32) {
+    pub fn keep_only(&self, revision: Revision) {
         for name in self.files() {
             if name.starts_with(REVISION) && name != index_name(revision) {
                 self.discard(&name);
@@ -255,7 +257,7 @@ fn serialized(part: &Part) -> serde_json::Result<Vec<u8>> {
     }
 }
 
-fn index_name(revision: u32) -> String {
+fn index_name(revision: Revision) -> String {
     format!("{REVISION}{revision}.json")
 }
 

@@ -7,7 +7,7 @@ use super::*;
 fn state(revision: u32, policy: &str, inventory: &str) -> InForce {
     let files: Arc<[SourceFile]> = Arc::new([SourceFile { path: "shop.yaml".into(), text: policy.to_owned() }]);
     InForce {
-        revision,
+        revision: Revision(revision),
         policies: BTreeMap::from([("directory".to_owned(), vec![files])]),
         workloads: BTreeMap::from([("inventory".to_owned(), inventory.into())]),
         snapshot: Arc::new(Snapshot::default()),
@@ -22,7 +22,7 @@ fn empty() -> (TempDir, StateDir) {
 }
 
 fn loaded(states: &StateDir, revision: u32) -> Option<InForce> {
-    states.load(revision).unwrap()
+    states.load(Revision(revision)).unwrap()
 }
 
 /// Every file with its inode and the time when it was written.
@@ -46,7 +46,7 @@ fn what_was_saved_comes_back_for_its_revision_only() {
     states.save(&eight).unwrap();
     assert_eq!((loaded(&states, 7), loaded(&states, 8)), (Some(seven), Some(eight.clone())));
     assert_eq!(loaded(&states, 9), None);
-    states.keep_only(8);
+    states.keep_only(Revision(8));
     assert_eq!((loaded(&states, 7), loaded(&states, 8)), (None, Some(eight)));
     let kept = ["policies-directory-1.json", "revision-8.json", "snapshot-3.json", "workloads-inventory-4.json"];
     assert_eq!(names(&states), kept);
@@ -59,7 +59,7 @@ fn what_has_not_changed_is_not_written_again() {
     let before = files(&states);
     // Equal content, though not the same memory.
     states.save(&state(8, "a", "b")).unwrap();
-    states.keep_only(8);
+    states.keep_only(Revision(8));
     let after = files(&states);
     for name in ["policies-directory-1.json", "snapshot-3.json"] {
         assert_eq!(before[name], after[name], "{name}");
@@ -109,7 +109,7 @@ fn a_kill_between_the_writes_leaves_the_older_state_or_the_newer_one_whole() {
             assert_eq!(loaded(&found, 8), None, "stopped at {stopped_at}");
             // The next run goes on from there and leaves nothing behind.
             found.save(&next).unwrap();
-            assert_eq!(loaded(&found, next.revision).as_ref(), Some(&next), "after {stopped_at}");
+            assert_eq!(loaded(&found, next.revision.0).as_ref(), Some(&next), "after {stopped_at}");
             found.keep_only(next.revision);
             assert_eq!(names(&found).len(), 4, "{:?}", names(&found));
         }
@@ -139,7 +139,7 @@ fn a_damaged_file_is_refused_and_named() {
         let whole = fs::read(&path).unwrap();
         let refused = |bytes: &[u8], what: &str| {
             fs::write(&path, bytes).unwrap();
-            let error = states.load(7).expect_err(what).to_string();
+            let error = states.load(Revision(7)).expect_err(what).to_string();
             assert!(error.contains(&name), "{what}: {error}");
         };
         for at in 0..whole.len() {
@@ -152,7 +152,7 @@ fn a_damaged_file_is_refused_and_named() {
         if name.starts_with(REVISION) {
             assert_eq!(loaded(&states, 7), None, "without an index nothing was kept");
         } else {
-            assert!(states.load(7).expect_err("a part is missing").to_string().contains(&name));
+            assert!(states.load(Revision(7)).expect_err("a part is missing").to_string().contains(&name));
         }
         fs::write(&path, &whole).unwrap();
         assert!(loaded(&states, 7).is_some());

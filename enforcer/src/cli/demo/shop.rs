@@ -15,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use enforcer_common::id::Direction;
+use enforcer_common::id::{Direction, Revision};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -230,7 +230,7 @@ impl Shop {
                 bail!("the daemon ended with {status}:\n{}", fs::read_to_string(&log).unwrap_or_default());
             }
             let attached = status::read(&self.pin_dir).map_or(0, |view| {
-                if view.word.revision == 0 {
+                if view.word.revision == Revision::NONE {
                     0
                 } else {
                     view.endpoints.iter().filter(|endpoint| endpoint.is_attached()).count()

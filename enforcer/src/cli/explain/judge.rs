@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use enforcer_common::decide::{self, Question};
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, Direction, OwnerId};
+use enforcer_common::id::{Address, Direction, OwnerId, Slot};
 use enforcer_common::image::{Image as _, PortKey};
 use enforcer_common::limits::OWN_ADDRESSES;
 use enforcer_common::verdict::{Reason, Verdict};
@@ -141,7 +141,7 @@ fn policy_text(set: &PolicySet, at: PolicyRef) -> String {
 }
 
 /// There is one image, and it is in this slot.
-const SLOT: usize = 0;
+const SLOT: Slot = Slot::of(0);
 
 /// A workload as its programs know it.
 fn endpoint(planned: &PlannedWorkload) -> Endpoint {

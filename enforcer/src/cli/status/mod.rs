@@ -117,7 +117,7 @@ fn as_json(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> s
     serde_json::json!({
         "daemon": view.daemon,
         "abi": abi(),
-        "revision": view.word.revision,
+        "revision": view.word.revision.0,
         "epoch": view.word.epoch,
         "flows": view.flows.flows,
         "flow_room": view.flow_room,

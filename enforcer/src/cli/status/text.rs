@@ -145,7 +145,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use enforcer_common::denial::Counts;
-    use enforcer_common::id::{Address, OwnerId, PolicyWord};
+    use enforcer_common::id::{Address, OwnerId, PolicyWord, Revision};
     use enforcer_common::verdict::Reason;
 
     use super::*;
@@ -176,7 +176,7 @@ mod tests {
     fn view() -> StatusView {
         StatusView {
             daemon: true,
-            word: PolicyWord { revision: 7, epoch: 9 },
+            word: PolicyWord { revision: Revision(7), epoch: 9 },
             image: Some(HEADER),
             endpoints: vec![
                 endpoint(10, false, [Row(1), Row::NOT_ISOLATED], true),

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use enforcer_common::id::Revision;
+
 use crate::agent::report::Report;
 use crate::kernel::status::StatusView;
 
@@ -41,7 +43,7 @@ impl Trouble {
         if !view.daemon {
             troubles.push(Self::NoDaemon);
         }
-        if view.word.revision == 0 {
+        if view.word.revision == Revision::NONE {
             troubles.push(Self::NoPolicy);
         }
         let missing = view.endpoints.iter().filter(|endpoint| !endpoint.is_attached());

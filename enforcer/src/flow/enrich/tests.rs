@@ -1,7 +1,7 @@
 use super::*;
 use crate::flow::fixture::{self, Closed, DB, REVISION, UNNAMED, WEB, policy, way};
 use crate::flow::names::NameTable;
-use enforcer_common::id::OwnerId;
+use enforcer_common::id::{OwnerId, Revision};
 
 fn enrich(names: &NameTable, denial: Denial) -> (FlowRecord, u64) {
     let mut enricher = Enricher::new("n1");
@@ -94,9 +94,9 @@ fn a_packet_that_is_denied_as_a_new_flow_is_one() {
 fn a_revision_that_is_not_kept_gives_names_and_no_policy() {
     let names = fixture::names(Some(Ruling::Denied(vec![policy("db", 12)])));
     let mut denied = way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3");
-    denied.key.revision = 2;
+    denied.key.revision = Revision(2);
     let (record, disagreements) = flow(&names, denied);
-    assert_eq!(record.decision, Decision::EarlierRevision { revision: 2 });
+    assert_eq!(record.decision, Decision::EarlierRevision { revision: Revision(2) });
     assert_eq!(name(record.destination.as_ref()), "shop/db");
     assert_eq!(disagreements, 0);
 }

@@ -4,7 +4,7 @@ use std::mem::offset_of;
 
 use enforcer_common::denial::{DenialKey, Way};
 use enforcer_common::event::DenialEvent;
-use enforcer_common::id::{Address, OwnerId};
+use enforcer_common::id::{Address, OwnerId, Revision};
 use enforcer_common::limits::{DENIAL_SETS, DENIAL_WAYS};
 
 use crate::kernel::tables::Mapped;
@@ -51,7 +51,7 @@ pub(super) fn read_way(slices: &Mapped, way: u32) -> Option<Way> {
         pad: 0,
         key: DenialKey {
             workload: OwnerId(word(key)),
-            revision: word(key + offset_of!(DenialKey, revision)),
+            revision: Revision(word(key + offset_of!(DenialKey, revision))),
             peer: address(key + offset_of!(DenialKey, peer)),
             destination_port: u16::from_ne_bytes([wide[0], wide[1]]),
             ethertype: u16::from_ne_bytes([wide[2], wide[3]]),

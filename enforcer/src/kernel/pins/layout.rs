@@ -22,6 +22,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use enforcer_common::id::Slot;
 use enforcer_common::schema::{Group, MapRow};
 
 use crate::kernel::error::{KernelError, at};
@@ -123,7 +124,7 @@ impl Layout {
         self.group(Group::Policy).join("image")
     }
 
-    pub(crate) fn image(&self, slot: usize) -> PathBuf {
+    pub(crate) fn image(&self, slot: Slot) -> PathBuf {
         self.images().join(slot.to_string())
     }
 
@@ -131,7 +132,7 @@ impl Layout {
         self.group(Group::Policy).join("addresses")
     }
 
-    pub(crate) fn addresses_of(&self, slot: usize) -> PathBuf {
+    pub(crate) fn addresses_of(&self, slot: Slot) -> PathBuf {
         self.addresses().join(slot.to_string())
     }
 
@@ -251,7 +252,7 @@ mod tests {
     #[test]
     fn an_incoming_pin_lies_beside_the_one_it_replaces() {
         let layout = Layout::of(Path::new("/pins"));
-        assert_eq!(incoming(&layout.image(1)), layout.images().join("1-new"));
+        assert_eq!(incoming(&layout.image(Slot::of(1))), layout.images().join("1-new"));
     }
 
     #[test]

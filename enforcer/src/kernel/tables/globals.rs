@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use enforcer_common::id::PolicyWord;
+use enforcer_common::id::{PolicyWord, Revision};
 use enforcer_common::limits::{Global, map};
 
 use crate::kernel::error::{KernelError, at, on_map};
@@ -86,9 +86,9 @@ impl Globals {
 
 /// The word of the next image. The slot changes every time; revision 0 stands for no image.
 pub(crate) fn next_word(word: PolicyWord) -> PolicyWord {
-    let revision = match word.revision.wrapping_add(1) {
-        0 => 2,
-        revision => revision,
+    let revision = match word.revision.0.wrapping_add(1) {
+        0 => Revision(2),
+        revision => Revision(revision),
     };
     PolicyWord { revision, epoch: word.epoch.wrapping_add(1) }
 }
@@ -99,10 +99,10 @@ mod tests {
 
     #[test]
     fn the_slot_changes_with_every_revision_and_none_is_zero() {
-        let mut word = PolicyWord { revision: u32::MAX - 2, epoch: u32::MAX - 1 };
+        let mut word = PolicyWord { revision: Revision(u32::MAX - 2), epoch: u32::MAX - 1 };
         for _ in 0..6 {
             let next = next_word(word);
-            assert_ne!(next.revision, 0);
+            assert_ne!(next.revision, Revision::NONE);
             assert_ne!(next.slot(), word.slot(), "{word:?} -> {next:?}");
             assert_ne!(next.epoch, word.epoch);
             word = next;

@@ -14,7 +14,7 @@ mod uplinks;
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{OwnerId, PolicyWord};
+use enforcer_common::id::{OwnerId, PolicyWord, Revision, Slot};
 
 pub(crate) use endpoints::EndpointTable;
 pub(crate) use globals::Globals;
@@ -122,13 +122,13 @@ impl Tables {
     }
 
     /// Fills a slot that no program judges by.
-    pub(crate) fn fill(&self, slot: usize, plan: &Plan<'_>) -> Result<(), KernelError> {
+    pub(crate) fn fill(&self, slot: Slot, plan: &Plan<'_>) -> Result<(), KernelError> {
         self.slots.fill(slot, plan)
     }
 
     /// Whether the image in force is still whole.
     pub(crate) fn check_image(&self) -> Result<(), KernelError> {
-        if self.word.revision == 0 { Ok(()) } else { self.slots.check(self.word).map(|_| ()) }
+        if self.word.revision == Revision::NONE { Ok(()) } else { self.slots.check(self.word).map(|_| ()) }
     }
 
     /// Every endpoint, by ifindex.

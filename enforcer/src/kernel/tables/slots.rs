@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use enforcer_common::id::{Address, PolicyWord};
+use enforcer_common::id::{Address, PolicyWord, Revision, Slot};
 use enforcer_common::image::{AddressEntry, Header, Line, Start};
 use enforcer_common::limits::{self, map};
 
@@ -48,7 +48,7 @@ impl Slots {
 
     /// Checks the image in force and the copy of its first lines.
     pub(crate) fn check_whole(&self, word: PolicyWord) -> Result<(), KernelError> {
-        if word.revision == 0 {
+        if word.revision == Revision::NONE {
             return Ok(());
         }
         let header = self.check(word)?;
@@ -56,7 +56,7 @@ impl Slots {
     }
 
     /// Fills a slot.
-    pub(crate) fn fill(&self, slot: usize, plan: &Plan<'_>) -> Result<(), KernelError> {
+    pub(crate) fn fill(&self, slot: Slot, plan: &Plan<'_>) -> Result<(), KernelError> {
         let lines = self.make_lines(slot, plan.lines)?;
         let addresses = self.make_addresses(slot, plan.addresses)?;
         self.write_start(slot, plan.lines)?;
@@ -92,7 +92,7 @@ impl Slots {
         Ok(header)
     }
 
-    fn make_lines(&self, slot: usize, lines: &[Line]) -> Result<Map, KernelError> {
+    fn make_lines(&self, slot: Slot, lines: &[Line]) -> Result<Map, KernelError> {
         let count = u32::try_from(lines.len()).map_err(|_| KernelError::InvalidImage { what: "too many lines" })?;
         let map = Map::create("image", &pins::image_lines(count), None).map_err(on_map("image", "create"))?;
         for (batch, lines) in lines.chunks(BATCH).enumerate() {
@@ -106,11 +106,11 @@ impl Slots {
     }
 
     /// Nothing waits for a grace period here: whoever calls [`Slots::fill`] has waited for the slot's last readers.
-    fn write_start(&self, slot: usize, lines: &[Line]) -> Result<(), KernelError> {
+    fn write_start(&self, slot: Slot, lines: &[Line]) -> Result<(), KernelError> {
         let lines = &lines[..lines.len().min(limits::START_LINES as usize)];
         let mut start: Vec<u8> = lines.iter().flat_map(Line::to_bytes).collect();
         start.resize(size_of::<Start>(), 0);
-        let written = self.image_starts.update(&(slot as u32).to_ne_bytes(), &start);
+        let written = self.image_starts.update(&slot.number().to_ne_bytes(), &start);
         written.map_err(on_map(map::IMAGE_STARTS, "update"))
     }
 
@@ -119,7 +119,7 @@ impl Slots {
     fn compare_start(&self, word: PolicyWord, header: Header) -> Result<(), KernelError> {
         let slot = word.slot();
         let mut start = vec![0; size_of::<Start>()];
-        let found = self.image_starts.lookup(&(slot as u32).to_ne_bytes(), &mut start);
+        let found = self.image_starts.lookup(&slot.number().to_ne_bytes(), &mut start);
         found.map_err(on_map(map::IMAGE_STARTS, "lookup"))?;
         let path = self.layout.image(slot);
         let lines = Map::pinned(&path).map_err(at(&path, "open pin"))?;
@@ -135,7 +135,7 @@ impl Slots {
         Ok(())
     }
 
-    fn make_addresses(&self, slot: usize, addresses: &[(Address, AddressEntry)]) -> Result<Map, KernelError> {
+    fn make_addresses(&self, slot: Slot, addresses: &[(Address, AddressEntry)]) -> Result<Map, KernelError> {
         let count =
             u32::try_from(addresses.len()).map_err(|_| KernelError::InvalidImage { what: "too many addresses" })?;
         let map =
@@ -163,16 +163,16 @@ fn pin(map: &Map, path: &Path) -> Result<(), KernelError> {
     sys::object_pin(map.fd(), &new).map_err(at(&new, "pin"))
 }
 
-fn put(outer: &Map, slot: usize, inner: &Map, name: &'static str) -> Result<(), KernelError> {
+fn put(outer: &Map, slot: Slot, inner: &Map, name: &'static str) -> Result<(), KernelError> {
     use std::os::fd::AsRawFd;
     let fd = inner.fd().as_raw_fd();
-    let put = outer.update(&(slot as u32).to_ne_bytes(), &fd.to_ne_bytes());
+    let put = outer.update(&slot.number().to_ne_bytes(), &fd.to_ne_bytes());
     put.map_err(on_map(name, "update"))
 }
 
 /// Id of the map in a slot.
-pub(crate) fn inner_id(outer: &Map, slot: usize, name: &'static str) -> Result<Option<u32>, KernelError> {
+pub(crate) fn inner_id(outer: &Map, slot: Slot, name: &'static str) -> Result<Option<u32>, KernelError> {
     let mut id = [0; 4];
-    let found = outer.lookup(&(slot as u32).to_ne_bytes(), &mut id);
+    let found = outer.lookup(&slot.number().to_ne_bytes(), &mut id);
     Ok(found.map_err(on_map(name, "lookup"))?.map(|()| u32::from_ne_bytes(id)))
 }

@@ -9,7 +9,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, OwnerId, Row};
+use enforcer_common::id::{Address, OwnerId, Row, Slot};
 use enforcer_common::limits::OWN_ADDRESSES;
 
 pub(crate) use places::owned;
@@ -61,10 +61,10 @@ pub(crate) struct Writes {
 
 impl Writes {
     /// Removes the rows of a slot from every endpoint, because the image to which the row numbers belong is gone.
-    pub(crate) fn close(&mut self, slot: usize) {
+    pub(crate) fn close(&mut self, slot: Slot) {
         let Self { taken, before, after, wiped, late, fresh: _, ids: _, refused: _ } = self;
         for endpoint in [taken, before, after, wiped, late].into_iter().flatten() {
-            endpoint.rows[slot] = [Row::NONE; 2];
+            endpoint.rows[slot.index()] = [Row::NONE; 2];
         }
     }
 }
@@ -125,7 +125,7 @@ impl Incarnations {
         workloads: &[PlannedWorkload],
         current: &BTreeMap<u32, Endpoint>,
         supply: &mut Supply,
-        slot: usize,
+        slot: Slot,
         boot_time: u64,
     ) -> Result<Writes, Impossible> {
         let mut writes = Writes::default();
@@ -139,11 +139,11 @@ impl Incarnations {
             let quota = self.by_id.get(&id).map_or(0, |incarnation| incarnation.quota);
             for ifindex in &workload.endpoints {
                 planned.insert(*ifindex);
-                let set = |endpoint: &mut Endpoint, slot: usize| {
+                let set = |endpoint: &mut Endpoint, slot: Slot| {
                     endpoint.workload = quota;
                     endpoint.id = id;
-                    endpoint.flags[slot] = flags(workload);
-                    endpoint.rows[slot] = workload.rows;
+                    endpoint.flags[slot.index()] = flags(workload);
+                    endpoint.rows[slot.index()] = workload.rows;
                 };
                 if let Some(endpoint) = current.get(ifindex) {
                     let own = |address: &Address| wanted.iter().any(|(own, _)| own == address);
@@ -159,8 +159,9 @@ impl Incarnations {
                 } else {
                     let mut endpoint =
                         Endpoint { ifindex: *ifindex, window_end: window_end(workload, boot_time), ..Endpoint::FREE };
-                    set(&mut endpoint, 0);
-                    set(&mut endpoint, 1);
+                    for slot in Slot::BOTH {
+                        set(&mut endpoint, slot);
+                    }
                     let [endpoint, ..] = arrange(&endpoint, &wanted, &claimed);
                     writes.fresh.push(endpoint);
                 }
@@ -171,8 +172,8 @@ impl Incarnations {
             let taken = take(endpoint, |address| claimed.contains(address));
             writes.taken.extend((taken != *endpoint).then_some(taken));
             let mut endpoint = taken;
-            endpoint.flags[slot] = Endpoint::UNKNOWN;
-            endpoint.rows[slot] = [Row::NONE; 2];
+            endpoint.flags[slot.index()] = Endpoint::UNKNOWN;
+            endpoint.rows[slot.index()] = [Row::NONE; 2];
             writes.before.push(endpoint);
         }
         Ok(writes)

@@ -41,7 +41,7 @@ fn own(endpoint: &Endpoint) -> BTreeMap<Address, OwnerId> {
 fn veths_of_one_workload_share_its_ids_and_others_do_not() {
     let (mut all, mut ids) = (Incarnations::default(), supply());
     let plan = [workload(1, &[10, 11], &[1, 2]), workload(2, &[12], &[3])];
-    let writes = all.plan(&plan, &BTreeMap::new(), &mut ids, 1, 0).unwrap();
+    let writes = all.plan(&plan, &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0).unwrap();
     let now = end(&BTreeMap::new(), &writes);
     assert_eq!(now[&10].id, writes.ids[&1]);
     assert_eq!((now[&10].id, now[&10].workload), (now[&11].id, now[&11].workload));
@@ -56,12 +56,12 @@ fn veths_of_one_workload_share_its_ids_and_others_do_not() {
 #[test]
 fn only_the_idle_slot_of_a_living_endpoint_changes_before_the_word() {
     let (mut all, mut ids) = (Incarnations::default(), supply());
-    let first = all.plan(&[workload(1, &[10], &[1])], &BTreeMap::new(), &mut ids, 1, 0).unwrap();
+    let first = all.plan(&[workload(1, &[10], &[1])], &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0).unwrap();
     let now = end(&BTreeMap::new(), &first);
     let mut changed = workload(1, &[10], &[1]);
     changed.rows = [Row(7), Row(8)];
     changed.routes = true;
-    let second = all.plan(&[changed], &now, &mut ids, 0, 0).unwrap();
+    let second = all.plan(&[changed], &now, &mut ids, Slot::BOTH[0], 0).unwrap();
     let before = second.before[0];
     assert_eq!(before.rows, [[Row(7), Row(8)], [Row(3), Row(4)]]);
     assert_eq!(before.flags, [Endpoint::ROUTES, 0]);
@@ -71,16 +71,16 @@ fn only_the_idle_slot_of_a_living_endpoint_changes_before_the_word() {
 #[test]
 fn an_adopted_veth_keeps_its_ids_and_a_later_key_gets_new_ones() {
     let (mut all, mut ids) = (Incarnations::default(), supply());
-    let writes = all.plan(&[workload(1, &[10], &[1])], &BTreeMap::new(), &mut ids, 1, 0).unwrap();
+    let writes = all.plan(&[workload(1, &[10], &[1])], &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0).unwrap();
     let now = end(&BTreeMap::new(), &writes);
 
     let mut adopted =
         Incarnations::adopt(now.values(), |id| (id == now[&10].id).then_some(now[&10].workload), &mut ids).unwrap();
-    let writes = adopted.plan(&[workload(77, &[10], &[1])], &now, &mut ids, 0, 0).unwrap();
+    let writes = adopted.plan(&[workload(77, &[10], &[1])], &now, &mut ids, Slot::BOTH[0], 0).unwrap();
     let next = end(&now, &writes);
     assert_eq!((next[&10].id, own(&next[&10])), (now[&10].id, own(&now[&10])));
 
-    let writes = adopted.plan(&[workload(78, &[10], &[1])], &next, &mut ids, 1, 0).unwrap();
+    let writes = adopted.plan(&[workload(78, &[10], &[1])], &next, &mut ids, Slot::BOTH[1], 0).unwrap();
     let last = end(&next, &writes);
     assert_ne!(last[&10].id, now[&10].id, "another network namespace behind the veth");
     assert_ne!(own(&last[&10]), own(&now[&10]));
@@ -90,9 +90,9 @@ fn an_adopted_veth_keeps_its_ids_and_a_later_key_gets_new_ones() {
 #[test]
 fn a_veth_that_no_workload_names_is_closed_in_the_idle_slot_only() {
     let (mut all, mut ids) = (Incarnations::default(), supply());
-    let writes = all.plan(&[workload(1, &[10], &[1])], &BTreeMap::new(), &mut ids, 1, 0).unwrap();
+    let writes = all.plan(&[workload(1, &[10], &[1])], &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0).unwrap();
     let now = end(&BTreeMap::new(), &writes);
-    let writes = all.plan(&[], &now, &mut ids, 0, 0).unwrap();
+    let writes = all.plan(&[], &now, &mut ids, Slot::BOTH[0], 0).unwrap();
     assert_eq!(writes.before[0].flags, [Endpoint::UNKNOWN, 0]);
     assert_eq!(writes.before[0].rows, [[Row::NONE; 2], [Row(3), Row(4)]]);
 }
@@ -101,11 +101,11 @@ fn a_veth_that_no_workload_names_is_closed_in_the_idle_slot_only() {
 fn addresses_beyond_the_places_are_refused_and_the_older_ones_stay() {
     let (mut all, mut ids) = (Incarnations::default(), supply());
     let many: Vec<u32> = (1..=OWN_ADDRESSES as u32).collect();
-    let writes = all.plan(&[workload(1, &[10], &many)], &BTreeMap::new(), &mut ids, 1, 0).unwrap();
+    let writes = all.plan(&[workload(1, &[10], &many)], &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0).unwrap();
     let now = end(&BTreeMap::new(), &writes);
     assert_eq!(writes.refused, []);
     let more: Vec<u32> = [99].into_iter().chain(many).collect();
-    let writes = all.plan(&[workload(1, &[10], &more)], &now, &mut ids, 0, 0).unwrap();
+    let writes = all.plan(&[workload(1, &[10], &more)], &now, &mut ids, Slot::BOTH[0], 0).unwrap();
     assert_eq!(writes.refused, [RefusedAddress { key: 1, address: address(99) }]);
     assert_eq!(own(&end(&now, &writes)[&10]), own(&now[&10]));
 }
@@ -116,7 +116,7 @@ fn an_address_that_comes_back_has_another_id() {
     let mut now = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for (turn, addresses) in [&[1][..], &[], &[1]].into_iter().enumerate() {
-        let writes = all.plan(&[workload(1, &[10], addresses)], &now, &mut ids, turn & 1, 0).unwrap();
+        let writes = all.plan(&[workload(1, &[10], addresses)], &now, &mut ids, Slot::BOTH[turn & 1], 0).unwrap();
         now = end(&now, &writes);
         seen.extend(own(&now[&10]).into_values());
     }
@@ -127,7 +127,7 @@ fn an_address_that_comes_back_has_another_id() {
 fn without_ids_nothing_is_staged() {
     let mut ids = Supply::new(u64::from(OwnerId::MAX.0) - 1, 0..8, 8);
     let plan = [workload(1, &[10], &[1, 2])];
-    let staged = Incarnations::default().plan(&plan, &BTreeMap::new(), &mut ids, 1, 0);
+    let staged = Incarnations::default().plan(&plan, &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0);
     assert!(matches!(staged, Err(Impossible::OwnersExhausted)));
 }
 
@@ -137,10 +137,10 @@ fn the_window_is_for_the_first_attach_alone() {
     let mut with_window = workload(1, &[10], &[1]);
     with_window.window = Some(std::time::Duration::from_secs(2));
     let plan = [with_window];
-    let writes = all.plan(&plan, &BTreeMap::new(), &mut ids, 1, 5).unwrap();
+    let writes = all.plan(&plan, &BTreeMap::new(), &mut ids, Slot::BOTH[1], 5).unwrap();
     assert_eq!(writes.fresh[0].window_end, 2_000_000_005);
     let now = end(&BTreeMap::new(), &writes);
-    let writes = all.plan(&plan, &now, &mut ids, 0, 9_000_000_000).unwrap();
+    let writes = all.plan(&plan, &now, &mut ids, Slot::BOTH[0], 9_000_000_000).unwrap();
     assert_eq!(writes.before[0].window_end, 2_000_000_005);
 }
 
@@ -148,10 +148,10 @@ fn the_window_is_for_the_first_attach_alone() {
 fn an_address_that_moves_is_nobody_elses_before_the_word() {
     let (mut all, mut ids) = (Incarnations::default(), supply());
     let plan = [workload(1, &[10], &[1, 2, 3]), workload(2, &[11], &[4]), workload(3, &[12], &[5])];
-    let now = end(&BTreeMap::new(), &all.plan(&plan, &BTreeMap::new(), &mut ids, 1, 0).unwrap());
+    let now = end(&BTreeMap::new(), &all.plan(&plan, &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0).unwrap());
     // 2 moves to a veth that is there, 3 goes away, 5 moves to a fresh one from a veth that nobody has any more.
     let plan = [workload(1, &[10], &[1, 6]), workload(2, &[11], &[4, 2]), workload(4, &[13], &[5])];
-    let writes = all.plan(&plan, &now, &mut ids, 0, 0).unwrap();
+    let writes = all.plan(&plan, &now, &mut ids, Slot::BOTH[0], 0).unwrap();
     let mut at_word = now.clone();
     for endpoint in &writes.taken {
         at_word.insert(endpoint.ifindex, *endpoint);
@@ -174,12 +174,12 @@ fn an_address_that_moves_is_nobody_elses_before_the_word() {
 fn a_closed_slot_stays_closed_in_every_later_step() {
     let (mut all, mut ids) = (Incarnations::default(), supply());
     let plan = [workload(1, &[10], &[1, 2]), workload(2, &[11], &[3])];
-    let now = end(&BTreeMap::new(), &all.plan(&plan, &BTreeMap::new(), &mut ids, 1, 0).unwrap());
+    let now = end(&BTreeMap::new(), &all.plan(&plan, &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0).unwrap());
     // Addresses go, come and move, so that there are endpoints of every step.
     let many: Vec<u32> = (3..3 + OWN_ADDRESSES as u32).collect();
     let plan = [workload(1, &[10], &many), workload(3, &[12], &[40])];
-    let mut writes = all.plan(&plan, &now, &mut ids, 0, 0).unwrap();
-    writes.close(1);
+    let mut writes = all.plan(&plan, &now, &mut ids, Slot::BOTH[0], 0).unwrap();
+    writes.close(Slot::BOTH[1]);
     let steps = [&writes.taken, &writes.before, &writes.after, &writes.wiped, &writes.late];
     for (step, endpoints) in steps.into_iter().enumerate() {
         assert!(!endpoints.is_empty(), "step {step}");

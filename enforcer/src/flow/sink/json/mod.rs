@@ -179,7 +179,7 @@ fn denied_by(decision: &Decision) -> Vec<Policy> {
         .map(|policy| Policy {
             name: cut(&policy.name, NAME_MOST).into_owned(),
             namespace: cut(&policy.namespace, NAME_MOST).into_owned(),
-            revision: u64::from(*revision),
+            revision: u64::from(revision.0),
             kind: policy.kind.to_owned(),
         })
         .collect()

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use enforcer_common::denial::{Denial, Way};
-use enforcer_common::id::OwnerId;
+use enforcer_common::id::{OwnerId, Revision};
 use enforcer_common::verdict::{REASONS, Reason};
 use proptest::prelude::*;
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor};
@@ -88,7 +88,7 @@ fn kinds() -> Vec<(&'static str, String)> {
     let mut odd = tcp;
     odd.tcp_flags = 0x29;
     let mut old = tcp;
-    old.key.revision = 2;
+    old.key.revision = Revision(2);
     let busy = Denial::Busy { workload: DB, direction: Direction::Ingress, reason: Reason::NoRule, count: 90_000 };
     let many = Ruling::Denied((1..=6).map(|index| policy(&format!("p{index}"), index)).collect());
     let flow = |way| Denial::Flow { way, count: 1 };
@@ -270,7 +270,7 @@ prop_compose! {
         way.key.destination_port = u16::from_be_bytes([bytes[3], bytes[4]]);
         way.key.ethertype = u16::from_be_bytes([bytes[5], bytes[6]]);
         way.key.protocol = bytes[0];
-        way.key.revision = words[8] % 10;
+        way.key.revision = Revision(words[8] % 10);
         way.key.workload = OwnerId(owner);
         way.key.reason = reason;
         way.key.direction = direction;
