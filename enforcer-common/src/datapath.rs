@@ -37,7 +37,8 @@ pub fn run<T: JudgeWork + FindQuoted, B: PacketBytes>(
     judge_frame(tables, direction, meta, bytes, absent.is_raised(), work)
 }
 
-/// The second half of [`run`], for a frame of which [`live::look`] did not say that it passes. `absent`: there is no flow.
+/// The second half of [`run`], for a frame that [`live::look`] did not let pass. `absent` says that the packet has no
+/// flow.
 #[inline(always)]
 pub fn judge_frame<T: JudgeWork + FindQuoted, B: PacketBytes>(
     tables: &T,

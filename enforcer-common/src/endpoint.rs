@@ -18,7 +18,7 @@ pub struct Endpoint {
     pub workload: u32,
     /// Id of this incarnation of the workload; also the owner of flows whose local address has no id.
     pub id: OwnerId,
-    /// Places of `owners` that may be in use: those from here on are free.
+    /// Number of places of `owners` that may be in use. All later places are free.
     pub owned: u32,
     /// Per slot of the image: [`Endpoint::UNKNOWN`], [`Endpoint::ROUTES`].
     pub flags: [u32; 2],
@@ -26,7 +26,7 @@ pub struct Endpoint {
     pub rows: [[Row; 2]; 2],
     /// Until when (CLOCK_BOOTTIME, ns) a segment of an older connection is accepted as one (D10); 0: never.
     pub window_end: u64,
-    /// Owner ids of the addresses beside; [`OwnerId::NONE`]: free.
+    /// Owner ids of `addresses`, place by place; [`OwnerId::NONE`] marks a free place.
     pub owners: [OwnerId; OWN_ADDRESSES],
     /// The workload's own addresses, IPv4 first.
     pub addresses: [Address; OWN_ADDRESSES],
@@ -34,9 +34,9 @@ pub struct Endpoint {
 const _: () = assert!(size_of::<Endpoint>() == 48 + 20 * OWN_ADDRESSES && align_of::<Endpoint>() == 8);
 
 impl Endpoint {
-    /// No source has named the workload and unknown ones are closed: ARP and neighbour discovery only.
+    /// The workload is closed, because no source has named it: only ARP and neighbour discovery pass.
     pub const UNKNOWN: u32 = 1;
-    /// It may send from, and receive for, addresses that no local workload and no node has.
+    /// The workload may send from, and receive for, addresses that belong to no local workload and not to the node.
     pub const ROUTES: u32 = 2;
 
     /// A free place.

@@ -1,4 +1,4 @@
-//! Map names, capacities and bounds: the only place with such numbers. What a map looks like is in [`crate::schema`].
+//! Map names, capacities and bounds. No other file holds such numbers. [`crate::schema`] says what a map looks like.
 
 /// Names of the maps, as the object and the pin directory spell them.
 pub mod map {

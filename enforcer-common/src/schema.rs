@@ -1,7 +1,7 @@
-//! Every map in one row: what it is called, what it looks like, and which group it is pinned in.
+//! One row for each map: its name, its layout, and the group in which it is pinned.
 //!
 //! Input: the layouts and the limits of this crate. Output: constants. The programs take the sizes and flags of their maps
-//! from here, user space creates and compares the pinned maps by it, and the documentation is held to it.
+//! from here, user space makes and compares the pinned maps by them, and a test compares the documentation with them.
 
 use crate::denial::{BusyKey, Counts, WaySet};
 use crate::endpoint::{Endpoint, Quota};

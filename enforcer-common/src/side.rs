@@ -1,7 +1,7 @@
 //! The two sides of a device on which a workload's packets are judged.
 //!
-//! Input: a side. Output: which direction its program judges, what the program is called, and how a pin of it ends. What a
-//! hook of the kernel is called on that side is a matter of the hook's own file in user space.
+//! Input: a side. Output: the direction that its program judges, the name of the program, and the ending of its pins. Only
+//! the file of each hook in user space knows what the kernel calls that side.
 
 use crate::id::Direction;
 

@@ -1,5 +1,5 @@
-//! Every map. Sizes, entries and flags are those of its row in `enforcer_common::schema`; user space makes the pinned maps
-//! from the same rows before the programs are loaded.
+//! Every map of the programs. Sizes, entries and flags come from the map's row in `enforcer_common::schema`. User space makes
+//! the pinned maps from the same rows before it loads the programs.
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
@@ -66,10 +66,11 @@ pub(crate) static QUOTAS: Array<Quota, { schema::QUOTAS.declared() }, { schema::
 #[btf_map]
 pub(crate) static DENIALS: Array<WaySet, { schema::DENIALS.declared() }, { schema::DENIALS.flag_bits() }> =
     Array::new();
-/// Programs write: direction * reasons + reason -> counts, for ever rising.
+/// Programs write: direction * reasons + reason -> counts, which only rise.
 #[btf_map]
 pub(crate) static DENIED: PerCpuArray<Counts, { schema::DENIED.declared() }> = PerCpuArray::new();
-/// Programs write: who had a packet denied while all four ways were busy. When full the packet counts as lost.
+/// Programs write: workload, direction and reason -> packets that were denied while all four ways were busy. When it
+/// is full, the packet counts as lost.
 #[btf_map]
 pub(crate) static BUSY: PerCpuHashMap<BusyKey, u64, { schema::BUSY.declared() }> = PerCpuHashMap::new();
 /// Programs write [`DenialEvent`](enforcer_common::event::DenialEvent)s, user space drains on a timer. When full the packet counts as lost.

@@ -40,7 +40,7 @@ struct Shared {
     counts: Mutex<LogCounts>,
 }
 
-/// What became of the records.
+/// How many records the flow log wrote, merged and lost.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LogCounts {
     pub(super) sink: SinkCounts,
@@ -49,7 +49,8 @@ pub(super) struct LogCounts {
 }
 
 impl DenialLog {
-    /// `names`: what is known before the first reading, which brings what was denied while no daemon ran.
+    /// Starts the thread. Its first reading brings what was denied while no daemon ran; `names` has the names for
+    /// those records.
     pub(super) fn start(denials: Denials, log: FlowLog, node: &str, names: NameTable) -> Result<Self, AgentError> {
         let shared = Arc::new(Shared { names: Mutex::new(names), ..Shared::default() });
         let reader = Reader { shared: Arc::clone(&shared), denials, log, enricher: Enricher::new(node) };
@@ -60,13 +61,13 @@ impl DenialLog {
         Ok(Self { shared, thread })
     }
 
-    /// The names of the revisions. While they are held no denial is read: whoever brings a revision in force holds them
-    /// until its names are in.
+    /// The names that belong to the revisions. While a caller holds them, the thread reads no denial. A caller that
+    /// puts a revision in force holds them until it has added the names of that revision.
     pub(super) fn names(&self) -> Names {
         Names(Arc::clone(&self.shared))
     }
 
-    /// Counters of other workloads may be dropped.
+    /// Tells the thread which workloads live. It may remove the counters of all others.
     pub(super) fn living(&self, ids: BTreeSet<OwnerId>) {
         *locked(&self.shared.living) = Some(ids);
     }
@@ -75,7 +76,7 @@ impl DenialLog {
         *locked(&self.shared.counts)
     }
 
-    /// Reads and writes out what there is.
+    /// Stops the thread, which first writes all denials that are left to the flow log.
     pub(super) fn finish(self) {
         self.shared.stop.store(true, Ordering::Release);
         self.thread.thread().unpark();

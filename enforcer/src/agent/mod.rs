@@ -40,11 +40,12 @@ const SWEEP: Duration = Duration::from_secs(1);
 const BREATH: Duration = Duration::from_millis(100);
 /// How often programs, links and endpoints are compared with what they should be when nothing happens.
 const VERIFY: Duration = Duration::from_secs(5);
-/// How long after the first of some netlink events: by then discovery knows what has come and gone, and a container that
-/// changes its addresses all the time costs no more than this.
+/// How long after the first of several netlink events the kernel is compared with the plan. By then discovery knows
+/// what has changed. A container that changes its addresses all the time causes no more than one comparison in this
+/// time.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// What `enforcer run` is told.
+/// The options of `enforcer run`.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Directory of policies.
@@ -57,7 +58,7 @@ pub struct Options {
     pub unknown: Unknown,
     /// Where the flow log goes.
     pub flow_log: Target,
-    /// Devices that are uplinks by the operator's word.
+    /// Devices that the operator names as uplinks.
     pub uplinks: Vec<String>,
     /// Where everything is pinned.
     pub pin_dir: PathBuf,
@@ -65,7 +66,8 @@ pub struct Options {
     pub settings: Settings,
 }
 
-/// Opens the kernel side. To be called while there is but one thread: the right to load programs is given up behind it.
+/// Opens the kernel side, and then gives up the right to load programs. Call it while the process has only one
+/// thread.
 pub fn open_kernel(options: &Options) -> Result<Kernel, AgentError> {
     let kernel = Kernel::open(&KernelConfig {
         pin_dir: options.pin_dir.clone(),
@@ -162,7 +164,8 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// Who had which address, by one of its veths. An address that two workloads have was disputed and still is.
+/// The workload that owned each address, named by one of its veths. An address of two workloads was disputed, and
+/// stays so.
 fn adopted_owners(kernel: &Kernel) -> BTreeMap<IpAddr, u32> {
     let mut holders = BTreeMap::<IpAddr, BTreeMap<OwnerId, u32>>::new();
     for endpoint in kernel.adopted() {

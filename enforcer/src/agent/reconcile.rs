@@ -28,7 +28,7 @@ use crate::resolve::{ResolvedPolicy, resolve};
 use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
 use crate::workload::{Discovery, Mode};
 
-/// The kernel side and all that goes with it.
+/// The kernel side, and everything that the daemon keeps in step with it.
 pub(super) struct Reconciler {
     kernel: Kernel,
     denials: DenialLog,
@@ -82,8 +82,9 @@ impl Reconciler {
         })
     }
 
-    /// Closes veths that have no program yet: the program comes first, the policy second. Not at the very first start, where
-    /// the plan comes first so that running containers are not cut. What is attached stays as it is.
+    /// Attaches closed programs to veths that have none yet, before any policy is known for them. At the very first
+    /// start this does nothing: there the plan comes first, so that running containers are not cut off. Veths with
+    /// programs stay unchanged.
     pub(super) fn close_new(&mut self, veths: &BTreeSet<u32>) {
         if self.kernel.is_first_run() {
             return;
@@ -105,7 +106,7 @@ impl Reconciler {
         }
     }
 
-    /// The workloads have changed.
+    /// Takes a new snapshot of the workloads.
     pub(super) fn workloads(&mut self, snapshot: Arc<Snapshot>, policies: &mut Policies) -> Result<(), AgentError> {
         self.close_new(&snapshot.local.values().flat_map(|workload| workload.endpoints.keys().copied()).collect());
         let before = self.snapshot.as_deref();
@@ -126,8 +127,8 @@ impl Reconciler {
         self.reconcile(policies)
     }
 
-    /// Brings in force what the policies and the workloads say now. An error ends the daemon: only before anything is in
-    /// force.
+    /// Puts the present policies and workloads in force. It returns an error, which ends the daemon, only before the
+    /// first image is in force.
     pub(super) fn reconcile(&mut self, policies: &mut Policies) -> Result<(), AgentError> {
         let Some(snapshot) = self.snapshot.clone() else { return Ok(()) };
         let Some(reading) = policies.current().cloned() else {
@@ -211,8 +212,7 @@ impl Reconciler {
         self.denials.living(self.kernel.living_ids());
     }
 
-    /// Frees idle flows.
-    /// One run of the sweep. False: there may be more.
+    /// Frees idle flows, in one run of the sweep. Returns false if there may be more of them.
     pub(super) fn sweep(&mut self) -> bool {
         match self.kernel.sweep() {
             Ok(freed) => freed < SWEEP_CAP,
@@ -223,7 +223,7 @@ impl Reconciler {
         }
     }
 
-    /// Compares the kernel with the plan, puts right what differs, and tries again what failed.
+    /// Compares the kernel with the plan, repairs differences, and tries failed steps again.
     pub(super) fn verify(&mut self, policies: &mut Policies) -> Result<(), AgentError> {
         match self.kernel.verify() {
             Ok(drift) => self.repair(&drift),
@@ -247,12 +247,12 @@ impl Reconciler {
         self.report.repaired += (drift.len() - left.len()) as u64;
     }
 
-    /// Nobody knows yet who the workloads are.
+    /// Whether the daemon has no first snapshot of the workloads yet.
     pub(super) fn awaits_sources(&self) -> bool {
         self.snapshot.is_none()
     }
 
-    /// This is behind the snapshots from now on.
+    /// Notes the inventory from which the coming snapshots are made.
     pub(super) fn inventory(&mut self, file: &InventoryFile) {
         self.texts = file.kept();
         self.report.inventory_error = file.error().map(str::to_owned);
@@ -306,13 +306,13 @@ impl Reconciler {
         snapshot.local.iter().map(line).collect()
     }
 
-    /// Writes out what is queued.
+    /// Writes the queued records to the flow log.
     pub(super) fn finish(self) {
         self.denials.finish();
     }
 }
 
-/// Names what the image that an earlier run left denies, until there is one of our own.
+/// Gives names to denials of the image that an earlier daemon left, until this daemon has put an image in force.
 fn name_earlier(kernel: &Kernel, earlier: InForce, names: &mut NameTable) {
     let Ok(set) = from_kept(&earlier.policies) else { return };
     let snapshot = earlier.snapshot;

@@ -10,7 +10,7 @@ use enforcer_common::id::{Direction, Row};
 use crate::resolve::{Clause, PeerSetId, PortSetId, Rank, ResolvedPolicy};
 use crate::workload::model::WorkloadKey;
 
-/// What a rule says of the peers that it names. Which of several rules says it makes no difference to a verdict.
+/// What a rule does for the peers that it names. Two rules with the same effect need not be told apart.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) struct Effect {
     pub(super) rank: Rank,

@@ -1,6 +1,7 @@
-//! Puts a plan in force, in the order of docs/architecture.md, "How an image is swapped". Until the word is stored nothing
-//! that is read has changed but addresses that came or have another owner now, and ids of workloads; after it nothing can
-//! take the plan back, so what fails then is told and tried again.
+//! Puts a plan in force, in the order of docs/architecture.md, "How an image is swapped".
+//!
+//! Before the policy word is stored, only new or moved addresses and workload ids are visible to programs. Once the word is
+//! stored, nothing can take the plan back. So an error after that point is reported, and the step is tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
-//! The kernel side as the agent sees it: opened once, then told of veths and plans.
+//! The kernel side as the agent sees it: the agent opens it once, and then gives it veths and plans.
 //!
-//! Input: the pin directory, devices. Output: enforcement that stays when the process goes. Every step may be the last one
-//! of a process: what is pinned is complete after each, or the next start completes it.
+//! Input: the pin directory and devices. Output: enforcement that stays after the process has ended. The process may die
+//! after any step: what is pinned is complete by then, or the next start completes it.
 
 use std::collections::BTreeSet;
 

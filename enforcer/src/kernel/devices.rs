@@ -1,7 +1,8 @@
-//! Attaching before a plan, and letting go of devices: links first, then what their programs may still have read.
+//! Attaches to devices before a plan names them, and removes devices: first the links, then the endpoints that their programs
+//! may still have read.
 //!
-//! Input: devices that are nobody's yet, or no workload's any more. Output: both programs and a closed endpoint, or neither
-//! link nor endpoint; what fails of one device keeps nothing from the others.
+//! Input: devices that belong to no workload yet, or no longer. Output: both programs and a closed endpoint, or neither a
+//! link nor an endpoint. An error of one device does not stop the work on the others.
 
 use std::collections::BTreeSet;
 
@@ -33,7 +34,7 @@ impl Parts {
         };
         if attached.is_err() && !self.hooks.devices().contains(&ifindex) {
             for error in self.forget(&[ifindex].into()) {
-                tracing::warn!(ifindex, %error, "an attach that failed is not taken back yet");
+                tracing::warn!(ifindex, %error, "attaching failed, and the daemon cannot remove what it left behind yet");
             }
         }
         attached

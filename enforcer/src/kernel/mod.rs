@@ -1,8 +1,8 @@
-//! User space's side of the kernel: maps, programs, links, and what comes back out of them.
+//! User space's side of the kernel: it makes maps, programs and links, and reads back what the programs report.
 //!
-//! Input: a compiled image and which veths it is for ([`Plan`](crate::plan::Plan)). Output: enforcement that outlives the process, denied
-//! packets ([`Denials`]), a view of it all ([`status`]). Blocking. How it is
-//! pinned, swapped and taken over: ADR 0006.
+//! Input: a compiled image and the veths that it is for ([`Plan`](crate::plan::Plan)). Output: enforcement that outlives the
+//! process, denied packets ([`Denials`]), and a view of all of it ([`status`]). All calls block. ADR 0006 says how it is
+//! pinned, swapped and taken over.
 #![deny(unsafe_code)]
 
 mod apply;

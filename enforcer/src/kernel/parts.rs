@@ -1,7 +1,7 @@
-//! The parts of the kernel side, and opening them in order.
+//! The parts of the kernel side, and the order in which they are opened.
 //!
-//! Input: a configuration. Output: every part, taken over from an earlier daemon or made. A part keeps its state to itself:
-//! other files change it by its methods alone.
+//! Input: a configuration. Output: every part, either new or taken over from an earlier daemon. Each part keeps its state
+//! private, and other files change it only through its methods.
 
 use std::path::PathBuf;
 
@@ -72,6 +72,6 @@ fn raise_descriptor_limit() {
         && soft < hard
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
     {
-        tracing::warn!(%error, "the limit of open files stays at {soft}");
+        tracing::warn!(%error, "the limit of open files cannot be raised, so it stays at {soft}");
     }
 }

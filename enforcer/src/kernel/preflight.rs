@@ -1,4 +1,4 @@
-//! Whether this process on this kernel can enforce at all. Input: the process, the kernel, a path. Output: the first
+//! Checks whether this process can enforce on this kernel. Input: the process, the kernel and a path. Output: the first
 //! reason why not, as an error that says what to do.
 
 use std::os::fd::AsFd;

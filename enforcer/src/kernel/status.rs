@@ -1,5 +1,7 @@
-//! What is pinned, for `enforcer status`. Input: the pin directory. Output: a view; nothing is changed, and a lock
-//! is shared for no longer than it takes to ask for it, so it works beside a daemon and without one.
+//! Reads what is pinned, for `enforcer status`.
+//!
+//! Input: the pin directory. Output: a view. Nothing is changed. The lock is shared only for the moment in which it is asked
+//! for, so the command works with a running daemon and without one.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;

@@ -1,10 +1,10 @@
-//! Taking devices over from programs that judge by an image of another layout.
+//! Takes devices over from programs that judge by an image of another layout.
 //!
 //! Input: the plan that is about to come into force. Output: every link runs the programs of this build, which find the
-//! plan's image in both slots. Older programs share the flows, the endpoints and the policy word with these, and read an
-//! image that this build does not write: so no word may be stored while one of them runs. Live flows pass all the time. New
-//! flows are denied from the first step on until the word is stored, or, after a death in between, until the next start has
-//! brought an image in force.
+//! plan's image in both slots. The older programs share the flows, the endpoints and the policy word with the new ones, but
+//! they read an image that this build does not write. So no word may be stored while one of them runs. Live flows pass all
+//! the time. New flows are denied from the first step until the word is stored. If the daemon dies in between, they are
+//! denied until the next start has put an image in force.
 
 use enforcer_common::endpoint::Endpoint;
 use enforcer_common::id::Row;

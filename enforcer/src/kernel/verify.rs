@@ -1,4 +1,4 @@
-//! Whether the kernel still holds what was put there, and putting it right. Input: what this process last stored. Output:
+//! Compares the kernel with what this process last stored there, and repairs differences. Input: what was stored. Output: the
 //! differences, in a fixed order.
 
 use std::fmt;
@@ -65,16 +65,16 @@ impl fmt::Display for Drift {
             Self::MapPin { name } => write!(f, "the pin of map {name} was removed"),
             Self::Endpoint { ifindex } => write!(f, "the endpoint of device {ifindex} was changed"),
             Self::NotAttached { ifindex, side } => {
-                write!(f, "device {ifindex} is not attached ({} its workload)", side.pin())
+                write!(f, "device {ifindex} has no program for packets {} its workload", side.pin())
             }
             Self::LinkPin { ifindex, side } => {
-                write!(f, "a pin of device {ifindex} was removed ({} its workload)", side.pin())
+                write!(f, "the pin of device {ifindex} for packets {} its workload was removed", side.pin())
             }
             Self::Program { ifindex, side } => {
-                write!(f, "device {ifindex} runs another program ({} its workload)", side.pin())
+                write!(f, "device {ifindex} runs another program for packets {} its workload", side.pin())
             }
             Self::NotFirst { ifindex, side } => {
-                write!(f, "another program comes first on device {ifindex} ({} its workload)", side.pin())
+                write!(f, "another program comes first on device {ifindex}, for packets {} its workload", side.pin())
             }
         }
     }

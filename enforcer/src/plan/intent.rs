@@ -18,7 +18,7 @@ pub enum Unknown {
     Open,
 }
 
-/// What is done about a snapshot once its image is compiled.
+/// The compiled image together with what the plan says about each workload of the snapshot.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Intent {
     image: Image,
@@ -61,7 +61,7 @@ impl Intent {
         &self.image
     }
 
-    /// As the kernel side takes it.
+    /// The plan for the kernel side.
     pub fn plan(&self) -> Plan<'_> {
         Plan {
             lines: &self.image.lines,

@@ -40,7 +40,7 @@ impl Supply {
         Ok(place)
     }
 
-    /// Where the counter stands now.
+    /// The present value of the counter.
     pub(crate) fn next_owner(&self) -> u64 {
         self.next_owner
     }

@@ -23,7 +23,7 @@ pub enum Holder {
     Remote(usize),
     /// This node.
     Node,
-    /// Several show it and their order is not known.
+    /// Several workloads show the address, and their order is not known.
     Disputed,
 }
 
@@ -34,7 +34,7 @@ pub struct KnownAddress {
     pub address: Address,
     /// Who has it.
     pub holder: Holder,
-    /// The group by which selectors see it; `None`: CIDRs only.
+    /// The group by which selectors match it; `None` if only CIDRs match it.
     pub group: Option<GroupId>,
     /// A workload on this node shows it.
     pub local: bool,

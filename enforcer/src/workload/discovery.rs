@@ -24,7 +24,7 @@ use super::source::inventory::{self, Inventory};
 use super::source::{self, Listed, SourceState, Sources};
 use super::store::Store;
 
-/// A source that has given nothing after this time has failed.
+/// A source that has given no list within this time has failed.
 pub const FIRST_LIST: Duration = Duration::from_secs(10);
 
 /// Why discovery could not start or go on.
@@ -74,8 +74,8 @@ pub struct Discovery {
     failure: Arc<std::sync::OnceLock<NetlinkError>>,
 }
 
-/// Starts all sources, in a tokio runtime. Acts on the network namespace that the calling thread is in; all threads of the
-/// runtime must be in the same one.
+/// Starts all sources, in a tokio runtime. Discovery watches the network namespace of the calling thread, and all
+/// threads of the runtime must be in that namespace.
 pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
     let watcher = Watcher::open()?;
     let mode = watcher.mode();
@@ -106,12 +106,13 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
     Ok(Discovery { published, veths, sources, inventory, shown, deadline, mode, overruns, heard, failure })
 }
 
-/// The veths (by ifindex) that are workloads' whoever they turn out to be.
+/// The veths (by ifindex) that belong to workloads, whatever names the sources will give them.
 #[derive(Debug)]
 pub struct UnnamedVeths(watch::Receiver<BTreeSet<u32>>);
 
 impl UnnamedVeths {
-    /// All of them, whenever there are others. Once there is a snapshot this never returns. Cancel safe.
+    /// Returns all such veths, each time the set has changed. Once there is a snapshot, this never returns. Cancel
+    /// safe.
     pub async fn changed(&mut self) -> BTreeSet<u32> {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -121,7 +122,8 @@ impl UnnamedVeths {
 }
 
 impl Discovery {
-    /// The next snapshot that differs from the last one returned; at once for the first. Cancel safe.
+    /// Waits for a snapshot that differs from the one returned last. The first snapshot is returned at once. Cancel
+    /// safe.
     pub async fn changed(&mut self) -> Result<Arc<Snapshot>, WorkloadError> {
         let change = self.published.changed();
         let changed = match self.deadline {
@@ -135,7 +137,7 @@ impl Discovery {
         self.latest().map(|published| Arc::clone(&published.snapshot)).ok_or(WorkloadError::Stopped)
     }
 
-    /// What is known before the first snapshot.
+    /// The veths that are known before the first snapshot.
     pub fn unnamed_veths(&self) -> UnnamedVeths {
         UnnamedVeths(self.veths.clone())
     }
@@ -163,12 +165,13 @@ impl Discovery {
         self.latest().map_or(0, |published| published.refused)
     }
 
-    /// How changes inside containers come to be known.
+    /// How discovery learns about changes inside containers.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// Notified of every netlink event, be it news for a snapshot or not. For one waiter; what it misses is kept as one.
+    /// Is notified of every netlink event, even if the event changes no snapshot. One task can wait for it, and
+    /// events that come meanwhile count as one.
     pub fn heard(&self) -> Arc<Notify> {
         Arc::clone(&self.heard)
     }
@@ -178,12 +181,13 @@ impl Discovery {
         self.overruns.load(Ordering::Relaxed)
     }
 
-    /// Why discovery by netlink stopped, if it did. `changed` then gives the last state no more updates.
+    /// The error with which discovery by netlink stopped, if it did. `changed` then returns no newer snapshot.
     pub fn failure(&self) -> Option<&NetlinkError> {
         self.failure.get()
     }
 
-    /// Goes on with this inventory, and returns when a snapshot has it, if there is any snapshot yet.
+    /// Replaces the inventory. If there is a snapshot already, this returns when a snapshot contains the new
+    /// inventory.
     pub async fn use_inventory(&mut self, inventory: Inventory) -> Result<(), WorkloadError> {
         let (done, wait) = oneshot::channel();
         self.inventory.set(&inventory);

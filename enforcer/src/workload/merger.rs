@@ -25,7 +25,7 @@ use super::view::NetworkView;
 /// A path can come to stand for a namespace without any event of the network: `ip netns` mounts it when it likes.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What the agent gets to see.
+/// What discovery publishes to the agent.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Published {
     pub(super) snapshot: Arc<Snapshot>,
@@ -58,8 +58,8 @@ impl Merger {
         Self { store, sources, uplinks, requests, views, view: None, gone, netns }
     }
 
-    /// Runs until nobody listens or netlink is gone. Who has told a source something else and then asks by `shown` is
-    /// answered when a snapshot has it, if there is any snapshot yet.
+    /// Runs until nobody listens or netlink has stopped. A caller that has changed a source can then ask by `shown`.
+    /// It is answered once a snapshot contains the change, if there is any snapshot yet.
     pub(super) async fn run(
         mut self,
         publish: watch::Sender<Option<Arc<Published>>>,
@@ -205,7 +205,8 @@ impl Merger {
     }
 }
 
-/// One line for each finding, but one for all claims to addresses: their number is the containers' choice.
+/// Logs one line for each new finding, but a single line for all claims to addresses, because containers choose their
+/// number.
 fn warn_of_news(findings: &BTreeSet<Finding>, before: Option<&BTreeSet<Finding>>) {
     let news = findings.iter().filter(|finding| before.is_none_or(|old| !old.contains(finding)));
     let (claims, others): (Vec<&Finding>, Vec<&Finding>) = news.partition(|finding| finding.claims() > 0);

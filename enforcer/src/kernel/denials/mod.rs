@@ -1,9 +1,9 @@
-//! Denied packets, read back from the kernel (docs/architecture.md, "How denials are counted").
+//! Reads denied packets back from the kernel (docs/architecture.md, "How denials are counted").
 //!
-//! Input: the ring of events, the slices of ways, the counters. Output: how many packets of each denied flow were not
-//! reported yet. Nothing in the kernel is reset. What was reported of each way lies in a pinned map of our own, stored when
-//! the reading is handed over: a daemon that is killed between that and its log loses those counts, and a restarted one
-//! reports nothing twice.
+//! Input: the ring of events, the slices of ways, and the counters. Output: for each denied flow, the number of packets that
+//! were not reported yet. Nothing in the kernel is reset. A pinned map of the daemon holds what was reported of each way, and
+//! it is stored when a reading is handed over. A daemon that is killed before its log is written loses those counts, and a
+//! restarted daemon reports nothing twice.
 
 mod slice;
 mod tracker;
@@ -163,7 +163,10 @@ impl Denials {
         for _ in 0..most {
             let Some(record) = self.ring.next() else { return true };
             let Some(event) = DenialEvent::from_bytes(&record) else {
-                tracing::error!(bytes = record.len(), "a record of the ring is of another layout");
+                tracing::error!(
+                    bytes = record.len(),
+                    "skipped a record of the ring with an unknown layout (written by another version?)"
+                );
                 continue;
             };
             reading.denials.extend(self.tracker.event(&event));

@@ -1,7 +1,8 @@
-//! Links: which program is attached to which device, pinned so that they outlive the daemon.
+//! The links, which attach programs to devices. They are pinned, so that they outlive the daemon.
 //!
-//! Input: devices and programs. Output: pinned tcx links, each the first of its chain. A link's pin carries the ifindex,
-//! and it is taken over only while the kernel says that it is attached to that device: a pinned link outlives its device.
+//! Input: devices and programs. Output: pinned links, each the first of its chain. The name of a link's pin holds the
+//! ifindex. A pinned link outlives its device, so the daemon takes it over only if the kernel says that it is attached to
+//! that device.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! What judges packets: the programs, and the links that attach them to devices.
+//! The programs that judge packets, and the links that attach them to devices.
 //!
 //! Input: the object and the pins. Output: every device of the plan with both programs, each the first of its chain.
 

@@ -1,5 +1,7 @@
-//! The programs. Input: the bpf object and the pinned maps. Output: programs over those maps, pinned under a hash of both,
-//! so that a restart of the same build loads nothing and a link's program tells whether it is of this build.
+//! Loads the programs and pins them.
+//!
+//! Input: the bpf object and the pinned maps. Output: programs over those maps, pinned under a hash of both. So a restart of
+//! the same build loads nothing, and the program of a link shows whether it is of this build.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
-//! The tcx hooks of a device, one for each side. Input: a program, a device and a side. Output: a link that is the first of
-//! the device's chain, and what the kernel says of links and chains.
+//! The tcx hooks of a device, one for each side.
 //!
-//! Another way to attach is another file like this one: nothing else knows what the kernel calls a side.
+//! Input: a program, a device and a side. Output: a link that is the first of the device's chain, and what the kernel says
+//! about links and chains. Another way to attach would be another file like this one, because no other file knows what the
+//! kernel calls a side.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

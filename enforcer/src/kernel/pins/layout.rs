@@ -1,13 +1,13 @@
-//! Where everything is pinned (ADR 0006).
+//! The paths of everything that is pinned (ADR 0006).
 //!
-//! Input: the pin directory. Output: paths of pins whose directories exist, and the directories of other versions that this
-//! build replaces. What no enforcer has made, and what this build cannot go on from, is refused by name before anything is
-//! changed.
+//! Input: the pin directory. Output: the paths of pins, whose directories exist, and the directories of other versions that
+//! this build replaces. A file that Enforcer did not make, or pins that this build cannot use, are refused by name before
+//! anything is changed.
 //!
 //! ```text
-//! PIN_DIR/flows-1/maps/NAME              a map of the group, and so below
+//! PIN_DIR/flows-1/maps/NAME              a map of the group; the same below
 //!                 links/IFINDEX-from     what the workload behind the device sends
-//!                 links/IFINDEX-to       what it gets
+//!                 links/IFINDEX-to       what that workload receives
 //!                 programs/OBJECT/NAME   programs of an object, by a hash of its bytes
 //!                 namespace-COOKIE       an empty directory: the network namespace in which the links are
 //!         policy-1/maps/NAME
@@ -15,7 +15,7 @@
 //!                  addresses/SLOT        its exact addresses
 //!         denials-1/maps/NAME
 //! ```
-//! A name that ends in `-new` is a pin on its way to the name without it; names cannot hold dots on a bpf file system.
+//! A pin whose name ends in `-new` is about to be renamed to the name without it. Names on a bpf file system cannot have dots.
 
 use std::fs::{self, DirBuilder};
 use std::io;

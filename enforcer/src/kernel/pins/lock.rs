@@ -1,4 +1,5 @@
-//! The lock that keeps a second daemon away. Input: the pin directory. Output: the lock, or that somebody has it.
+//! The lock that keeps a second daemon out. Input: the pin directory. Output: the lock, or an error if another process holds
+//! it.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;

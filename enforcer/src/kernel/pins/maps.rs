@@ -1,8 +1,8 @@
-//! The maps: how they are made or taken over.
+//! Makes the pinned maps, or takes them over.
 //!
 //! Input: the rows of the schema, the layout and the configured sizes. Output: every map, pinned. A pinned map that differs
-//! from its row is refused by name. Each map is made and pinned on its own, so a start that was cut short is finished by the
-//! next.
+//! from its row is refused by name. Each map is made and pinned separately, so the next start completes one that was cut
+//! short.
 
 use std::sync::Arc;
 
@@ -141,7 +141,12 @@ impl Sizes {
                 compare(name, map.attributes(), &expected, any_size)?;
                 let pinned = map.attributes().entries;
                 if pinned != expected.entries {
-                    tracing::warn!(map = name, pinned, configured = expected.entries, "the pinned size stays");
+                    tracing::warn!(
+                        map = name,
+                        pinned,
+                        configured = expected.entries,
+                        "the map keeps its pinned size; `enforcer purge` and a new start give it the configured size"
+                    );
                 }
                 Ok(map)
             }

@@ -1,4 +1,4 @@
-//! What is pinned: where it lies, what each map looks like, and how all of it is removed.
+//! Everything that is pinned: its paths, the maps, and how all of it is removed.
 //!
 //! Input: the pin directory and the configured sizes. Output: every map, pinned, under the lock of one daemon.
 

@@ -1,5 +1,7 @@
-//! Removes enforcement: the only way. Input: the pin directory. Output: nothing of ours is left, however far somebody came
-//! in making or removing it; every error is told, and none keeps the rest from going.
+//! Removes enforcement. Nothing else in the program does so.
+//!
+//! Input: the pin directory. Output: no pin of Enforcer is left, even if an earlier start or purge was cut short. Every error
+//! is reported, and none of them stops the rest.
 
 use std::fs;
 use std::io;

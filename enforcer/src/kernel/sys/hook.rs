@@ -1,5 +1,5 @@
-//! The hooks of a device: tcx links, the chain, and programs as far as they are known by a descriptor. A hook is a number
-//! of the kernel's `enum bpf_attach_type`.
+//! The calls for the hooks of a device: tcx links, the chain, and information about a program behind a descriptor. A hook
+//! is a number of the kernel's `enum bpf_attach_type`.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};

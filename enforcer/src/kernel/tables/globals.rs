@@ -1,5 +1,5 @@
-//! The shared words: the policy in force, the counter of owner ids, the seed of the denial hash, whether a first plan is
-//! through, how many lost packets the flow log was told of.
+//! The shared words: the policy word, the counter of owner ids, the seed of the denial hash, whether the first run is over,
+//! and how many lost packets were reported to the flow log.
 
 use std::fs::File;
 use std::io::Read;

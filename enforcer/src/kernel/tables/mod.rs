@@ -1,7 +1,7 @@
-//! What the programs read, and what user space writes for them.
+//! The tables that the programs read, and that user space writes.
 //!
-//! Input: the pinned maps. Output: the tables as one part, which also knows when programs may still read what was written
-//! over: every write that needs a wait before the next one goes through here.
+//! Input: the pinned maps. Output: the tables as one part. The part also knows when programs may still read a value that was
+//! overwritten: every write after which the next one must wait goes through here.
 
 mod endpoints;
 mod globals;

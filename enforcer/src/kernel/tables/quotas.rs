@@ -1,5 +1,7 @@
-//! Places of `QUOTAS`: the flows of one workload, counted by the programs. Input: which incarnations live. Output: a place
-//! for each; a place is given again only when its last flow is gone, so that no count is mixed.
+//! The places of `QUOTAS`, in which the programs count the flows of each workload.
+//!
+//! Input: the incarnations that live. Output: a place for each of them. A place is given out again only when its last flow is
+//! gone, so that the counts of two incarnations never mix.
 
 use std::collections::BTreeSet;
 use std::mem::offset_of;

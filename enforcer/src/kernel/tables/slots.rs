@@ -1,8 +1,11 @@
-//! The two slots of the outer maps. Input: the image of a plan. Output: it fills the idle slot; nothing reads that slot until
-//! the word names it.
+//! The two slots of the outer maps.
 //!
-//! Each inner map is made with its exact size, filled, pinned beside the slot's pin, put into the outer map, and only then
-//! renamed over the slot's pin: the slot in force never lacks one. The copy of an image's first lines is written in place. What a crash leaves in the idle slot is filled anew.
+//! Input: the image of a plan. Output: the idle slot is filled with it. No program reads that slot until the policy word
+//! names it.
+//!
+//! Each inner map is made with its exact size, filled, and pinned beside the pin of the slot. Then it is put into the outer
+//! map, and only then its pin is renamed over the pin of the slot, so the slot in force always has a pin. The copy of an
+//! image's first lines is written in place. Whatever a crash leaves in the idle slot is filled again.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Devices towards the outside. Input: those that a plan names. Output: their entries in `UPLINKS`.
+//! The devices that lead out of the node. Input: the uplinks of a plan. Output: their entries in `UPLINKS`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

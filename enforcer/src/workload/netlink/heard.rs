@@ -45,7 +45,8 @@ impl Stale {
         self.links || !self.single_links.is_empty()
     }
 
-    /// Everything has been read but what is inside these; namespaces that went still have to be told of.
+    /// Notes that everything was read except the inside of these namespaces. Namespaces that are gone must still be
+    /// reported.
     pub(super) fn all_read_but(&mut self, inside: BTreeSet<i32>) {
         *self = Self { gone: std::mem::take(&mut self.gone), inside, ..Self::default() };
     }

@@ -16,9 +16,9 @@ use super::config::Config;
 /// The running sources.
 #[derive(Debug)]
 pub(super) struct Sources {
-    /// All of them. What two sources say of one workload is compared in this order.
+    /// All sources. The statements of two sources about one workload are compared in this order.
     pub(super) all: Vec<Source>,
-    /// Where another inventory goes in.
+    /// The input for a new inventory.
     pub(super) inventory: inventory::Input,
 }
 

@@ -18,7 +18,7 @@ use crate::workload::model::{WorkloadKey, WorkloadName};
 use crate::workload::source::{LISTED_WITHIN, Listed};
 use crate::workload::statement::{FoundBy, Statement};
 
-/// What decides over an entry.
+/// The input of the binding.
 pub(super) struct Binding<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) routing: &'a Routing<'a>,
@@ -112,7 +112,7 @@ impl Binding<'_> {
     }
 }
 
-/// A source or a host route gives it one of the entry's addresses: more than a claim.
+/// Whether a source or a host route gives the namespace one of the entry's addresses, which is stronger than a claim.
 fn is_given(said: &Said<'_>, key: WorkloadKey, entry: &Statement) -> bool {
     entry.addresses.iter().any(|address| said.given_to(key, *address))
 }

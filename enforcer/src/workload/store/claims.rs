@@ -25,7 +25,7 @@ use crate::workload::finding::{Finding, Refusal, Subject};
 use crate::workload::model::WorkloadKey;
 use crate::workload::view::NetworkView;
 
-/// What the rules are applied to.
+/// The input of the rules.
 pub(super) struct Claims<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) known: &'a BTreeMap<WorkloadKey, Space>,
@@ -34,7 +34,7 @@ pub(super) struct Claims<'a> {
     pub(super) entries: &'a BTreeMap<IpAddr, usize>,
 }
 
-/// What came out.
+/// The result of the rules.
 #[derive(Debug, Default)]
 pub(super) struct Verdicts {
     pub(super) owners: BTreeMap<IpAddr, WorkloadKey>,
@@ -192,7 +192,7 @@ impl Claims<'_> {
 }
 
 impl Verdicts {
-    /// Some local workload has or claims it with reason.
+    /// Whether some local workload owns the address or has a plausible claim to it.
     pub(super) fn is_local(&self, address: IpAddr) -> bool {
         self.owners.contains_key(&address) || self.disputed.contains_key(&address)
     }
@@ -237,7 +237,7 @@ pub(super) fn shown<'a>(view: &'a NetworkView, space: &Space) -> impl Iterator<I
     space.nsid.and_then(|nsid| view.inside.get(&nsid)).into_iter().flatten()
 }
 
-/// Why an address that is only shown could not be this namespace's own, whoever else has it.
+/// Why an address that a namespace only shows cannot be its own, no matter who else has it.
 pub(super) fn implausible(
     view: &NetworkView,
     routing: &Routing<'_>,

@@ -9,7 +9,8 @@ use super::Inputs;
 use crate::workload::finding::Finding;
 use crate::workload::view::{Link, NetworkView};
 
-/// What each veth with a far end elsewhere was taken for. A workload's stays one for its life.
+/// What each veth with a peer in another namespace was judged to be. A workload's veth keeps that judgement for its
+/// life.
 #[derive(Debug, Default)]
 pub(super) struct Uplinks {
     judged: BTreeMap<u32, Judged>,
@@ -22,7 +23,7 @@ enum Judged {
 }
 
 impl Uplinks {
-    /// Takes over what an earlier run took devices for. One that was both is a workload's.
+    /// Takes over the judgements of an earlier run. A device that was judged both ways belongs to a workload.
     pub(super) fn restore(&mut self, endpoints: &BTreeSet<u32>, uplinks: &BTreeSet<u32>) {
         self.judged = uplinks.iter().map(|veth| (*veth, Judged::Uplink)).collect();
         self.judged.extend(endpoints.iter().map(|veth| (*veth, Judged::Workload)));
@@ -105,7 +106,7 @@ impl Uplinks {
         uplinks
     }
 
-    /// Devices below an uplink that lead outside too.
+    /// The devices below an uplink that also lead out of the node.
     fn below(
         &self,
         inputs: &Inputs<'_>,

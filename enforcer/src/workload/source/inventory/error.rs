@@ -46,7 +46,7 @@ pub enum InvalidInventory {
         /// The source line with a caret.
         snippet: String,
     },
-    /// Well formed, but it cannot be meant so.
+    /// The file is well formed, but has a value without a valid meaning.
     #[error("{path}:{line}:{column}: {mistake}\n{snippet}", path = .path.display())]
     Meaning {
         /// File.
@@ -62,7 +62,7 @@ pub enum InvalidInventory {
     },
 }
 
-/// A value that the format allows and the meaning does not.
+/// A value that has the right format but no valid meaning.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Mistake {
