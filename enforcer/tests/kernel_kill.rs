@@ -227,6 +227,11 @@ fn an_image_of_another_layout_is_replaced_whenever_the_start_is_killed() {
         under_denied_traffic(rig, &deny, || {
             let mut call = 1 + std::process::id() % STRIDE;
             loop {
+                // The idle slot of the older image would allow by the rows of the new one.
+                let mut kernel = rig.open();
+                let _ = apply(&mut kernel, &TestImage::new(Cell::Allow).plan(Row::NONE));
+                let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+                drop(kernel);
                 std::fs::rename(&own, &other).unwrap();
                 let killed = kill_at_call(rig, call);
                 drop(converge(rig, &deny));

@@ -12,6 +12,7 @@ use std::time::Duration;
 use aya::maps::{HashMap, Map, MapData};
 use enforcer::kernel::{Kernel, KernelError, status};
 use enforcer::plan::Plan;
+use enforcer_common::id::Row;
 use enforcer_common::image::Cell;
 use enforcer_common::limits;
 use enforcer_common::schema::Group;
@@ -116,9 +117,12 @@ fn another_layout_of_the_image_never_opens_what_was_denied() {
         let _ = apply(&mut kernel, &plan);
         drop(kernel);
         let other = rename_policy(rig);
+        let rows = || status::read(&rig.config.pin_dir).unwrap().endpoints.into_iter().map(|endpoint| endpoint.rows);
         let mut kernel = rig.open();
         assert_eq!(rig.arrive(80, 1), 0);
+        assert!(rows().eq([[Row::NOT_ISOLATED; 2], [ISOLATED; 2]]), "the older image's, until there is a plan");
         stop_before_the_word(rig, &mut kernel, &plan);
+        assert!(rows().eq([[Row::NONE; 2]; 2]), "numbers of an image that is no more");
         assert_eq!(rig.arrive(80, 1), 0);
         drop(kernel);
 
@@ -133,6 +137,7 @@ fn another_layout_of_the_image_never_opens_what_was_denied() {
         assert_eq!(rig.arrive(80, 1), 0);
         let _ = apply(&mut kernel, &plan);
         assert_eq!(rig.arrive(80, 2), 0);
+        assert!(rows().eq([[Row::NOT_ISOLATED; 2], [ISOLATED; 2]]));
         assert!(!newer.exists());
         assert_eq!(kernel.verify().unwrap(), []);
     });

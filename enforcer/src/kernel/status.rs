@@ -119,13 +119,17 @@ fn denied(layout: &Layout) -> Result<Totals, KernelError> {
     if layout.has(Group::Denials) { read_totals(&*pinned(layout, &schema::DENIED)?) } else { Ok(Totals::default()) }
 }
 
+/// The header of the image in force. `None`: there is no image, or it is one of another layout.
 fn header(layout: &Layout, word: PolicyWord) -> Result<Option<Header>, KernelError> {
     if word.revision == Revision::NONE || !layout.has(Group::Policy) {
         return Ok(None);
     }
     let path = layout.image(word.slot());
-    let lines = Map::pinned(&path).map_err(at(&path, map::IMAGES))?;
-    read_header(&lines)
+    match Map::pinned(&path) {
+        Ok(lines) => read_header(&lines),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && layout.has_other_policy() => Ok(None),
+        Err(error) => Err(at(&path, map::IMAGES)(error)),
+    }
 }
 
 fn view(layout: &Layout, endpoint: &Endpoint, slot: Slot) -> Result<EndpointView, KernelError> {

@@ -108,6 +108,11 @@ impl Layout {
         self.group(group).is_dir()
     }
 
+    /// Whether an image of another layout is there.
+    pub(crate) fn has_other_policy(&self) -> bool {
+        others(&self.pin_dir).is_ok_and(|others| others.policy)
+    }
+
     fn group(&self, group: Group) -> PathBuf {
         self.pin_dir.join(group_directory(group))
     }
