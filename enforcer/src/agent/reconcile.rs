@@ -153,7 +153,10 @@ impl Reconciler {
             Ok(()) => self.report.apply_error = None,
             Err(error) if self.kernel.revision().revision == Revision::NONE => return Err(error),
             Err(error) => {
-                tracing::error!(%error, "cannot put the newest policies and workloads in force; the last good policies stay in force");
+                tracing::error!(
+                    %error,
+                    "cannot put the newest policies and workloads in force; the last good policies stay in force"
+                );
                 self.report.apply_error = Some(error.to_string());
             }
         }
@@ -201,7 +204,11 @@ impl Reconciler {
         let Applied { word: _, ids, refused, failures } = applied;
         for refused in refused {
             let address = std::net::IpAddr::from(refused.address);
-            tracing::warn!(workload = refused.key, %address, "the workload has more addresses than fit into its endpoint; this one is ignored");
+            tracing::warn!(
+                workload = refused.key,
+                %address,
+                "the workload has more addresses than fit into its endpoint; this one is ignored"
+            );
         }
         for error in &failures {
             tracing::warn!(%error, "one step of the newest change is not done yet; trying again");

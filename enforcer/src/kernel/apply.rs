@@ -12,7 +12,7 @@ use crate::kernel::error::KernelError;
 use crate::kernel::parts::Parts;
 use crate::plan::{Plan, RefusedAddress, Writes};
 
-/// A plan is in force.
+/// What came of a plan that is now in force.
 #[derive(Debug)]
 #[must_use]
 pub struct Applied {
@@ -20,9 +20,9 @@ pub struct Applied {
     pub word: PolicyWord,
     /// Id of each workload in denial records, by key.
     pub ids: BTreeMap<u64, OwnerId>,
-    /// Addresses beyond the places of a workload: they stay without an owner.
+    /// Addresses for which the endpoint has no place. They get no owner id.
     pub refused: Vec<RefusedAddress>,
-    /// What went wrong after the plan came into force, device by device. The next plan tries again.
+    /// Errors after the plan came into force, device by device. The next plan tries these steps again.
     pub failures: Vec<KernelError>,
 }
 

@@ -7,7 +7,7 @@ use enforcer_common::id::{Revision, Slot};
 
 use crate::plan::Impossible;
 
-/// An operation on the kernel failed. Nothing was opened wider by it.
+/// An operation on the kernel failed. The failure has not opened anything.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The process may not use bpf(2).
@@ -52,7 +52,10 @@ pub enum KernelError {
         expected: String,
     },
     /// Something that no enforcer has made.
-    #[error("{} is not the enforcer's, but lies in its pin directory; remove it, or choose another --pin-dir", path.display())]
+    #[error(
+        "{} is not the enforcer's, but lies in its pin directory; remove it, or choose another --pin-dir",
+        path.display()
+    )]
     Foreign {
         /// What was found.
         path: PathBuf,
@@ -66,7 +69,10 @@ pub enum KernelError {
         owner: u32,
     },
     /// The pins enforce in another network namespace.
-    #[error("{} enforces in another network namespace; start the daemon there, or choose another --pin-dir", path.display())]
+    #[error(
+        "{} enforces in another network namespace; start the daemon there, or choose another --pin-dir",
+        path.display()
+    )]
     OtherNamespace {
         /// The pin directory.
         path: PathBuf,
@@ -100,7 +106,10 @@ pub enum KernelError {
         what: &'static str,
     },
     /// Nothing is pinned there.
-    #[error("nothing is enforced by {}, because it holds no pins; start `enforcer run`, or give its --pin-dir", path.display())]
+    #[error(
+        "nothing is enforced by {}, because it holds no pins; start `enforcer run`, or give its --pin-dir",
+        path.display()
+    )]
     NothingPinned {
         /// The pin directory.
         path: PathBuf,
@@ -132,7 +141,10 @@ pub enum KernelError {
         room: usize,
     },
     /// The counter of owner ids has reached its end.
-    #[error("all {} owner ids have been given out; run `enforcer purge`, then start the daemon again", enforcer_common::id::OwnerId::MAX.0)]
+    #[error(
+        "all {} owner ids have been given out; run `enforcer purge`, then start the daemon again",
+        enforcer_common::id::OwnerId::MAX.0
+    )]
     OwnersExhausted,
     /// The object cannot be loaded.
     #[error("the bpf object of this build cannot be loaded")]

@@ -58,7 +58,7 @@ pub struct EndpointView {
     pub ifindex: u32,
     /// Id of the workload in denial records.
     pub id: OwnerId,
-    /// Closed: nobody knows the workload.
+    /// The workload is closed, because no source has named it.
     pub unknown: bool,
     /// Forwards for others.
     pub routes: bool,
@@ -66,9 +66,9 @@ pub struct EndpointView {
     pub rows: [Row; 2],
     /// Its own addresses.
     pub addresses: Vec<Address>,
-    /// What the workload sends.
+    /// The link for packets that the workload sends.
     pub from: LinkView,
-    /// What it gets.
+    /// The link for packets that the workload receives.
     pub to: LinkView,
 }
 

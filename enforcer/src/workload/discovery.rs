@@ -35,7 +35,8 @@ pub enum WorkloadError {
     #[error("the daemon can no longer read devices, addresses and routes by netlink")]
     Netlink(#[from] NetlinkError),
     /// A source gave no complete list in time.
-    #[error("{name} gave no complete list of workloads within {seconds} s{last}", name = .source_name, seconds = .within.as_secs(),
+    #[error("{name} gave no complete list of workloads within {seconds} s{last}",
+        name = .source_name, seconds = .within.as_secs(),
         last = .last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default())]
     SourceSilent {
         /// Which source.

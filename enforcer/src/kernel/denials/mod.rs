@@ -43,7 +43,7 @@ const LAST_RECORDS: u32 = 2 * EVENTS / (size_of::<DenialEvent>() as u32 + 8);
 pub struct Reading {
     /// Denied packets that were not reported before.
     pub denials: Vec<Denial>,
-    /// More waits in the ring: the next reading should come soon.
+    /// The ring holds more, so the next reading should come soon.
     pub more: bool,
 }
 
@@ -105,8 +105,8 @@ impl Denials {
         })
     }
 
-    /// Drains a part of the ring, and once a second, when nothing is left in it, reads the slices. What it gives counts as
-    /// reported, whether there is an error beside it or not.
+    /// Drains a part of the ring. Once a second, when the ring is empty, it also reads the slices. Whatever it
+    /// returns counts as reported, even if it also returns an error.
     pub fn poll(&mut self) -> (Reading, Option<KernelError>) {
         let mut reading = Reading::default();
         let mut failure = None;
@@ -120,7 +120,8 @@ impl Denials {
         (reading, failure)
     }
 
-    /// Everything up to now: exact once no more packets come. What it gives counts as reported, as with [`Self::poll`].
+    /// Returns everything up to now, which is exact if no more packets come. Whatever it returns counts as reported,
+    /// as with [`Self::poll`].
     pub fn flush(&mut self) -> (Reading, Option<KernelError>) {
         let mut reading = Reading::default();
         let mut failure = None;
@@ -139,13 +140,14 @@ impl Denials {
         read_totals(&self.denied)
     }
 
-    /// Packets that were lost and not told of before, also by a daemon before this one. What it gives counts as told.
+    /// Number of lost packets that neither this daemon nor an earlier one has reported. Whatever it returns counts as
+    /// reported.
     pub fn newly_lost(&self) -> Result<u64, KernelError> {
         let lost = self.totals()?.values().map(|counts| counts.lost).sum();
         Ok(self.globals.tell_lost(lost))
     }
 
-    /// Drops the counters of workloads that are gone, those left aside that count packets which were not reported yet.
+    /// Removes the counters of workloads that are gone, except those that count packets which were not reported yet.
     pub fn forget(&mut self, living: &BTreeSet<OwnerId>) -> Result<(), KernelError> {
         for key in self.busy_keys()? {
             let known =

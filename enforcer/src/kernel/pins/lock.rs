@@ -19,8 +19,9 @@ pub(crate) struct Lock {
     _directory: Flock<File>,
 }
 
-/// The lock of a daemon or a purge, on the directory itself: bpf file systems hold no plain files. `status` shares it for an
-/// instant to see whether there is a daemon, and that must not end a start: so a lock that somebody has is waited for.
+/// Takes the lock for a daemon or a purge. The lock is on the directory itself, because bpf file systems hold no
+/// plain files. `status` shares it for an instant to see whether there is a daemon. That must not end a start, so
+/// this waits for a while if somebody holds the lock.
 pub(crate) fn lock(pin_dir: &Path) -> Result<Lock, KernelError> {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -31,7 +32,7 @@ pub(crate) fn lock(pin_dir: &Path) -> Result<Lock, KernelError> {
     }
 }
 
-/// Whether a daemon, or a purge, has the directory. Those who only ask do not see each other.
+/// Whether a daemon or a purge holds the lock. Callers that only ask do not disturb each other.
 pub(crate) fn is_locked(pin_dir: &Path) -> bool {
     matches!(take(pin_dir, FlockArg::LockSharedNonblock), Err(KernelError::Busy { .. }))
 }

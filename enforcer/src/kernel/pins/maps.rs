@@ -20,7 +20,7 @@ pub(crate) struct Maps {
     pub(crate) denials: DenialMaps,
 }
 
-/// Who is who, and what is under way.
+/// The maps of endpoints, uplinks and flows.
 #[derive(Debug)]
 pub(crate) struct FlowMaps {
     pub(crate) globals: Arc<Map>,
@@ -39,7 +39,7 @@ pub(crate) struct PolicyMaps {
     pub(crate) addresses: Arc<Map>,
 }
 
-/// What was denied, and what of it was reported.
+/// The maps of denied packets, and of what was reported of them.
 #[derive(Debug)]
 pub(crate) struct DenialMaps {
     pub(crate) denials: Arc<Map>,
@@ -57,7 +57,7 @@ struct Sizes {
 }
 
 impl Maps {
-    /// Makes what is missing and takes over what is there.
+    /// Takes over the maps that are pinned, and makes the missing ones.
     pub(crate) fn open(layout: &Layout, flows: u32) -> Result<Self, KernelError> {
         let sizes = Sizes { cpus: possible_cpus()?, flows };
         let open = |row: &'static MapRow| sizes.open(layout, row).map(Arc::new);
@@ -108,7 +108,7 @@ impl Maps {
 }
 
 impl FlowMaps {
-    /// Takes over what is there, for reading; nothing is made.
+    /// Opens the pinned maps for reading. It makes none.
     pub(crate) fn pinned(layout: &Layout) -> Result<Self, KernelError> {
         Self::of(|row| pinned(layout, row))
     }

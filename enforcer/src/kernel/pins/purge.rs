@@ -14,8 +14,8 @@ use crate::kernel::pins::lock::lock;
 use crate::kernel::preflight;
 use crate::kernel::sys;
 
-/// Removes the pins of every version. What no enforcer has made is left and told. Refused beside a daemon, which would make
-/// everything again.
+/// Removes the pins of every version. Files that Enforcer did not make stay, and are reported. While a daemon runs
+/// this is refused, because the daemon would make everything again.
 pub fn purge(pin_dir: &Path) -> Result<(), Vec<KernelError>> {
     preflight::check(pin_dir).map_err(|error| vec![error])?;
     if !pin_dir.exists() {
