@@ -1,7 +1,7 @@
-//! Atomic words that both worlds have. Host: those of `core`. bpf target: the kernel has compare-and-swap and
-//! fetch-and-add since 5.12, the compiler's target does not, so these are the instructions themselves.
+//! Atomic words that work in the kernel and in user space. The host uses those of `core`. The kernel has had compare-and-swap
+//! and fetch-and-add since 5.12, but the compiler's bpf target lacks them, so this module emits the instructions itself.
 //!
-//! All orderings are relaxed: each word stands for itself (docs/architecture.md, "Flow state").
+//! All orderings are relaxed, because no word depends on another one (docs/architecture.md, "Flow state").
 #![allow(unsafe_code, reason = "atomic instructions on memory that others write")]
 
 #[cfg(not(target_arch = "bpf"))]

@@ -1,9 +1,10 @@
-//! What the programs do with a packet, from its first byte to the verdict: the same source in the kernel and in tests.
+//! What the programs do with a packet, from its first byte to its verdict. The kernel and the tests compile the same source.
 //!
-//! Input: a frame, where it came by, and the tables. Output: a verdict; flow state is kept in the tables.
+//! Input: a frame, the device and the direction, and the tables. Output: a verdict. Flow state is kept in the tables.
 //!
-//! A packet goes one way through the modules: [`live`], then this one, then [`icmp_error`](crate::icmp_error) if it is an error, then
-//! [`judge`](crate::judge), then [`decide`](crate::decide).
+//! A packet goes through the modules in one direction: [`live`], then this one, then
+//! [`icmp_error`](crate::icmp_error) if the packet is an ICMP error, then [`judge`](crate::judge), then
+//! [`decide`](crate::decide).
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -36,7 +37,8 @@ pub fn run<T: JudgeWork + FindQuoted, B: PacketBytes>(
     judge_frame(tables, direction, meta, bytes, absent.is_raised(), work)
 }
 
-/// The second half of [`run`], for a frame of which [`live::look`] did not say that it passes. `absent`: there is no flow.
+/// The second half of [`run`], for a frame that [`live::look`] did not let pass. `absent` says that the packet has no
+/// flow.
 #[inline(always)]
 pub fn judge_frame<T: JudgeWork + FindQuoted, B: PacketBytes>(
     tables: &T,

@@ -1,4 +1,4 @@
-//! The policy decision: one pure function, in the kernel, in the tests and in `explain`.
+//! The policy decision: one pure function, which the kernel, the tests and `explain` share.
 
 use crate::endpoint::Endpoint;
 use crate::id::{Address, Direction, PeerClass, Row, Slot};
@@ -9,26 +9,26 @@ use crate::verdict::{Reason, Verdict};
 /// A flow of a local workload, as policy sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
-    /// In which it was opened.
+    /// The direction in which the flow was opened.
     pub direction: Direction,
     /// Address of the other side.
     pub peer: &'a Address,
     /// What the image in force knows of that address.
     pub entry: Option<AddressEntry>,
-    /// Of its destination.
+    /// The port of the flow's destination.
     pub port: PortKey,
 }
 
 /// The out-of-line part that asks policy: tests run [`answer`] in line, the kernel's tables call it.
 pub trait AskPolicy: PolicyTables {
-    /// What policy says for a workload by the image in a slot.
+    /// The verdict of policy for a workload, by the image in a slot.
     #[inline(always)]
     fn ask_policy(&self, slot: Slot, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
         answer(self.image(slot).as_ref(), slot, endpoint, question)
     }
 }
 
-/// What policy says for a workload by the image in a slot.
+/// The verdict of policy for a workload, by the image in a slot.
 #[inline(always)]
 pub fn answer<I: ReadImage>(image: Option<&I>, slot: Slot, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
     let Some(image) = image else {

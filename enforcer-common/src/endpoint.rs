@@ -1,7 +1,7 @@
-//! Endpoint ABI: what the programs know of the veth that they are attached to.
+//! Endpoint ABI: what the programs know about the veth to which they are attached.
 //!
-//! Written by user space only, in place (the array is mapped), word by word: a program may read while it is written. So
-//! the tag is stored last and cleared first, and an address is never edited under a live id
+//! Only user space writes an endpoint. It writes word by word into the mapped array, and a program may read at the same
+//! time. So the tag is stored last and cleared first, and an address is never changed while its id is live
 //! (docs/architecture.md, "Maps").
 
 use crate::id::{Address, Direction, Ifindex, IncarnationId, OwnerId, QuotaPlace, Row, Slot};
@@ -14,11 +14,11 @@ use crate::opaque::opaque;
 pub struct Endpoint {
     /// The host side; [`Ifindex::NONE`]: the place is free.
     pub ifindex: Ifindex,
-    /// Where the flows of its workload are counted.
+    /// Place of its workload in `QUOTAS`.
     pub quota: QuotaPlace,
     /// This incarnation of the workload.
     pub id: IncarnationId,
-    /// Places of `owners` that may be in use: those from here on are free.
+    /// Number of places of `owners` that may be in use. All later places are free.
     pub owned: u32,
     /// Per slot of the image: [`Endpoint::UNKNOWN`], [`Endpoint::ROUTES`].
     pub flags: [u32; 2],
@@ -26,7 +26,7 @@ pub struct Endpoint {
     pub rows: [[Row; 2]; 2],
     /// Until when (CLOCK_BOOTTIME, ns) a segment of an older connection is accepted as one (D10); 0: never.
     pub window_end: u64,
-    /// Owner ids of the addresses beside; [`OwnerId::NONE`]: free.
+    /// Owner ids of `addresses`, place by place; [`OwnerId::NONE`] marks a free place.
     pub owners: [OwnerId; OWN_ADDRESSES],
     /// The workload's own addresses, IPv4 first.
     pub addresses: [Address; OWN_ADDRESSES],
@@ -34,9 +34,9 @@ pub struct Endpoint {
 const _: () = assert!(size_of::<Endpoint>() == 48 + 20 * OWN_ADDRESSES && align_of::<Endpoint>() == 8);
 
 impl Endpoint {
-    /// No source has named the workload and unknown ones are closed: ARP and neighbour discovery only.
+    /// The workload is closed, because no source has named it: only ARP and neighbour discovery pass.
     pub const UNKNOWN: u32 = 1;
-    /// It may send from, and receive for, addresses that no local workload and no node has.
+    /// The workload may send from, and receive for, addresses that belong to no local workload and not to the node.
     pub const ROUTES: u32 = 2;
 
     /// A free place.

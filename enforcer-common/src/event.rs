@@ -1,4 +1,4 @@
-//! Records of the ring buffer: the first packet of a denied flow, and the last word about one whose way is reused.
+//! The records of the ring buffer: the first packet of a denied flow, and the final total of a flow whose way is reused.
 
 use crate::denial::{DenialKey, Way};
 use crate::id::{Address, IncarnationId, Revision};

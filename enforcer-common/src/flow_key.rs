@@ -1,10 +1,11 @@
-//! The key of a flow, and which port of a packet stands where in it.
+//! The key of a flow, and where the ports of a packet stand in it.
 //!
-//! Input: a packet's headers and the owner of its local address. Output: the [`FlowKey`], the same for both directions.
+//! Input: the headers of a packet and the owner of its local address. Output: the [`FlowKey`], which is the same for both
+//! directions.
 //!
-//! Ports are those of the packets, seen from the workload. The id of an ICMP echo stands in the local port if the workload
-//! asked and in the peer port if it was asked, so an id cannot be turned round. Any other protocol has its number in the
-//! local port.
+//! The ports are those of the packet, seen from the workload. The id of an ICMP echo is the local port if the workload sent
+//! the request, and the peer port if it received the request. So an id does not match a request in the other direction. For
+//! any other protocol, the local port holds the protocol number.
 
 use crate::flow_state::Role;
 use crate::id::{Address, Direction, OwnerId};
@@ -27,7 +28,7 @@ pub struct FlowKey {
 const _: () = assert!(size_of::<FlowKey>() == 24 && align_of::<FlowKey>() == 4);
 
 impl FlowKey {
-    /// Nobody's.
+    /// The key that belongs to no flow.
     pub const NONE: Self = Self { owner_and_class: 0, ports: 0, peer: Address::UNSPECIFIED };
 
     /// A key.
@@ -40,7 +41,7 @@ impl FlowKey {
         }
     }
 
-    /// The key of the flow that a packet belongs to. `peer` is the address of its other side.
+    /// The key of the flow to which a packet belongs. `peer` is the address of the peer's side.
     #[inline(always)]
     pub(crate) fn of_packet(owner: OwnerId, direction: Direction, packet: &Packet, peer: &Address) -> Self {
         let asks = matches!(packet.kind, Kind::Opening);
@@ -78,7 +79,7 @@ impl FlowKey {
         self.ports as u16
     }
 
-    /// The port that policy judges the flow by, from who opened it.
+    /// The port by which policy judges the flow. It depends on which side opened the flow.
     #[inline(always)]
     pub(crate) fn service(&self, role: Role) -> PortKey {
         let port = match role {
@@ -95,7 +96,7 @@ impl FlowKey {
         }
     }
 
-    /// 24 bits that differ for most pairs of keys: a table element that was freed and reused for another key shows it.
+    /// 24 bits that differ for most pairs of keys. They show if a table element was freed and reused for another key.
     #[inline(always)]
     pub fn tag(&self) -> u32 {
         let Address([a, b, c, d]) = self.peer;

@@ -1,4 +1,4 @@
-//! The guardrails of a packet that no live flow vouches for: pure, over parsed headers and the endpoint's addresses.
+//! The guardrails for packets without a live flow. Pure, over parsed headers and the addresses of the endpoint.
 
 use crate::endpoint::Endpoint;
 use crate::id::{Address, Direction, Slot};
@@ -6,22 +6,22 @@ use crate::image::{AddressEntry, ReadImage};
 use crate::packet::{Packet, ProtocolClass, icmp};
 use crate::verdict::Reason;
 
-/// What is known of a packet's place before it is judged.
+/// What is known about a packet's endpoint and addresses before it is judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
     /// The workload's endpoint.
     pub endpoint: &'a Endpoint,
     /// Slot of the image in force.
     pub slot: Slot,
-    /// Which way.
+    /// The direction, seen from the workload.
     pub direction: Direction,
     /// The local side's address is the workload's own.
     pub own: bool,
-    /// What the image knows of the source.
+    /// What the image knows about the source.
     pub source: Option<AddressEntry>,
-    /// What the image knows of the destination; asked for only where `own` does not say it all.
+    /// What the image knows about the destination. It is looked up only if `own` is not enough.
     pub destination: Option<AddressEntry>,
-    /// The packet came in by a device towards the outside.
+    /// The packet came in by an uplink.
     pub from_uplink: bool,
 }
 

@@ -1,7 +1,7 @@
-//! ICMP errors: the flow that one quotes.
+//! Finds the flow that an ICMP error quotes.
 //!
-//! Input: devices, flows, and the packet of an ICMP error. Output, in its [`Work`]: the key of the quoted flow of this
-//! workload, and whether it is live; the state bits of one of another epoch, for `judge`.
+//! Input: devices, flows, and the packet of an ICMP error. Output, in its [`Work`]: the key of the workload's quoted flow,
+//! and whether that flow is live. If the flow is of another epoch, `judge` gets its state bits.
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -15,7 +15,7 @@ use crate::work::Work;
 
 /// The out-of-line part that looks for the quoted flow: tests run [`find_quoted`] in line, the kernel's tables call it.
 pub trait FindQuoted: Devices + Flows {
-    /// See the module.
+    /// Finds the flow that an ICMP error quotes, as the head of this module says.
     #[inline(always)]
     fn find_quoted<B: PacketBytes>(&self, bytes: &B, work: &mut Work)
     where
@@ -25,7 +25,7 @@ pub trait FindQuoted: Devices + Flows {
     }
 }
 
-/// See the module.
+/// Finds the flow that an ICMP error quotes, as the head of this module says.
 #[inline(always)]
 pub fn find_quoted<T: Devices + Flows, B: PacketBytes>(tables: &T, bytes: &B, work: &mut Work) {
     let Some(endpoint) = tables.endpoint(work.meta.ifindex) else {

@@ -1,4 +1,4 @@
-//! Newtypes for every number that crosses a module, and the address form that both families share.
+//! Newtypes for every number that more than one module uses, and one form of address for IPv4 and IPv6.
 
 /// An IP address of either family; IPv4 mapped into IPv6 (RFC 4291 section 2.5.5.2).
 ///

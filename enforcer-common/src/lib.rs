@@ -28,6 +28,8 @@ pub mod opaque;
 pub mod packet;
 #[cfg(feature = "user")]
 mod pod;
+pub mod schema;
+pub mod side;
 pub mod sweep;
 pub mod tables;
 pub mod verdict;

@@ -1,7 +1,4 @@
-//! Map names, capacities and bounds: the only place with such numbers.
-
-/// Version of everything that is pinned: map layouts, image layout, record layout. Part of the pin path (`abi-2`).
-pub const ABI: u32 = 2;
+//! Map names, capacities and bounds. No other file holds such numbers. [`crate::schema`] says what a map looks like.
 
 /// Names of the maps, as the object and the pin directory spell them.
 pub mod map {
@@ -31,6 +28,10 @@ pub mod map {
     pub const BUSY: &str = "BUSY";
     /// Ring buffer of denial events.
     pub const EVENTS: &str = "EVENTS";
+    /// Array, mmapable: way -> what was last reported of it. No program reads it.
+    pub const REPORTED: &str = "REPORTED";
+    /// Hash: the same for `BUSY`. No program reads it.
+    pub const REPORTED_BUSY: &str = "REPORTED_BUSY";
 }
 
 /// Places of the `GLOBALS` array.

@@ -1,8 +1,8 @@
-//! The short way of a packet whose flow is live: most packets go no other.
+//! The fast path: it handles TCP and UDP packets of live flows without IP options or extension headers, if the packet changes
+//! only the flow's last-seen time. Most packets are of this kind.
 //!
-//! Input: a frame, and where it came by. Output: whether its flow lets it pass. It knows TCP and UDP over plain IP, and of
-//! those the packets that change nothing of their flow but when it was last seen. Whatever else it meets it leaves to
-//! `datapath::judge_frame`, which would let pass all that passes here; a property test holds the two together.
+//! Input: a frame, and the device and direction of it. Output: whether its flow lets it pass. All other packets go to
+//! `datapath::judge_frame`, which would also pass whatever passes here. A property test compares the two.
 
 use core::sync::atomic::Ordering::Relaxed;
 

@@ -1,8 +1,8 @@
-//! Values of which the compiler knows nothing.
+//! Values that the compiler cannot look into.
 //!
-//! The verifier follows the compiled code, not the source. Where the compiler keeps a pointer into a table instead of the
-//! value that was read, or leaves the value of a `None` in a clobbered register, what is harmless on a CPU multiplies the
-//! verifier's states or is refused. A value that passes through here is one register, read once.
+//! The verifier follows the compiled code, not the source. The compiler may keep a pointer into a table instead of the value
+//! that was read, or leave the value of a `None` in a clobbered register. On a CPU that is harmless, but the verifier then
+//! needs many more states or refuses the program. A value that passes through here is in one register and is read once.
 #![allow(unsafe_code, reason = "a move is an instruction; a volatile access is one too")]
 
 /// The same value.

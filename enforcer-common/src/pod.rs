@@ -1,4 +1,4 @@
-//! `aya::Pod` for what crosses a map, and nothing else.
+//! Every `aya::Pod` implementation, for the types that user space reads from maps or writes to them.
 #![allow(unsafe_code, reason = "aya's marker for types that are plain bytes is an unsafe trait")]
 
 use crate::denial::{BusyKey, Counts, Way, WaySet};

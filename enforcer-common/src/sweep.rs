@@ -1,4 +1,4 @@
-//! What user space tells the program that frees flows: the context of its runs.
+//! The arguments that user space gives to each run of the program that frees idle flows.
 
 /// The arguments of one run.
 #[repr(C)]

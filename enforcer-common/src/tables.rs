@@ -1,6 +1,7 @@
-//! What a run reads and keeps, in small traits: over eBPF maps in the kernel, over ordinary memory in tests.
+//! What a run reads and writes, in small traits. The kernel implements them over eBPF maps, and the tests over ordinary
+//! memory.
 //!
-//! A function asks for the traits that it uses and for no more, so its bounds say what its verdict depends on.
+//! A function names only the traits that it uses, so its bounds show on what its verdict depends.
 
 use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;

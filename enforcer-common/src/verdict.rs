@@ -1,4 +1,5 @@
-//! Verdicts and the reasons of denials. The numbers are an API: append only, never reuse; a test pins the table.
+//! Verdicts, and the reasons of denials. The numbers of the reasons are an API: new ones are appended, and no number is
+//! reused. A test pins the table.
 
 /// What happens to a packet.
 #[must_use]

@@ -1,10 +1,10 @@
-//! A packet under judgement: what one half of a run hands to the parts behind it, and to the record of a denial.
+//! The packet that is judged, as one part of a run hands it to the next part and to the record of a denial.
 
 use crate::flow_key::FlowKey;
 use crate::id::{Direction, Ifindex, IncarnationId, OwnerId, PolicyWord, Revision};
 use crate::packet::Packet;
 
-/// Where a frame came by.
+/// The devices of a frame: that of its workload, and the one by which it came in.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Meta {
@@ -23,19 +23,20 @@ pub struct Meta {
 pub struct Work {
     /// The policy in force, as read once for this half of the run.
     pub word: PolicyWord,
-    /// Where the frame came by.
+    /// The devices of the frame.
     pub meta: Meta,
-    /// Which way it goes.
+    /// The direction of the packet, seen from the workload.
     pub direction: Direction,
     /// State bits of the packet's flow, or of the one that an ICMP error quotes, if it must be judged again; else 0.
     pub flow: u8,
-    /// Its flow has been judged; only the guardrails are open, since its local address is not the workload's own.
+    /// The packet's flow has been judged. Only the guardrails still have to decide, because the workload does not own
+    /// the local address.
     pub settled: bool,
     /// It is an ICMP error about a live flow.
     pub quotes_live_flow: bool,
     /// The workload; [`IncarnationId::NONE`] if the device is not known.
     pub workload: IncarnationId,
-    /// Of the local address; [`OwnerId::NONE`]: it is not the workload's own.
+    /// Owner id of the packet's local address; [`OwnerId::NONE`] if the workload does not own that address.
     pub owner: OwnerId,
     /// Key of the packet's flow, or of the one that an ICMP error quotes.
     pub key: FlowKey,
@@ -44,7 +45,7 @@ pub struct Work {
 }
 
 impl Work {
-    /// Before a run.
+    /// The value before a run.
     pub const EMPTY: Self = Self {
         word: PolicyWord { revision: Revision::NONE, epoch: 0 },
         meta: Meta { ifindex: Ifindex::NONE, ingress_ifindex: Ifindex::NONE, vlan: false },

@@ -1,4 +1,4 @@
-//! A packet's bytes in the kernel: the only packet-pointer arithmetic.
+//! Reads a packet's bytes in the kernel. This file has the only packet-pointer arithmetic.
 //!
 //! Input: an skb. Output: its [`Bytes`], whose headers lie in directly readable memory, and its [`Meta`].
 
@@ -14,7 +14,7 @@ use enforcer_common::{
     work::Meta,
 };
 
-/// Where the frame came by.
+/// The devices of the frame.
 #[inline(always)]
 pub(crate) fn meta(skb: *mut __sk_buff) -> Meta {
     // SAFETY: the kernel gives a valid context; the verifier rewrites these loads. Volatile: see the callers.
@@ -36,7 +36,7 @@ pub(crate) struct Bytes {
 }
 
 impl Bytes {
-    /// The frame with its headers in the linear part; `None`: they could not be brought there.
+    /// The frame with its headers in the linear part; `None` if the kernel could not bring them there.
     #[inline(always)]
     pub(crate) fn pulled(skb: *mut __sk_buff) -> Option<Self> {
         let bytes = Self::linear(skb);
@@ -102,7 +102,7 @@ impl PacketBytes for Bytes {
     }
 }
 
-/// The frame where its linear part does not matter.
+/// The frame, for reads that do not depend on its linear part.
 pub(crate) struct Anywhere(pub(crate) *mut __sk_buff);
 
 impl PacketBytes for Anywhere {

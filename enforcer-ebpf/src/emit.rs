@@ -1,4 +1,4 @@
-//! Denied packets: counted, aggregated, and the first of each flow sent as an event.
+//! Counts denied packets by flow, and sends the first packet of each denied flow as an event.
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_RB_NO_WAKEUP},

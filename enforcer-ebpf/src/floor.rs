@@ -1,7 +1,8 @@
-//! The least that any such program does, to measure ours against: parse, and look one key up or insert it.
+//! The baseline of the benchmarks: the least that such a program can do, which is to parse a packet and to look up or insert
+//! one key.
 //!
-//! Input: an skb. Output: pass. `vary` changes a packet's tuple in place and goes on to the program under test by a tail
-//! call, since `BPF_PROG_TEST_RUN` repeats the packet as the last run left it.
+//! Input: an skb. Output: pass. `vary` changes the addresses and ports of a packet in place, and then tail-calls the program
+//! under test, because `BPF_PROG_TEST_RUN` repeats the packet as the last run left it.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",

@@ -1,4 +1,4 @@
-//! The decision's tables and flow state over maps.
+//! Implements the tables of the decision and the flow state over eBPF maps.
 
 use core::sync::atomic::Ordering::Relaxed;
 

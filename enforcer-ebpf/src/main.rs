@@ -1,7 +1,7 @@
-//! The tcx programs on the host side of a container's veth, and the sweep: entry points only.
+//! The tcx programs on the host side of a container's veth, and the sweep. This file has the entry points only.
 //!
-//! Input: an skb and the maps of `maps.rs`. Output: the kernel's verdict code. What is decided is decided by
-//! the two halves of `enforcer_common::datapath::run`; the modules here are that function's view of the kernel.
+//! Input: an skb and the maps of `maps.rs`. Output: the kernel's verdict code. The two halves of
+//! `enforcer_common::datapath::run` decide; the modules here give that function access to the kernel.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
@@ -27,7 +27,9 @@ mod sweep;
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::bindings::__sk_buff;
-    use enforcer_common::{datapath, id::Direction, live, opaque::Flag, sweep::SweepArguments, verdict::Verdict};
+    use enforcer_common::{
+        datapath, id::Direction, live, opaque::Flag, side::Side, sweep::SweepArguments, verdict::Verdict,
+    };
 
     use crate::{context, emit, lookup::Maps, maps::SCRATCH, sweep};
 
@@ -42,14 +44,14 @@ mod programs {
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
     extern "C" fn from_workload(skb: *mut __sk_buff) -> i32 {
-        run(skb, Direction::Egress)
+        run(skb, Side::FromWorkload.direction())
     }
 
     /// tcx egress on the host side: what the workload gets.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
     extern "C" fn to_workload(skb: *mut __sk_buff) -> i32 {
-        run(skb, Direction::Ingress)
+        run(skb, Side::ToWorkload.direction())
     }
 
     /// Frees idle flows and those of workloads that are gone; run by the daemon's timer, never attached. Returns how many.

@@ -1,19 +1,18 @@
-//! Frees flow state that nobody uses: one walk over the flow table.
+//! Frees the state of idle flows, in one walk over the flow table.
 //!
-//! Input: the flow table, the clock, [`SweepArguments`]. Output: how many flows were deleted; at the cap the caller runs it
-//! again.
+//! Input: the flow table, the clock, [`SweepArguments`]. Output: how many flows were deleted. If it reached the cap, the
+//! caller runs it again.
 //!
-//! Packets go on beside it, on the same CPU too: of this program only a deletion, which holds its bucket's lock with
-//! interrupts off, is not interrupted. So every access here is an atomic one, and this is what may happen:
-//! - A visited element stays that of its key: nothing but a sweep deletes flows, and user space runs one at a time.
-//! - A packet renews the flow, or takes it over, between the last look and the deletion. It passed, and its state is gone:
-//!   the next one is judged as new, as it would be had the sweep come a moment before the packet. Accepted: the flow was
-//!   idle for longer than it may, and nothing is wider open without its state.
-//! - The kernel refuses the deletion: the bucket's lock is held beneath a program that interrupted its holder (EBUSY,
-//!   EDEADLK) or was not free in time (ETIMEDOUT). The flow stays for the next sweep.
-//! - A packet that looks between the deletion and the count finds the quota one flow fuller than the table. The count
-//!   itself stays exact: a deletion that succeeds is the only one of its element, and takes off what that element's one
-//!   insertion had added.
+//! Packets are handled at the same time, even on the same CPU. Only a deletion is not interrupted, because it holds the lock
+//! of its bucket with interrupts off. So every access here is atomic, and these cases can happen:
+//! - A visited element keeps its key, because only a sweep deletes flows, and user space runs one sweep at a time.
+//! - A packet renews the flow, or takes it over, between the last look and the deletion. That packet passed, but the state is
+//!   gone, so the next packet is judged as new. The same would happen if the sweep had come just before the packet. This is
+//!   accepted: the flow was idle for too long, and a missing state opens nothing.
+//! - The kernel refuses the deletion, because a program below this one holds the bucket's lock (EBUSY, EDEADLK), or because
+//!   the lock was not free in time (ETIMEDOUT). The flow stays until the next sweep.
+//! - A packet that looks between the deletion and the count finds one flow more in the quota than in the table. The count
+//!   itself stays exact: an element is deleted once, and the deletion takes off what its insertion had added.
 
 use core::{ffi::c_void, sync::atomic::Ordering::Relaxed};
 

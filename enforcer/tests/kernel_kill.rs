@@ -14,6 +14,7 @@ use enforcer::plan::Plan;
 use enforcer::plan::WorkloadKey;
 use enforcer_common::id::{Ifindex, Row};
 use enforcer_common::image::Cell;
+use enforcer_common::schema::Group;
 use enforcer_tests::net::sh;
 use kernel_support::{A, B, B_ADDRESS, ISOLATED, Rig, TestImage, apply, tree, with_rig, workload};
 
@@ -102,9 +103,9 @@ fn converge(rig: &Rig, deny: &TestImage) -> Kernel {
     let mut kernel = rig.open();
     let _ = apply(&mut kernel, &deny.plan(ISOLATED));
     assert_eq!(kernel.verify().unwrap(), []);
-    let waiting = tree(&rig.pins());
-    let waiting = waiting.iter().filter(|path| path.to_string_lossy().ends_with("-new"));
-    assert_eq!(waiting.count(), 0, "left behind: {:?}", tree(&rig.pins()));
+    let pins = tree(&rig.config.pin_dir);
+    let waiting = pins.iter().filter(|path| path.to_string_lossy().ends_with("-new"));
+    assert_eq!(waiting.count(), 0, "left behind: {pins:?}");
     kernel
 }
 
@@ -211,6 +212,42 @@ fn a_first_start_that_is_killed_at_any_call_is_finished_by_the_next() {
             purge(&rig.config.pin_dir).unwrap();
         }
         assert!(call > 100, "{call}");
+    });
+}
+
+#[test]
+fn an_image_of_another_layout_is_replaced_whenever_the_start_is_killed() {
+    // As above; each round loads the programs two times.
+    const STRIDE: u32 = 9;
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        drop(converge(rig, &deny));
+        let before = links(rig);
+        let (own, other) = (rig.group(Group::Policy), rig.config.pin_dir.join("policy-999"));
+        let mut rounds = 0;
+        under_denied_traffic(rig, &deny, || {
+            let mut call = 1 + std::process::id() % STRIDE;
+            loop {
+                // The idle slot of the older image would allow by the rows of the new one.
+                let mut kernel = rig.open();
+                let _ = apply(&mut kernel, &TestImage::new(Cell::Allow).plan(Row::NONE));
+                let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+                drop(kernel);
+                std::fs::rename(&own, &other).unwrap();
+                let killed = kill_at_call(rig, call);
+                drop(converge(rig, &deny));
+                assert!(!other.exists(), "call {call}");
+                if !killed {
+                    break;
+                }
+                rounds += 1;
+                call += STRIDE;
+                assert!(call < 1000, "the child never comes to its end");
+            }
+        });
+        println!("{rounds} rounds");
+        assert!(rounds > 5, "{rounds}");
+        assert_eq!(links(rig), before);
     });
 }
 

@@ -16,6 +16,8 @@ use enforcer_common::endpoint::Endpoint;
 use enforcer_common::id::{Ifindex, Revision, Row};
 use enforcer_common::image::Cell;
 use enforcer_common::limits;
+use enforcer_common::schema::{self, Group};
+use enforcer_common::side::Side;
 use enforcer_tests::net::{inside, sh};
 use kernel_support::{A, B, ISOLATED, KEY_A, KEY_B, TestImage, address, apply, chain, tree, with_rig};
 
@@ -55,7 +57,8 @@ fn a_restart_takes_over_everything_and_enforcement_never_stops() {
         assert_eq!(links(&after), links(&before));
         assert!(after.endpoints.iter().all(|endpoint| endpoint.from.first && endpoint.to.first));
         let mut expected = pins;
-        expected.extend([rig.pins().join("addresses/0"), rig.pins().join("image/0")]);
+        let policy = rig.group(Group::Policy);
+        expected.extend([policy.join("addresses/0"), policy.join("image/0")]);
         expected.sort();
         assert_eq!(tree(&rig.config.pin_dir), expected, "nothing but the second slot has come");
         assert_eq!(rig.arrive(80, 2), 0);
@@ -87,20 +90,23 @@ fn what_does_not_fit_is_refused_by_name_and_stays_enforced() {
         };
         let maps = rig.pins().join("maps");
         fs::rename(maps.join("UPLINKS"), maps.join("aside")).unwrap();
-        fs::rename(maps.join("BUSY"), maps.join("UPLINKS")).unwrap();
-        refused("pinned map UPLINKS: type is 5, expected 1");
-        fs::rename(maps.join("UPLINKS"), maps.join("BUSY")).unwrap();
+        fs::rename(maps.join("QUOTAS"), maps.join("UPLINKS")).unwrap();
+        refused("pinned map UPLINKS: type is 2, expected 1");
+        fs::rename(maps.join("UPLINKS"), maps.join("QUOTAS")).unwrap();
         fs::rename(maps.join("aside"), maps.join("UPLINKS")).unwrap();
 
-        fs::create_dir(rig.config.pin_dir.join("abi-3")).unwrap();
-        refused("holds pins of abi-3");
-        fs::remove_dir(rig.config.pin_dir.join("abi-3")).unwrap();
+        for other in ["abi-2", "flows-999"] {
+            fs::create_dir(rig.config.pin_dir.join(other)).unwrap();
+            refused(&format!("holds pins of {other}"));
+            fs::remove_dir(rig.config.pin_dir.join(other)).unwrap();
+        }
 
-        let image = rig.pins().join("image");
+        let image = rig.group(Group::Policy).join("image");
         fs::rename(image.join("1"), image.join("kept")).unwrap();
         refused("the image of revision 1 in slot 1 is damaged");
         fs::rename(image.join("kept"), image.join("1")).unwrap();
 
+        let maps = rig.group(Group::Policy).join("maps");
         fs::rename(maps.join("IMAGE_STARTS"), maps.join("aside")).unwrap();
         refused("the copy of its first lines is another image's");
         fs::rename(maps.join("aside"), maps.join("IMAGE_STARTS")).unwrap();
@@ -198,8 +204,8 @@ fn lost_pins_are_made_again_under_the_same_links() {
         let first = apply(&mut kernel, &deny.plan(ISOLATED));
         let before = status::read(&rig.config.pin_dir).unwrap().endpoints;
         drop(kernel);
-        for name in ["GLOBALS", "ENDPOINTS", "IMAGES"] {
-            fs::remove_file(rig.pins().join("maps").join(name)).unwrap();
+        for row in [schema::GLOBALS, schema::ENDPOINTS, schema::IMAGES] {
+            fs::remove_file(rig.group(row.group).join("maps").join(row.name)).unwrap();
         }
         assert_eq!(rig.arrive(80, 1), 0, "the programs hold the maps");
         let mut kernel = rig.open();
@@ -252,8 +258,8 @@ fn drift_is_seen_and_repaired() {
             [
                 Drift::MapPin { name: "FLOWS" },
                 Drift::Endpoint { ifindex: A },
-                Drift::LinkPin { ifindex: A, to_workload: false },
-                Drift::NotFirst { ifindex: B, to_workload: true },
+                Drift::LinkPin { ifindex: A, side: Side::FromWorkload },
+                Drift::NotFirst { ifindex: B, side: Side::ToWorkload },
             ]
         );
         let left = kernel.repair(&drifts);
@@ -284,7 +290,7 @@ fn a_purge_leaves_nothing_of_ours_and_everything_else() {
 
         // Half made.
         fs::create_dir_all(rig.pins().join("maps")).unwrap();
-        fs::create_dir_all(rig.config.pin_dir.join("abi-7/links")).unwrap();
+        fs::create_dir_all(rig.config.pin_dir.join("flows-7/links")).unwrap();
         purge(&rig.config.pin_dir).unwrap();
         assert!(!rig.config.pin_dir.exists());
     });

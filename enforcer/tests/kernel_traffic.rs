@@ -15,6 +15,7 @@ use enforcer_common::denial::{Denial, Way};
 use enforcer_common::id::{Direction, Revision, Row};
 use enforcer_common::image::Cell;
 use enforcer_common::limits;
+use enforcer_common::schema::Group;
 use enforcer_common::verdict::Reason;
 use enforcer_tests::net::sh;
 use kernel_support::{
@@ -260,7 +261,7 @@ fn what_was_drained_is_reported_though_the_look_at_the_counters_fails() {
         let applied = apply(&mut kernel, &deny.plan(ISOLATED));
         let mut denials = kernel.denials().unwrap();
         // One counter has something to report, and there is no room to keep what was.
-        let maps = rig.pins().join("maps");
+        let maps = rig.group(Group::Denials).join("maps");
         let mut busy = PerCpuHashMap::<_, [u8; 8], u64>::try_from(Map::PerCpuHashMap(
             MapData::from_pin(maps.join("BUSY")).unwrap(),
         ))

@@ -9,12 +9,13 @@ use std::fs;
 use std::path::Path;
 
 /// The enums whose messages reach users.
-const ERRORS: [&str; 11] = [
+const ERRORS: [&str; 12] = [
     "AgentError",
     "CompileError",
     "InvalidFlowLog",
     "InvalidInventory",
     "InvalidSettings",
+    "InvalidState",
     "KernelError",
     "Mistake",
     "NetlinkError",

@@ -1,4 +1,4 @@
-//! The cases beside each example policy: the one table that drives all tiers.
+//! Reads the cases beside each example policy. All test tiers use this one table of cases.
 //!
 //! Input: `policies/NAME.yaml` with `NAME.inventory.yaml` and `NAME.cases.yaml`. Output: [`Example`]s and [`Case`]s.
 

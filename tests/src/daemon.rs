@@ -1,4 +1,4 @@
-//! The real binary as a child: started, awaited, killed.
+//! Runs the real binary as a child process: starts it, waits for it, and kills it.
 //!
 //! Input: options. Output: a running `enforcer run`. Signals go to that child alone.
 

@@ -1,6 +1,6 @@
 //! Shared parts of the tests: an oracle for policy, frames, the datapath's tables in ordinary memory, loaded programs, the
 //! example policies' cases, namespaces and their traffic, and a stage for the real daemon and real containers.
-//! `docs/testing.md` says which of them answers which question.
+//! `docs/testing.md` says which part answers which question.
 
 pub mod bench;
 pub mod bytecode;

@@ -1,7 +1,7 @@
 //! The example policies on one node that runs all their workloads, and the frames of their cases.
 //!
-//! Input: an [`Example`]. Output: what its policies resolve to, the ends of a [`crate::cases::Case`] and its frames. For the tiers that need
-//! no real network.
+//! Input: an [`Example`]. Output: what its policies resolve to, the two ends of a [`crate::cases::Case`], and its frames. The
+//! tiers that need no real network use it.
 
 use std::net::IpAddr;
 use std::sync::Arc;

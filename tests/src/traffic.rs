@@ -1,6 +1,6 @@
-//! Real traffic of one flow: a try from one namespace to another, with evidence of what came of it.
+//! Sends real traffic of one flow from one namespace to another, and collects evidence of what happened to it.
 //!
-//! Input: both ends, a port, whether it should be answered. Output: [`Outcome`], judged by the frames at the victim.
+//! Input: both ends, a port, and whether an answer is expected. Output: an [`Outcome`], judged by the frames at the victim.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot open its sockets has to stop")]
 

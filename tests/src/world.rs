@@ -1,6 +1,6 @@
-//! The datapath's tables in ordinary memory: what the kernel keeps in maps.
+//! The tables of the datapath in ordinary memory: what the kernel keeps in maps.
 //!
-//! Input: a snapshot and the image compiled for it. Output: the tables that frames are judged by.
+//! Input: a snapshot and the image that was compiled for it. Output: the tables by which frames are judged.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};

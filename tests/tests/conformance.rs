@@ -1,7 +1,7 @@
-//! The traffic rows of the public NetworkPolicy suite: three namespaces of three pods, every pair of them probed.
+//! The traffic rows of the public NetworkPolicy suite: three namespaces with three pods each, and a probe of every pair.
 //!
 //! Input: the policies of each row, in both kinds, from the fixture beside the policy tests. Expected: the suite's own
-//! matrix, written down here by row. Both kinds must also give one and the same image.
+//! matrix, which is written down here by row. Both kinds must also compile to the same image.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! `enforcer demo` as a user runs it: what it shows, and that nothing of it is left, however it ends.
+//! Runs `enforcer demo` as a user does. It must show what it promises and leave nothing behind, however it ends.
 
 #![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 #![allow(clippy::print_stdout, reason = "the time that the demo takes is for whoever reads the log")]

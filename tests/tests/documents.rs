@@ -1,5 +1,5 @@
-//! Random policies written out as NetworkPolicy documents and read back: the parser fills in the defaults (N3, N6, N7, N8)
-//! as the oracle does.
+//! Writes random policies as NetworkPolicy documents and reads them back. The parser must fill in the defaults (N3, N6, N7,
+//! N8) as the oracle does.
 //!
 //! `ENFORCER_ORACLE_SEED` repeats a run.
 

@@ -1,7 +1,7 @@
-//! T0: every example policy compiled, and every case beside it judged in ordinary memory.
+//! T0: compiles every example policy, and judges every case beside it in ordinary memory.
 //!
-//! Input: `policies/NAME.yaml` with its inventory and cases. Compared: the image as text with a snapshot; the datapath on
-//! real frames, the resolved policy and `enforcer explain` with each case.
+//! Input: `policies/NAME.yaml` with its inventory and cases. The image as text is compared with a snapshot. The datapath on
+//! real frames, the resolved policy and `enforcer explain` are compared with each case.
 
 use std::process::ExitCode;
 

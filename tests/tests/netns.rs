@@ -1,6 +1,6 @@
-//! The cases of every example policy as real traffic between namespaces: on a bridge and routed, over both families, with
-//! the daemon alive and dead. A verdict is what arrives at the victim. SCTP goes as raw INIT packets, since not every
-//! kernel has SCTP sockets.
+//! The cases of every example policy as real traffic between namespaces: on a bridge and routed, over IPv4 and IPv6, while
+//! the daemon runs and after it was killed. The frames that arrive at the victim give the verdict. SCTP is sent as raw INIT
+//! packets, because not every kernel has SCTP sockets.
 
 #![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 

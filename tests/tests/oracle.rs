@@ -1,6 +1,6 @@
-//! The compiled image and the datapath against the naive evaluator, over random policies, workloads and flows.
+//! Compares the compiled image and the datapath with the naive evaluator, over random policies, workloads and flows.
 //!
-//! `ENFORCER_ORACLE_SEED` repeats a run, `ENFORCER_ORACLE_PAIRS` sets how many (policy set, packet) pairs it judges.
+//! `ENFORCER_ORACLE_SEED` repeats a run, and `ENFORCER_ORACLE_PAIRS` sets how many pairs of policy set and packet it judges.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

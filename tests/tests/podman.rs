@@ -1,8 +1,8 @@
-//! Containers of a real podman that `enforcer` knows only through the API socket: who they are, what policy lets through
-//! between them, and what the flow log says, whenever they start and however they are connected.
+//! Containers of a real podman, which `enforcer` knows only through the API socket. The tests check their names, what policy
+//! lets pass between them, and the flow log, whenever the containers start and however they are connected.
 //!
-//! Every verdict is seen at the client and at the victim's TCP, and every denied request gets through once enforcement is
-//! removed: without that, silence would prove nothing.
+//! Every verdict is seen at the client and at the victim's TCP. Every denied request must get through once enforcement is
+//! removed, because otherwise silence would prove nothing.
 
 #![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 

@@ -1,4 +1,4 @@
-//! The README and the page on architecture say what is so: commands, outputs and flags of the one, map layouts of the other.
+//! Checks the README and the page on architecture: commands, outputs and flags of the one, and map layouts of the other.
 
 #![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 #![allow(clippy::print_stdout, reason = "what the walk-through prints is for whoever has to change the README")]
@@ -11,15 +11,14 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use enforcer_common::denial::{BusyKey, Counts, DenialKey, Way, WaySet};
+use enforcer::kernel::group_directory;
+use enforcer_common::denial::{BusyKey, Counts, DenialKey, Way};
 use enforcer_common::endpoint::{Endpoint, Quota};
 use enforcer_common::event::DenialEvent;
 use enforcer_common::flow_key::FlowKey;
 use enforcer_common::flow_state::FlowValue;
-use enforcer_common::id::Address;
-use enforcer_common::image::{AddressEntry, Header, RangeTable, Start};
-use enforcer_common::limits::{self, map};
-use enforcer_common::verdict::REASON_COUNT;
+use enforcer_common::image::{Header, RangeTable};
+use enforcer_common::schema::{self, Entries, Group, Kind};
 use enforcer_tests::daemon::{BOUND, binary};
 use enforcer_tests::podman::Host;
 use enforcer_tests::podman::shell::Shell;
@@ -192,36 +191,45 @@ fn table(page: &str, heading: &str) -> Vec<Vec<String>> {
 
 #[test]
 fn the_page_shows_every_map_as_it_is() {
-    const U32: usize = 4;
-    const U64: usize = 8;
-    let a_cpu = |entries: u32| format!("{entries} a CPU");
-    let endpoint = size_of::<Endpoint>();
-    let expected: Vec<(&str, &str, usize, usize, String)> = vec![
-        (map::GLOBALS, "array", U32, U64, limits::GLOBALS.to_string()),
-        (map::IMAGES, "array of maps", U32, U32, "2".to_owned()),
-        (map::IMAGE_STARTS, "array", U32, size_of::<Start>(), "2".to_owned()),
-        (map::ADDRESSES, "array of maps", U32, U32, "2".to_owned()),
-        (map::ENDPOINTS, "array", U32, endpoint, limits::ENDPOINTS.to_string()),
-        (map::ENDPOINTS_MORE, "hash", U32, endpoint, limits::ENDPOINTS_MORE.to_string()),
-        (map::UPLINKS, "hash", U32, U32, limits::UPLINKS.to_string()),
-        (map::FLOWS, "hash", size_of::<FlowKey>(), size_of::<FlowValue>(), limits::FLOWS.to_string()),
-        (map::QUOTAS, "array", U32, size_of::<Quota>(), limits::WORKLOADS.to_string()),
-        (map::DENIALS, "array", U32, size_of::<WaySet>(), a_cpu(limits::DENIAL_SETS)),
-        (map::DENIED, "per-CPU array", U32, size_of::<Counts>(), (2 * REASON_COUNT).to_string()),
-        (map::BUSY, "per-CPU hash", size_of::<BusyKey>(), U64, limits::BUSY.to_string()),
-        (map::EVENTS, "ring buffer", 0, 0, limits::EVENTS.to_string()),
-        ("REPORTED", "array", U32, U64, a_cpu(limits::DENIAL_SETS * limits::DENIAL_WAYS as u32)),
-        ("REPORTED_BUSY", "hash", size_of::<BusyKey>(), U64, limits::BUSY.to_string()),
-    ];
-    let expected: Vec<Vec<String>> = expected
-        .into_iter()
-        .map(|(name, kind, key, value, entries)| {
-            vec![format!("`{name}`"), kind.to_owned(), key.to_string(), value.to_string(), entries]
+    let expected: Vec<Vec<String>> = schema::ALL
+        .iter()
+        .map(|row| {
+            let kind = match row.kind {
+                Kind::Array => "array",
+                Kind::Hash => "hash",
+                Kind::PerCpuArray => "per-CPU array",
+                Kind::PerCpuHash => "per-CPU hash",
+                Kind::ArrayOfMaps => "array of maps",
+                Kind::RingBuffer => "ring buffer",
+            };
+            let entries = match row.entries {
+                Entries::Fixed(entries) | Entries::Setting(entries) => entries.to_string(),
+                Entries::EachCpu(entries) => format!("{entries} a CPU"),
+                Entries::Image => panic!("{} has no size of its own", row.name),
+            };
+            let name = format!("`{}`", row.name);
+            vec![
+                name,
+                row.group.name().to_owned(),
+                kind.to_owned(),
+                row.key.to_string(),
+                row.value.to_string(),
+                entries,
+            ]
         })
         .collect();
-    let shown: Vec<Vec<String>> = table(&architecture(), "## Maps").into_iter().map(|row| row[..5].to_vec()).collect();
+    let shown: Vec<Vec<String>> = table(&architecture(), "## Maps").into_iter().map(|row| row[..6].to_vec()).collect();
     assert_eq!(shown, expected);
-    assert_eq!((size_of::<Address>(), size_of::<AddressEntry>()), (16, 4), "the inner map of ADDRESSES");
+    assert_eq!((schema::IMAGE_ADDRESSES.key, schema::IMAGE_ADDRESSES.value), (16, 4), "the inner map of ADDRESSES");
+}
+
+#[test]
+fn the_page_shows_the_directory_of_each_group() {
+    let page = architecture();
+    for group in Group::ALL {
+        let directory = group_directory(group);
+        assert!(page.contains(&format!("{directory}/maps/NAME")), "{directory}");
+    }
 }
 
 /// The maps that a daemon pins are those of the page, all of them, as the kernel has them.

@@ -1,12 +1,12 @@
-//! Aggregation of denied flows in a per-CPU slice of four-way sets (docs/architecture.md, "How denials are counted").
-//! Pure over the set.
+//! Counts denied packets by flow, in a per-CPU slice of sets with four ways each (docs/architecture.md, "How denials are
+//! counted"). Pure over the set.
 //!
-//! Input: a denied packet. Output: how it was counted. A packet is classed when it is denied: logged (its event went out),
-//! lost (its own event found no room) or suppressed (counted in a way, or, all four being busy, by its workload). So
-//! denied = logged + suppressed + lost, exactly.
+//! Input: a denied packet. Output: how it was counted. Each denied packet is counted as exactly one of three: logged (its
+//! event was sent), lost (the ring had no room for its event), or suppressed (it was counted in a way; or, if all four ways
+//! are busy, for its workload). So denied = logged + suppressed + lost, exactly.
 //!
-//! One CPU writes a set, user space reads it by mmap and never writes. A way's generation is odd while the way is
-//! rewritten; a reader drops what changed under it.
+//! One CPU writes a set. User space reads it by mmap and never writes it. The generation of a way is odd while the way is
+//! rewritten, and a reader drops what changed while it read.
 
 use core::sync::atomic::{Ordering, compiler_fence};
 

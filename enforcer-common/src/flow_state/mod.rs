@@ -1,6 +1,7 @@
 //! Flow state ABI: one live flow of one workload, seen from that workload.
 //!
-//! Written by the datapath after an allow verdict, read by it at every further packet. A layout change is an ABI change.
+//! The datapath writes it after an allow verdict and reads it at every later packet. Any change of the layout is an ABI
+//! change.
 
 use core::sync::atomic::Ordering;
 
@@ -41,8 +42,9 @@ impl FlowValue {
         }
     }
 
-    /// Whether it lets a packet pass: judged in this epoch, and the peer's packets come the way they came then. `current` is
-    /// its word as it was read, `ingress` the device by which the packet came in, `tag` its key's.
+    /// Whether the flow lets a packet pass: it was judged in this epoch, and packets of the peer still come in by the
+    /// same device. `current` is the flow's word as it was read, `ingress` is the device by which the packet came in,
+    /// and `tag` is the tag of its key.
     #[inline(always)]
     pub fn vouches(&self, current: FlowWord, direction: Direction, ingress: Ifindex, epoch: u32, tag: u32) -> bool {
         let same_way = match direction {
@@ -65,7 +67,7 @@ impl FlowValue {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FlowWord(pub u64);
 
-/// Who opened a flow: policy judges it in the direction in which it was opened.
+/// The side that opened a flow. Policy judges the flow in the direction in which it was opened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
 pub enum Role {
@@ -130,7 +132,7 @@ impl FlowWord {
         Self(u64::from(epoch) << 32 | u64::from(tag & 0x00ff_ffff) << 8 | u64::from(state))
     }
 
-    /// Same epoch and same key: what was decided still holds.
+    /// Whether epoch and key are the same, so that the decision still holds.
     #[inline(always)]
     pub fn is_current(self, epoch: u32, tag: u32) -> bool {
         self.0 >> 8 == u64::from(epoch) << 24 | u64::from(tag & 0x00ff_ffff)
@@ -193,8 +195,8 @@ pub fn step(current: u8, direction: Direction, packet: &Packet) -> u8 {
     next
 }
 
-/// Whether a packet that neither opens nor closes leaves the state as it is, with payload or without: what [`step`] comes to
-/// for most packets.
+/// Whether a packet that neither opens nor closes a connection leaves the state unchanged. For most packets this is
+/// the result of [`step`].
 #[inline(always)]
 pub fn is_settled(current: u8, direction: Direction) -> bool {
     match direction {
@@ -209,7 +211,7 @@ pub fn is_settled(current: u8, direction: Direction) -> bool {
     }
 }
 
-/// Takes note of one more packet of a flow that was judged before. `current` is its word as it was read.
+/// Records one more packet of a flow that was judged before. `current` is the flow's word as it was read.
 #[inline(always)]
 pub fn renew(flow: &FlowValue, current: FlowWord, direction: Direction, packet: &Packet, now: u32) {
     flow.touch(now);

@@ -1,4 +1,4 @@
-//! What an image is made of: lines of 64 bytes, written and read by words.
+//! The unit of an image: a line of 64 bytes, which is written and read by words.
 
 /// 64 bytes of an image.
 ///

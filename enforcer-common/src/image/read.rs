@@ -1,7 +1,7 @@
-//! How an image is read, in the kernel and in user space.
+//! Reads an image, in the kernel and in user space.
 //!
-//! Input: the lines of an image, and an address, a port or a row. Output: the class or the cell; `None` where the tables
-//! cannot answer.
+//! Input: the lines of an image, and an address, a port or a row. Output: the class or the cell; `None` if the tables cannot
+//! answer.
 
 use crate::id::{Address, PeerClass, PortClass, Row};
 use crate::image::{AddressEntry, Cell, Header, Line, PortKey, RangeTable};

@@ -1,6 +1,6 @@
-//! What a packet is judged by when no live flow vouches for it: guardrails, then the node's own traffic (D3), then policy.
+//! Judges packets without a live flow: by the guardrails, then as the node's own traffic (D3), then by policy.
 //!
-//! Input: the tables and a parsed packet. Output: a verdict; flow state is written after an allow verdict only.
+//! Input: the tables and a parsed packet. Output: a verdict. Flow state is written only after an allow verdict.
 
 mod role;
 mod state;

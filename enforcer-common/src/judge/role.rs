@@ -1,4 +1,5 @@
-//! In which role a packet is judged: who opened its flow, or who would have opened it. Pure over the parsed headers.
+//! Finds the role in which a packet is judged: which side opened its flow, or would have opened it. Pure over the parsed
+//! headers.
 
 use crate::flow_state::Role;
 use crate::id::Direction;

@@ -1,7 +1,7 @@
-//! The flow state that a verdict leaves behind.
+//! Writes the flow state after a verdict.
 //!
-//! Input: the flow table, the clock, and the packet under judgement. Output: a flow that is added, renewed under the epoch
-//! in force, or kept closed.
+//! Input: the flow table, the clock, and the packet that is judged. Output: a flow that is added, renewed under the epoch in
+//! force, or kept closed.
 
 use core::sync::atomic::Ordering::Relaxed;
 

@@ -1,4 +1,4 @@
-//! What a verdict depends on of a frame: its headers as [`Packet`], and access to its bytes as [`PacketBytes`].
+//! The parts of a frame on which a verdict depends: its headers as [`Packet`], and its bytes through [`PacketBytes`].
 
 use crate::id::{Address, Direction};
 use crate::image::PortKey;

@@ -1,4 +1,5 @@
-//! Bytes of a frame -> headers. Every way out that is not a whole header is an error, and every error is a denial.
+//! Parses the bytes of a frame into headers. A header that is not complete and valid is an error, and every error is a
+//! denial.
 //!
 //! Input: an Ethernet frame behind [`PacketBytes`]. Output: its [`Packet`], or the reason for which it is dropped.
 
@@ -61,8 +62,8 @@ fn clear(out: &mut Packet) {
     out.transport_length = zero;
 }
 
-/// Headers of TCP or UDP over plain IP (no options, no fragment, no extension header), if that is what the frame holds and
-/// if they can be read at once. `None` says nothing: [`parse`] tells what it is.
+/// Headers of TCP or UDP over IP without options, fragment or extension header, if the frame holds that and they can
+/// be read at once. After `None`, [`parse`] has to say what the frame is.
 #[inline(always)]
 pub fn plain<B: PacketBytes>(bytes: &B, v4: bool) -> Option<Packet> {
     let mut packet = Packet::EMPTY;

@@ -1,7 +1,8 @@
-//! From what the kernel denied to lines of the flow log, on a thread of its own: a flood of denied flows must not delay a
-//! new veth or a new policy.
+//! Writes denied packets to the flow log, on a thread of its own, so that a flood of denied flows cannot delay a new veth
+//! or a new policy.
 //!
-//! Input: the kernel's counts and the names of the last revisions. Output: records; what became of them, for `status`.
+//! Input: the kernel's counts, and the names that belong to the last revisions. Output: records for the flow log, and the
+//! number of records that were written, merged or lost, for `status`.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,7 +40,7 @@ struct Shared {
     counts: Mutex<LogCounts>,
 }
 
-/// What became of the records.
+/// How many records the flow log wrote, merged and lost.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LogCounts {
     pub(super) sink: SinkCounts,
@@ -48,7 +49,8 @@ pub(super) struct LogCounts {
 }
 
 impl DenialLog {
-    /// `names`: what is known before the first reading, which brings what was denied while no daemon ran.
+    /// Starts the thread. Its first reading brings what was denied while no daemon ran; `names` has the names for
+    /// those records.
     pub(super) fn start(denials: Denials, log: FlowLog, node: &str, names: NameTable) -> Result<Self, AgentError> {
         let shared = Arc::new(Shared { names: Mutex::new(names), ..Shared::default() });
         let reader = Reader { shared: Arc::clone(&shared), denials, log, enricher: Enricher::new(node) };
@@ -59,13 +61,13 @@ impl DenialLog {
         Ok(Self { shared, thread })
     }
 
-    /// The names of the revisions. While they are held no denial is read: whoever brings a revision in force holds them
-    /// until its names are in.
+    /// The names that belong to the revisions. While a caller holds them, the thread reads no denial. A caller that
+    /// puts a revision in force holds them until it has added the names of that revision.
     pub(super) fn names(&self) -> NameHandle {
         NameHandle(Arc::clone(&self.shared))
     }
 
-    /// Counters of other workloads may be dropped.
+    /// Tells the thread which workloads live. It may remove the counters of all others.
     pub(super) fn living(&self, ids: BTreeSet<IncarnationId>) {
         *locked(&self.shared.living) = Some(ids);
     }
@@ -74,12 +76,12 @@ impl DenialLog {
         *locked(&self.shared.counts)
     }
 
-    /// Reads and writes out what there is.
+    /// Stops the thread, which first writes all denials that are left to the flow log.
     pub(super) fn finish(self) {
         self.shared.stop.store(true, Ordering::Release);
         self.thread.thread().unpark();
         if self.thread.join().is_err() {
-            tracing::error!("the thread that reads denials panicked");
+            tracing::error!("the thread that reads denied packets has panicked; the flow log may lack records");
         }
     }
 }
@@ -122,7 +124,10 @@ impl Reader {
         self.write(&reading, failure);
         let counts = self.log.finish(LAST_WORDS);
         if counts.lost_packets > 0 {
-            tracing::warn!(packets = counts.lost_packets, "the flow log could not take everything");
+            tracing::warn!(
+                packets = counts.lost_packets,
+                "the daemon stopped before the flow log had written the records of these packets"
+            );
         }
     }
 
@@ -135,14 +140,17 @@ impl Reader {
 
     fn write(&mut self, reading: &NewDenials, failure: Option<KernelError>) {
         if let Some(error) = failure {
-            tracing::warn!(%error, "cannot read all denials");
+            tracing::warn!(%error, "cannot read all denied packets from the kernel; trying again");
         }
         let now = Timestamp::now();
         let names = locked(&self.shared.names);
         for denial in &reading.denials {
             match self.enricher.enrich(&*names, now, denial) {
                 Ok(record) => self.log.push(record),
-                Err(error) => tracing::error!(%error, "a denial of another build"),
+                Err(error) => tracing::error!(
+                    %error,
+                    "skipped a denial record with an unknown reason or direction (written by another version?)"
+                ),
             }
         }
         drop(names);
@@ -150,7 +158,9 @@ impl Reader {
             Ok(0) => {}
             Ok(lost) => self.log.lost_in_ring(now, lost),
             // They are told of with the next reading that succeeds.
-            Err(error) => tracing::warn!(%error, "cannot read the counts of denied packets"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read how many denied packets the flow log has missed; trying again");
+            }
         }
         *locked(&self.shared.counts) =
             LogCounts { sink: self.log.counts(), disagreements: self.enricher.disagreements() };
@@ -159,7 +169,7 @@ impl Reader {
     fn forget(&mut self) {
         let Some(living) = locked(&self.shared.living).clone() else { return };
         if let Err(error) = self.denials.forget(&living) {
-            tracing::warn!(%error, "cannot drop the counters of workloads that are gone");
+            tracing::warn!(%error, "cannot remove the counters of workloads that are gone; trying again later");
         }
     }
 }

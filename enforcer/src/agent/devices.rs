@@ -1,7 +1,7 @@
-//! What the log says of devices: which lead outside and which are workloads'.
+//! Decides what the log says about devices: which ones lead out of the node, and which veths belong to workloads.
 //!
-//! Input: two snapshots. Output: what to say. Both groups are listed whenever the first one changes, because a veth that is in
-//! the wrong one is the mistake to look for; of veths that come and go only these.
+//! Input: two snapshots. Output: a line of the log, or nothing. Whenever the uplinks change, the line lists all devices,
+//! because a veth in the wrong list is the mistake to look for. Otherwise it lists only the veths that came or went.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Why the daemon does not start or go on, with the exit code that tells a supervisor which.
+//! The errors that end `enforcer run`. Each one has an exit code, so that a supervisor can tell them apart.
 
 use std::io;
 
@@ -14,13 +14,13 @@ use crate::workload::inventory::InvalidInventory;
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// The policies are refused and none are in force.
-    #[error("{0}\n\nno policy is in force and nothing was attached")]
+    #[error("{0}\n\nthe policies are refused, so no policy is in force and nothing was attached")]
     Policies(#[from] PolicyErrors),
     /// The inventory is refused and no policies are in force.
     #[error(transparent)]
     Inventory(#[from] InvalidInventory),
     /// The policies pass a budget, and none are in force.
-    #[error("{0}; no policy is in force and nothing was attached")]
+    #[error("{0}; therefore no policy is in force and nothing was attached")]
     Compile(#[from] CompileError),
     /// The kernel side cannot be opened, or refused the first image.
     #[error(transparent)]
@@ -35,13 +35,13 @@ pub enum AgentError {
     #[error(transparent)]
     FlowLog(#[from] InvalidFlowLog),
     /// The state directory cannot be made.
-    #[error("cannot make the state directory: {0}; `state_dir` in the settings names another")]
+    #[error("cannot write to the state directory: {0}; the setting `state_dir` can name another directory")]
     State(#[source] io::Error),
     /// A thread cannot be started.
-    #[error("cannot start a thread: {0}")]
+    #[error("the daemon cannot start a thread: {0}")]
     Thread(#[source] io::Error),
     /// Signals cannot be received.
-    #[error("cannot receive signals: {0}")]
+    #[error("the daemon cannot set up its signal handlers: {0}")]
     Signals(#[source] io::Error),
 }
 

@@ -1,4 +1,7 @@
-//! The inventory that counts: the newest good reading of the file, or the one that an earlier run left in force.
+//! Decides which inventory is in use: the last version of the file without errors, or the one that an earlier daemon left
+//! in force.
+//!
+//! Input: the inventory file and the state that an earlier daemon kept. Output: the inventory, and the error of the file.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -9,18 +12,19 @@ use super::error::AgentError;
 use super::state::InForce;
 use crate::workload::inventory::{InvalidInventory, Inventory, NAME};
 
-/// An inventory file and what counts of it.
+/// An inventory file, and the inventory of it that is in use.
 #[derive(Debug)]
 pub(super) struct InventoryFile {
     path: Option<PathBuf>,
-    /// `None`: what an earlier run took is in force, and nobody knows it any more.
+    /// `None` if the inventory of an earlier daemon is in force, but its text is not known.
     text: Option<Arc<str>>,
     error: Option<String>,
 }
 
 impl InventoryFile {
-    /// Reads the file. If it is refused, the inventory of an earlier run that is still in force goes on. `enforced`: an image
-    /// of an earlier run is in force; without its sources it stays as it is until there is a good reading.
+    /// Reads the file. If the file has errors, the inventory of an earlier daemon stays in use. `enforced` says that
+    /// an image of an earlier daemon is in force. If its sources are not known, that image stays unchanged until the
+    /// file is read without errors.
     pub(super) fn load(
         path: Option<&Path>,
         enforced: bool,
@@ -35,7 +39,9 @@ impl InventoryFile {
             }
             Err(error) if enforced => {
                 let error = whole(&error);
-                tracing::error!("the inventory is refused, what the earlier run enforced stays in force:\n{error}");
+                tracing::error!(
+                    "the inventory has errors and is not used; what the earlier daemon enforced stays in force:\n{error}"
+                );
                 file.error = Some(error);
                 // An earlier run without an inventory kept none, and that is what goes on.
                 let text = earlier.map(|earlier| earlier.workloads.get(NAME).cloned().unwrap_or_default());
@@ -59,7 +65,9 @@ impl InventoryFile {
             Err(error) => {
                 let error = whole(&error);
                 if self.error.as_ref() != Some(&error) {
-                    tracing::error!("the inventory is refused, the last good one stays:\n{error}");
+                    tracing::error!(
+                        "the inventory has errors and is not used; the last good one stays in force:\n{error}"
+                    );
                 }
                 self.error = Some(error);
                 None
@@ -67,13 +75,13 @@ impl InventoryFile {
         }
     }
 
-    /// The text of what counts, under the name of its source; empty if there is none.
+    /// The text of the inventory that is in use, under the name of its source; empty if there is none.
     pub(super) fn kept(&self) -> BTreeMap<String, Arc<str>> {
         let text = self.text.iter().filter(|text| !text.is_empty());
         text.map(|text| (NAME.to_owned(), Arc::clone(text))).collect()
     }
 
-    /// Why what lies in the file does not count.
+    /// The error for which the content of the file is not in use.
     pub(super) fn error(&self) -> Option<&str> {
         self.error.as_deref()
     }

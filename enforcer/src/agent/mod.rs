@@ -1,7 +1,7 @@
 //! The daemon: the only module that knows all others.
 //!
-//! Input: [`Options`]. It joins policies and workloads, keeps the kernel at what they say, and writes the flow log, until
-//! it is told to stop. Stopping leaves enforcement on.
+//! Input: [`Options`]. Until it is told to stop, the daemon joins policies and workloads, puts the result in force in the
+//! kernel, and writes the flow log. Enforcement stays on after it stops.
 
 mod denials;
 mod devices;
@@ -40,11 +40,12 @@ const SWEEP: Duration = Duration::from_secs(1);
 const BREATH: Duration = Duration::from_millis(100);
 /// How often programs, links and endpoints are compared with what they should be when nothing happens.
 const VERIFY: Duration = Duration::from_secs(5);
-/// How long after the first of some netlink events: by then discovery knows what has come and gone, and a container that
-/// changes its addresses all the time costs no more than this.
+/// How long after the first of several netlink events the kernel is compared with the plan. By then discovery knows
+/// what has changed. A container that changes its addresses all the time causes no more than one comparison in this
+/// time.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// What `enforcer run` is told.
+/// The options of `enforcer run`.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Directory of policies.
@@ -57,7 +58,7 @@ pub struct Options {
     pub unknown: Unknown,
     /// Where the flow log goes.
     pub flow_log: Target,
-    /// Devices that are uplinks by the operator's word.
+    /// Devices that the operator names as uplinks.
     pub uplinks: Vec<String>,
     /// Where everything is pinned.
     pub pin_dir: PathBuf,
@@ -65,7 +66,8 @@ pub struct Options {
     pub settings: Settings,
 }
 
-/// Opens the kernel side. To be called while there is but one thread: the right to load programs is given up behind it.
+/// Opens the kernel side, and then gives up the right to load programs. Call it while the process has only one
+/// thread.
 pub fn open_kernel(options: &Options) -> Result<Kernel, AgentError> {
     let kernel = Kernel::open(&KernelConfig {
         pin_dir: options.pin_dir.clone(),
@@ -86,7 +88,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
 
     let states = state::StateDir::create(options.settings.state_of(&options.pin_dir)).map_err(AgentError::State)?;
     let earlier = states.load(kernel.revision().revision).unwrap_or_else(|error| {
-        tracing::warn!(%error, "what an earlier run kept is not used");
+        tracing::warn!(%error, "cannot read the policies and names that an earlier daemon kept; starting without them");
         None
     });
     let enforced = kernel.revision().revision != Revision::NONE;
@@ -158,11 +160,12 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
         }
     }
     reconciler.finish();
-    tracing::info!("stopped; enforcement stays on, `enforcer purge` removes it");
+    tracing::info!("the daemon has stopped; enforcement stays on until `enforcer purge` removes it");
     Ok(())
 }
 
-/// Who had which address, by one of its veths. An address that two workloads have was disputed and still is.
+/// The workload that owned each address, named by one of its veths. An address of two workloads was disputed, and
+/// stays so.
 fn adopted_owners(kernel: &Kernel) -> BTreeMap<IpAddr, Ifindex> {
     let mut holders = BTreeMap::<IpAddr, BTreeMap<IncarnationId, Ifindex>>::new();
     for endpoint in kernel.adopted() {

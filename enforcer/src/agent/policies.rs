@@ -1,4 +1,7 @@
-//! The policies that count: the newest good ones of each source, or those that an earlier run left in force.
+//! Decides which policies are in use: for each source the last ones without errors, or those that an earlier daemon left in
+//! force.
+//!
+//! Input: the policy sources and the state that an earlier daemon kept. Output: one set of policies, and the errors.
 
 use super::error::AgentError;
 use super::state::InForce;
@@ -6,7 +9,7 @@ use crate::policy::PolicyWarning;
 use crate::policy::source::{self, Config, Sources, Unit};
 use crate::policy::store::{Reading, Store};
 
-/// The sources of policies, and what counts of what they say.
+/// The sources of policies, and the policies of them that are in use.
 #[derive(Debug)]
 pub(super) struct Policies {
     sources: Sources,
@@ -14,8 +17,9 @@ pub(super) struct Policies {
 }
 
 impl Policies {
-    /// Reads all sources. Where one is refused, its policies of an earlier run that are still in force go on. `enforced`:
-    /// an image of an earlier run is in force; without its sources it stays as it is until there is a good reading.
+    /// Reads all sources. If a source has errors, its policies of an earlier daemon stay in use. `enforced` says that
+    /// an image of an earlier daemon is in force. If its sources are not known, that image stays unchanged until all
+    /// sources are read without errors.
     pub(super) fn load(config: &Config, enforced: bool, earlier: Option<&InForce>) -> Result<Self, AgentError> {
         // They watch from here on, before the first reading, so that no change is missed.
         let mut sources = Sources::open(config)?;
@@ -36,52 +40,54 @@ impl Policies {
             let news = store.take(name, said);
             warn(&news.warnings);
             for error in news.errors {
-                tracing::error!("the policies are refused, what the earlier run enforced stays in force:\n{error}");
+                tracing::error!(
+                    "the policies have errors and are not used; what the earlier daemon enforced stays in force:\n{error}"
+                );
             }
         }
         Ok(Self { sources, store })
     }
 
-    /// Waits until a source may say something else, and gives its name. Cancel safe.
+    /// Waits until a source may have changed, and returns its name. Cancel safe.
     pub(super) async fn changed(&mut self) -> &'static str {
         self.sources.changed().await
     }
 
-    /// Reads a source again. True: the set, or the place of a line in it, has changed.
+    /// Reads a source again. Returns true if the set of policies, or the position of a line in it, has changed.
     pub(super) fn reload(&mut self, source: &'static str) -> bool {
         let news = self.store.take(source, self.sources.read(source));
         for error in news.errors {
-            tracing::error!("the policies are refused, the last good ones stay in force:\n{error}");
+            tracing::error!("the policies have errors and are not used; the last good ones stay in force:\n{error}");
         }
         warn(&news.warnings);
         news.changed
     }
 
-    /// The current set is in force.
+    /// Notes that the current set is in force.
     pub(super) fn settle(&mut self) {
         self.store.settle();
     }
 
-    /// The current set cannot be brought in force. True: the one before counts again.
+    /// Notes that the current set cannot be put in force. Returns true if the set before it is in use again.
     pub(super) fn roll_back(&mut self, error: &str) -> bool {
         let rolled_back = self.store.roll_back(error);
         if rolled_back {
-            tracing::error!("the policies are refused, the last good ones stay in force: {error}");
+            tracing::error!("the policies cannot be put in force; the last good ones stay in force: {error}");
         }
         rolled_back
     }
 
-    /// What counts; `None`: an earlier run's policies are in force and nobody knows them any more.
+    /// The policies that are in use; `None` if those of an earlier daemon are in force, but their text is not known.
     pub(super) fn current(&self) -> Option<&Reading> {
         self.store.current()
     }
 
-    /// Where they are read from.
+    /// The places from which the policies are read.
     pub(super) fn places(&self) -> String {
         self.sources.places()
     }
 
-    /// Why what the sources say is not in force.
+    /// The error for which the newest policies of the sources are not in force.
     pub(super) fn error(&self) -> Option<String> {
         self.store.error()
     }

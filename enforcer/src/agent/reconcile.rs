@@ -1,7 +1,7 @@
-//! Keeps the kernel at what policies and workloads say.
+//! Keeps the kernel's state equal to what the policies and the workloads ask for.
 //!
-//! Input: changes, one at a time. Output: a plan in force, names for its denials, the report for `status`. What fails is
-//! tried again with the next change and on a timer; until it succeeds the last good image stays.
+//! Input: changes, one at a time. Output: a plan in force, the names for its denials, and the report for `status`. The
+//! daemon tries a failed step again at the next change and on a timer. Until then the last good image stays in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::resolve::{ResolvedPolicy, resolve};
 use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
 use crate::workload::{Discovery, Mode};
 
-/// The kernel side and all that goes with it.
+/// The kernel side, and everything that the daemon keeps in step with it.
 pub(super) struct Reconciler {
     kernel: Kernel,
     denials: DenialLog,
@@ -82,8 +82,9 @@ impl Reconciler {
         })
     }
 
-    /// Closes veths that have no program yet: the program comes first, the policy second. Not at the very first start, where
-    /// the plan comes first so that running containers are not cut. What is attached stays as it is.
+    /// Attaches closed programs to veths that have none yet, before any policy is known for them. At the very first
+    /// start this does nothing: there the plan comes first, so that running containers are not cut off. Veths with
+    /// programs stay unchanged.
     pub(super) fn close_new(&mut self, veths: &BTreeSet<Ifindex>) {
         if self.kernel.is_first_run() {
             return;
@@ -92,27 +93,33 @@ impl Reconciler {
         match self.kernel.forget_gone() {
             Ok(gone) if gone.is_empty() => {}
             Ok(_) => self.intent = None,
-            Err(error) => tracing::warn!(%error, "cannot let go of veths that are gone"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot remove the kernel state of veths that are gone; trying again later");
+            }
         }
         let attached = self.kernel.endpoints();
         for ifindex in veths.difference(&attached) {
             if let Err(error) = self.kernel.attach_unknown(*ifindex) {
-                tracing::warn!(ifindex = ifindex.0, %error, "cannot attach to a new veth yet");
+                tracing::warn!(ifindex = ifindex.0, %error, "cannot attach to a new veth yet, so it is not protected; trying again");
                 self.intent = None;
             }
         }
     }
 
-    /// The workloads have changed.
+    /// Takes a new snapshot of the workloads.
     pub(super) fn workloads(&mut self, snapshot: Arc<Snapshot>, policies: &mut Policies) -> Result<(), AgentError> {
         self.close_new(&snapshot.local.values().flat_map(|workload| workload.endpoints.keys().copied()).collect());
         let before = self.snapshot.as_deref();
         match devices::News::between(before, &snapshot) {
             Some(devices::News::All { uplinks, workloads }) => {
-                tracing::info!(?uplinks, ?workloads, "uplinks lead outside, the other veths are workloads'");
+                tracing::info!(
+                    ?uplinks,
+                    ?workloads,
+                    "the uplinks lead out of the node; the other veths belong to workloads"
+                );
             }
             Some(devices::News::Workloads { appeared, gone }) => {
-                tracing::info!(?appeared, ?gone, "veths of workloads");
+                tracing::info!(?appeared, ?gone, "the veths of workloads have changed");
             }
             None => {}
         }
@@ -120,13 +127,15 @@ impl Reconciler {
         self.reconcile(policies)
     }
 
-    /// Brings in force what the policies and the workloads say now. An error ends the daemon: only before anything is in
-    /// force.
+    /// Puts the present policies and workloads in force. It returns an error, which ends the daemon, only before the
+    /// first image is in force.
     pub(super) fn reconcile(&mut self, policies: &mut Policies) -> Result<(), AgentError> {
         let Some(snapshot) = self.snapshot.clone() else { return Ok(()) };
         let Some(reading) = policies.current().cloned() else {
             // Only veths can be closed until somebody mends the policies.
-            self.report.apply_error = Some("the policies that an earlier run enforces are not known".to_owned());
+            let unknown =
+                "the daemon does not know the policies that an earlier daemon left in force; correct the policies";
+            self.report.apply_error = Some(unknown.to_owned());
             return Ok(());
         };
         let outcome = match self.bring_in_force(&reading, &snapshot) {
@@ -144,7 +153,10 @@ impl Reconciler {
             Ok(()) => self.report.apply_error = None,
             Err(error) if self.kernel.revision().revision == Revision::NONE => return Err(error),
             Err(error) => {
-                tracing::error!(%error, "the newest policies and workloads are not in force, the last good image stays");
+                tracing::error!(
+                    %error,
+                    "cannot put the newest policies and workloads in force; the last good policies stay in force"
+                );
                 self.report.apply_error = Some(error.to_string());
             }
         }
@@ -167,7 +179,12 @@ impl Reconciler {
             self.take_over(applied, snapshot);
             self.states.keep_only(revision);
             let (policies, workloads) = (reading.set.policies.len(), snapshot.local.len());
-            tracing::info!(revision = revision.0, policies, workloads, "in force");
+            tracing::info!(
+                revision = revision.0,
+                policies,
+                workloads,
+                "the newest policies and workloads are in force"
+            );
         }
         // Also where the image is the same: names, labels and lines may not be.
         names.install(revision, snapshot, &self.owners, Arc::clone(&resolved) as _);
@@ -187,10 +204,14 @@ impl Reconciler {
         let Applied { word: _, ids, refused, failures } = applied;
         for refused in refused {
             let address = std::net::IpAddr::from(refused.address);
-            tracing::warn!(workload = refused.key.0, %address, "too many addresses: this one is nobody's");
+            tracing::warn!(
+                workload = refused.key.0,
+                %address,
+                "the workload has more addresses than fit into its endpoint; this one is ignored"
+            );
         }
         for error in &failures {
-            tracing::warn!(%error, "not everything is as planned yet; it is tried again");
+            tracing::warn!(%error, "one step of the newest change is not done yet; trying again");
         }
         self.report.unfinished = failures.iter().map(ToString::to_string).collect();
         self.owners.extend(ids.into_iter().map(|(key, id)| (id, key)));
@@ -198,30 +219,29 @@ impl Reconciler {
         self.denials.living(self.kernel.living_ids());
     }
 
-    /// Frees idle flows.
-    /// One run of the sweep. False: there may be more.
+    /// Frees idle flows, in one run of the sweep. Returns false if there may be more of them.
     pub(super) fn sweep(&mut self) -> bool {
         match self.kernel.sweep() {
             Ok(freed) => freed < SWEEP_CAP,
             Err(error) => {
-                tracing::warn!(%error, "cannot free idle flows");
+                tracing::warn!(%error, "cannot remove idle flows from the flow table; trying again");
                 true
             }
         }
     }
 
-    /// Compares the kernel with the plan, puts right what differs, and tries again what failed.
+    /// Compares the kernel with the plan, repairs differences, and tries failed steps again.
     pub(super) fn verify(&mut self, policies: &mut Policies) -> Result<(), AgentError> {
         match self.kernel.verify() {
             Ok(drift) => self.repair(&drift),
-            Err(error) => tracing::error!(%error, "cannot compare the kernel with the plan"),
+            Err(error) => tracing::error!(%error, "cannot compare the state of the kernel with the plan; trying again"),
         }
         if self.intent.is_none() || self.report.apply_error.is_some() { self.reconcile(policies) } else { Ok(()) }
     }
 
     fn repair(&mut self, drift: &[Drift]) {
         for part in drift {
-            tracing::warn!(%part, "the kernel is not as planned, it is put right");
+            tracing::warn!(%part, "kernel state was changed by something else; repairing it");
         }
         // A damaged image is replaced by the next plan, so there must be one.
         if drift.contains(&Drift::Image) {
@@ -229,17 +249,17 @@ impl Reconciler {
         }
         let left = self.kernel.repair(drift);
         for (part, error) in &left {
-            tracing::error!(%part, %error, "cannot be put right");
+            tracing::error!(%part, %error, "cannot repair this part of the kernel state; trying again");
         }
         self.report.repaired += (drift.len() - left.len()) as u64;
     }
 
-    /// Nobody knows yet who the workloads are.
+    /// Whether the daemon has no first snapshot of the workloads yet.
     pub(super) fn awaits_sources(&self) -> bool {
         self.snapshot.is_none()
     }
 
-    /// This is behind the snapshots from now on.
+    /// Notes the inventory from which the coming snapshots are made.
     pub(super) fn inventory(&mut self, file: &InventoryFile) {
         self.texts = file.kept();
         self.report.inventory_error = file.error().map(str::to_owned);
@@ -270,7 +290,9 @@ impl Reconciler {
         let text = serde_json::to_vec_pretty(&report).unwrap_or_default();
         match self.states.replace(&self.states.report(), &text) {
             Ok(()) => self.written = Some(report),
-            Err(error) => tracing::warn!(%error, "cannot write the report for `status`"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot write the report for `enforcer status`, which now shows old values");
+            }
         }
     }
 
@@ -291,13 +313,13 @@ impl Reconciler {
         snapshot.local.iter().map(line).collect()
     }
 
-    /// Writes out what is queued.
+    /// Writes the queued records to the flow log.
     pub(super) fn finish(self) {
         self.denials.finish();
     }
 }
 
-/// Names what the image that an earlier run left denies, until there is one of our own.
+/// Gives names to denials of the image that an earlier daemon left, until this daemon has put an image in force.
 fn name_earlier(kernel: &Kernel, earlier: InForce, names: &mut NameTable) {
     let Ok(set) = from_kept(&earlier.policies) else { return };
     let snapshot = earlier.snapshot;
@@ -315,6 +337,8 @@ fn name_earlier(kernel: &Kernel, earlier: InForce, names: &mut NameTable) {
 fn mode_text(mode: Mode) -> &'static str {
     match mode {
         Mode::Events => "by events",
-        Mode::Polling => "by polling: without CAP_NET_BROADCAST a change inside a container shows up to a second late",
+        Mode::Polling => {
+            "by polling, since CAP_NET_BROADCAST is missing; a change inside a container is seen up to a second late"
+        }
     }
 }

@@ -1,51 +1,51 @@
-//! How the daemon is, for `status`: written beside the state whenever it changes.
+//! The daemon's report about itself, which `enforcer status` reads. The daemon writes it beside its state at each change.
 
 use serde::{Deserialize, Serialize};
 
-/// What only the daemon itself knows. What the kernel knows is read from the pins.
+/// What only the daemon itself knows. `status` reads everything else from the pins.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Report {
-    /// Its process.
+    /// Process id of the daemon.
     pub pid: u32,
     /// Where the policies come from.
     pub policies: String,
     /// Number of policies in force.
     pub policy_count: usize,
-    /// Why what lies in the policy directory is not in force.
+    /// The error for which the newest policies are not in force.
     pub policy_error: Option<String>,
-    /// Why what lies in the inventory is not in force.
+    /// The error for which the newest inventory is not in force.
     pub inventory_error: Option<String>,
-    /// Why the newest state of workloads and policies is not in the kernel.
+    /// The error for which the newest state of workloads and policies is not in the kernel.
     pub apply_error: Option<String>,
-    /// Not every source of workloads has given its first list.
+    /// True until every source of workloads has given its first list.
     pub awaits_sources: bool,
-    /// What of the plan in force could not be done yet.
+    /// Errors of the steps of the plan in force that are not done yet.
     pub unfinished: Vec<String>,
-    /// What discovery noticed and did not act on.
+    /// The findings of discovery, as text.
     pub findings: Vec<String>,
     /// Address claims that were refused.
     pub refused_claims: u64,
-    /// How changes inside containers come to be known.
+    /// How the daemon learns about changes inside containers.
     pub discovery: String,
     /// Names of the devices towards the outside.
     pub uplinks: Vec<String>,
     /// Workloads with a veth here, by name or as unknown.
     pub workloads: Vec<WorkloadLine>,
-    /// Unknown workloads are open.
+    /// True if unknown workloads are open.
     pub unknown_open: bool,
-    /// How many workloads are unknown, those included whose sources contradict each other: these are closed in any case.
+    /// Number of unknown workloads. It includes those whose sources contradict each other, which are always closed.
     #[serde(default)]
     pub unknown_workloads: usize,
-    /// Their veths.
+    /// Veths of the unknown workloads.
     #[serde(default)]
     pub unknown_veths: Vec<String>,
     /// Lines written to the flow log.
     pub flow_log_lines: u64,
-    /// Records that the flow log had no room for: their packets are told of without their flows.
+    /// Records for which the flow log had no room. Their packets are reported as a sum, without their flows.
     pub flow_log_merged: u64,
-    /// Packets on which kernel and policies disagree: an error of ours.
+    /// Packets that the kernel denied although the policies allow them, which is a defect of Enforcer.
     pub disagreements: u64,
-    /// Parts of the intended state that were found changed and put right.
+    /// Parts of the kernel state that something else had changed and that the daemon has repaired.
     pub repaired: u64,
 }
 

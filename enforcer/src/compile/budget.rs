@@ -1,4 +1,4 @@
-//! What an image may take, counted before it is written.
+//! The limits on the size of an image. The sizes are counted before the image is written.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use enforcer_common::limits::{IMAGE_BUDGET, RANGES};
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     /// The image would pass its budget.
-    #[error("the policies compile to {bytes} bytes of tables, but {budget} are allowed: {sizes}")]
+    #[error("the policies compile to {bytes} bytes of tables, but at most {budget} are allowed: {sizes}")]
     Budget {
         /// Bytes of the lines and of the exact addresses.
         bytes: u64,
@@ -19,7 +19,9 @@ pub enum CompileError {
         sizes: Sizes,
     },
     /// It would pass its budget so far that it was not counted to the end.
-    #[error("the policies compile to more than {at_least} bytes of tables, but {budget} are allowed: so far {sizes}")]
+    #[error(
+        "the policies compile to more than {at_least} bytes of tables, but at most {budget} are allowed: so far {sizes}"
+    )]
     FarTooLarge {
         /// Bytes of the classes and vectors found so far.
         at_least: u64,
@@ -29,7 +31,7 @@ pub enum CompileError {
         sizes: Sizes,
     },
     /// Too many kinds of ports.
-    #[error("the policies distinguish {count} kinds of ports, but {limit} are possible")]
+    #[error("the policies distinguish {count} kinds of ports, but at most {limit} fit; use fewer port ranges")]
     PortClasses {
         /// How many there are.
         count: usize,
@@ -37,7 +39,7 @@ pub enum CompileError {
         limit: usize,
     },
     /// Too many address ranges.
-    #[error("the policies divide the {family} addresses into {count} ranges, but {limit} are possible")]
+    #[error("the policies divide the {family} addresses into {count} ranges, but at most {limit} fit; use fewer CIDRs")]
     Ranges {
         /// `IPv4` or `IPv6`.
         family: &'static str,

@@ -1,6 +1,6 @@
-//! An image as text that people can compare: what each row allows to whom.
+//! Prints an image as text that people can compare: what each row allows to which peers.
 //!
-//! Input: an image, of which only lines, addresses and rows are read. Output: sorted text without addresses of sections.
+//! Input: the lines, addresses and rows of an image. Output: sorted text, without the positions of the sections.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

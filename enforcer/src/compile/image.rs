@@ -1,4 +1,4 @@
-//! What one policy set compiles to, in ordinary memory.
+//! The compiled form of one set of policies, in ordinary memory.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +8,15 @@ use enforcer_common::image::{self, AddressEntry, Header, Line};
 use super::budget::Sizes;
 use crate::workload::model::WorkloadKey;
 
-/// The tables of one policy set: what the kernel gets, and readable by the same decision in user space.
+/// The tables of one policy set. The kernel gets them, and user space can read them with the same decision.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Image {
     /// The lines, as `enforcer_common::image` lays them out.
     pub lines: Vec<Line>,
     /// The exact addresses. Sorted by address.
     pub addresses: Vec<(Address, AddressEntry)>,
-    /// Rows of each named local workload, by [`Direction`]. A workload without a name has none: what becomes of it is no
-    /// matter of policy.
+    /// Rows of each named local workload, by [`Direction`]. A workload without a name has no rows, because policy
+    /// does not decide about it.
     pub rows: BTreeMap<WorkloadKey, [Row; 2]>,
     /// What the lines hold.
     pub sizes: Sizes,

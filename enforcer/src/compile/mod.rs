@@ -1,6 +1,6 @@
-//! Resolved policy -> the tables that the datapath reads (docs/architecture.md, "The image").
+//! Compiles a resolved policy into the tables that the datapath reads (docs/architecture.md, "The image").
 //!
-//! Input: a [`ResolvedPolicy`]. Output: an [`Image`], whole or not at all. Pure; equal inputs give equal images.
+//! Input: a [`ResolvedPolicy`]. Output: a complete [`Image`], or an error. Pure; equal inputs give equal images.
 #![forbid(unsafe_code)]
 
 mod budget;

@@ -1,6 +1,6 @@
-//! What membership of a group, a block or everybody adds to what the rules say of an address.
+//! Collects what a rule changes for the addresses of a group, of a block, or for every address.
 //!
-//! Input: rows. Output: deltas, lists of (row, effect) to add or to take away; equal ones are stored once.
+//! Input: rows. Output: deltas, which are lists of (row, effect) to add or to remove. Equal deltas are stored once.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,7 +19,8 @@ impl DeltaId {
     pub(super) const NONE: Self = Self(0);
 }
 
-/// Changes of how often each effect of each row is in force. Sorted, none zero.
+/// For each row and effect, by how much a delta changes the number of times that the effect applies. Sorted, and
+/// never zero.
 pub(super) type Delta = Vec<(u32, Effect, i32)>;
 
 /// Effects, each with its row, that all members of a set of peers share.
@@ -27,18 +28,18 @@ type Bundle = Vec<(u32, Effect)>;
 
 pub(super) struct Deltas {
     pub(super) stored: Vec<Delta>,
-    /// What the rules say of everybody.
+    /// The delta that applies to every address.
     pub(super) everybody: DeltaId,
     /// By group.
     groups: Vec<DeltaId>,
     /// Of addresses of which rules say something beside what they say of the group: group and all.
     addresses: BTreeMap<Address, DeltaId>,
-    /// Of the prefixes of IPv4 and of IPv6.
+    /// The delta of each IPv4 and IPv6 prefix.
     pub(super) prefixes: BTreeMap<IpNetwork, DeltaId>,
 }
 
 impl Deltas {
-    /// What the rules say of a known address beside what they say of its prefixes.
+    /// The delta of a known address, without the deltas of its prefixes.
     pub(super) fn of(&self, address: Address, group: Option<GroupId>) -> DeltaId {
         match self.addresses.get(&address) {
             Some(delta) => *delta,

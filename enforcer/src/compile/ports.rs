@@ -1,6 +1,6 @@
-//! Port classes: ports that every set of ports treats alike.
+//! Sorts the ports into classes: ports that every port set treats alike are in one class.
 //!
-//! Input: the sets of ports that rows use. Output: the class of every port key, and each set as runs of classes.
+//! Input: the port sets that rows use. Output: the class of every port key, and each port set as runs of classes.
 
 use std::collections::{BTreeSet, HashMap};
 

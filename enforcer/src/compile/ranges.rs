@@ -1,4 +1,4 @@
-//! The bucket index of a range table: which bucket width keeps the binary search short.
+//! Chooses the bucket width for the index of a range table, so that the binary search in a bucket stays short.
 
 use enforcer_common::id::PeerClass;
 use enforcer_common::image::RangeTable;

@@ -1,6 +1,7 @@
-//! Rows: what the rules say of a workload in one direction. Workloads of which they say the same share a row.
+//! Builds the rows. A row holds what the rules say about a workload in one direction, and workloads with equal rules share
+//! one row.
 //!
-//! Input: the resolved policy. Output: for each row its effects on peers, and for each workload its rows.
+//! Input: the resolved policy. Output: the effects of each row on peers, and the rows of each workload.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,7 +10,7 @@ use enforcer_common::id::{Direction, Row};
 use crate::resolve::{Clause, PeerSetId, PortSetId, Rank, ResolvedPolicy};
 use crate::workload::model::WorkloadKey;
 
-/// What a rule says of the peers that it names. Which of several rules says it makes no difference to a verdict.
+/// What a rule does for the peers that it names. Two rules with the same effect need not be told apart.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) struct Effect {
     pub(super) rank: Rank,

@@ -1,8 +1,8 @@
-//! The state of an address: what each row says of it.
+//! The state of an address: the vector that each row has for it.
 //!
-//! Input: deltas, in the order in which the walk over the addresses comes by them. Output: vectors (a cell for each
-//! port class) and tuples (a vector for each row), each stored once. A state that is reached again by the same way is
-//! looked up.
+//! Input: deltas, in the order in which the walk over the addresses meets them. Output: vectors (one cell for each port
+//! class) and tuples (one vector for each row), each stored once. A state that was reached before on the same way is looked
+//! up instead of computed again.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use crate::resolve::Rank;
 pub(super) struct StateId(u32);
 
 impl StateId {
-    /// No rule says anything.
+    /// The state in which no rule applies.
     pub(super) const EMPTY: Self = Self(0);
 }
 
@@ -79,7 +79,7 @@ impl<'a> States<'a> {
         self.tuple_of[state.0 as usize]
     }
 
-    /// Goes on from a state by a delta, and stays there.
+    /// Applies a delta to a state, and stays in the new state.
     pub(super) fn enter(&mut self, from: StateId, delta: (DeltaId, &Delta)) -> Result<StateId, CompileError> {
         self.apply(delta.1, 1);
         if let Some(known) = self.steps.get(&(from, delta.0)) {
@@ -88,12 +88,12 @@ impl<'a> States<'a> {
         self.reach(from, delta)
     }
 
-    /// Takes back what `enter` did.
+    /// Undoes `enter`.
     pub(super) fn leave(&mut self, delta: &Delta) {
         self.apply(delta, -1);
     }
 
-    /// The state that a delta leads to, without going there.
+    /// The state to which a delta leads, without a change of the present state.
     pub(super) fn look(&mut self, from: StateId, delta: (DeltaId, &Delta)) -> Result<StateId, CompileError> {
         if delta.1.is_empty() {
             return Ok(from);

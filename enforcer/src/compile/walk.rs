@@ -1,7 +1,7 @@
-//! One walk over all addresses of each family, in order, with the prefixes that hold the present one on a stack.
+//! Walks once over all addresses of each family, in order. A stack holds the prefixes that contain the present address.
 //!
-//! Input: deltas by prefix and by known address. Output: the state of every known address, and ranges of all others.
-//! Prefixes nest or are apart, and an `except` lies inside its block, so a stack is enough.
+//! Input: the deltas of prefixes and of known addresses. Output: the state of every known address, and ranges for all other
+//! addresses. Two prefixes either nest or do not overlap, and an `except` lies inside its block, so a stack is enough.
 
 use enforcer_common::id::{Address, PeerClass};
 use enforcer_common::image::AddressEntry;

@@ -1,4 +1,4 @@
-//! Everything that was found, as lines.
+//! Writes the rows, classes, ranges and vectors that were found into the lines of an image.
 
 use std::collections::HashMap;
 

@@ -1,6 +1,7 @@
-//! Puts a plan in force, in the order of docs/architecture.md, "How an image is swapped". Until the word is stored nothing
-//! that is read has changed but addresses that came or have another owner now, and ids of workloads; after it nothing can
-//! take the plan back, so what fails then is told and tried again.
+//! Puts a plan in force, in the order of docs/architecture.md, "How an image is swapped".
+//!
+//! Before the policy word is stored, only new or moved addresses and workload ids are visible to programs. Once the word is
+//! stored, nothing can take the plan back. So an error after that point is reported, and the step is tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +12,7 @@ use crate::kernel::error::KernelError;
 use crate::kernel::parts::Parts;
 use crate::plan::{Plan, RefusedAddress, WorkloadKey, Writes};
 
-/// A plan is in force.
+/// What came of a plan that is now in force.
 #[derive(Debug)]
 #[must_use]
 pub struct Applied {
@@ -19,9 +20,9 @@ pub struct Applied {
     pub word: PolicyWord,
     /// Id of each workload in denial records, by key.
     pub ids: BTreeMap<WorkloadKey, IncarnationId>,
-    /// Addresses beyond the places of a workload: they stay without an owner.
+    /// Addresses for which the endpoint has no place. They get no owner id.
     pub refused: Vec<RefusedAddress>,
-    /// What went wrong after the plan came into force, device by device. The next plan tries again.
+    /// Errors after the plan came into force, device by device. The next plan tries these steps again.
     pub failures: Vec<KernelError>,
 }
 
@@ -30,13 +31,16 @@ impl Parts {
     pub(super) fn apply(&mut self, plan: &Plan<'_>) -> Result<Applied, KernelError> {
         plan.check()?;
         self.tables.settle()?;
+        let takes_over = self.must_take_over()?;
         let word = self.tables.next_word();
         let mut incarnations = self.incarnations.clone();
         let mut supply = self.tables.supply();
         let now = boot_time()?;
-        let writes = incarnations.plan(&plan.workloads, &self.tables.current(), &mut supply, word.slot(), now)?;
+        let mut writes = incarnations.plan(&plan.workloads, &self.tables.current(), &mut supply, word.slot(), now)?;
         self.tables.take(&supply);
-        if let Err(error) = self.tables.fill(word, plan) {
+        let filled = self.tables.fill(word.slot(), plan);
+        let filled = filled.and_then(|()| if takes_over { self.take_over(plan, &mut writes) } else { Ok(()) });
+        if let Err(error) = filled {
             // Their incarnations did not come to be.
             self.tables.release(supply.given().iter().map(|(place, _)| *place));
             return Err(error);
@@ -74,6 +78,7 @@ impl Parts {
         self.retire();
         if failures.is_empty() {
             failures.extend(self.hooks.remove_other_programs(&self.pins).err());
+            failures.extend(self.pins.remove_others().err());
         }
         failures
     }

@@ -1,7 +1,7 @@
-//! The kernel side as the agent sees it: opened once, then told of veths and plans.
+//! The kernel side as the agent sees it: the agent opens it once, and then gives it veths and plans.
 //!
-//! Input: the pin directory, devices. Output: enforcement that stays when the process goes. Every step may be the last one
-//! of a process: what is pinned is complete after each, or the next start completes it.
+//! Input: the pin directory and devices. Output: enforcement that stays after the process has ended. The process may die
+//! after any step: what is pinned is complete by then, or the next start completes it.
 
 use std::collections::BTreeSet;
 
@@ -35,14 +35,14 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Takes over what an earlier daemon has left, or makes it.
+    /// Takes over the pins of an earlier daemon, or makes new ones.
     pub fn open(config: &KernelConfig) -> Result<Self, KernelError> {
         let parts = Parts::open(config)?;
         let adopted = parts.tables.endpoints().map(adopted).collect();
         Ok(Self { parts, adopted })
     }
 
-    /// What was attached when this was opened.
+    /// The endpoints that were attached when the kernel side was opened.
     pub fn adopted(&self) -> &[AdoptedEndpoint] {
         &self.adopted
     }
@@ -57,7 +57,7 @@ impl Kernel {
         self.parts.tables.word_in_force()
     }
 
-    /// Devices that are attached or were to be.
+    /// Devices that are attached, or that a plan wanted to attach.
     pub fn endpoints(&self) -> BTreeSet<Ifindex> {
         self.parts.tables.endpoints().map(|endpoint| endpoint.ifindex).collect()
     }
@@ -67,13 +67,14 @@ impl Kernel {
         self.parts.tables.endpoints().map(|endpoint| endpoint.id).collect()
     }
 
-    /// Devices towards the outside, as they are pinned: those of the last plan, be it an earlier daemon's.
+    /// The uplinks as they are pinned: those of the last plan, even if an earlier daemon made it.
     pub fn pinned_uplinks(&self) -> BTreeSet<Ifindex> {
         self.parts.tables.uplinks().clone()
     }
 
-    /// Whether no plan has ever come as far as to try to attach to everything that it names. Until then running containers
-    /// are not cut: the plan comes first, then the programs. A daemon that is killed in between leaves it so.
+    /// Whether no plan has ever tried to attach to everything that it names. Until then the plan comes first and the
+    /// programs second, so that running containers are not cut off. This stays true if the daemon is killed in
+    /// between.
     pub fn is_first_run(&self) -> bool {
         !self.parts.tables.has_begun()
     }
@@ -83,12 +84,12 @@ impl Kernel {
         self.parts.apply(plan)
     }
 
-    /// Attaches to a veth before anybody knows whose it is: closed until a plan names it.
+    /// Attaches to a veth whose workload is not known yet. The veth is closed until a plan names it.
     pub fn attach_unknown(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         self.parts.attach_unknown(ifindex)
     }
 
-    /// Detaches a device that is no workload's any more.
+    /// Detaches a device that no longer belongs to a workload.
     pub fn detach(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         first(self.parts.forget(&[ifindex].into()))
     }
@@ -116,13 +117,13 @@ impl Kernel {
         self.parts.verify()
     }
 
-    /// Puts differences right; gives those that it could not, with the reason.
+    /// Repairs differences. Returns those that it could not repair, each with its error.
     pub fn repair(&mut self, drifts: &[Drift]) -> Vec<(Drift, KernelError)> {
         self.parts.repair(drifts)
     }
 
-    /// Deletes idle flows and those of workloads that are gone; gives how many. [`SWEEP_CAP`](crate::kernel::SWEEP_CAP):
-    /// there may be more.
+    /// Deletes idle flows and those of workloads that are gone, and returns their number. If it is
+    /// [`SWEEP_CAP`](crate::kernel::SWEEP_CAP), there may be more.
     pub fn sweep(&self) -> Result<u32, KernelError> {
         self.parts.hooks.sweep()
     }
@@ -132,7 +133,8 @@ impl Kernel {
         self.parts.tables.flow_fill()
     }
 
-    /// A reader of denied packets, for a thread of its own. One at a time: what it has reported is kept beside the maps.
+    /// A reader of denied packets, for a thread of its own. There may be only one at a time, because what it has
+    /// reported is kept beside the maps.
     pub fn denials(&self) -> Result<Denials, KernelError> {
         Denials::open(self.parts.pins.layout(), self.parts.pins.maps())
     }

@@ -1,16 +1,17 @@
-//! Attaching before a plan, and letting go of devices: links first, then what their programs may still have read.
+//! Attaches to devices before a plan names them, and removes devices: first the links, then the endpoints that their programs
+//! may still have read.
 //!
-//! Input: devices that are nobody's yet, or no workload's any more. Output: both programs and a closed endpoint, or neither
-//! link nor endpoint; what fails of one device keeps nothing from the others.
+//! Input: devices that belong to no workload yet, or no longer. Output: both programs and a closed endpoint, or neither a
+//! link nor an endpoint. An error of one device does not stop the work on the others.
 
 use std::collections::BTreeSet;
 
 use enforcer_common::endpoint::Endpoint;
 use enforcer_common::id::Ifindex;
 
-use crate::kernel::error::{KernelError, on_device};
+use crate::kernel::error::KernelError;
+use crate::kernel::hooks::tcx::device_exists;
 use crate::kernel::parts::Parts;
-use crate::kernel::sys::{self, Hook};
 
 impl Parts {
     /// Attaches to a veth before anybody knows whose it is: closed until a plan names it.
@@ -34,7 +35,7 @@ impl Parts {
         };
         if attached.is_err() && !self.hooks.devices().contains(&ifindex) {
             for error in self.forget(&[ifindex].into()) {
-                tracing::warn!(ifindex = ifindex.0, %error, "an attach that failed is not taken back yet");
+                tracing::warn!(ifindex = ifindex.0, %error, "attaching failed, and the daemon cannot remove what it left behind yet");
             }
         }
         attached
@@ -80,13 +81,5 @@ impl Parts {
     pub(super) fn retire(&mut self) {
         let places = self.incarnations.retire(self.tables.endpoints());
         self.tables.release(places);
-    }
-}
-
-fn device_exists(ifindex: Ifindex) -> Result<bool, KernelError> {
-    match sys::chain(ifindex.0, Hook::Ingress) {
-        Ok(_) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
-        Err(error) => Err(on_device(ifindex, "read the chain")(error)),
     }
 }

@@ -1,4 +1,4 @@
-//! What can fail between the daemon and the kernel. Each text says what to do where something can be done.
+//! The errors between the daemon and the kernel. Each text says what to do, if something can be done.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,39 +7,42 @@ use enforcer_common::id::{Ifindex, Revision, Slot};
 
 use crate::plan::Impossible;
 
-/// An operation on the kernel failed. Nothing was opened wider by it.
+/// An operation on the kernel failed. The failure has not opened anything.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The process may not use bpf(2).
-    #[error("the capabilities {} are missing: run as root, or grant them", missing.join(" and "))]
+    #[error("the capabilities {} are missing; run as root, or grant them", missing.join(" and "))]
     MissingCapabilities {
         /// Names of the capabilities.
         missing: Vec<&'static str>,
     },
     /// tcx came with 6.6.
-    #[error("kernel {release} has no tcx hooks: Linux 6.6 or later is needed")]
+    #[error("kernel {release} has no tcx hooks; Linux 6.6 or later is needed")]
     KernelTooOld {
         /// As uname says.
         release: String,
     },
     /// The pin directory is not on a bpf file system.
-    #[error("{} is not on a bpf file system: `mount -t bpf bpf /sys/fs/bpf`, or choose another --pin-dir", path.display())]
+    #[error(
+        "{} is not on a bpf file system; run `mount -t bpf bpf /sys/fs/bpf`, or choose another --pin-dir",
+        path.display()
+    )]
     NoBpffs {
         /// The pin directory.
         path: PathBuf,
     },
     /// The binary was built without the bpf compiler.
-    #[error("this build holds no bpf programs: run `cargo xtask setup`, then build again")]
+    #[error("this build holds no bpf programs; run `cargo xtask setup`, then build again")]
     NoObject,
     /// Another process holds the lock on the pin directory.
-    #[error("another enforcer is at work on {}: one daemon per pin directory", path.display())]
+    #[error("another enforcer is at work on {}; only one process at a time can use a pin directory", path.display())]
     Busy {
         /// The pin directory.
         path: PathBuf,
     },
     /// Another version has pinned something there.
-    #[error("{} holds pins of {found}, this build makes {expected}: run that version, or `enforcer purge` (removes \
-             enforcement)", path.display())]
+    #[error("{} holds pins of {found}, but this build makes {expected}; run the version that made them, or remove \
+             enforcement with `enforcer purge`", path.display())]
     OtherAbi {
         /// The pin directory.
         path: PathBuf,
@@ -49,13 +52,16 @@ pub enum KernelError {
         expected: String,
     },
     /// Something that no enforcer has made.
-    #[error("{} is not the enforcer's: remove it, or choose another --pin-dir", path.display())]
+    #[error(
+        "{} is not the enforcer's, but lies in its pin directory; remove it, or choose another --pin-dir",
+        path.display()
+    )]
     Foreign {
         /// What was found.
         path: PathBuf,
     },
     /// Somebody else owns the directory.
-    #[error("{} belongs to user {owner}: choose another --pin-dir", path.display())]
+    #[error("the directory {} belongs to user {owner}; choose another --pin-dir", path.display())]
     ForeignOwner {
         /// The directory.
         path: PathBuf,
@@ -63,15 +69,18 @@ pub enum KernelError {
         owner: u32,
     },
     /// The pins enforce in another network namespace.
-    #[error("{} enforces in another network namespace: start there, or choose another --pin-dir", path.display())]
+    #[error(
+        "{} enforces in another network namespace; start the daemon there, or choose another --pin-dir",
+        path.display()
+    )]
     OtherNamespace {
         /// The pin directory.
         path: PathBuf,
     },
     /// A pinned map is not what this build makes.
     #[error(
-        "pinned map {name}: {what} is {found}, expected {expected}: run the version that made it, or `enforcer purge` \
-             (removes enforcement)"
+        "pinned map {name}: {what} is {found}, expected {expected}; run the version that made the map, or remove \
+             enforcement with `enforcer purge`"
     )]
     MapMismatch {
         /// Map.
@@ -85,7 +94,7 @@ pub enum KernelError {
     },
     /// The image in force cannot be read back.
     #[error(
-        "the image of revision {revision} in slot {slot} is damaged: {what}: `enforcer purge` removes it together with \
+        "the image of revision {revision} in slot {slot} is damaged: {what}; `enforcer purge` removes it together with \
              enforcement"
     )]
     DamagedImage {
@@ -97,19 +106,24 @@ pub enum KernelError {
         what: &'static str,
     },
     /// Nothing is pinned there.
-    #[error("nothing is enforced by {}: no pins", path.display())]
+    #[error(
+        "nothing is enforced by {}, because it holds no pins; start `enforcer run`, or give its --pin-dir",
+        path.display()
+    )]
     NothingPinned {
         /// The pin directory.
         path: PathBuf,
     },
     /// The tables do not agree with their header.
-    #[error("the compiled image is not valid: {what}")]
+    #[error("the compiled image is not valid, which is a defect of Enforcer: {what}")]
     InvalidImage {
         /// What is wrong.
         what: &'static str,
     },
     /// The tables need too much memory.
-    #[error("the compiled image needs {needed} bytes, {budget} are allowed; the last good image stays in force")]
+    #[error(
+        "the compiled image needs {needed} bytes, but at most {budget} are allowed; the last good image stays in force"
+    )]
     ImageTooLarge {
         /// Bytes it needs.
         needed: u64,
@@ -117,7 +131,7 @@ pub enum KernelError {
         budget: u64,
     },
     /// More of something than there are places.
-    #[error("{needed} {what} are needed, there is room for {room}; the last good image stays in force")]
+    #[error("{needed} {what} are needed, but there is room for {room}; the last good image stays in force")]
     NoRoom {
         /// What there is too much of.
         what: &'static str,
@@ -127,13 +141,16 @@ pub enum KernelError {
         room: usize,
     },
     /// The counter of owner ids has reached its end.
-    #[error("all {} owner ids have been given out: `enforcer purge` and a restart begin anew", enforcer_common::id::OwnerId::MAX.0)]
+    #[error(
+        "all {} owner ids have been given out; run `enforcer purge`, then start the daemon again",
+        enforcer_common::id::OwnerId::MAX.0
+    )]
     OwnersExhausted,
     /// The object cannot be loaded.
-    #[error("the bpf object cannot be loaded")]
+    #[error("the bpf object of this build cannot be loaded")]
     Object(#[from] Box<aya::EbpfError>),
     /// A program was refused.
-    #[error("the kernel refuses program {name}: {}", log.join("; "))]
+    #[error("the kernel refuses to load the program {name}: {}", log.join("; "))]
     Program {
         /// Program.
         name: &'static str,
@@ -143,13 +160,13 @@ pub enum KernelError {
         source: io::Error,
     },
     /// The object lacks a program, or it is of another kind.
-    #[error("the bpf object has no program {name} as this build needs it")]
+    #[error("the bpf object does not have the program {name} in the form that this build needs")]
     MissingProgram {
         /// Program.
         name: &'static str,
     },
     /// A map's own error.
-    #[error("map {name}")]
+    #[error("a call on the map {name} failed")]
     Map {
         /// Map.
         name: &'static str,
@@ -157,7 +174,7 @@ pub enum KernelError {
         source: Box<aya::maps::MapError>,
     },
     /// A device cannot be attached to.
-    #[error("device {ifindex}: {call}")]
+    #[error("device {ifindex}: the step `{call}` failed")]
     Device {
         /// Device.
         ifindex: Ifindex,
@@ -167,13 +184,13 @@ pub enum KernelError {
         source: io::Error,
     },
     /// Another program came before ours.
-    #[error("device {ifindex}: another program stands before the enforcer's")]
+    #[error("device {ifindex}: another program runs before the enforcer's and can pass packets by it; remove it")]
     NotFirst {
         /// Device.
         ifindex: Ifindex,
     },
     /// A call on a map failed.
-    #[error("map {name}: {call}")]
+    #[error("map {name}: the step `{call}` failed")]
     MapCall {
         /// Map.
         name: String,
@@ -183,7 +200,7 @@ pub enum KernelError {
         source: io::Error,
     },
     /// A file operation failed.
-    #[error("{}: {call}", path.display())]
+    #[error("{}: the step `{call}` failed", path.display())]
     Path {
         /// Path.
         path: PathBuf,
@@ -193,7 +210,7 @@ pub enum KernelError {
         source: io::Error,
     },
     /// A system call failed.
-    #[error("{call}")]
+    #[error("the step `{call}` failed")]
     System {
         /// What failed.
         call: &'static str,

@@ -1,8 +1,8 @@
-//! User space's side of the kernel: maps, programs, links, and what comes back out of them.
+//! User space's side of the kernel: it makes maps, programs and links, and reads back what the programs report.
 //!
-//! Input: a compiled image and which veths it is for ([`Plan`](crate::plan::Plan)). Output: enforcement that outlives the process, denied
-//! packets ([`Denials`]), a view of it all ([`status`]). Blocking. How it is
-//! pinned, swapped and taken over: ADR 0006.
+//! Input: a compiled image and the veths that it is for ([`Plan`](crate::plan::Plan)). Output: enforcement that outlives the
+//! process, denied packets ([`Denials`]), and a view of all of it ([`status`]). All calls block. ADR 0006 says how it is
+//! pinned, swapped and taken over.
 #![deny(unsafe_code)]
 
 mod apply;
@@ -17,6 +17,7 @@ mod preflight;
 pub mod status;
 mod sys;
 mod tables;
+mod take_over;
 mod verify;
 
 pub use apply::Applied;
@@ -25,7 +26,7 @@ pub use denials::{Denials, NewDenials, Totals};
 pub use error::KernelError;
 pub use hooks::{SWEEP_CAP, Sweep};
 pub use parts::KernelConfig;
-pub use pins::purge;
+pub use pins::{group_directory, purge};
 pub use preflight::give_up_loading;
 pub use tables::FlowFill;
 pub use verify::Drift;

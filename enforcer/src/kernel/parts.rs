@@ -1,7 +1,7 @@
-//! The parts of the kernel side, and opening them in order.
+//! The parts of the kernel side, and the order in which they are opened.
 //!
-//! Input: a configuration. Output: every part, taken over from an earlier daemon or made. A part keeps its state to itself:
-//! other files change it by its methods alone.
+//! Input: a configuration. Output: every part, either new or taken over from an earlier daemon. Each part keeps its state
+//! private, and other files change it only through its methods.
 
 use std::path::PathBuf;
 
@@ -20,11 +20,11 @@ use crate::plan::Incarnations;
 pub struct KernelConfig {
     /// Where everything is pinned.
     pub pin_dir: PathBuf,
-    /// Entries of the flow table. Counts when the table is made; a pinned one keeps its size.
+    /// Entries of the flow table, if a new one is made. A pinned table keeps its size.
     pub flows: u32,
     /// Flows of one workload.
     pub flow_quota: u32,
-    /// Another object than the embedded one.
+    /// An object that replaces the embedded one.
     pub object: Option<Vec<u8>>,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Takes over what an earlier daemon has left, or makes it.
+    /// Takes over the pins of an earlier daemon, or makes new ones.
     pub(super) fn open(config: &KernelConfig) -> Result<Self, KernelError> {
         preflight::check(&config.pin_dir)?;
         let object = Object::of(config.object.as_ref())?;
@@ -72,6 +72,6 @@ fn raise_descriptor_limit() {
         && soft < hard
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
     {
-        tracing::warn!(%error, "the limit of open files stays at {soft}");
+        tracing::warn!(%error, "the limit of open files cannot be raised, so it stays at {soft}");
     }
 }

@@ -1,4 +1,4 @@
-//! Whether this process on this kernel can enforce at all. Input: the process, the kernel, a path. Output: the first
+//! Checks whether this process can enforce on this kernel. Input: the process, the kernel and a path. Output: the first
 //! reason why not, as an error that says what to do.
 
 use std::os::fd::AsFd;
@@ -45,8 +45,8 @@ pub(crate) fn may_skip_speculation_checks() -> Result<bool, KernelError> {
     Ok([PERFMON, SYS_ADMIN].into_iter().any(|capability| effective >> capability & 1 == 1))
 }
 
-/// Gives up `CAP_PERFMON`, which loading alone needs, for this thread and those that it starts from now on. To be called
-/// once the kernel side is open, before there are other threads.
+/// Gives up `CAP_PERFMON`, which only the loading of programs needs, for this thread and those that it starts later.
+/// Call it after the kernel side is open and before there are other threads.
 pub fn give_up_loading() -> Result<(), KernelError> {
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::drop(None, set, Capability::CAP_PERFMON)

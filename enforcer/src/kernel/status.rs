@@ -1,5 +1,7 @@
-//! What is pinned, for `enforcer status`. Input: the pin directory. Output: a view; nothing is changed, and a lock
-//! is shared for no longer than it takes to ask for it, so it works beside a daemon and without one.
+//! Reads what is pinned, for `enforcer status`.
+//!
+//! Input: the pin directory. Output: a view. Nothing is changed. The lock is shared only for the moment in which it is asked
+//! for, so the command works with a running daemon and without one.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -8,13 +10,16 @@ use std::path::Path;
 use enforcer_common::endpoint::Endpoint;
 use enforcer_common::id::{Address, Ifindex, IncarnationId, PolicyWord, Revision, Row, Slot};
 use enforcer_common::image::Header;
-use enforcer_common::limits::{ABI, map};
+use enforcer_common::limits::map;
+use enforcer_common::schema::{self, Group};
+use enforcer_common::side::Side;
 
 use crate::kernel::denials::{Totals, read_totals};
 use crate::kernel::error::{KernelError, at};
-use crate::kernel::hooks::attach::{HOOKS, name};
-use crate::kernel::pins::Maps;
-use crate::kernel::pins::layout::{Layout, is_locked};
+use crate::kernel::hooks::attach::name;
+use crate::kernel::hooks::tcx;
+use crate::kernel::pins::layout::Layout;
+use crate::kernel::pins::{FlowMaps, is_locked, pinned};
 use crate::kernel::preflight;
 use crate::kernel::sys::{self, Map};
 use crate::kernel::tables::EndpointTable;
@@ -26,8 +31,6 @@ use crate::plan::owned;
 /// The view.
 #[derive(Clone, Debug)]
 pub struct StatusView {
-    /// Version of what is pinned.
-    pub abi: u32,
     /// A daemon holds the lock.
     pub daemon: bool,
     /// Revision and epoch in force.
@@ -55,7 +58,7 @@ pub struct EndpointView {
     pub ifindex: Ifindex,
     /// Id of the workload in denial records.
     pub id: IncarnationId,
-    /// Closed: nobody knows the workload.
+    /// The workload is closed, because no source has named it.
     pub unknown: bool,
     /// Forwards for others.
     pub routes: bool,
@@ -63,9 +66,9 @@ pub struct EndpointView {
     pub rows: [Row; 2],
     /// Its own addresses.
     pub addresses: Vec<Address>,
-    /// What the workload sends.
+    /// The link for packets that the workload sends.
     pub from: LinkView,
-    /// What it gets.
+    /// The link for packets that the workload receives.
     pub to: LinkView,
 }
 
@@ -94,12 +97,11 @@ pub fn read(pin_dir: &Path) -> Result<StatusView, KernelError> {
     if !layout.exists() {
         return Err(KernelError::NothingPinned { path: pin_dir.to_path_buf() });
     }
-    let maps = Maps::pinned(&layout)?;
+    let maps = FlowMaps::pinned(&layout)?;
     let word = Globals::open(&maps, false)?.word();
     let table = EndpointTable::open(&maps, false)?;
     let endpoints = table.iter().map(|endpoint| view(&layout, endpoint, word.slot()));
     Ok(StatusView {
-        abi: ABI,
         daemon: is_locked(pin_dir),
         word,
         image: header(&layout, word)?,
@@ -108,21 +110,30 @@ pub fn read(pin_dir: &Path) -> Result<StatusView, KernelError> {
         uplinks: Uplinks::open(&maps)?.devices().clone(),
         flows: Quotas::open(&maps, 0, false)?.fill(),
         flow_room: maps.flows.attributes().entries,
-        denied: read_totals(&maps.denied)?,
+        denied: denied(&layout)?,
     })
 }
 
+/// Nothing where the daemon that makes these maps has not come yet: an older layout is another directory's.
+fn denied(layout: &Layout) -> Result<Totals, KernelError> {
+    if layout.has(Group::Denials) { read_totals(&*pinned(layout, &schema::DENIED)?) } else { Ok(Totals::default()) }
+}
+
+/// The header of the image in force. `None`: there is no image, or it is one of another layout.
 fn header(layout: &Layout, word: PolicyWord) -> Result<Option<Header>, KernelError> {
-    if word.revision == Revision::NONE {
+    if word.revision == Revision::NONE || !layout.has(Group::Policy) {
         return Ok(None);
     }
     let path = layout.image(word.slot());
-    let lines = Map::pinned(&path).map_err(at(&path, map::IMAGES))?;
-    read_header(&lines)
+    match Map::pinned(&path) {
+        Ok(lines) => read_header(&lines),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && layout.has_other_policy() => Ok(None),
+        Err(error) => Err(at(&path, map::IMAGES)(error)),
+    }
 }
 
 fn view(layout: &Layout, endpoint: &Endpoint, slot: Slot) -> Result<EndpointView, KernelError> {
-    let [from, to] = HOOKS.map(|hook| link(layout, endpoint.ifindex, hook));
+    let [from, to] = Side::ALL.map(|side| link(layout, endpoint.ifindex, side));
     Ok(EndpointView {
         ifindex: endpoint.ifindex,
         id: endpoint.id,
@@ -135,19 +146,15 @@ fn view(layout: &Layout, endpoint: &Endpoint, slot: Slot) -> Result<EndpointView
     })
 }
 
-fn link(layout: &Layout, ifindex: Ifindex, hook: sys::Hook) -> Result<LinkView, KernelError> {
+fn link(layout: &Layout, ifindex: Ifindex, side: Side) -> Result<LinkView, KernelError> {
     const NONE: LinkView = LinkView { id: 0, ifindex: Ifindex::NONE, first: false };
-    let path = layout.links().join(name(ifindex, hook));
+    let path = layout.links().join(name(ifindex, side));
     let link = match sys::object_get(&path) {
         Ok(link) => link,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(NONE),
         Err(error) => return Err(at(&path, "open pin")(error)),
     };
     let info = sys::link_info(link.as_fd()).map_err(at(&path, "read the link"))?;
-    let chain = sys::chain(ifindex.0, hook).unwrap_or_default();
-    Ok(LinkView {
-        id: info.id,
-        ifindex: Ifindex(info.ifindex),
-        first: chain.first().is_some_and(|first| first.link == info.id),
-    })
+    let place = tcx::place(info.id, ifindex, side).unwrap_or_default();
+    Ok(LinkView { id: info.id, ifindex: Ifindex(info.ifindex), first: place == Some(0) })
 }

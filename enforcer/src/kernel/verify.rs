@@ -1,15 +1,15 @@
-//! Whether the kernel still holds what was put there, and putting it right. Input: what this process last stored. Output:
+//! Compares the kernel with what this process last stored there, and repairs differences. Input: what was stored. Output: the
 //! differences, in a fixed order.
 
 use std::fmt;
 
 use enforcer_common::id::Ifindex;
+use enforcer_common::side::Side;
 
 use crate::kernel::error::KernelError;
 use crate::kernel::hooks::Spare;
-use crate::kernel::hooks::attach::{HOOKS, LinkDrift};
+use crate::kernel::hooks::attach::LinkDrift;
 use crate::kernel::parts::Parts;
-use crate::kernel::sys::Hook;
 
 /// One difference.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -32,51 +32,50 @@ pub enum Drift {
     NotAttached {
         /// Device.
         ifindex: Ifindex,
-        /// What the workload gets, and not what it sends.
-        to_workload: bool,
+        /// Side.
+        side: Side,
     },
     /// The link is attached and its pin is gone: it would not outlive the daemon.
     LinkPin {
         /// Device.
         ifindex: Ifindex,
-        /// What the workload gets, and not what it sends.
-        to_workload: bool,
+        /// Side.
+        side: Side,
     },
     /// The link runs another program.
     Program {
         /// Device.
         ifindex: Ifindex,
-        /// What the workload gets, and not what it sends.
-        to_workload: bool,
+        /// Side.
+        side: Side,
     },
     /// Another program comes first and could let packets past ours.
     NotFirst {
         /// Device.
         ifindex: Ifindex,
-        /// What the workload gets, and not what it sends.
-        to_workload: bool,
+        /// Side.
+        side: Side,
     },
 }
 
 impl fmt::Display for Drift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let side = |to_workload: &bool| if *to_workload { "to" } else { "from" };
         match self {
             Self::Word => f.write_str("the policy word was changed"),
             Self::Image => f.write_str("the image in force is damaged"),
             Self::MapPin { name } => write!(f, "the pin of map {name} was removed"),
             Self::Endpoint { ifindex } => write!(f, "the endpoint of device {ifindex} was changed"),
-            Self::NotAttached { ifindex, to_workload } => {
-                write!(f, "device {ifindex} is not attached ({} its workload)", side(to_workload))
+            Self::NotAttached { ifindex, side } => {
+                write!(f, "device {ifindex} has no program for packets {} its workload", side.pin())
             }
-            Self::LinkPin { ifindex, to_workload } => {
-                write!(f, "a pin of device {ifindex} was removed ({} its workload)", side(to_workload))
+            Self::LinkPin { ifindex, side } => {
+                write!(f, "the pin of device {ifindex} for packets {} its workload was removed", side.pin())
             }
-            Self::Program { ifindex, to_workload } => {
-                write!(f, "device {ifindex} runs another program ({} its workload)", side(to_workload))
+            Self::Program { ifindex, side } => {
+                write!(f, "device {ifindex} runs another program for packets {} its workload", side.pin())
             }
-            Self::NotFirst { ifindex, to_workload } => {
-                write!(f, "another program comes first on device {ifindex} ({} its workload)", side(to_workload))
+            Self::NotFirst { ifindex, side } => {
+                write!(f, "another program comes first on device {ifindex}, for packets {} its workload", side.pin())
             }
         }
     }
@@ -89,16 +88,17 @@ impl Parts {
         if self.tables.word_in_force() != self.tables.word() {
             drifts.push(Drift::Word);
         }
-        if self.tables.check_image().is_err() {
+        if !self.awaits_image() && self.tables.check_image().is_err() {
             drifts.push(Drift::Image);
         }
         drifts.extend(self.pins.lost().into_iter().map(|name| Drift::MapPin { name }));
         let changed = self.tables.changed_endpoints()?;
         drifts.extend(changed.into_iter().map(|ifindex| Drift::Endpoint { ifindex }));
         for endpoint in self.tables.endpoints() {
-            for hook in HOOKS {
-                let found = self.hooks.check(endpoint.ifindex, hook)?;
-                drifts.extend(found.map(|found| name(found, endpoint.ifindex, hook)));
+            for side in Side::ALL {
+                // Older programs judge by their own image until the first one of this build is in force.
+                let found = self.hooks.check(endpoint.ifindex, side, self.awaits_image())?;
+                drifts.extend(found.map(|found| name(found, endpoint.ifindex, side)));
             }
         }
         Ok(drifts)
@@ -125,25 +125,24 @@ impl Parts {
             Drift::Image => self.tables.check_image(),
             Drift::MapPin { name } => self.pins.pin_again(name),
             Drift::Endpoint { ifindex } => self.tables.restore_endpoint(*ifindex),
-            Drift::NotAttached { ifindex, .. } | Drift::Program { ifindex, .. } => self.hooks.attach(*ifindex),
-            Drift::LinkPin { ifindex, to_workload } => self.hooks.pin_again(*ifindex, hook(*to_workload)),
-            Drift::NotFirst { ifindex, to_workload } => {
-                self.hooks.put_first(&self.pins, *ifindex, hook(*to_workload), spare)
+            Drift::NotAttached { ifindex, .. } | Drift::Program { ifindex, .. } => {
+                self.close_until_image(*ifindex)?;
+                self.hooks.attach(*ifindex)
+            }
+            Drift::LinkPin { ifindex, side } => self.hooks.pin_again(*ifindex, *side),
+            Drift::NotFirst { ifindex, side } => {
+                self.close_until_image(*ifindex)?;
+                self.hooks.put_first(&self.pins, *ifindex, *side, spare)
             }
         }
     }
 }
 
-fn hook(to_workload: bool) -> Hook {
-    if to_workload { Hook::Egress } else { Hook::Ingress }
-}
-
-fn name(drift: LinkDrift, ifindex: Ifindex, hook: Hook) -> Drift {
-    let to_workload = hook == Hook::Egress;
+fn name(drift: LinkDrift, ifindex: Ifindex, side: Side) -> Drift {
     match drift {
-        LinkDrift::Gone => Drift::NotAttached { ifindex, to_workload },
-        LinkDrift::Unpinned => Drift::LinkPin { ifindex, to_workload },
-        LinkDrift::OtherProgram => Drift::Program { ifindex, to_workload },
-        LinkDrift::NotFirst => Drift::NotFirst { ifindex, to_workload },
+        LinkDrift::Gone => Drift::NotAttached { ifindex, side },
+        LinkDrift::Unpinned => Drift::LinkPin { ifindex, side },
+        LinkDrift::OtherProgram => Drift::Program { ifindex, side },
+        LinkDrift::NotFirst => Drift::NotFirst { ifindex, side },
     }
 }

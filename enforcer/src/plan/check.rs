@@ -1,4 +1,4 @@
-//! Whether a plan can be put in force at all. Input: a plan. Output: the first reason why not, before anything is written.
+//! Checks a plan before anything is written. Input: a plan. Output: the first reason why it cannot be put in force.
 
 use std::collections::BTreeSet;
 
@@ -44,12 +44,12 @@ impl Plan<'_> {
         for workload in &self.workloads {
             for row in workload.rows {
                 if row.0 >= header.rows && row != Row::NOT_ISOLATED && row != Row::NONE {
-                    return Err(Impossible::Invalid { what: "a workload's row is not in it" });
+                    return Err(Impossible::Invalid { what: "it has no row of the number that a workload names" });
                 }
             }
             for ifindex in &workload.endpoints {
                 if !devices.insert(*ifindex) {
-                    return Err(Impossible::Invalid { what: "a device is in its plan twice" });
+                    return Err(Impossible::Invalid { what: "its plan names a device twice" });
                 }
             }
         }
@@ -63,12 +63,12 @@ impl Plan<'_> {
     fn header(&self) -> Result<Header, Impossible> {
         let invalid = |what| Impossible::Invalid { what };
         let first = self.lines.first().ok_or(invalid("it has no lines"))?;
-        let header = Header::from_line(first).ok_or(invalid("it has another layout"))?;
+        let header = Header::from_line(first).ok_or(invalid("it has the layout of another version"))?;
         if header.lines as usize != self.lines.len() {
-            return Err(invalid("its header counts other lines"));
+            return Err(invalid("its header gives another number of lines"));
         }
         if header.addresses as usize != self.addresses.len() {
-            return Err(invalid("its header counts other addresses"));
+            return Err(invalid("its header gives another number of addresses"));
         }
         let needed = size_of_val(self.lines) + size_of_val(self.addresses);
         if needed as u64 > IMAGE_BUDGET {
@@ -102,9 +102,9 @@ mod tests {
         plan(&image(|_| ()), &addresses).check().unwrap();
         for (lines, addresses, what) in [
             (vec![], &addresses[..], "it has no lines"),
-            (image(|header| header.magic = 1), &addresses, "it has another layout"),
-            (image(|header| header.lines = 4), &addresses, "its header counts other lines"),
-            (image(|_| ()), &[], "its header counts other addresses"),
+            (image(|header| header.magic = 1), &addresses, "it has the layout of another version"),
+            (image(|header| header.lines = 4), &addresses, "its header gives another number of lines"),
+            (image(|_| ()), &[], "its header gives another number of addresses"),
         ] {
             assert_eq!(plan(&lines, addresses).check(), Err(Impossible::Invalid { what }));
         }
@@ -135,9 +135,9 @@ mod tests {
         let good = planned(1, [Row(0), Row::NONE]);
         check(vec![good.clone()], vec![Ifindex(1)]).unwrap();
         let stranger = planned(1, [Row(0), Row(1)]);
-        let what = "a workload's row is not in it";
+        let what = "it has no row of the number that a workload names";
         assert_eq!(check(vec![stranger], vec![]), Err(Impossible::Invalid { what }));
-        let what = "a device is in its plan twice";
+        let what = "its plan names a device twice";
         assert_eq!(check(vec![good, planned(2, [Row::NONE; 2])], vec![]), Err(Impossible::Invalid { what }));
         let many = UPLINKS + 1;
         let refused = Impossible::NoRoom { what: "uplinks", needed: many as usize, room: UPLINKS as usize };

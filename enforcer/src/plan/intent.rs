@@ -1,4 +1,4 @@
-//! From a compiled image and a snapshot to what the kernel side is told. Pure.
+//! Builds from a compiled image and a snapshot what the daemon wants to have in the kernel. Pure.
 
 use enforcer_common::id::{Address, Ifindex, Row};
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ pub enum Unknown {
     Open,
 }
 
-/// What is done about a snapshot once its image is compiled.
+/// The compiled image together with what the plan says about each workload of the snapshot.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Intent {
     image: Image,
@@ -61,7 +61,7 @@ impl Intent {
         &self.image
     }
 
-    /// As the kernel side takes it.
+    /// The plan for the kernel side.
     pub fn plan(&self) -> Plan<'_> {
         Plan {
             lines: &self.image.lines,

@@ -1,7 +1,7 @@
-//! From a compiled image and the workloads to what is written into the kernel. Pure.
+//! Plans what is written into the kernel, from a compiled image and the workloads. Pure.
 //!
 //! Input: an [`Image`](crate::compile::image::Image), a snapshot of the workloads, and what the kernel holds now. Output: a
-//! [`Plan`], and from it each endpoint as it is before and after the image comes into force.
+//! [`Plan`], and from it the state of each endpoint before and after the image comes into force.
 #![forbid(unsafe_code)]
 
 mod check;

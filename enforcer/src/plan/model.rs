@@ -1,4 +1,4 @@
-//! What is to be in force: plain data.
+//! The plan itself: plain data that says what shall be in force.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use enforcer_common::image::{AddressEntry, Line};
 
 use super::WorkloadKey;
 
-/// An image and who it is for.
+/// An image, and the workloads for which it is.
 #[derive(Clone, Debug)]
 pub struct Plan<'a> {
     /// Lines of the compiled image.
     pub lines: &'a [Line],
     /// Its exact addresses.
     pub addresses: &'a [(Address, AddressEntry)],
-    /// Every workload with a veth here, unknown ones included. A veth that is attached and that no workload names is
+    /// Every workload with a veth on this node, including unknown ones. An attached veth that no workload names is
     /// closed.
     pub workloads: Vec<PlannedWorkload>,
-    /// Devices towards the outside. One that was a workload's is detached.
+    /// Devices that lead out of the node. If one belonged to a workload before, it is detached.
     pub uplinks: Vec<Ifindex>,
 }
 
@@ -30,9 +30,9 @@ pub struct PlannedWorkload {
     pub endpoints: Vec<Ifindex>,
     /// Its own addresses.
     pub addresses: Vec<Address>,
-    /// Closed: only ARP and neighbour discovery pass.
+    /// The workload is closed: only ARP and neighbour discovery pass.
     pub unknown: bool,
-    /// May send from addresses that no local workload and no node has.
+    /// The workload may send from addresses that belong to no local workload and not to the node.
     pub routes: bool,
     /// Rows, by [`enforcer_common::id::Direction`].
     pub rows: [Row; 2],
@@ -40,7 +40,7 @@ pub struct PlannedWorkload {
     pub window: Option<Duration>,
 }
 
-/// An address that found no place.
+/// An address for which the endpoint has no place.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RefusedAddress {
     /// Workload.

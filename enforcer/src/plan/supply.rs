@@ -1,7 +1,7 @@
-//! What is given out only once: owner ids and places of `QUOTAS`.
+//! Hands out owner ids, each of them only once, and places of `QUOTAS`, each of them to one incarnation at a time.
 //!
-//! Input: where the counter stands and which places are free. Output: ids and places, and a record of what was given. The
-//! kernel side stores that record before anything uses what was given, so nothing is given twice.
+//! Input: the state of the counter, and the places that are free. Output: ids and places, and a record of what was given
+//! out. The kernel side stores that record before anything uses an id or a place, so nothing is given out twice.
 
 use enforcer_common::id::{IncarnationId, OwnerId, QuotaPlace};
 
@@ -45,7 +45,7 @@ impl Supply {
         Ok(place)
     }
 
-    /// Where the counter stands now.
+    /// The present value of the counter.
     pub(crate) fn next_owner(&self) -> u64 {
         self.next_owner
     }

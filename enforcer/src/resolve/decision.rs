@@ -1,6 +1,6 @@
-//! What decides one flow, and why: for the flow log and `explain`.
+//! Says what decides a single flow, and why, for the flow log and `explain`.
 //!
-//! Input: a resolved policy, a workload and a flow. Output: [`Decision`]. It agrees with the compiled tables.
+//! Input: a resolved policy, a workload and a flow. Output: a [`Decision`]. It agrees with the compiled tables.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ use super::resolved::ResolvedPolicy;
 use crate::policy::model::{PolicyRef, RuleRef, Transport};
 use crate::workload::model::WorkloadKey;
 
-/// What a flow wants of its destination.
+/// The port or protocol that a flow uses at its destination.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Service {
     /// A protocol with ports, and the destination port.
@@ -29,7 +29,7 @@ pub enum Service {
 }
 
 impl Service {
-    /// How the tables spell it.
+    /// Its key in the tables.
     pub fn port_key(self) -> PortKey {
         match self {
             Self::Transport(transport, port) => port_key(transport, port),
@@ -40,7 +40,7 @@ impl Service {
     }
 }
 
-/// A verdict and what gave it.
+/// A verdict and what decided it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Decision {
     /// The verdict of policy; the guardrails are not part of it.
@@ -68,8 +68,8 @@ pub enum DecidedBy {
 }
 
 impl ResolvedPolicy {
-    /// What policy says of a flow between a workload and a peer. `direction` is that in which the flow was opened, and
-    /// `service` is what it wants of its destination.
+    /// The decision of the policies about a flow between a workload and a peer. `direction` is the direction in which
+    /// the flow was opened, and `service` is the port or protocol at its destination.
     pub fn decide(&self, workload: WorkloadKey, direction: Direction, peer: IpAddr, service: Service) -> Decision {
         let peer = Address::from(peer);
         let local = self.snapshot().local.get(&workload);

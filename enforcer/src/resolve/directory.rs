@@ -1,7 +1,7 @@
-//! Who has an address, as far as policy may know it.
+//! The directory of known addresses: who has each address, as far as policy may know it.
 //!
-//! Input: a snapshot. Output: every known address with its holder, and workloads gathered in groups that no selector and no
-//! port name tells apart.
+//! Input: a snapshot. Output: every known address with its holder. Workloads that no selector and no port name can tell
+//! apart are gathered in groups.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,7 +23,7 @@ pub enum Holder {
     Remote(usize),
     /// This node.
     Node,
-    /// Several show it and their order is not known.
+    /// Several workloads show the address, and their order is not known.
     Disputed,
 }
 
@@ -34,7 +34,7 @@ pub struct KnownAddress {
     pub address: Address,
     /// Who has it.
     pub holder: Holder,
-    /// The group by which selectors see it; `None`: CIDRs only.
+    /// The group by which selectors match it; `None` if only CIDRs match it.
     pub group: Option<GroupId>,
     /// A workload on this node shows it.
     pub local: bool,

@@ -1,7 +1,8 @@
-//! Selectors joined with workloads: who is isolated by what, which peers and ports each rule names, and at which rank.
+//! Joins the policies' selectors with the workloads: which policies isolate a workload, which peers and ports each rule
+//! names, and which rank each rule has.
 //!
-//! Input: the policies in force and one snapshot of the workloads. Output: [`ResolvedPolicy`], which `compile` turns into
-//! tables and which answers, for a single flow, what decided it. Pure.
+//! Input: the policies in force and one snapshot of the workloads. Output: [`ResolvedPolicy`]. `compile` turns it into
+//! tables, and it can say for a single flow which rule decided. Pure.
 #![forbid(unsafe_code)]
 
 mod decision;

@@ -1,6 +1,6 @@
-//! The peers that a rule names.
+//! The peers to which a rule applies.
 //!
-//! Input: what `resolver` found for a rule's peer items. Output: [`PeerSet`], with addresses still as groups and CIDRs.
+//! Input: what `resolver` found for the rule's peer items. Output: a [`PeerSet`], which still names groups and CIDRs.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 
 use super::directory::GroupId;
 
-/// Names a set to [`ResolvedPolicy::peer_set`](super::ResolvedPolicy::peer_set).
+/// The id of a set, for [`ResolvedPolicy::peer_set`](super::ResolvedPolicy::peer_set).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PeerSetId(pub u32);
 
@@ -31,12 +31,12 @@ pub struct PeerSet {
 pub struct Block {
     /// The block; its host bits are zero.
     pub cidr: IpNetwork,
-    /// What is left out of this item, and of no other. Inside `cidr`, apart from each other, sorted.
+    /// The parts that this item alone leaves out. They lie inside `cidr`, do not overlap, and are sorted.
     pub except: Vec<IpNetwork>,
 }
 
 impl Block {
-    /// A block without the parts of `except` that others hold already.
+    /// Makes a block. A part of `except` that lies in another part is dropped.
     pub(super) fn new(cidr: IpNetwork, except: &[IpNetwork]) -> Self {
         let mut sorted: Vec<IpNetwork> =
             except.iter().copied().filter(|part| part.is_ipv4() == cidr.is_ipv4()).collect();
@@ -62,12 +62,12 @@ impl PeerSet {
         Self { any: true, ..Self::default() }
     }
 
-    /// Whether nobody is in it.
+    /// Whether the set holds no address.
     pub fn is_empty(&self) -> bool {
         !self.any && self.groups.is_empty() && self.addresses.is_empty() && self.blocks.is_empty()
     }
 
-    /// Whether it holds an address, of a workload of this group.
+    /// Whether the set holds an address. `group` is the group of the workload that has the address.
     pub fn contains(&self, address: Address, group: Option<GroupId>) -> bool {
         self.any
             || group.is_some_and(|group| self.groups.binary_search(&group).is_ok())

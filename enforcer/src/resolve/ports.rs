@@ -1,6 +1,6 @@
-//! The ports that a rule names, as intervals over [`PortKey`]s.
+//! The ports to which a rule applies, as intervals of [`PortKey`]s.
 //!
-//! Input: port items of a rule and, for names, the ports of the destination workload. Output: [`PortSet`].
+//! Input: the port items of a rule and, for named ports, the ports of the destination workload. Output: a [`PortSet`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,11 +10,11 @@ use enforcer_common::packet::protocol;
 use crate::policy::model::{PortSpec, Transport};
 use crate::workload::model::NamedPort;
 
-/// Names a set to [`ResolvedPolicy::port_set`](super::ResolvedPolicy::port_set).
+/// The id of a set, for [`ResolvedPolicy::port_set`](super::ResolvedPolicy::port_set).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PortSetId(pub u32);
 
-/// Port keys, as intervals `first..end`: sorted, apart from each other, none empty.
+/// Port keys as intervals `first..end`, which are sorted, do not touch, and are not empty.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PortSet {
     intervals: Vec<(u32, u32)>,
@@ -43,12 +43,12 @@ impl PortSet {
         Self { intervals: merged }
     }
 
-    /// The items that need no destination to be known.
+    /// The ports of the numbered items, which are the same for every destination.
     pub(super) fn of_numbers(specs: &[PortSpec]) -> Self {
         Self::of_intervals(specs.iter().filter_map(numeric).collect())
     }
 
-    /// What the named items stand for on a destination with these names (N10).
+    /// The ports of the named items at a destination with these port names (N10).
     pub(super) fn of_names(specs: &[PortSpec], names: &PortNames) -> Self {
         let intervals = specs.iter().filter_map(|spec| match spec {
             PortSpec::Named { name, transport } => names.get(name).map(|ports| (ports, *transport)),

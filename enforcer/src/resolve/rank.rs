@@ -1,8 +1,8 @@
-//! The order in which rules decide: the only place of precedence.
+//! The order in which rules decide. Precedence is defined here and nowhere else.
 //!
-//! Input: tier, priority and action of a rule. Output: [`Rank`], one number. Of all rules that match a flow, the one
-//! with the highest rank decides. The reasons' evaluator (`decision`) and `compile` compare ranks and nothing else. The
-//! kernel compares nothing, since `compile` leaves one cell for each flow.
+//! Input: tier, priority and action of a rule. Output: its [`Rank`], one number. Of all rules that match a flow, the rule
+//! with the highest rank decides. `decision` and `compile` compare ranks and nothing else. The kernel compares nothing,
+//! because `compile` leaves one cell for each flow.
 
 use enforcer_common::image::Cell;
 

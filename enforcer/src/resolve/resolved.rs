@@ -1,4 +1,4 @@
-//! What resolving gives: read by `compile`, by the flow log and by `explain`.
+//! The result of `resolve`, which `compile`, the flow log and `explain` read.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -31,7 +31,7 @@ pub struct ResolvedPolicy {
 pub struct Isolation {
     /// The policies that isolate it, sorted by namespace and name.
     pub policies: Vec<PolicyRef>,
-    /// What their rules say, in the same order. Ranks do not follow it.
+    /// The clauses of their rules, in the same order. This is not the order of ranks.
     pub clauses: Vec<Clause>,
 }
 
@@ -40,9 +40,9 @@ pub struct Isolation {
 pub struct Clause {
     /// The rule.
     pub rule: RuleRef,
-    /// Where the rule stands among all, and what it says.
+    /// The rank of the rule, which includes its action.
     pub rank: Rank,
-    /// The other side.
+    /// The peers that the rule names.
     pub peers: PeerSetId,
     /// Ports of the destination.
     pub ports: PortSetId,
@@ -59,7 +59,7 @@ impl ResolvedPolicy {
         &self.snapshot
     }
 
-    /// Why and how far a workload is isolated. `None`: it is not, or nobody has named it.
+    /// The isolation of a workload; `None` if it is not isolated, or has no name.
     pub fn isolation(&self, workload: WorkloadKey, direction: Direction) -> Option<&Isolation> {
         self.isolation_of(workload, direction).map(|(_, isolation)| isolation)
     }
@@ -69,7 +69,7 @@ impl ResolvedPolicy {
         self.directory.at(address.into()).map(|entry| entry.holder)
     }
 
-    /// Name, labels and ports of the workload that has an address; `None` where no selector may see one.
+    /// Name, labels and ports of the workload that has an address; `None` if no selector can match the address.
     pub fn identity_at(&self, address: IpAddr) -> Option<&Identity> {
         let entry = self.directory.at(address.into())?;
         entry.group?;

@@ -1,6 +1,6 @@
-//! Policies x snapshot -> [`ResolvedPolicy`].
+//! Resolves the policies and a snapshot into a [`ResolvedPolicy`].
 //!
-//! Only policies that isolate a workload on this node are looked into: the others cost nothing.
+//! Only policies that isolate a workload on this node are resolved; all others cost nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

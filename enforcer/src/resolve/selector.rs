@@ -1,6 +1,6 @@
-//! Selectors over groups of workloads, without asking each group.
+//! Finds the groups of workloads that a selector matches, by an index of labels instead of a test of each group.
 //!
-//! Input: groups, labels of the namespaces. Output: the groups that a peer item selects (N11, N12, N13).
+//! Input: the groups, and the labels of the namespaces. Output: the groups that a peer item selects (N11, N12, N13).
 
 use std::collections::{BTreeMap, HashMap};
 

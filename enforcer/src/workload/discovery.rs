@@ -1,8 +1,8 @@
-//! What the agent talks to: starts the sources, merges what they give, hands out snapshots.
+//! The front door of discovery: it starts the sources, merges their statements and publishes snapshots.
 //!
-//! Input: `Config`. Output: a `Snapshot` for every change. A new veth is in a snapshot within milliseconds, without a
-//! name if its name is still on the way, so that the agent can attach first and name later. Before every source has
-//! given its first list there is no snapshot, but the veths that are workloads' whatever the sources say.
+//! Input: `Config`. Output: a `Snapshot` for every change. A new veth is in a snapshot within milliseconds, even if its name
+//! is not known yet, so that the agent can attach programs first. There is no snapshot before every source has given its
+//! first list. Until then discovery publishes only the veths that belong to workloads whatever the sources will say.
 
 #![forbid(unsafe_code)]
 
@@ -26,7 +26,7 @@ use super::source::inventory::{self, Inventory};
 use super::source::{self, Listed, SourceState, Sources};
 use super::store::Store;
 
-/// A source that has given nothing after this time has failed.
+/// A source that has given no list within this time has failed.
 pub const FIRST_LIST: Duration = Duration::from_secs(10);
 
 /// Why discovery could not start or go on.
@@ -34,10 +34,11 @@ pub const FIRST_LIST: Duration = Duration::from_secs(10);
 #[non_exhaustive]
 pub enum WorkloadError {
     /// The kernel cannot be asked.
-    #[error("discovery by netlink failed")]
+    #[error("the daemon can no longer read devices, addresses and routes by netlink")]
     Netlink(#[from] NetlinkError),
     /// A source gave no complete list in time.
-    #[error("{name} gave no complete list within {seconds} s{last}", name = .source_name, seconds = .within.as_secs(),
+    #[error("{name} gave no complete list of workloads within {seconds} s{last}",
+        name = .source_name, seconds = .within.as_secs(),
         last = .last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default())]
     SourceSilent {
         /// Which source.
@@ -48,10 +49,10 @@ pub enum WorkloadError {
         last_error: Option<String>,
     },
     /// The discovery task is gone.
-    #[error("discovery has stopped")]
+    #[error("the task that finds workloads has stopped; start the daemon again")]
     Stopped,
     /// The kernel has no time or the process no room.
-    #[error("cannot start discovery")]
+    #[error("the daemon cannot start the discovery of workloads")]
     Start {
         /// Cause.
         #[source]
@@ -76,8 +77,8 @@ pub struct Discovery {
     failure: Arc<std::sync::OnceLock<NetlinkError>>,
 }
 
-/// Starts all sources, in a tokio runtime. Acts on the network namespace that the calling thread is in; all threads of the
-/// runtime must be in the same one.
+/// Starts all sources, in a tokio runtime. Discovery watches the network namespace of the calling thread, and all
+/// threads of the runtime must be in that namespace.
 pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
     let watcher = Watcher::open()?;
     let mode = watcher.mode();
@@ -88,7 +89,10 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
     let report = Arc::clone(&failure);
     tokio::spawn(async move {
         if let Err(error) = watcher.run(changes).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "discovery by netlink failed");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot read devices, addresses and routes by netlink any more; the daemon stops"
+            );
             _ = report.set(error);
         }
     });
@@ -105,12 +109,13 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
     Ok(Discovery { published, veths, sources, inventory, shown, deadline, mode, overruns, heard, failure })
 }
 
-/// The veths (by ifindex) that are workloads' whoever they turn out to be.
+/// The veths (by ifindex) that belong to workloads, whatever names the sources will give them.
 #[derive(Debug)]
 pub struct UnnamedVeths(watch::Receiver<BTreeSet<Ifindex>>);
 
 impl UnnamedVeths {
-    /// All of them, whenever there are others. Once there is a snapshot this never returns. Cancel safe.
+    /// Returns all such veths, each time the set has changed. Once there is a snapshot, this never returns. Cancel
+    /// safe.
     pub async fn changed(&mut self) -> BTreeSet<Ifindex> {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -120,7 +125,8 @@ impl UnnamedVeths {
 }
 
 impl Discovery {
-    /// The next snapshot that differs from the last one returned; at once for the first. Cancel safe.
+    /// Waits for a snapshot that differs from the one returned last. The first snapshot is returned at once. Cancel
+    /// safe.
     pub async fn changed(&mut self) -> Result<Arc<Snapshot>, WorkloadError> {
         let change = self.published.changed();
         let changed = match self.deadline {
@@ -134,7 +140,7 @@ impl Discovery {
         self.latest().map(|published| Arc::clone(&published.snapshot)).ok_or(WorkloadError::Stopped)
     }
 
-    /// What is known before the first snapshot.
+    /// The veths that are known before the first snapshot.
     pub fn unnamed_veths(&self) -> UnnamedVeths {
         UnnamedVeths(self.veths.clone())
     }
@@ -162,12 +168,13 @@ impl Discovery {
         self.latest().map_or(0, |published| published.refused)
     }
 
-    /// How changes inside containers come to be known.
+    /// How discovery learns about changes inside containers.
     pub fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// Notified of every netlink event, be it news for a snapshot or not. For one waiter; what it misses is kept as one.
+    /// Is notified of every netlink event, even if the event changes no snapshot. One task can wait for it, and
+    /// events that come meanwhile count as one.
     pub fn heard(&self) -> Arc<Notify> {
         Arc::clone(&self.heard)
     }
@@ -177,12 +184,13 @@ impl Discovery {
         self.overruns.load(Ordering::Relaxed)
     }
 
-    /// Why discovery by netlink stopped, if it did. `changed` then gives the last state no more updates.
+    /// The error with which discovery by netlink stopped, if it did. `changed` then returns no newer snapshot.
     pub fn failure(&self) -> Option<&NetlinkError> {
         self.failure.get()
     }
 
-    /// Goes on with this inventory, and returns when a snapshot has it, if there is any snapshot yet.
+    /// Replaces the inventory. If there is a snapshot already, this returns when a snapshot contains the new
+    /// inventory.
     pub async fn use_inventory(&mut self, inventory: Inventory) -> Result<(), WorkloadError> {
         let (done, wait) = oneshot::channel();
         self.inventory.set(&inventory);

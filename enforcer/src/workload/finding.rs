@@ -1,6 +1,6 @@
-//! What discovery noticed and did not act on: refused claims, sources that disagree, guesses.
+//! What discovery noticed but did not act on: refused claims to addresses, sources that disagree, and unclear uplinks.
 //!
-//! Output for `status` and the log. Typed, so that a test can name what it expects.
+//! Output: findings for `status` and the log. They are typed, so that a test can name the one that it expects.
 
 #![forbid(unsafe_code)]
 
@@ -189,7 +189,7 @@ impl fmt::Display for Refusal {
             Self::Declared { source, name } => write!(f, "{source} gives it to {name}"),
             Self::Owned { owner } => write!(f, "it belongs to {owner}"),
             Self::OffSubnet => f.write_str("the node routes it neither to this veth nor to its bridge"),
-            Self::Reserved => f.write_str("no workload can have it"),
+            Self::Reserved => f.write_str("an address of this kind cannot belong to a workload"),
         }
     }
 }
@@ -198,23 +198,30 @@ impl fmt::Display for Disagreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Namespace { first, second } => {
-                write!(f, "{} puts it in namespace `{}`, {} in `{}`", first.0, first.1, second.0, second.1)?;
-                f.write_str("; give both the same, for a container by its label `enforcer.dev/namespace`")
-            }
-            Self::Name { first, second } => {
-                write!(f, "{} calls it `{}`, {} `{}`", first.0, first.1, second.0, second.1)?;
-                f.write_str("; call it the same in both or leave one out")
-            }
-            Self::Label { key, first, second } => {
-                write!(f, "label `{key}` is `{}` by {} and `{}` by {}", first.1, first.0, second.1, second.0)?;
                 write!(
                     f,
-                    "; give both the same value, for a container by `--label {key}=VALUE`, which takes the place "
+                    "{} puts it in namespace `{}`, but {} puts it in `{}`",
+                    first.0, first.1, second.0, second.1
                 )?;
-                f.write_str("of its image's, or run them in network namespaces of their own")
+                f.write_str(
+                    "; name the same namespace in both, for a container with the label `enforcer.dev/namespace`",
+                )
+            }
+            Self::Name { first, second } => {
+                write!(f, "{} calls it `{}`, but {} calls it `{}`", first.0, first.1, second.0, second.1)?;
+                f.write_str("; use the same name in both, or remove one of the two")
+            }
+            Self::Label { key, first, second } => {
+                write!(
+                    f,
+                    "{} gives the label `{key}` the value `{}`, but {} gives it `{}`",
+                    first.0, first.1, second.0, second.1
+                )?;
+                write!(f, "; give both the same value, for a container by `--label {key}=VALUE`, which replaces ")?;
+                f.write_str("the value of its image, or run them in separate network namespaces")
             }
             Self::InvalidName { by, name } => {
-                write!(f, "{by} names it `{name}`, which cannot be a name: up to 253 letters, digits, `-`, `_` and `.`")
+                write!(f, "{by} names it `{name}`, but a name has at most 253 letters, digits, `-`, `_` and `.`")
             }
         }
     }
@@ -224,19 +231,21 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AddressRefused { claimant, address, because } => {
-                write!(f, "ADDRESS_CONFLICT: {claimant} shows {address}, which is refused: {because}")
+                write!(f, "ADDRESS_CONFLICT: {claimant} shows {address}, which is not accepted as its own: {because}")
             }
             Self::TooManyAddresses { claimant, count } => write!(
                 f,
-                "ADDRESS_CONFLICT: {claimant} shows {count} more addresses, which are refused: a workload has at most \
-                 {OWN_ADDRESSES}"
+                "ADDRESS_CONFLICT: {claimant} shows {count} more addresses, which are not accepted: a workload can \
+                 have at most {OWN_ADDRESSES}"
             ),
             Self::AddressDisputed { address, between } => {
-                write!(f, "ADDRESS_CONFLICT: {address} is shown by ")?;
+                write!(f, "ADDRESS_CONFLICT: the address {address} is shown by ")?;
                 for (i, subject) in between.iter().enumerate() {
                     write!(f, "{}{subject}", if i == 0 { "" } else { " and " })?;
                 }
-                f.write_str("; it matches ipBlock only until one of them gives it up")
+                f.write_str(
+                    ", and it is not known who had it first; until one of them gives it up, only `ipBlock` matches it",
+                )
             }
             Self::SourcesDisagree { workload, disagreement } => {
                 write!(f, "{workload} stays unknown: {disagreement}")
@@ -245,19 +254,28 @@ impl fmt::Display for Finding {
                 let candidates: Vec<&str> = candidates.iter().map(String::as_str).collect();
                 write!(
                     f,
-                    "the default route leads over {device}, and which of {} leads outside is not clear; ",
+                    "the default route leads over {device}, but it is not clear which of {} leads out of the node; ",
                     candidates.join(", ")
                 )?;
-                f.write_str("all are treated as unknown workloads, name the right one with --uplink")
+                f.write_str("all of them are treated as unknown workloads until `--uplink` names the right one")
             }
-            Self::UplinkMissing { name } => write!(f, "--uplink {name}: there is no such device"),
+            Self::UplinkMissing { name } => write!(f, "`--uplink` names {name}, but there is no such device"),
             Self::LabelIgnored { container, label, value } => {
-                write!(f, "label `{label}: {value}` of container {container} is ignored: write a port as `8080/tcp`")
+                write!(
+                    f,
+                    "the label `{label}: {value}` of container {container} is ignored; write a port as `8080/tcp`"
+                )
             }
             Self::CannotLookInside { workload } => {
-                write!(f, "{workload}: its addresses cannot be read, it belongs to another user namespace")
+                write!(
+                    f,
+                    "the addresses of {workload} cannot be read, because it belongs to another user namespace; "
+                )?;
+                f.write_str("give its addresses in the inventory")
             }
-            Self::SourceDown { source, error } => write!(f, "{source} cannot be read, its last state stays: {error}"),
+            Self::SourceDown { source, error } => {
+                write!(f, "{source} cannot be read, so what it said last stays in force: {error}")
+            }
         }
     }
 }

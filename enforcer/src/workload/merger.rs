@@ -1,5 +1,7 @@
-//! The task between the sources and the agent: asks for what only the kernel knows (which nsid a path stands for),
-//! feeds the store, publishes what comes out.
+//! The task between the sources and the agent.
+//!
+//! Input: network views and the states of the sources. The task asks the kernel which network namespace (nsid) a path stands
+//! for, and gives everything to the store. Output: snapshots and findings.
 
 #![forbid(unsafe_code)]
 
@@ -25,7 +27,7 @@ use super::view::NetworkView;
 /// A path can come to stand for a namespace without any event of the network: `ip netns` mounts it when it likes.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What the agent gets to see.
+/// What discovery publishes to the agent.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Published {
     pub(super) snapshot: Arc<Snapshot>,
@@ -58,8 +60,8 @@ impl Merger {
         Self { store, sources, uplinks, requests, views, view: None, gone, netns }
     }
 
-    /// Runs until nobody listens or netlink is gone. Who has told a source something else and then asks by `shown` is
-    /// answered when a snapshot has it, if there is any snapshot yet.
+    /// Runs until nobody listens or netlink has stopped. A caller that has changed a source can then ask by `shown`.
+    /// It is answered once a snapshot contains the change, if there is any snapshot yet.
     pub(super) async fn run(
         mut self,
         publish: watch::Sender<Option<Arc<Published>>>,
@@ -143,7 +145,11 @@ impl Merger {
                 Ok(Some(nsid)) => _ = netns.insert(path, nsid),
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), error = &error as &dyn std::error::Error, "nsid not known");
+                    tracing::warn!(
+                        path = %path.display(),
+                        error = &error as &dyn std::error::Error,
+                        "cannot find out which network namespace this path stands for; its workload stays unknown for now"
+                    );
                 }
             }
         }
@@ -201,15 +207,16 @@ impl Merger {
     }
 }
 
-/// One line for each finding, but one for all claims to addresses: their number is the containers' choice.
+/// Logs one line for each new finding, but a single line for all claims to addresses, because containers choose their
+/// number.
 fn warn_of_news(findings: &BTreeSet<Finding>, before: Option<&BTreeSet<Finding>>) {
     let news = findings.iter().filter(|finding| before.is_none_or(|old| !old.contains(finding)));
     let (claims, others): (Vec<&Finding>, Vec<&Finding>) = news.partition(|finding| finding.claims() > 0);
     for finding in others {
-        tracing::warn!(%finding, "workload discovery");
+        tracing::warn!(%finding, "discovery found a problem with a workload, a source or an uplink");
     }
     if let Some((finding, more)) = claims.split_first() {
-        tracing::warn!(%finding, more = more.len(), "workload discovery");
+        tracing::warn!(%finding, more = more.len(), "workloads show addresses that are not accepted as their own");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Workloads: who is on this node, from netlink, an inventory file and a container runtime.
+//! Finds the workloads on this node, from netlink, an inventory file and a container runtime.
 
 #![deny(unsafe_code)]
 

@@ -1,6 +1,6 @@
-//! Who is where: the merged view of all sources, as `resolve` and the agent read it.
+//! The merged view of all sources: each workload with its identity, addresses and veths. `resolve` and the agent read it.
 //!
-//! Input: what `store` merged from netlink, inventory and runtime. Pure data, no I/O.
+//! Input: what `store` merged from netlink, the inventory and the runtime. The types are pure data without I/O.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
-//! What people write in inventories and labels: names of workloads, and ports.
+//! Parses what people write in inventories and labels: names of workloads, and ports.
 //!
-//! Input: text. Output: whether it is a name, and the port that it stands for.
+//! Input: text. Output: whether the text is a valid name, or the port that it stands for.
 
 #![forbid(unsafe_code)]
 

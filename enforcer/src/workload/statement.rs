@@ -1,4 +1,4 @@
-//! What one source says about one workload, and how several such statements become one identity.
+//! What one source says about one workload, and how several such statements are united into one identity.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
 //! What netlink shows of this node at one moment, as plain data.
 //!
-//! Input: filled by `netlink`. Output: read by `store`, which decides what of it to believe.
+//! Input: `netlink` fills it. Output: `store` reads it and decides which of it to believe.
 
 #![forbid(unsafe_code)]
 

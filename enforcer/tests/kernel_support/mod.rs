@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, NewDenials};
+use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, NewDenials, group_directory};
 use enforcer::lab::Namespace;
 use enforcer::plan::{Plan, PlannedWorkload, WorkloadKey};
 use enforcer_common::id::{Address, Ifindex, PeerClass, Row};
 use enforcer_common::image::{AddressEntry, Cell, Header, Line, PortKey, RangeTable};
+use enforcer_common::schema::Group;
 use enforcer_tests::net::{Node, Site, inside, is_privileged, own_bpf_file_system, sh};
 
 /// Host sides of the veths.
@@ -94,8 +95,13 @@ impl Rig {
         Kernel::open(&self.config).unwrap_or_else(|error| panic!("{}", chain(&error)))
     }
 
+    /// Where links, programs and the maps of live flows are pinned.
     pub(crate) fn pins(&self) -> PathBuf {
-        self.config.pin_dir.join("abi-2")
+        self.group(Group::Flows)
+    }
+
+    pub(crate) fn group(&self, group: Group) -> PathBuf {
+        self.config.pin_dir.join(group_directory(group))
     }
 
     /// Sends datagrams from A to B and gives how many arrive.

@@ -1,4 +1,4 @@
-//! The bare programs of `enforcer-ebpf-floor`.
+//! The baseline programs of `enforcer-ebpf-floor`, for the benchmarks.
 
 use std::{cell::RefCell, fs, time::Duration};
 

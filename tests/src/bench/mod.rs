@@ -1,6 +1,6 @@
-//! What a verdict costs beside the least that such a program does (README.md, "What it costs").
+//! Measures the cost of a verdict, compared with the least that such a program can do (README.md, "What it costs").
 //!
-//! Output: ns a packet, and its ratio to the floor that was measured right before it in the same process.
+//! Output: nanoseconds a packet, and the ratio to the baseline, which is measured right before it in the same process.
 
 mod floor;
 mod stall;

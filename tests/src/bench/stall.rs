@@ -1,7 +1,7 @@
-//! How long packets wait on a processor that does something else.
+//! Measures how long packets wait on a processor that is busy with something else.
 //!
-//! Input: the work. Output: the longest time that one of a stream of packets took whose softirq runs on the processor of
-//! the work, while sender and receiver are on another one.
+//! Input: the work that keeps the processor busy. Output: the longest time that one packet of a stream took. The softirq of
+//! the stream runs on that processor; the sender and the receiver run on another one.
 
 use std::{
     fs,

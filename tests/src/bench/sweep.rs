@@ -1,4 +1,4 @@
-//! What freeing flows costs, and what it costs the packets beside it.
+//! Measures the cost of freeing idle flows, and how much it delays packets that arrive meanwhile.
 
 use std::time::{Duration, Instant};
 

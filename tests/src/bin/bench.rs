@@ -1,7 +1,7 @@
-//! `cargo run --release -p enforcer-tests --bin bench`: what a verdict costs beside a bare program, in the same run,
-//! and what the sweep costs. Arguments: numbers of rules, or `sweep` for that part alone.
+//! `cargo run --release -p enforcer-tests --bin bench` measures the cost of a verdict beside a baseline program in the same
+//! run, and the cost of the sweep. Arguments: numbers of rules, or `sweep` for that part alone.
 //!
-//! Output: one JSON document on stdout, then the same as a table.
+//! Output: one JSON document on stdout, then the same numbers as a table.
 #![allow(clippy::print_stdout, reason = "a command's output")]
 
 use anyhow::Result;

@@ -1,4 +1,4 @@
-//! A scene's tables in ordinary memory: what the loaded programs must agree with.
+//! The tables of a scene in ordinary memory. The loaded programs must agree with them.
 
 use std::{
     cell::RefCell,

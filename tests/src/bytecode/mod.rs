@@ -1,4 +1,4 @@
-//! The loaded programs on made-up frames (`BPF_PROG_TEST_RUN`).
+//! Runs the loaded programs on generated frames (`BPF_PROG_TEST_RUN`).
 //!
 //! Input: the object of `cargo xtask build-ebpf`. Output: verdicts, and what the programs left in their maps.
 

@@ -1,6 +1,6 @@
 //! The loaded programs over maps that hold a scene.
 //!
-//! Input: a [`Scene`] and frames. Output: verdicts with their reasons, and what is in the maps afterwards.
+//! Input: a [`Scene`] and frames. Output: verdicts with their reasons, and the contents of the maps afterwards.
 
 use anyhow::{Context, Result, ensure};
 use aya::{
@@ -18,6 +18,7 @@ use enforcer_common::{
     id::{Address, Direction, PolicyWord, QuotaPlace, Slot},
     image::{AddressEntry, Line, Start},
     limits::{Global, START_LINES, map},
+    schema,
     sweep::SweepArguments,
     verdict::{REASON_COUNT, REASONS, Reason, Verdict},
 };
@@ -103,13 +104,13 @@ impl Node {
 
     /// Fills a slot with an image.
     pub fn install_tables(&mut self, slot: Slot, lines: &[Line], entries: &[(Address, AddressEntry)]) -> Result<()> {
-        let map = sys::create_map(sys::ARRAY, 4, 64, lines.len() as u32, sys::BPF_F_INNER_MAP)?;
+        let map = sys::create_map(sys::ARRAY, 4, 64, lines.len() as u32, schema::IMAGE_LINES.flags)?;
         let mut image: Array<MapData, Line> = map.try_into()?;
         for (place, line) in lines.iter().enumerate() {
             image.set(place as u32, line, 0)?;
         }
         self.set_start(slot, lines)?;
-        let map = sys::create_map(sys::HASH, 16, 4, entries.len() as u32, 0)?;
+        let map = sys::create_map(sys::HASH, 16, 4, entries.len() as u32, schema::IMAGE_ADDRESSES.flags)?;
         let mut addresses: HashMap<MapData, Address, AddressEntry> = map.try_into()?;
         for (address, entry) in entries {
             addresses.insert(address, entry, 0)?;
@@ -154,7 +155,7 @@ impl Node {
 
     /// Takes the images out, as no kernel ever sees it.
     pub fn break_images(&mut self) -> Result<()> {
-        let map = sys::create_map(sys::ARRAY, 4, 64, 1, sys::BPF_F_INNER_MAP)?;
+        let map = sys::create_map(sys::ARRAY, 4, 64, 1, schema::IMAGE_LINES.flags)?;
         let image: Array<MapData, Line> = map.try_into()?;
         let mut images: ArrayOfMaps<_, Array<MapData, Line>> = self.map_mut(map::IMAGES)?.try_into()?;
         images.set(0, &image, 0)?;

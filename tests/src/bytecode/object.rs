@@ -1,14 +1,14 @@
-//! An instance of the object of its own: nothing is pinned, so several can be there beside a running enforcer.
+//! Loads an instance of the object for one test. Nothing is pinned, so several instances can run beside a real daemon.
 
 use std::{collections::BTreeMap, fs, os::fd::AsFd, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::{Ebpf, EbpfLoader, maps::Map, programs::SchedClassifier};
 use enforcer::kernel::Sweep;
-use enforcer_common::limits;
+use enforcer_common::{limits, side::Side};
 
 /// Names of the packet programs.
-pub const PROGRAMS: [&str; 2] = ["from_workload", "to_workload"];
+pub const PROGRAMS: [&str; 2] = [Side::FromWorkload.program(), Side::ToWorkload.program()];
 
 /// What `cargo xtask build-ebpf` made, by its path below `bpf` in the target directory of this very program.
 pub fn built(path: &str) -> Result<PathBuf> {

@@ -1,6 +1,6 @@
-//! One workload and its surroundings, for the maps of the kernel and for ordinary memory alike.
+//! One workload and its surroundings, for the kernel's maps and for ordinary memory alike.
 //!
-//! Input: what a test changes. Output: an endpoint, the lines of an image and its exact addresses.
+//! Input: what a test changes. Output: an endpoint, the lines of an image, and its exact addresses.
 
 use std::net::IpAddr;
 

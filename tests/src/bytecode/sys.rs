@@ -1,4 +1,4 @@
-//! Maps that aya 0.14 cannot make by itself.
+//! Makes maps that aya 0.14 cannot make by itself.
 
 use std::{
     io,
@@ -13,8 +13,6 @@ const BPF_MAP_CREATE: libc::c_long = 0;
 pub const ARRAY: u32 = 2;
 /// Hash.
 pub const HASH: u32 = 1;
-/// An array whose size does not matter to the outer map.
-pub const BPF_F_INNER_MAP: u32 = 1 << 12;
 
 /// A map of a kind that the outer maps take.
 pub fn create_map(kind: u32, key: u32, value: u32, entries: u32, flags: u32) -> Result<Map> {

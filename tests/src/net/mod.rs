@@ -1,9 +1,9 @@
-//! The one owner of what tests make of the machine's network: namespaces and their links, directories, pins, taps.
+//! Makes and removes everything that tests need of the machine's network: namespaces, links, directories, pins and taps.
 //!
-//! Input: what a test wants. Output: a [`Node`] of bare namespaces, a [`Site`] of files, and what [`wire`] sees. The
-//! network of a whole host with its bridge or routes is [`enforcer::lab::Lab`], which the demo needs too; it makes its
-//! namespaces in the same way. All names begin with `enf-PID-NUMBER`. A value removes what it has made when it is dropped,
-//! also while a test fails. The next test removes what a killed process has left.
+//! Input: what a test wants. Output: a [`Node`] of bare namespaces, a [`Site`] of files, and the frames that [`wire`] sees.
+//! [`enforcer::lab::Lab`] makes the network of a whole host with its bridge or routes, because the demo needs it too. It
+//! makes its namespaces in the same way. All names begin with `enf-PID-NUMBER`. A value removes what it has made when it is
+//! dropped, also while a test fails. The next test removes what a killed process has left.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot prepare its network has to stop")]
 

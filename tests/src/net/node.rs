@@ -1,7 +1,7 @@
-//! A bare node for tests of one module: its namespace, and those of containers, with nothing in them but what a test adds.
+//! A bare node for tests of one module: its own namespace and those of containers, without any device at first.
 //!
-//! Input: names of containers and devices. Output: namespaces with links. The test wires them with `ip`, and picks names,
-//! indices and addresses itself.
+//! Input: names of containers and devices. Output: namespaces with links. The test configures them with `ip`, and chooses
+//! names, indices and addresses itself.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Sends a frame by `PACKET_TX_RING`: the kernel then builds a packet whose headers, but for the Ethernet one, lie outside
-//! its linear part.
+//! Sends a frame by `PACKET_TX_RING`. The kernel then builds a packet of which only the Ethernet header lies in the linear
+//! part.
 
 use std::io;
 use std::os::fd::AsRawFd;

@@ -1,7 +1,7 @@
-//! What a test has of its own in file systems: a directory, pins, and the processes that it noted there.
+//! The part of the file systems that belongs to one test: a directory, pins, and the list of the test's processes.
 //!
-//! Input: nothing. Output: paths under one `enf-PID-NUMBER`. A site removes itself on drop; a new one first removes those
-//! of processes that are gone, and ends what still runs of them.
+//! Input: nothing. Output: paths under one `enf-PID-NUMBER`. A site removes itself on drop. A new site first removes those
+//! of dead processes, and ends what they left running.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;

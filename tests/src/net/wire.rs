@@ -1,5 +1,5 @@
-//! What a namespace's devices carry: every frame, copied by a packet socket before anything there can drop it. The evidence of
-//! the tests; a connection that fails proves nothing.
+//! Records every frame on the devices of a namespace. A packet socket copies each frame before anything there can drop it.
+//! The tests use these frames as evidence, because a connection that fails proves nothing.
 
 use std::collections::BTreeSet;
 use std::io;

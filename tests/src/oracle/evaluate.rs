@@ -1,6 +1,7 @@
-//! The naive evaluator: one flow against all policies, rule by rule, by the numbers of the semantics.
+//! The naive evaluator: it tests one flow against all policies, rule by rule, as the numbered semantics say.
 //!
-//! Each number can be left out or got wrong on purpose: a flow whose verdict then changes is one that the number decides.
+//! A test can leave out a number or get it wrong on purpose. If the verdict of a flow then changes, that number decides the
+//! flow.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! Random nodes, policies and flows, dense enough that every rule of the semantics decides often.
+//! Generates random nodes, policies and flows, so densely that every rule of the semantics decides often.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

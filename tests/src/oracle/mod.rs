@@ -1,6 +1,6 @@
-//! A second opinion on policy: a naive evaluator, and worlds of random policies, workloads and packets to ask it about.
+//! A second opinion on policy: a naive evaluator, and random policies, workloads and packets to compare it with.
 //!
-//! Nothing here uses `resolve` or `compile`; the matching is written from the numbered semantics, one packet at a time.
+//! Nothing here uses `resolve` or `compile`. The matching follows the numbered semantics, one packet at a time.
 
 pub mod declare;
 pub mod evaluate;

@@ -1,4 +1,4 @@
-//! A small generator of random numbers, so that one seed gives one run on every machine.
+//! A small generator of random numbers: one seed gives the same run on every machine.
 
 /// The state of a `SplitMix64` generator.
 #[derive(Clone, Debug)]

@@ -1,4 +1,4 @@
-//! Frames for tests: Ethernet, IPv4 or IPv6, and one transport header, with lengths and checksums that are right.
+//! Builds frames for tests: Ethernet, IPv4 or IPv6, and one transport header, with correct lengths and checksums.
 //!
 //! Input: a [`Frame`], filled in by struct update. Output: bytes, or [`Bytes`] for the datapath in user space.
 

@@ -1,6 +1,6 @@
-//! The parts of a frame: link, network and transport headers, right and wrong ones. Pure.
+//! Builds the parts of a frame: link, network and transport headers, both correct and broken ones. Pure.
 //!
-//! Input: fields. Output: bytes. Transport headers have no checksum where no socket is to take them.
+//! Input: fields. Output: bytes. A transport header has no checksum if no socket will receive it.
 
 use std::net::IpAddr;
 

@@ -1,7 +1,7 @@
-//! A container that serves and asks, and the evidence at both ends.
+//! A container that serves and sends requests, and the evidence at both ends.
 //!
-//! Input: a name, its options. Output: what became of a request: the answer at the client, and what arrived at the
-//! victim's TCP, whose counters no answer is needed for.
+//! Input: a name and options. Output: the result of a request: the answer at the client, and the counters of the victim's
+//! TCP, which show what arrived even without an answer.
 
 #![allow(clippy::unwrap_used, reason = "a container that cannot be asked ends the test")]
 

@@ -1,7 +1,7 @@
-//! A podman of a test's own inside a node: storage, networks, socket and image.
+//! A separate podman for one test inside a node, with its own storage, networks, socket and image.
 //!
-//! Input: the node's namespace and commands as a user types them. Output: real containers, and the API socket of those who
-//! ask podman about them. Everything is removed on drop.
+//! Input: the node's namespace, and commands as a user types them. Output: real containers, and the path of podman's API
+//! socket. Everything is removed on drop.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

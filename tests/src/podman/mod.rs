@@ -1,6 +1,6 @@
-//! A container host in miniature: a network namespace as the node, and a podman of its own that runs in it.
+//! A small container host: a network namespace as the node, and a separate podman that runs in it.
 //!
-//! Input: commands as a user types them. Output: real containers, named only through podman's API socket, and an
+//! Input: commands as a user types them. Output: real containers that are named only through podman's API socket, and an
 //! `enforcer` beside them. Everything is removed on drop.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot make its host has to stop")]
@@ -17,8 +17,10 @@ use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use enforcer::kernel::group_directory;
 use enforcer::lab::{Lab, Layout};
 use enforcer_common::id::IncarnationId;
+use enforcer_common::schema::Group;
 use serde_json::Value;
 
 use crate::daemon::{BOUND, Daemon};
@@ -141,11 +143,11 @@ impl Host {
         (self.node(), [pins, settings, ("--runtime-socket", self.socket())])
     }
 
-    /// Names of what is pinned in a directory of this version.
+    /// Names of what is pinned in the directories of this name, those of every group.
     pub fn pins(&self, directory: &str) -> Vec<String> {
-        let path = self.pin_dir().join(format!("abi-{}", enforcer_common::limits::ABI)).join(directory);
-        let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
-        entries.map(|name| name.to_string_lossy().into_owned()).collect()
+        let groups = Group::ALL.map(|group| self.pin_dir().join(group_directory(group)).join(directory));
+        let entries = groups.iter().filter_map(|path| fs::read_dir(path).ok()).flatten();
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
     }
 
     /// Removes the pins by hand, without `enforcer`.

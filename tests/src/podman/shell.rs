@@ -1,6 +1,6 @@
-//! One bash for a whole walk-through: variables, the directory and background jobs live on from command to command.
+//! One bash process for a whole walk-through, so that variables, the directory and background jobs stay between commands.
 //!
-//! Input: a command line. Output: what it printed, both streams as a terminal shows them, and its exit code.
+//! Input: a command line. Output: what it printed, with both streams as a terminal shows them, and its exit code.
 
 #![allow(clippy::unwrap_used, reason = "a shell that cannot be used ends the test")]
 

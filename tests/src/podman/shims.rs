@@ -1,6 +1,6 @@
-//! The command `enforcer` of a [`Host`]: what a user types runs unchanged, and stays inside.
+//! The command `enforcer` of a [`Host`]. What a user types runs unchanged, but inside the host.
 //!
-//! Input: the host's paths. Output: a script that adds them: the node's namespace, the pin directory, the settings.
+//! Input: the host's paths. Output: a script that adds them: the node's namespace, the pin directory and the settings.
 
 use std::fs;
 

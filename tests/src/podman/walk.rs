@@ -1,9 +1,9 @@
-//! The walk-through of the README, read from its own text.
+//! Reads the walk-through of the README from its text.
 //!
-//! Input: Markdown. Output: its steps in order. A `console` block holds commands after `$ ` and what they print; a `yaml`
-//! block whose first line is `# FILE` is a file that the reader writes. In what a command prints, `...` stands for any text,
-//! a line of its own for any lines; runs of spaces count as one. `# exit code N` after a command says how it ends; it is
-//! 0 otherwise.
+//! Input: Markdown. Output: the steps in order. A `console` block holds commands after `$ ` and what they print. A `yaml`
+//! block whose first line is `# FILE` is a file that the reader writes. In the output of a command, `...` stands for any
+//! text; on a line of its own it stands for any lines. Runs of spaces count as one. `# exit code N` after a command gives its
+//! exit code, which is 0 otherwise.
 
 use std::fmt;
 

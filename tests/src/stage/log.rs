@@ -1,4 +1,4 @@
-//! The flow log, read independently of the code that writes it.
+//! Reads the flow log with code of its own, independent of the code that writes it.
 
 use std::fs;
 use std::net::IpAddr;

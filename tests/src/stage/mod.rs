@@ -1,7 +1,7 @@
-//! A test's own world: a lab, a daemon's directories, and the daemon.
+//! The stage of a test: a lab, the directories of a daemon, and the daemon.
 //!
-//! Input: a layout and workloads. Output: a [`Stage`] that removes all of itself on drop, also while a test fails; what a
-//! killed run left is removed by the next stage.
+//! Input: a layout and workloads. Output: a [`Stage`] that removes everything on drop, also while a test fails. The next
+//! stage removes what a killed run left.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare its stage has to stop")]
 

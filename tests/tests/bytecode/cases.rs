@@ -1,5 +1,5 @@
-//! The cases of every example policy, by the loaded programs over the compiled image: the workload under test stands behind
-//! `lo`, its sender's side first, then its receiver's.
+//! Judges the cases of every example policy by the loaded programs over the compiled image. The workload under test is
+//! behind `lo`: first the sender of the case, then its receiver.
 
 use enforcer::compile::compile;
 use enforcer_common::{

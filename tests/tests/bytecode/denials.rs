@@ -1,4 +1,4 @@
-//! Denied flows: counted exactly, whatever overflows.
+//! Tests that every denied packet is counted exactly, whatever overflows.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Flow state: what is written, what a live flow vouches for, and what is judged again.
+//! Tests of flow state: what is written, which packets a live flow lets pass, and which are judged again.
 
 use enforcer_common::{
     flow_state::{FlowWord, Role, state},

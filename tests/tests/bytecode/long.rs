@@ -1,4 +1,5 @@
-//! An image longer than its copy of first lines: what lies behind them is looked up elsewhere, and must be the same image.
+//! Tests of an image that is longer than the copy of its first lines. The other lines are looked up in another map, and both
+//! must belong to one image.
 
 use enforcer_common::{image::Line, limits::START_LINES, verdict::Reason};
 use enforcer_tests::{

@@ -1,4 +1,4 @@
-//! T1: the loaded programs by `BPF_PROG_TEST_RUN`, each case also by `datapath::run` over ordinary memory.
+//! T1: runs the loaded programs by `BPF_PROG_TEST_RUN`, and each case also by `datapath::run` over ordinary memory.
 #![allow(clippy::unwrap_used, reason = "a test's helpers are tests")]
 
 mod cases;

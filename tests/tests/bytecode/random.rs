@@ -1,4 +1,4 @@
-//! Broken frames: the kernel and memory must give the same verdict for the same reason.
+//! Broken frames: the loaded programs and the tables in memory must give the same verdict for the same reason.
 
 use enforcer_common::{
     id::{Direction, Ifindex},

@@ -1,4 +1,4 @@
-//! What a frame looks like decides before who sent it: malformed ones, and neighbour discovery.
+//! Tests that the shape of a frame is judged before its sender: malformed frames, and neighbour discovery.
 
 use enforcer_common::{
     id::{Direction, Ifindex, Revision},

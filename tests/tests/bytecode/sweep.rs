@@ -1,4 +1,4 @@
-//! The sweep: idle flows and those of workloads that are gone, and nothing else.
+//! Tests that the sweep frees idle flows and flows of workloads that are gone, and nothing else.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},

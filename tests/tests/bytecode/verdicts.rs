@@ -1,4 +1,4 @@
-//! Every reason and every protocol, in both families.
+//! Tests of every reason and every protocol, in both address families.
 
 use std::net::IpAddr;
 

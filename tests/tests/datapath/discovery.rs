@@ -1,4 +1,4 @@
-//! Neighbour discovery and ARP, which pass without policy (N21), and workloads that may use nothing else.
+//! Tests of neighbour discovery and ARP, which pass without policy (N21), and of workloads that may use nothing else.
 
 use enforcer_common::verdict::{Reason, Verdict};
 use enforcer_tests::packet::{Frame, Transport};

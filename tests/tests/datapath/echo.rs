@@ -1,5 +1,5 @@
-//! ICMP, of which policy as Kubernetes words it says nothing (N21): a protocol of its own here (D4). The id of an echo
-//! stands on the side that asked, and cannot be turned round.
+//! Tests of ICMP. The NetworkPolicy API does not cover it (N21), so here it is a protocol of its own (D4). The id of an echo
+//! belongs to the side that sent the request, and does not match a request in the other direction.
 
 use enforcer_common::verdict::Reason;
 use enforcer_tests::packet::{Frame, Transport};

@@ -1,4 +1,5 @@
-//! A policy change judges live flows again, at their next packet, and cuts what it closes and nothing else (D7).
+//! Tests of a policy change: live flows are judged again at their next packet, and only those that are now denied are cut
+//! (D7).
 
 use enforcer_common::flow_state::Role;
 use enforcer_tests::packet::Frame;

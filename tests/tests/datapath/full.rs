@@ -1,4 +1,4 @@
-//! No room for another flow: new ones are denied by name, and the node is let in without state.
+//! Tests of a full flow table: new flows are denied with their own reason, and the node's traffic passes without state.
 
 use enforcer_common::verdict::Reason;
 

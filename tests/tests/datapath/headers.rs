@@ -1,4 +1,4 @@
-//! Frames and IP headers that contradict themselves, one table for each field.
+//! Frames and IP headers that contradict themselves, with one table for each field.
 
 use enforcer_common::id::{Direction, Ifindex};
 use enforcer_common::verdict::{Reason, Verdict};

@@ -1,5 +1,5 @@
-//! The short way of live flows. `MemoryWorld::judge` sends each frame that it lets pass the long way as well; here are the
-//! frames that it is for, and those that look like them.
+//! Tests of the fast path for live flows: frames that it handles, and frames that only look like them.
+//! `MemoryWorld::judge` also sends each frame that the fast path lets pass through the whole datapath.
 
 use enforcer_common::id::{Direction, Ifindex};
 use enforcer_common::packet::tcp;

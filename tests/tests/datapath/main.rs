@@ -1,7 +1,7 @@
-//! T0: the whole decision, from the first byte of a frame to the verdict, as tables over ordinary memory.
+//! T0: tests the whole decision, from the first byte of a frame to the verdict, as tables over ordinary memory.
 //!
-//! A row says in a sentence what has to become of a packet; each is one that a broken guardrail, a forgotten epoch or a
-//! mistaken role gets wrong.
+//! A row says in a sentence what must happen to a packet. Each row fails if a guardrail breaks, an epoch is forgotten, or a
+//! role is mistaken.
 
 mod discovery;
 mod echo;

@@ -1,4 +1,4 @@
-//! D3: what the node itself made is let in, and opens nothing else.
+//! Tests of D3: packets that the node itself made pass to workloads, and they open nothing else.
 
 use enforcer_common::flow_state::Role;
 use enforcer_common::packet::tcp;

@@ -1,4 +1,4 @@
-//! D10: connections that are older than our knowledge of them, in the window after the first attach and out of it.
+//! Tests of D10: connections that are older than the daemon's first attach, within the window after it and outside of it.
 
 use enforcer_common::flow_state::{FlowValue, Role};
 use enforcer_common::id::Row;

@@ -1,4 +1,4 @@
-//! ICMP errors pass with the live flow that they quote, and with nothing else (N22, D4).
+//! Tests that an ICMP error passes only with the live flow that it quotes (N22, D4).
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Frames at random: what must hold whatever somebody sends.
+//! Random frames: properties that must hold whatever somebody sends.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,4 +1,4 @@
-//! A world that takes no flow: full, or made so that looking at a packet leaves nothing behind.
+//! Tests with tables that take no new flow, either because they are full or so that a look at a packet leaves no trace.
 
 use enforcer_common::datapath;
 use enforcer_common::decide::AskPolicy;

@@ -1,5 +1,5 @@
-//! Policy judges a flow in the role in which it was opened, whoever's packet is in hand: replies of what was allowed pass
-//! (N22).
+//! Tests that policy judges a flow in the role in which it was opened, whichever side sent the packet. So replies of allowed
+//! flows pass (N22).
 
 use enforcer_common::flow_state::{FlowValue, Role, idle_limit, state};
 use enforcer_common::packet::{ProtocolClass, tcp};

@@ -1,4 +1,4 @@
-//! Whose address a packet may carry: of the sender, of the receiver, of somebody who comes in from outside.
+//! Tests of the addresses that a packet may carry: those of the sender, of the receiver, and of hosts outside the node.
 
 use enforcer_common::endpoint::Endpoint;
 use enforcer_common::id::{Address, OwnerId};

@@ -1,4 +1,4 @@
-//! One node with a few workloads, on which every table of these tests plays.
+//! One node with a few workloads, which all tables of these tests use.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

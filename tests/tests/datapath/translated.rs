@@ -1,4 +1,5 @@
-//! Addresses that policy names against those that the packet has: translation (N16, D5) and what `except` leaves (N14).
+//! Tests of which address a policy matches: with address translation (N16, D5), and with the parts that `except` leaves out
+//! (N14).
 
 use enforcer_common::verdict::Reason;
 

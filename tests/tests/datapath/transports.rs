@@ -1,4 +1,4 @@
-//! Transport headers that are cut or contradict themselves.
+//! Tests of transport headers that are cut short or contradict themselves.
 
 use enforcer_common::verdict::{Reason, Verdict};
 use enforcer_tests::packet::{Frame, Transport};

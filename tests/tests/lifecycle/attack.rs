@@ -1,4 +1,5 @@
-//! Raw frames that must not arrive: each arrives without enforcement, and with it is dropped and counted by its reason.
+//! Raw frames that must not arrive. Without enforcement each one arrives; with it each one is dropped and counted by its
+//! reason.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Connections at full speed, with offloads: packets of up to 64 KiB, and over it, in the programs.
+//! Connections at full speed with offloads, so that the programs get packets of 64 KiB and more.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,4 +1,5 @@
-//! A container with `CAP_NET_ADMIN` takes addresses that are not its own: it gains nothing, and who has them loses nothing.
+//! A container with `CAP_NET_ADMIN` takes addresses of others: it gains nothing, and the owners of the addresses lose
+//! nothing.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What the tests here share: a stage of workloads in one namespace, tries between them, connections that go on.
+//! Shared parts of these tests: a stage of workloads in one namespace, requests between them, and long-lived connections.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};

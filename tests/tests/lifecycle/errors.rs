@@ -1,4 +1,4 @@
-//! ICMP errors: those about a live flow reach who sent it, and nothing else passes for one.
+//! ICMP errors about a live flow reach the sender of the flow, and nothing else passes as such an error.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

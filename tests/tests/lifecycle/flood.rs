@@ -1,4 +1,4 @@
-//! Floods of denied packets: none arrives, and each is accounted for.
+//! Floods of denied packets: none of them arrives, and each of them is counted.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Frames whose shape, not whose address, is the attack. Raw, from a workload to its neighbour on the bridge.
+//! Raw frames from a workload to its neighbour on the bridge. Their shape is the attack, and their addresses are correct.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

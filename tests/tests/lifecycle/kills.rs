@@ -1,4 +1,4 @@
-//! The daemon is killed at random moments under denied and allowed traffic. What is denied is dropped without a word (D8).
+//! Kills the daemon at random moments under denied and allowed traffic. Denied packets are dropped without an answer (D8).
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};

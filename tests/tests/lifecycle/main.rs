@@ -1,5 +1,5 @@
-//! The daemon through its life, on real traffic: killed, restarted, told otherwise, lied to, flooded. Each test has a lab,
-//! pins and state of its own.
+//! Tests of the daemon on real traffic: it is killed, restarted, given new policies, deceived and flooded. Each test has its
+//! own lab, pins and state.
 
 #![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 #![allow(clippy::print_stdout, reason = "measured times, and the seed that a failure can be seen again with")]

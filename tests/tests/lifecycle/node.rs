@@ -1,4 +1,4 @@
-//! The node and its workloads (D3): what it sends them passes, what they send it is judged.
+//! The node and its workloads (D3): what the node sends to them passes, and what they send to the node is judged.
 
 use std::net::IpAddr;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! TCP connections that were open before the first attach (D10).
+//! Tests of TCP connections that were open before the first attach (D10).
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

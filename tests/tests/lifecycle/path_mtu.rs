@@ -1,4 +1,4 @@
-//! A router on the way says how large a packet may be: without its errors a connection does not get on.
+//! A router on the path says how large a packet may be. Without its ICMP errors a connection would hang.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

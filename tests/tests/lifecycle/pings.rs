@@ -1,4 +1,4 @@
-//! Pings: who may ask gets its replies, and the id of its echo opens no other way.
+//! Pings: a workload that may send requests gets the replies, and the id of its echo lets nothing else pass.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Policies change under live traffic.
+//! Policies change while traffic flows.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! Where the daemon does not start: its exit code, and a message that says what to do.
+//! Cases in which the daemon does not start: its exit code, and a message that says what to do.
 
 use std::fs;
 use std::os::unix::process::CommandExt;

@@ -1,10 +1,12 @@
-//! What others change in the kernel is put right: after a netlink event at once, not only by the clock.
+//! The daemon repairs what others change in the kernel: right after a netlink event, not only by the clock.
 
 use std::process::Command;
 use std::time::Duration;
 
+use enforcer::kernel::group_directory;
 use enforcer::lab::Layout;
-use enforcer_common::limits::ABI;
+use enforcer_common::schema::Group;
+use enforcer_common::side::Side;
 
 use super::common::stage;
 
@@ -17,7 +19,8 @@ fn an_event_leads_to_a_look_at_the_programs() {
     let mut stage = stage(Layout::Bridged, &["a"]);
     stage.start();
     let ifindex = stage.ifindex("a");
-    let sides = ["from", "to"].map(|side| stage.options.pin_dir.join(format!("abi-{ABI}/links/{ifindex}-{side}")));
+    let links = stage.options.pin_dir.join(group_directory(Group::Flows)).join("links");
+    let sides = Side::ALL.map(|side| links.join(format!("{ifindex}-{}", side.pin())));
     let begin = std::time::Instant::now();
     for round in 1..=ROUNDS {
         for pin in &sides {

@@ -1,4 +1,4 @@
-//! Packets of which only the Ethernet header is in the linear part, about live flows: they pass and are dropped as others are.
+//! Packets of live flows with only the Ethernet header in the linear part. They pass and are dropped like all others.
 
 use enforcer::lab::Layout;
 use enforcer_common::id::Direction;

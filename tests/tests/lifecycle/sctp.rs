@@ -1,4 +1,4 @@
-//! SCTP as raw frames: an association that policy allows, and everything near it.
+//! SCTP as raw frames: an association that policy allows, and frames that only look like part of it.
 
 use enforcer::lab::Layout;
 use enforcer_common::id::Direction;

@@ -1,4 +1,4 @@
-//! Sources that are not the sender's own, as raw frames.
+//! Raw frames whose source address does not belong to the sender.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Workloads that no source has named.
+//! Tests of workloads that no source has named.
 
 use std::time::Duration;
 

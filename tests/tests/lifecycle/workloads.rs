@@ -1,4 +1,4 @@
-//! Workloads come, go and change while the daemon lives and while it is dead.
+//! Workloads start, stop and change while the daemon runs and while it does not run.
 
 use enforcer::lab::Layout;
 use enforcer_common::id::Ifindex;

@@ -32,6 +32,7 @@ const ORDER: &[&str] = &[
     "opaque",
     "limits",
     "id",
+    "side",
     "verdict",
     "image",
     "packet",
@@ -51,6 +52,8 @@ const ORDER: &[&str] = &[
     // What becomes of a denied one.
     "denial",
     "event",
+    // What is pinned of all this.
+    "schema",
     "pod",
 ];
 

@@ -43,6 +43,7 @@ const TABLE: &[(&str, &str, Tier)] = &[
     ("enforcer", "kernel_capabilities", Tier::Two),
     ("enforcer", "kernel_grace", Tier::Two),
     ("enforcer", "kernel_kill", Tier::Two),
+    ("enforcer", "kernel_layouts", Tier::Two),
     ("enforcer", "kernel_lifecycle", Tier::Two),
     ("enforcer", "kernel_traffic", Tier::Two),
     ("enforcer", "lab", Tier::Two),

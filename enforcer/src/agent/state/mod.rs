@@ -1,10 +1,11 @@
-//! The sources of the image in force, kept beside it: after a restart records name what an earlier run decided, and a bad
-//! policy or inventory file does not leave the node without its last good policies and names.
+//! The state directory keeps the policies, the workload sources and the names from which the image in force was made. After
+//! a restart the flow log can name what an earlier daemon decided. A bad policy or inventory file at the start does not cost
+//! the node its last good policies and names.
 //!
-//! Input and output: [`InForce`]. Each source has a file of its own, which is never written again: other content goes to
-//! a new file under the next version. For each revision that can be in force an index names the version of every source.
-//! The index is written last, before the revision is stored in the kernel, so that a daemon that is killed at any moment
-//! leaves the older set or the newer one, whole.
+//! Input and output: [`InForce`]. Each source has a file of its own, which is never written again: new content goes to a new
+//! file with the next version. For each revision that can be in force, an index names the version of every source. The
+//! daemon writes the index last, before it stores the revision in the kernel. So a daemon that is killed at any moment
+//! leaves either the older set or the newer one, complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -38,15 +39,15 @@ pub struct InForce {
     pub workloads: BTreeMap<String, Arc<str>>,
     /// The workloads.
     pub snapshot: Arc<Snapshot>,
-    /// What became of those that nobody had named.
+    /// How workloads without a name were treated.
     pub unknown: Unknown,
 }
 
-/// Why what lies in the state directory is not used.
+/// Why the content of the state directory is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidState {
     /// A file cannot be read, or one that the index names is missing.
-    #[error("cannot read {path}: {source}", path = .path.display())]
+    #[error("cannot read the state file {path}: {source}", path = .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -54,7 +55,7 @@ pub enum InvalidState {
         source: io::Error,
     },
     /// A file is not what was written there.
-    #[error("{path} is damaged, or of another build", path = .path.display())]
+    #[error("the state file {path} is damaged, or another version wrote it", path = .path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -96,7 +97,7 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Makes the directory, for root only: policies and labels are nobody else's business.
+    /// Makes the directory, which only root can read, because policies and labels are private.
     pub fn create(path: PathBuf) -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
@@ -106,12 +107,12 @@ impl StateDir {
         Ok(states)
     }
 
-    /// For reading only; the directory may be missing.
+    /// Opens the directory for reading only. It may be missing.
     pub fn at(path: PathBuf) -> Self {
         Self { path, saved: BTreeMap::new(), next: 1 }
     }
 
-    /// Keeps the sources of a revision that is about to be in force. Only what has changed is written.
+    /// Saves the sources of a revision that is about to be in force. Only changed files are written.
     pub fn save(&mut self, state: &InForce) -> io::Result<()> {
         let mut versions = BTreeMap::new();
         for (name, part) in parts(state) {
@@ -143,7 +144,7 @@ impl StateDir {
         file.is_ok_and(|file| file.len() == saved.bytes)
     }
 
-    /// The sources of a revision; `None`: none were kept.
+    /// The sources of a revision; `None` if none were saved.
     pub fn load(&self, revision: Revision) -> Result<Option<InForce>, InvalidState> {
         let path = self.path.join(index_name(revision));
         let body = match unframed(&path) {
@@ -185,7 +186,7 @@ impl StateDir {
         self.collect();
     }
 
-    /// Removes what no index names, and what a killed daemon has begun to write.
+    /// Removes files that no index names, and files that a killed daemon had only begun to write.
     fn collect(&self) {
         let files = self.files();
         let mut named = BTreeSet::new();
@@ -202,7 +203,7 @@ impl StateDir {
         }
     }
 
-    /// What cannot be removed is of no harm: no index that counts names it.
+    /// A file that cannot be removed does no harm, because no valid index names it.
     fn discard(&self, name: &str) {
         let _ = fs::remove_file(self.path.join(name));
     }
@@ -212,7 +213,7 @@ impl StateDir {
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
-    /// Where the daemon says how it is, for `status`.
+    /// Path of the report that the daemon writes for `status`.
     pub fn report(&self) -> PathBuf {
         self.path.join("status.json")
     }

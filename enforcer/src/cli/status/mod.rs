@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use enforcer_common::id::Direction;
+use enforcer_common::schema::Group;
 
 use self::text::as_text;
 use self::trouble::Trouble;
@@ -115,7 +116,7 @@ fn as_json(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> s
         .collect();
     serde_json::json!({
         "daemon": view.daemon,
-        "abi": view.abi,
+        "abi": abi(),
         "revision": view.word.revision.0,
         "epoch": view.word.epoch,
         "flows": view.flows.flows,
@@ -125,4 +126,9 @@ fn as_json(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> s
         "report": report,
         "troubles": troubles,
     })
+}
+
+/// Versions of the layouts that this build pins, by group.
+fn abi() -> serde_json::Map<String, serde_json::Value> {
+    Group::ALL.into_iter().map(|group| (group.name().to_owned(), group.abi().into())).collect()
 }

@@ -184,7 +184,6 @@ mod tests {
 
     fn view() -> StatusView {
         StatusView {
-            abi: limits::ABI,
             daemon: true,
             word: PolicyWord { revision: Revision(7), epoch: 9 },
             image: Some(HEADER),

@@ -1,4 +1,4 @@
-//! Address blocks that nest, meet and repeat, against a look at each block.
+//! Compares images with a test of each single block, for address blocks that nest, touch and repeat.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,4 +1,4 @@
-//! Images against plain reckoning: widths, budget, and what each kind of address is.
+//! Tests of images against simple calculations: widths of fields, the budget, and each kind of address.
 
 mod blocks;
 mod ranks;

@@ -1,4 +1,4 @@
-//! Rules of both actions and of several priorities, against a look at each rule (C2, D2).
+//! Compares images with a test of each single rule, for rules of both actions and of several priorities (C2, D2).
 
 use enforcer_common::verdict::Reason;
 use proptest::prelude::*;

@@ -1,9 +1,9 @@
-//! Denied packets, read back from the kernel (docs/architecture.md, "How denials are counted").
+//! Reads denied packets back from the kernel (docs/architecture.md, "How denials are counted").
 //!
-//! Input: the ring of events, the slices of ways, the counters. Output: how many packets of each denied flow were not
-//! reported yet. Nothing in the kernel is reset. What was reported of each way lies in a pinned map of our own, stored when
-//! the reading is handed over: a daemon that is killed between that and its log loses those counts, and a restarted one
-//! reports nothing twice.
+//! Input: the ring of events, the slices of ways, and the counters. Output: for each denied flow, the number of packets that
+//! were not reported yet. Nothing in the kernel is reset. A pinned map of the daemon holds what was reported of each way, and
+//! it is stored when a reading is handed over. A daemon that is killed before its log is written loses those counts, and a
+//! restarted daemon reports nothing twice.
 
 mod slice;
 mod tracker;
@@ -18,11 +18,12 @@ use enforcer_common::denial::{BusyKey, Counts, Denial, Way};
 use enforcer_common::event::DenialEvent;
 use enforcer_common::id::{Direction, IncarnationId};
 use enforcer_common::limits::{BUSY, EVENTS, map};
+use enforcer_common::schema;
 use enforcer_common::verdict::{REASON_COUNT, REASONS, Reason};
 
 use crate::kernel::error::{KernelError, on_map};
+use crate::kernel::pins::Maps;
 use crate::kernel::pins::layout::Layout;
-use crate::kernel::pins::{Maps, REPORTED, REPORTED_BUSY};
 use crate::kernel::sys::Map;
 use crate::kernel::tables::Globals;
 use crate::kernel::tables::Mapped;
@@ -42,7 +43,7 @@ const LAST_RECORDS: u32 = 2 * EVENTS / (size_of::<DenialEvent>() as u32 + 8);
 pub struct NewDenials {
     /// Denied packets that were not reported before.
     pub denials: Vec<Denial>,
-    /// More waits in the ring: the next reading should come soon.
+    /// The ring holds more, so the next reading should come soon.
     pub more: bool,
 }
 
@@ -82,10 +83,10 @@ impl Marks for Pinned {
 impl Denials {
     pub(crate) fn open(layout: &Layout, maps: &Maps) -> Result<Self, KernelError> {
         let failed = |source| KernelError::Map { name: map::EVENTS, source: Box::new(source) };
-        let events = MapData::from_pin(layout.map(map::EVENTS)).map_err(failed)?;
+        let events = MapData::from_pin(layout.map(&schema::EVENTS)).map_err(failed)?;
         let ring = RingBuf::try_from(aya::maps::Map::RingBuf(events)).map_err(failed)?;
-        let slices = Mapped::new(&maps.denials, false).map_err(on_map(map::DENIALS, "mmap"))?;
-        let marks = Mapped::new(&maps.reported, true).map_err(on_map(REPORTED, "mmap"))?;
+        let slices = Mapped::new(&maps.denials.denials, false).map_err(on_map(map::DENIALS, "mmap"))?;
+        let marks = Mapped::new(&maps.denials.reported, true).map_err(on_map(map::REPORTED, "mmap"))?;
         let mut tracker = Tracker::new(Pinned(marks));
         for way in 0..ways(&slices) {
             if let Some(found) = read_way(&slices, way) {
@@ -96,16 +97,16 @@ impl Denials {
             ring,
             slices,
             tracker,
-            busy: Arc::clone(&maps.busy),
-            reported_busy: Arc::clone(&maps.reported_busy),
-            denied: Arc::clone(&maps.denied),
-            globals: Globals::open(maps, true)?,
+            busy: Arc::clone(&maps.denials.busy),
+            reported_busy: Arc::clone(&maps.denials.reported_busy),
+            denied: Arc::clone(&maps.denials.denied),
+            globals: Globals::open(&maps.flows, true)?,
             next_pass: Instant::now(),
         })
     }
 
-    /// Drains a part of the ring, and once a second, when nothing is left in it, reads the slices. What it gives counts as
-    /// reported, whether there is an error beside it or not.
+    /// Drains a part of the ring. Once a second, when the ring is empty, it also reads the slices. Whatever it
+    /// returns counts as reported, even if it also returns an error.
     pub fn poll(&mut self) -> (NewDenials, Option<KernelError>) {
         let mut reading = NewDenials::default();
         let mut failure = None;
@@ -119,7 +120,8 @@ impl Denials {
         (reading, failure)
     }
 
-    /// Everything up to now: exact once no more packets come. What it gives counts as reported, as with [`Self::poll`].
+    /// Returns everything up to now, which is exact if no more packets come. Whatever it returns counts as reported,
+    /// as with [`Self::poll`].
     pub fn flush(&mut self) -> (NewDenials, Option<KernelError>) {
         let mut reading = NewDenials::default();
         let mut failure = None;
@@ -138,20 +140,21 @@ impl Denials {
         read_totals(&self.denied)
     }
 
-    /// Packets that were lost and not told of before, also by a daemon before this one. What it gives counts as told.
+    /// Number of lost packets that neither this daemon nor an earlier one has reported. Whatever it returns counts as
+    /// reported.
     pub fn newly_lost(&self) -> Result<u64, KernelError> {
         let lost = self.totals()?.values().map(|counts| counts.lost).sum();
         Ok(self.globals.tell_lost(lost))
     }
 
-    /// Drops the counters of workloads that are gone, those left aside that count packets which were not reported yet.
+    /// Removes the counters of workloads that are gone, except those that count packets which were not reported yet.
     pub fn forget(&mut self, living: &BTreeSet<IncarnationId>) -> Result<(), KernelError> {
         for key in self.busy_keys()? {
             let known =
                 from_key(&key).is_some_and(|key| key.workload == IncarnationId::NONE || living.contains(&key.workload));
             if !known && self.unreported(&key)?.is_none_or(|(_, packets)| packets == 0) {
                 self.busy.delete(&key).map_err(on_map(map::BUSY, "delete"))?;
-                self.reported_busy.delete(&key).map_err(on_map(REPORTED_BUSY, "delete"))?;
+                self.reported_busy.delete(&key).map_err(on_map(map::REPORTED_BUSY, "delete"))?;
             }
         }
         Ok(())
@@ -162,7 +165,10 @@ impl Denials {
         for _ in 0..most {
             let Some(record) = self.ring.next() else { return true };
             let Some(event) = DenialEvent::from_bytes(&record) else {
-                tracing::error!(bytes = record.len(), "a record of the ring is of another layout");
+                tracing::error!(
+                    bytes = record.len(),
+                    "skipped a record of the ring with an unknown layout (written by another version?)"
+                );
                 continue;
             };
             reading.denials.extend(self.tracker.event(&event));
@@ -191,7 +197,7 @@ impl Denials {
             };
             let busy = from_key(&key).and_then(|key| busy(key, packets));
             if let Some(busy) = busy.filter(|_| packets != 0) {
-                self.reported_busy.update(&key, &now.to_ne_bytes()).map_err(on_map(REPORTED_BUSY, "update"))?;
+                self.reported_busy.update(&key, &now.to_ne_bytes()).map_err(on_map(map::REPORTED_BUSY, "update"))?;
                 reading.denials.push(busy);
             }
         }
@@ -205,7 +211,7 @@ impl Denials {
         };
         let mut reported = [0; 8];
         let before = self.reported_busy.lookup(key, &mut reported);
-        before.map_err(on_map(REPORTED_BUSY, "lookup"))?;
+        before.map_err(on_map(map::REPORTED_BUSY, "lookup"))?;
         Ok(Some((now, now.saturating_sub(u64::from_ne_bytes(reported)))))
     }
 

@@ -1,4 +1,4 @@
-//! Ways in the mapped slices: where one lies, and reading it while the kernel may rewrite it.
+//! Finds a way in the mapped slices, and reads it while the kernel may rewrite it.
 
 use std::mem::offset_of;
 

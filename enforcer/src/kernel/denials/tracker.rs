@@ -1,8 +1,8 @@
-//! What was reported of each way, and what is new. Pure over its marks.
+//! Keeps what was reported of each way, and computes what is new. Pure over its marks.
 //!
-//! The ring tells of a way's first packet and of its last total before it is reused; the slices show totals in between. A
-//! slice may run ahead of the ring: a new generation seen there is believed only at the second look, since by then the
-//! event about the old one has been drained. So each packet is reported once, whatever is lost in the ring.
+//! The ring carries the first packet of a way, and its final total before the way is reused. The slices show the totals in
+//! between. A slice may be ahead of the ring, so a new generation in a slice counts only when it is seen twice: by then the
+//! event about the old generation was read. So each packet is reported once, whatever is lost in the ring.
 
 use enforcer_common::denial::{Denial, Way};
 use enforcer_common::event::DenialEvent;

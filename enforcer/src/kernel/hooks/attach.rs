@@ -1,21 +1,21 @@
-//! Links: which program is attached to which device, pinned so that they outlive the daemon.
+//! The links, which attach programs to devices. They are pinned, so that they outlive the daemon.
 //!
-//! Input: devices and programs. Output: pinned tcx links, each the first of its chain. A link's pin carries the ifindex,
-//! and it is taken over only while the kernel says that it is attached to that device: a pinned link outlives its device.
+//! Input: devices and programs. Output: pinned links, each the first of its chain. The name of a link's pin holds the
+//! ifindex. A pinned link outlives its device, so the daemon takes it over only if the kernel says that it is attached to
+//! that device.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use enforcer_common::id::Ifindex;
+use enforcer_common::side::Side;
 
 use crate::kernel::error::{KernelError, at, on_device};
 use crate::kernel::hooks::programs::Programs;
+use crate::kernel::hooks::tcx;
 use crate::kernel::pins::layout::{self, Layout, incoming};
-use crate::kernel::sys::{self, Hook};
-
-/// Both hooks of a device: what the workload sends first, since that is what harms others.
-pub(crate) const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
+use crate::kernel::sys;
 
 /// A link that is not as it should be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,7 +34,7 @@ pub(crate) enum LinkDrift {
 #[derive(Debug)]
 pub(crate) struct Links {
     directory: PathBuf,
-    held: BTreeMap<(Ifindex, Hook), OwnedFd>,
+    held: BTreeMap<(Ifindex, Side), OwnedFd>,
 }
 
 impl Links {
@@ -50,13 +50,12 @@ impl Links {
         let mut held = BTreeMap::new();
         for name in layout::names(&directory)? {
             let path = directory.join(&name);
-            let (ifindex, hook) = parse(&name).ok_or_else(|| KernelError::Foreign { path: path.clone() })?;
-            let link = sys::object_get(&path).map_err(at(&path, "open pin"))?;
-            let info = sys::link_info(link.as_fd()).map_err(|_| KernelError::Foreign { path: path.clone() })?;
+            let (ifindex, side) = parse(&name).ok_or_else(|| KernelError::Foreign { path: path.clone() })?;
+            let (link, info) = tcx::pinned(&path)?;
             if info.ifindex == 0 {
                 layout::unpin(&path)?;
-            } else if Ifindex(info.ifindex) == ifindex && info.hook == hook as u32 {
-                held.insert((ifindex, hook), link);
+            } else if tcx::is_at(&info, ifindex, side) {
+                held.insert((ifindex, side), link);
             } else {
                 return Err(KernelError::Foreign { path });
             }
@@ -69,22 +68,34 @@ impl Links {
         self.held.keys().map(|(ifindex, _)| *ifindex).collect()
     }
 
+    /// Devices of which a link runs another program than these.
+    pub(crate) fn devices_of_others(&self, programs: &Programs) -> Result<BTreeSet<Ifindex>, KernelError> {
+        let mut devices = BTreeSet::new();
+        for ((ifindex, side), link) in &self.held {
+            let info = tcx::info(link, *ifindex)?;
+            if Ifindex(info.ifindex) == *ifindex && info.program != programs.of(*side).1 {
+                devices.insert(*ifindex);
+            }
+        }
+        Ok(devices)
+    }
+
     /// Attaches what is missing on a device, and puts these programs in the place of others.
     pub(crate) fn attach(&mut self, ifindex: Ifindex, programs: &Programs) -> Result<(), KernelError> {
-        for hook in HOOKS {
-            let (program, id) = programs.of(hook);
-            if let Some(link) = self.held.get(&(ifindex, hook)) {
-                let info = sys::link_info(link.as_fd()).map_err(on_device(ifindex, "read the link"))?;
+        for side in Side::ALL {
+            let (program, id) = programs.of(side);
+            if let Some(link) = self.held.get(&(ifindex, side)) {
+                let info = tcx::info(link, ifindex)?;
                 if Ifindex(info.ifindex) == ifindex {
                     if info.program != id {
-                        sys::link_update(link.as_fd(), program).map_err(on_device(ifindex, "replace the program"))?;
+                        tcx::replace(link, program, ifindex)?;
                     }
                     continue;
                 }
             }
-            let link = sys::link_create(program, ifindex.0, hook).map_err(on_device(ifindex, "attach"))?;
-            self.pin(ifindex, hook, link)?;
-            if self.check(ifindex, hook, id)? == Some(LinkDrift::NotFirst) {
+            let link = tcx::attach(program, ifindex, side)?;
+            self.pin(ifindex, side, link)?;
+            if self.check(ifindex, side, Some(id))? == Some(LinkDrift::NotFirst) {
                 return Err(KernelError::NotFirst { ifindex });
             }
         }
@@ -93,40 +104,41 @@ impl Links {
 
     /// Makes our program the first of a chain again, with no moment without it: a second link with a copy of the program
     /// goes in front, then the first is let go. (The kernel takes a program only once into a chain.)
-    pub(crate) fn put_first(&mut self, ifindex: Ifindex, hook: Hook, copy: &Programs) -> Result<(), KernelError> {
-        let (program, _) = copy.of(hook);
-        let link = sys::link_create(program, ifindex.0, hook).map_err(on_device(ifindex, "attach"))?;
-        self.pin(ifindex, hook, link)
+    pub(crate) fn put_first(&mut self, ifindex: Ifindex, side: Side, copy: &Programs) -> Result<(), KernelError> {
+        let (program, _) = copy.of(side);
+        let link = tcx::attach(program, ifindex, side)?;
+        self.pin(ifindex, side, link)
     }
 
     /// Pins a held link again whose pin was removed.
-    pub(crate) fn pin_again(&mut self, ifindex: Ifindex, hook: Hook) -> Result<(), KernelError> {
-        let path = self.directory.join(name(ifindex, hook));
-        match self.held.get(&(ifindex, hook)) {
+    pub(crate) fn pin_again(&mut self, ifindex: Ifindex, side: Side) -> Result<(), KernelError> {
+        let path = self.directory.join(name(ifindex, side));
+        match self.held.get(&(ifindex, side)) {
             Some(link) => sys::object_pin(link.as_fd(), &path).map_err(at(&path, "pin")),
             None => Ok(()),
         }
     }
 
-    /// What is wrong with a link, the worst first.
-    pub(crate) fn check(&self, ifindex: Ifindex, hook: Hook, program: u32) -> Result<Option<LinkDrift>, KernelError> {
-        let Some(link) = self.held.get(&(ifindex, hook)) else {
+    /// What is wrong with a link, the worst first. `program`: what it should run.
+    pub(crate) fn check(
+        &self,
+        ifindex: Ifindex,
+        side: Side,
+        program: Option<u32>,
+    ) -> Result<Option<LinkDrift>, KernelError> {
+        let Some(link) = self.held.get(&(ifindex, side)) else {
             return Ok(Some(LinkDrift::Gone));
         };
-        let info = sys::link_info(link.as_fd()).map_err(on_device(ifindex, "read the link"))?;
-        let chain = match sys::chain(ifindex.0, hook) {
-            Ok(chain) => chain,
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Vec::new(),
-            Err(error) => return Err(on_device(ifindex, "read the chain")(error)),
-        };
-        let Some(place) = chain.iter().position(|attached| attached.link == info.id) else {
+        let info = tcx::info(link, ifindex)?;
+        let place = tcx::place(info.id, ifindex, side).map_err(on_device(ifindex, "read the chain"))?;
+        let Some(place) = place else {
             return Ok(Some(LinkDrift::Gone));
         };
-        Ok(if info.program != program {
+        Ok(if program.is_some_and(|program| info.program != program) {
             Some(LinkDrift::OtherProgram)
         } else if place != 0 {
             Some(LinkDrift::NotFirst)
-        } else if !self.directory.join(name(ifindex, hook)).exists() {
+        } else if !self.directory.join(name(ifindex, side)).exists() {
             Some(LinkDrift::Unpinned)
         } else {
             None
@@ -135,38 +147,38 @@ impl Links {
 
     /// Detaches a device, or forgets one that is gone.
     pub(crate) fn detach(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
-        for hook in HOOKS {
-            if let Some(link) = self.held.remove(&(ifindex, hook)) {
-                sys::link_detach(link.as_fd()).map_err(on_device(ifindex, "detach"))?;
+        for side in Side::ALL {
+            if let Some(link) = self.held.remove(&(ifindex, side)) {
+                tcx::detach(&link, ifindex)?;
             }
-            layout::unpin(&self.directory.join(name(ifindex, hook)))?;
+            layout::unpin(&self.directory.join(name(ifindex, side)))?;
         }
         Ok(())
     }
 
     /// Whether a device still has its links.
     pub(crate) fn is_attached(&self, ifindex: Ifindex) -> bool {
-        HOOKS.into_iter().all(|hook| self.reports(ifindex, hook))
+        Side::ALL.into_iter().all(|side| self.reports(ifindex, side))
     }
 
     /// Whether no link reports the device any more.
     pub(crate) fn is_gone(&self, ifindex: Ifindex) -> bool {
-        !HOOKS.into_iter().any(|hook| self.reports(ifindex, hook))
+        !Side::ALL.into_iter().any(|side| self.reports(ifindex, side))
     }
 
-    fn reports(&self, ifindex: Ifindex, hook: Hook) -> bool {
-        let link = self.held.get(&(ifindex, hook));
-        let info = link.map(|link| sys::link_info(link.as_fd()));
+    fn reports(&self, ifindex: Ifindex, side: Side) -> bool {
+        let link = self.held.get(&(ifindex, side));
+        let info = link.map(|link| tcx::info(link, ifindex));
         matches!(info, Some(Ok(info)) if Ifindex(info.ifindex) == ifindex)
     }
 
-    fn pin(&mut self, ifindex: Ifindex, hook: Hook, link: OwnedFd) -> Result<(), KernelError> {
-        let path = self.directory.join(name(ifindex, hook));
+    fn pin(&mut self, ifindex: Ifindex, side: Side, link: OwnedFd) -> Result<(), KernelError> {
+        let path = self.directory.join(name(ifindex, side));
         let new = incoming(&path);
         layout::unpin(&new)?;
         sys::object_pin(link.as_fd(), &new).map_err(at(&new, "pin"))?;
         layout::replace(&new, &path)?;
-        self.held.insert((ifindex, hook), link);
+        self.held.insert((ifindex, side), link);
         Ok(())
     }
 }
@@ -175,28 +187,20 @@ impl Links {
 fn settle(directory: &Path, settled: &str) -> Result<(), KernelError> {
     let path = directory.join(settled);
     let new = incoming(&path);
-    let link = sys::object_get(&new).map_err(at(&new, "open pin"))?;
-    let info = sys::link_info(link.as_fd()).map_err(|_| KernelError::Foreign { path: new.clone() })?;
+    let (_, info) = tcx::pinned(&new)?;
     if info.ifindex == 0 { layout::unpin(&new) } else { layout::replace(&new, &path) }
 }
 
 /// Name of a link's pin.
-pub(crate) fn name(ifindex: Ifindex, hook: Hook) -> String {
-    match hook {
-        Hook::Ingress => format!("{ifindex}-from"),
-        Hook::Egress => format!("{ifindex}-to"),
-    }
+pub(crate) fn name(ifindex: Ifindex, side: Side) -> String {
+    format!("{ifindex}-{}", side.pin())
 }
 
 /// What a pin's name says.
-pub(crate) fn parse(name: &str) -> Option<(Ifindex, Hook)> {
-    let (ifindex, side) = name.split_once('-')?;
-    let hook = match side {
-        "from" => Hook::Ingress,
-        "to" => Hook::Egress,
-        _ => return None,
-    };
-    Some((Ifindex(ifindex.parse().ok()?), hook))
+fn parse(name: &str) -> Option<(Ifindex, Side)> {
+    let (ifindex, end) = name.split_once('-')?;
+    let side = Side::ALL.into_iter().find(|side| side.pin() == end)?;
+    Some((Ifindex(ifindex.parse().ok()?), side))
 }
 
 #[cfg(test)]
@@ -205,8 +209,8 @@ mod tests {
 
     #[test]
     fn a_pins_name_says_which_link_it_is() {
-        for hook in HOOKS {
-            assert_eq!(parse(&name(Ifindex(12), hook)), Some((Ifindex(12), hook)));
+        for side in Side::ALL {
+            assert_eq!(parse(&name(Ifindex(12), side)), Some((Ifindex(12), side)));
         }
         for stranger in ["12", "12-", "x-from", "12-from-new", "12-both"] {
             assert_eq!(parse(stranger), None, "{stranger}");

@@ -1,4 +1,4 @@
-//! What judges packets: the programs, and the links that attach them to devices.
+//! The programs that judge packets, and the links that attach them to devices.
 //!
 //! Input: the object and the pins. Output: every device of the plan with both programs, each the first of its chain.
 
@@ -6,11 +6,13 @@ pub(crate) mod attach;
 mod programs;
 mod refused;
 mod sweep;
+pub(crate) mod tcx;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use enforcer_common::id::Ifindex;
+use enforcer_common::side::Side;
 use enforcer_common::sweep::SweepArguments;
 
 pub use sweep::Sweep;
@@ -22,7 +24,6 @@ use programs::{EMBEDDED, Programs, Tick};
 
 use crate::kernel::error::KernelError;
 use crate::kernel::pins::Pins;
-use crate::kernel::sys::Hook;
 
 /// Flows that one run of the sweep deletes at most: where the kernel does not preempt itself, a run keeps every other task
 /// off its CPU.
@@ -77,6 +78,11 @@ impl Hooks {
         self.links.is_gone(ifindex)
     }
 
+    /// Devices whose packets are judged by programs of another object, or over other maps.
+    pub(crate) fn devices_of_others(&self) -> Result<BTreeSet<Ifindex>, KernelError> {
+        self.links.devices_of_others(&self.programs)
+    }
+
     /// Attaches what is missing on a device, and puts these programs in the place of others.
     pub(crate) fn attach(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         self.links.attach(ifindex, &self.programs)
@@ -87,15 +93,20 @@ impl Hooks {
         self.links.detach(ifindex)
     }
 
-    /// What is wrong with a link, the worst first.
-    pub(crate) fn check(&self, ifindex: Ifindex, hook: Hook) -> Result<Option<LinkDrift>, KernelError> {
-        let (_, program) = self.programs.of(hook);
-        self.links.check(ifindex, hook, program)
+    /// What is wrong with a link, the worst first. `any_program`: another program is not.
+    pub(crate) fn check(
+        &self,
+        ifindex: Ifindex,
+        side: Side,
+        any_program: bool,
+    ) -> Result<Option<LinkDrift>, KernelError> {
+        let (_, program) = self.programs.of(side);
+        self.links.check(ifindex, side, (!any_program).then_some(program))
     }
 
     /// Pins a link again whose pin was removed.
-    pub(crate) fn pin_again(&mut self, ifindex: Ifindex, hook: Hook) -> Result<(), KernelError> {
-        self.links.pin_again(ifindex, hook)
+    pub(crate) fn pin_again(&mut self, ifindex: Ifindex, side: Side) -> Result<(), KernelError> {
+        self.links.pin_again(ifindex, side)
     }
 
     /// Makes our program the first of a chain again. `spare` is loaded at the first need.
@@ -103,14 +114,14 @@ impl Hooks {
         &mut self,
         pins: &Pins,
         ifindex: Ifindex,
-        hook: Hook,
+        side: Side,
         spare: &mut Spare,
     ) -> Result<(), KernelError> {
         let loaded = match spare.0.take() {
             Some(loaded) => loaded,
             None => Programs::load(pins.layout(), pins.maps(), &self.object.0)?,
         };
-        self.links.put_first(ifindex, hook, spare.0.insert(loaded))?;
+        self.links.put_first(ifindex, side, spare.0.insert(loaded))?;
         self.attach(ifindex)
     }
 

@@ -1,11 +1,14 @@
-//! The programs. Input: the bpf object and the pinned maps. Output: programs over those maps, pinned under a hash of both,
-//! so that a restart of the same build loads nothing and a link's program tells whether it is of this build.
+//! Loads the programs and pins them.
+//!
+//! Input: the bpf object and the pinned maps. Output: programs over those maps, pinned under a hash of both. So a restart of
+//! the same build loads nothing, and the program of a link shows whether it is of this build.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::EbpfLoader;
 use aya::programs::{ProgramError, SchedClassifier};
+use enforcer_common::side::Side;
 use nix::time::{ClockId, clock_getres};
 
 use crate::kernel::error::{KernelError, at};
@@ -13,14 +16,10 @@ use crate::kernel::hooks::refused::refused;
 use crate::kernel::hooks::sweep::{self, Sweep};
 use crate::kernel::pins::Maps;
 use crate::kernel::pins::layout::{self, Layout};
-use crate::kernel::sys::{self, Hook};
+use crate::kernel::sys;
 
 /// The object that `build.rs` embedded; empty in a build without the bpf compiler.
 pub(crate) static EMBEDDED: &[u8] = aya::include_bytes_aligned!(env!("ENFORCER_BPF_OBJECT"));
-
-const FROM: &str = "from_workload";
-const TO: &str = "to_workload";
-const ALL: [&str; 3] = [FROM, TO, sweep::NAME];
 
 /// One program of the object.
 #[derive(Debug)]
@@ -32,8 +31,8 @@ struct Program {
 /// The programs of one object.
 #[derive(Debug)]
 pub(crate) struct Programs {
-    from: Program,
-    to: Program,
+    /// By [`Side`].
+    sides: [Program; 2],
     sweep: Sweep,
 }
 
@@ -48,8 +47,8 @@ impl Programs {
         // Left by a start that was cut short.
         remove(&directory)?;
         std::fs::create_dir(&directory).map_err(at(&directory, "create"))?;
-        let fds = [programs.from.fd.as_fd(), programs.to.fd.as_fd(), programs.sweep.as_fd()];
-        for (name, fd) in ALL.into_iter().zip(fds) {
+        let sides = Side::ALL.map(|side| (side.program(), programs.of(side).0));
+        for (name, fd) in sides.into_iter().chain([(sweep::NAME, programs.sweep.as_fd())]) {
             let path = directory.join(name);
             sys::object_pin(fd, &path).map_err(at(&path, "pin"))?;
         }
@@ -64,8 +63,8 @@ impl Programs {
         let tick = Tick::of_kernel()?;
         let mut loader = EbpfLoader::new();
         loader.override_global("TICK_SHIFT", &tick.shift, true);
-        for (name, _) in maps.of_programs() {
-            loader.map_pin_path(name, layout.map(name));
+        for (row, _) in maps.of_programs() {
+            loader.map_pin_path(row.name, layout.map(row));
         }
         let mut ebpf = loader.load(object).map_err(Box::new)?;
         let mut load = |name: &'static str| -> Result<Program, KernelError> {
@@ -78,9 +77,9 @@ impl Programs {
             let id = id(&fd)?;
             Ok(Program { fd, id })
         };
-        let (from, to) = (load(FROM)?, load(TO)?);
-        let fds = maps.of_programs().into_iter().map(|(name, map)| (name, map.fd())).collect();
-        Ok(Self { from, to, sweep: Sweep::load(object, &fds)? })
+        let [from, to] = Side::ALL.map(|side| load(side.program()));
+        let fds = maps.of_programs().into_iter().map(|(row, map)| (row.name, map.fd())).collect();
+        Ok(Self { sides: [from?, to?], sweep: Sweep::load(object, &fds)? })
     }
 
     /// `None`: not all are there.
@@ -93,11 +92,12 @@ impl Programs {
                 Err(error) => Err(at(&path, "open pin")(error)),
             }
         };
-        let (Some(from), Some(to), Some(sweep)) = (open(FROM)?, open(TO)?, open(sweep::NAME)?) else {
+        let [from, to] = Side::ALL.map(|side| open(side.program()));
+        let (Some(from), Some(to), Some(sweep)) = (from?, to?, open(sweep::NAME)?) else {
             return Ok(None);
         };
         let program = |fd| id(&fd).map(|id| Program { fd, id });
-        Ok(Some(Self { from: program(from)?, to: program(to)?, sweep: Sweep::loaded(sweep) }))
+        Ok(Some(Self { sides: [program(from)?, program(to)?], sweep: Sweep::loaded(sweep) }))
     }
 
     /// Removes the pins of other objects' programs.
@@ -112,11 +112,12 @@ impl Programs {
         Ok(())
     }
 
-    /// The program of a hook, and its id.
-    pub(crate) fn of(&self, hook: Hook) -> (BorrowedFd<'_>, u32) {
-        let program = match hook {
-            Hook::Ingress => &self.from,
-            Hook::Egress => &self.to,
+    /// The program of a side, and its id.
+    pub(crate) fn of(&self, side: Side) -> (BorrowedFd<'_>, u32) {
+        let [from, to] = &self.sides;
+        let program = match side {
+            Side::FromWorkload => from,
+            Side::ToWorkload => to,
         };
         (program.fd.as_fd(), program.id)
     }

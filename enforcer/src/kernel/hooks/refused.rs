@@ -1,4 +1,5 @@
-//! Why the kernel refused a program. Input: its error and what the verifier says. Output: an error that says what to do.
+//! Explains why the kernel refused a program. Input: the error, and the log of the verifier. Output: an error that says what
+//! to do.
 
 use std::io;
 

@@ -1,7 +1,8 @@
-//! The program that frees flows: of type syscall, so packets go on beside it also on the CPU that it runs on.
+//! Loads and runs the program that frees idle flows. It is of type syscall, so packets are handled meanwhile, even on the CPU
+//! on which it runs.
 //!
-//! Input: the bpf object and the maps. Output: the program, loaded over those maps; runs of it. aya reads the object but
-//! loads no program of this type, so the last step is our own.
+//! Input: the bpf object and the maps. Output: the program, loaded over those maps, and its runs. aya reads the object but
+//! cannot load a program of this type, so this module does the last step itself.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

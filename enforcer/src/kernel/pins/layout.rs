@@ -1,123 +1,140 @@
-//! Where everything is pinned, and the lock that keeps a second daemon away (ADR 0006).
+//! The paths of everything that is pinned (ADR 0006).
 //!
-//! Input: the pin directory. Output: paths of pins whose directories exist. What no enforcer has made is refused by name,
-//! before anything is changed.
+//! Input: the pin directory. Output: the paths of pins, whose directories exist, and the directories of other versions that
+//! this build replaces. A file that Enforcer did not make, or pins that this build cannot use, are refused by name before
+//! anything is changed.
 //!
 //! ```text
-//! PIN_DIR/abi-2/maps/NAME              a map of the contract
-//!               image/SLOT             lines of an image
-//!               addresses/SLOT         its exact addresses
-//!               links/IFINDEX-from     what the workload behind the device sends
-//!               links/IFINDEX-to       what it gets
-//!               programs/OBJECT/NAME   programs of an object, by a hash of its bytes
-//!               namespace-COOKIE       an empty directory: the network namespace in which the links are
+//! PIN_DIR/flows-1/maps/NAME              a map of the group; the same below
+//!                 links/IFINDEX-from     what the workload behind the device sends
+//!                 links/IFINDEX-to       what that workload receives
+//!                 programs/OBJECT/NAME   programs of an object, by a hash of its bytes
+//!                 namespace-COOKIE       an empty directory: the network namespace in which the links are
+//!         policy-1/maps/NAME
+//!                  image/SLOT            lines of an image
+//!                  addresses/SLOT        its exact addresses
+//!         denials-1/maps/NAME
 //! ```
-//! A name that ends in `-new` is a pin on its way to the name without it; names cannot hold dots on a bpf file system.
+//! A pin whose name ends in `-new` is about to be renamed to the name without it. Names on a bpf file system cannot have dots.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use enforcer_common::id::Slot;
-use enforcer_common::limits::ABI;
-use nix::fcntl::{Flock, FlockArg};
+use enforcer_common::schema::{Group, MapRow};
 
 use crate::kernel::error::{KernelError, at};
+use crate::kernel::pins::lock::{Lock, lock};
 
 /// Ends the name of a pin that is about to replace another.
 pub(crate) const NEW: &str = "-new";
 
-/// How long the lock is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// First part of the only directory of versions that had no groups yet.
+const BEFORE_GROUPS: &str = "abi";
 
-/// Name of the directory of this build's pins.
-pub(crate) fn abi_directory() -> String {
-    format!("abi-{ABI}")
+/// Name of the directory of a group in this build.
+pub fn group_directory(group: Group) -> String {
+    format!("{}-{}", group.name(), group.abi())
 }
 
 /// Paths below one pin directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
-    abi: PathBuf,
+    pin_dir: PathBuf,
 }
 
-/// The lock on a pin directory; held until it is dropped, or the process ends in any way.
-#[derive(Debug)]
-pub(crate) struct Lock {
-    _directory: Flock<File>,
+/// Directories of other versions, to be removed once nothing uses their maps any more.
+#[derive(Debug, Default)]
+pub(crate) struct Others {
+    pub(super) directories: Vec<PathBuf>,
+    /// An image of another layout is among them.
+    pub(super) policy: bool,
 }
 
 impl Layout {
     /// The paths, whether they are there or not.
     pub(crate) fn of(pin_dir: &Path) -> Self {
-        Self { abi: pin_dir.join(abi_directory()) }
+        Self { pin_dir: pin_dir.to_path_buf() }
     }
 
     /// Takes the lock, refuses what is not ours and makes the directories.
-    pub(crate) fn open(pin_dir: &Path, namespace: u64) -> Result<(Self, Lock), KernelError> {
+    pub(crate) fn open(pin_dir: &Path, namespace: u64) -> Result<(Self, Others, Lock), KernelError> {
         make(pin_dir, true)?;
         let lock = lock(pin_dir)?;
-        for name in names(pin_dir)? {
-            if name == abi_directory() {
-                continue;
-            }
-            return Err(if is_abi(&name) {
-                KernelError::OtherAbi { path: pin_dir.to_path_buf(), found: name, expected: abi_directory() }
-            } else {
-                KernelError::Foreign { path: pin_dir.join(name) }
-            });
-        }
+        let others = others(pin_dir)?;
         let layout = Self::of(pin_dir);
-        make(&layout.abi, false)?;
-        layout.check_namespace(pin_dir, namespace)?;
-        for directory in [layout.maps(), layout.images(), layout.addresses(), layout.links(), layout.programs()] {
+        make(&layout.group(Group::Flows), false)?;
+        layout.check_namespace(namespace)?;
+        for group in Group::ALL {
+            make(&layout.group(group), false)?;
+            make(&layout.maps(group), false)?;
+        }
+        layout.refuse_strangers(Group::Policy, &["maps", "image", "addresses"])?;
+        layout.refuse_strangers(Group::Denials, &["maps"])?;
+        for directory in [layout.images(), layout.addresses(), layout.links(), layout.programs()] {
             make(&directory, false)?;
         }
-        Ok((layout, lock))
+        Ok((layout, others, lock))
     }
 
     /// The marker is made before the first link, so links without one were never made by us alone.
-    fn check_namespace(&self, pin_dir: &Path, cookie: u64) -> Result<(), KernelError> {
-        const KNOWN: [&str; 5] = ["maps", "image", "addresses", "links", "programs"];
+    fn check_namespace(&self, cookie: u64) -> Result<(), KernelError> {
         let own = format!("namespace-{cookie}");
-        let mut marked = false;
-        for name in names(&self.abi)? {
-            if name == own {
-                marked = true;
-            } else if name.starts_with("namespace-") {
-                return Err(KernelError::OtherNamespace { path: pin_dir.to_path_buf() });
-            } else if !KNOWN.contains(&name.as_str()) {
-                return Err(KernelError::Foreign { path: self.abi.join(name) });
-            }
+        let directory = self.group(Group::Flows);
+        if names(&directory)?.iter().any(|name| name.starts_with("namespace-") && *name != own) {
+            return Err(KernelError::OtherNamespace { path: self.pin_dir.clone() });
         }
-        if marked { Ok(()) } else { make(&self.abi.join(own), false) }
+        self.refuse_strangers(Group::Flows, &["maps", "links", "programs", &own])?;
+        make(&directory.join(own), false)
     }
 
-    /// Whether an enforcer has made anything here.
+    fn refuse_strangers(&self, group: Group, known: &[&str]) -> Result<(), KernelError> {
+        let directory = self.group(group);
+        match names(&directory)?.into_iter().find(|name| !known.contains(&name.as_str())) {
+            Some(name) => Err(KernelError::Foreign { path: directory.join(name) }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether an enforcer with the same flows has made anything here.
     pub(crate) fn exists(&self) -> bool {
-        self.abi.is_dir()
+        self.has(Group::Flows)
     }
 
-    pub(crate) fn maps(&self) -> PathBuf {
-        self.abi.join("maps")
+    /// Whether this build's directory of a group is there.
+    pub(crate) fn has(&self, group: Group) -> bool {
+        self.group(group).is_dir()
     }
 
-    pub(crate) fn map(&self, name: &str) -> PathBuf {
-        self.maps().join(name)
+    /// Whether an image of another layout is there.
+    pub(crate) fn has_other_policy(&self) -> bool {
+        others(&self.pin_dir).is_ok_and(|others| others.policy)
     }
 
-    pub(crate) fn images(&self) -> PathBuf {
-        self.abi.join("image")
+    fn group(&self, group: Group) -> PathBuf {
+        self.pin_dir.join(group_directory(group))
+    }
+
+    fn maps(&self, group: Group) -> PathBuf {
+        self.group(group).join("maps")
+    }
+
+    pub(crate) fn map(&self, row: &MapRow) -> PathBuf {
+        self.maps(row.group).join(row.name)
+    }
+
+    fn images(&self) -> PathBuf {
+        self.group(Group::Policy).join("image")
     }
 
     pub(crate) fn image(&self, slot: Slot) -> PathBuf {
         self.images().join(slot.to_string())
     }
 
-    pub(crate) fn addresses(&self) -> PathBuf {
-        self.abi.join("addresses")
+    fn addresses(&self) -> PathBuf {
+        self.group(Group::Policy).join("addresses")
     }
 
     pub(crate) fn addresses_of(&self, slot: Slot) -> PathBuf {
@@ -125,18 +142,44 @@ impl Layout {
     }
 
     pub(crate) fn links(&self) -> PathBuf {
-        self.abi.join("links")
+        self.group(Group::Flows).join("links")
     }
 
     pub(crate) fn programs(&self) -> PathBuf {
-        self.abi.join("programs")
+        self.group(Group::Flows).join("programs")
     }
 }
 
-/// Whether a name is that of some version's directory.
-pub(crate) fn is_abi(name: &str) -> bool {
-    name.strip_prefix("abi-")
-        .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+/// Directories of other versions that this build replaces. An error: one that it cannot go on from, or none of ours.
+fn others(pin_dir: &Path) -> Result<Others, KernelError> {
+    let mut others = Others::default();
+    for name in names(pin_dir)? {
+        if Group::ALL.into_iter().any(|group| name == group_directory(group)) {
+            continue;
+        }
+        let is_policy = is_version_of(&name, Group::Policy.name());
+        if is_policy || is_version_of(&name, Group::Denials.name()) {
+            others.policy |= is_policy;
+            others.directories.push(pin_dir.join(name));
+        } else if is_version(&name) {
+            let expected = group_directory(Group::Flows);
+            return Err(KernelError::OtherAbi { path: pin_dir.to_path_buf(), found: name, expected });
+        } else {
+            return Err(KernelError::Foreign { path: pin_dir.join(name) });
+        }
+    }
+    Ok(others)
+}
+
+/// Whether a name is that of a directory of some version.
+pub(crate) fn is_version(name: &str) -> bool {
+    let groups = Group::ALL.map(Group::name);
+    groups.into_iter().chain([BEFORE_GROUPS]).any(|first| is_version_of(name, first))
+}
+
+fn is_version_of(name: &str, first: &str) -> bool {
+    let number = name.strip_prefix(first).and_then(|rest| rest.strip_prefix('-'));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The same pin on its way in.
@@ -190,64 +233,38 @@ fn make(directory: &Path, with_parents: bool) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// The lock of a daemon or a purge, on the directory itself: bpf file systems hold no plain files. `status` shares it for an
-/// instant to see whether there is a daemon, and that must not end a start: so a lock that somebody has is waited for.
-pub(crate) fn lock(pin_dir: &Path) -> Result<Lock, KernelError> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match take(pin_dir, FlockArg::LockExclusiveNonblock) {
-            Err(KernelError::Busy { .. }) if Instant::now() < end => std::thread::sleep(Duration::from_millis(20)),
-            other => return other,
-        }
-    }
-}
-
-/// Whether a daemon, or a purge, has the directory. Those who only ask do not see each other.
-pub(crate) fn is_locked(pin_dir: &Path) -> bool {
-    matches!(take(pin_dir, FlockArg::LockSharedNonblock), Err(KernelError::Busy { .. }))
-}
-
-fn take(pin_dir: &Path, how: FlockArg) -> Result<Lock, KernelError> {
-    let directory = File::open(pin_dir).map_err(at(pin_dir, "open"))?;
-    let opened = directory.metadata().map_err(at(pin_dir, "stat"))?;
-    let directory = match Flock::lock(directory, how) {
-        Ok(directory) => directory,
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            return Err(KernelError::Busy { path: pin_dir.to_path_buf() });
-        }
-        Err((_, error)) => return Err(at(pin_dir, "lock")(error.into())),
-    };
-    // A purge may have removed the directory between the two calls: that lock would keep nobody away.
-    match fs::metadata(pin_dir) {
-        Ok(now) if now.ino() == opened.ino() => Ok(Lock { _directory: directory }),
-        _ => Err(KernelError::Busy { path: pin_dir.to_path_buf() }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn only_numbered_directories_are_a_version() {
-        for (name, is) in
-            [("abi-1", true), ("abi-20", true), ("abi-", false), ("abi-x", false), ("abi-2x", false), ("maps", false)]
-        {
-            assert_eq!(is_abi(name), is, "{name}");
+        for (name, is) in [
+            ("abi-1", true),
+            ("flows-1", true),
+            ("policy-20", true),
+            ("denials-3", true),
+            ("flows-", false),
+            ("flows-x", false),
+            ("flows-2x", false),
+            ("flows", false),
+            ("maps-1", false),
+        ] {
+            assert_eq!(is_version(name), is, "{name}");
         }
     }
 
     #[test]
     fn an_incoming_pin_lies_beside_the_one_it_replaces() {
         let layout = Layout::of(Path::new("/pins"));
-        assert_eq!(incoming(&layout.image(Slot::of(1))), Path::new("/pins/abi-2/image/1-new"));
+        assert_eq!(incoming(&layout.image(Slot::of(1))), layout.images().join("1-new"));
     }
 
     #[test]
     fn a_second_lock_and_what_is_not_ours_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let pins = directory.path().join("pins");
-        let (layout, lock) = Layout::open(&pins, 7).unwrap();
+        let (layout, _, lock) = Layout::open(&pins, 7).unwrap();
         assert!(matches!(Layout::open(&pins, 7), Err(KernelError::Busy { .. })));
         drop(lock);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -255,30 +272,31 @@ mod tests {
 
         assert!(matches!(Layout::open(&pins, 8), Err(KernelError::OtherNamespace { .. })));
         Layout::open(&pins, 7).unwrap();
-        fs::create_dir(pins.join("abi-2/stranger")).unwrap();
-        let error = Layout::open(&pins, 7).unwrap_err();
-        assert!(error.to_string().contains("stranger"), "{error}");
-        fs::remove_dir(pins.join("abi-2/stranger")).unwrap();
-        fs::create_dir(pins.join("abi-999")).unwrap();
-        let error = Layout::open(&pins, 7).unwrap_err();
-        assert!(matches!(&error, KernelError::OtherAbi { found, .. } if found == "abi-999"), "{error}");
+        for group in Group::ALL {
+            let stranger = layout.group(group).join("stranger");
+            fs::create_dir(&stranger).unwrap();
+            let error = Layout::open(&pins, 7).unwrap_err();
+            assert!(matches!(&error, KernelError::Foreign { path } if *path == stranger), "{error}");
+            fs::remove_dir(stranger).unwrap();
+        }
+        for other in ["abi-2", "flows-999"] {
+            fs::create_dir(pins.join(other)).unwrap();
+            let error = Layout::open(&pins, 7).unwrap_err();
+            assert!(matches!(&error, KernelError::OtherAbi { found, .. } if found == other), "{error}");
+            fs::remove_dir(pins.join(other)).unwrap();
+        }
     }
 
     #[test]
-    fn who_only_asks_for_the_lock_neither_ends_a_start_nor_looks_like_a_daemon() {
+    fn other_layouts_of_policy_and_denials_are_found_and_left() {
         let directory = tempfile::tempdir().unwrap();
         let pins = directory.path().join("pins");
-        drop(Layout::open(&pins, 7).unwrap());
-        let asked = take(&pins, FlockArg::LockSharedNonblock).unwrap();
-        assert!(!is_locked(&pins), "two who ask at once");
-        std::thread::scope(|scope| {
-            let start = scope.spawn(|| Layout::open(&pins, 7).map(|(_, lock)| lock));
-            std::thread::sleep(PATIENCE / 4);
-            assert!(!start.is_finished(), "it waits");
-            drop(asked);
-            let _lock = start.join().unwrap().unwrap();
-            assert!(is_locked(&pins));
-        });
-        assert!(!is_locked(&pins));
+        for (name, policy) in [("denials-998", false), ("policy-999", true)] {
+            fs::create_dir_all(pins.join(name)).unwrap();
+            let (_, others, _) = Layout::open(&pins, 7).unwrap();
+            assert_eq!(others.policy, policy, "{name}");
+            assert!(others.directories.contains(&pins.join(name)), "{others:?}");
+        }
+        assert!(pins.join("denials-998").is_dir() && pins.join("policy-999").is_dir());
     }
 }

@@ -1,18 +1,24 @@
-//! What is pinned: where it lies, what each map looks like, and how all of it is removed.
+//! Everything that is pinned: its paths, the maps, and how all of it is removed.
 //!
 //! Input: the pin directory and the configured sizes. Output: every map, pinned, under the lock of one daemon.
 
 pub(crate) mod layout;
+mod lock;
 mod maps;
 mod purge;
 
+use std::fs;
 use std::path::Path;
 
 pub(crate) use layout::Layout;
-pub(crate) use maps::{Maps, REPORTED, REPORTED_BUSY, compare, image_addresses, image_lines, possible_cpus};
+pub use layout::group_directory;
+pub(crate) use lock::is_locked;
+pub(crate) use maps::{FlowMaps, Maps, PolicyMaps, compare, image_addresses, image_lines, pinned, possible_cpus};
 pub use purge::purge;
 
-use layout::{Lock, incoming, replace, unpin};
+use enforcer_common::schema::MapRow;
+use layout::{Others, incoming, replace, unpin};
+use lock::Lock;
 
 use crate::kernel::error::{KernelError, at};
 use crate::kernel::sys::{self, Map};
@@ -22,6 +28,7 @@ use crate::kernel::sys::{self, Map};
 pub(crate) struct Pins {
     layout: Layout,
     maps: Maps,
+    others: Others,
     _lock: Lock,
 }
 
@@ -29,9 +36,9 @@ impl Pins {
     /// Takes the lock, and makes or takes over the maps. `namespace`: the cookie of the network namespace of the devices.
     /// `flows`: entries of a flow table that is made.
     pub(crate) fn open(pin_dir: &Path, namespace: u64, flows: u32) -> Result<Self, KernelError> {
-        let (layout, lock) = Layout::open(pin_dir, namespace)?;
+        let (layout, others, lock) = Layout::open(pin_dir, namespace)?;
         let maps = Maps::open(&layout, flows)?;
-        Ok(Self { layout, maps, _lock: lock })
+        Ok(Self { layout, maps, others, _lock: lock })
     }
 
     /// Where everything is pinned.
@@ -44,20 +51,34 @@ impl Pins {
         &self.maps
     }
 
+    /// Whether an image of another layout is there, which older programs may judge by.
+    pub(crate) fn has_other_policy(&self) -> bool {
+        self.others.policy
+    }
+
+    /// Removes what other versions have pinned. Nothing may use it any more.
+    pub(crate) fn remove_others(&mut self) -> Result<(), KernelError> {
+        for directory in &self.others.directories {
+            fs::remove_dir_all(directory).map_err(at(directory, "remove"))?;
+        }
+        self.others = Others::default();
+        Ok(())
+    }
+
     /// Maps whose pin is gone or another's.
     pub(crate) fn lost(&self) -> Vec<&'static str> {
-        let is_lost = |(name, map): &(&'static str, &Map)| {
-            let pinned = Map::pinned(&self.layout.map(name));
+        let is_lost = |(row, map): &(&'static MapRow, &Map)| {
+            let pinned = Map::pinned(&self.layout.map(row));
             !pinned.is_ok_and(|pinned| pinned.id() == map.id())
         };
-        self.maps.all().filter(is_lost).map(|(name, _)| name).collect()
+        self.maps.all().filter(is_lost).map(|(row, _)| row.name).collect()
     }
 
     /// Pins a map again.
     pub(crate) fn pin_again(&self, name: &str) -> Result<(), KernelError> {
-        let path = self.layout.map(name);
-        let new = incoming(&path);
-        if let Some((_, map)) = self.maps.all().find(|(held, _)| *held == name) {
+        if let Some((row, map)) = self.maps.all().find(|(row, _)| row.name == name) {
+            let path = self.layout.map(row);
+            let new = incoming(&path);
             unpin(&new)?;
             sys::object_pin(map.fd(), &new).map_err(at(&new, "pin"))?;
             replace(&new, &path)?;

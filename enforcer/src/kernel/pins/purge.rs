@@ -1,5 +1,7 @@
-//! Removes enforcement: the only way. Input: the pin directory. Output: nothing of ours is left, however far somebody came
-//! in making or removing it; every error is told, and none keeps the rest from going.
+//! Removes enforcement. Nothing else in the program does so.
+//!
+//! Input: the pin directory. Output: no pin of Enforcer is left, even if an earlier start or purge was cut short. Every error
+//! is reported, and none of them stops the rest.
 
 use std::fs;
 use std::io;
@@ -9,12 +11,13 @@ use std::path::Path;
 use enforcer_common::id::Ifindex;
 
 use crate::kernel::error::{KernelError, at, on_device};
-use crate::kernel::pins::layout::{is_abi, lock, names};
+use crate::kernel::pins::layout::{is_version, names};
+use crate::kernel::pins::lock::lock;
 use crate::kernel::preflight;
 use crate::kernel::sys;
 
-/// Removes the pins of every version. What no enforcer has made is left and told. Refused beside a daemon, which would make
-/// everything again.
+/// Removes the pins of every version. Files that Enforcer did not make stay, and are reported. While a daemon runs
+/// this is refused, because the daemon would make everything again.
 pub fn purge(pin_dir: &Path) -> Result<(), Vec<KernelError>> {
     preflight::check(pin_dir).map_err(|error| vec![error])?;
     if !pin_dir.exists() {
@@ -24,18 +27,17 @@ pub fn purge(pin_dir: &Path) -> Result<(), Vec<KernelError>> {
     let mut errors = Vec::new();
     match names(pin_dir) {
         Ok(found) => {
-            for name in found {
-                let path = pin_dir.join(&name);
-                if is_abi(&name) {
-                    // Links first: half removed maps must not be enforced with.
-                    let links = path.join("links");
-                    release_all(&links, &mut errors);
-                    remove(&links, &mut errors);
-                    remove(&path, &mut errors);
-                } else {
-                    errors.push(KernelError::Foreign { path });
-                }
+            let (ours, strange): (Vec<_>, Vec<_>) = found.into_iter().partition(|name| is_version(name));
+            let ours: Vec<_> = ours.iter().map(|name| pin_dir.join(name)).collect();
+            // Links first: half removed maps must not be enforced with.
+            for links in ours.iter().map(|path| path.join("links")) {
+                release_all(&links, &mut errors);
+                remove(&links, &mut errors);
             }
+            for path in &ours {
+                remove(path, &mut errors);
+            }
+            errors.extend(strange.iter().map(|name| KernelError::Foreign { path: pin_dir.join(name) }));
         }
         Err(error) => errors.push(error),
     }

@@ -1,4 +1,5 @@
-//! The hooks of a device: tcx links, the chain, and programs as far as they are known by a descriptor.
+//! The calls for the hooks of a device: tcx links, the chain, and information about a program behind a descriptor. A hook
+//! is a number of the kernel's `enum bpf_attach_type`.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -13,16 +14,6 @@ const BPF_F_BEFORE: u32 = 1 << 3;
 const LINK_TYPE_TCX: u32 = 11;
 /// Programs of one hook that a query can tell of: the kernel's own limit for a chain (`BPF_MPROG_MAX`).
 const CHAIN: usize = 64;
-
-/// The two hooks of tcx, from the kernel's `enum bpf_attach_type`.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-#[repr(u32)]
-pub(crate) enum Hook {
-    /// What the device receives: what the workload sends.
-    Ingress = 46,
-    /// What the device transmits: what the workload gets.
-    Egress = 47,
-}
 
 /// A tcx link.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -59,7 +50,7 @@ pub(crate) fn program_id(fd: BorrowedFd<'_>) -> io::Result<u32> {
 }
 
 /// Attaches a program as the first of a device's chain.
-pub(crate) fn link_create(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Result<OwnedFd> {
+pub(crate) fn link_create(program: BorrowedFd<'_>, ifindex: u32, hook: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Create {
         prog_fd: i32,
@@ -73,7 +64,7 @@ pub(crate) fn link_create(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> 
     let mut create = Create {
         prog_fd: program.as_raw_fd(),
         ifindex,
-        hook: hook as u32,
+        hook,
         flags: BPF_F_BEFORE,
         relative_fd: 0,
         pad: 0,
@@ -102,7 +93,7 @@ pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// The chain of a device in this network namespace. ENODEV: no such device here.
-pub(crate) fn chain(ifindex: u32, hook: Hook) -> io::Result<Vec<Attached>> {
+pub(crate) fn chain(ifindex: u32, hook: u32) -> io::Result<Vec<Attached>> {
     #[repr(C)]
     struct Query {
         ifindex: u32,
@@ -119,7 +110,7 @@ pub(crate) fn chain(ifindex: u32, hook: Hook) -> io::Result<Vec<Attached>> {
     let (mut programs, mut links) = ([0_u32; CHAIN], [0_u32; CHAIN]);
     let mut query = Query {
         ifindex,
-        hook: hook as u32,
+        hook,
         flags: [0; 2],
         prog_ids: address(programs.as_mut_ptr().cast()),
         count: CHAIN as u32,

@@ -1,4 +1,4 @@
-//! Maps: made with exact attributes, or opened from a pin; every key and value is checked against the map's sizes.
+//! Maps that are made with exact attributes, or opened from a pin. Every key and value is checked against the map's sizes.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

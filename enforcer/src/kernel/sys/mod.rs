@@ -1,5 +1,7 @@
-//! bpf(2) as far as aya does not offer it: maps with exact attributes, pins with information about them, tcx links by
-//! ifindex, the chain of a device, programs of type syscall. Input and output: plain data and file descriptors. Unsafe code is here and in `mmap`.
+//! The calls of bpf(2) that aya does not offer: maps with exact attributes, pins with information about them, tcx links by
+//! ifindex, the chain of a device, and programs of type syscall.
+//!
+//! Input and output: plain data and file descriptors. Unsafe code is here and in `mmap`.
 #![allow(
     unsafe_code,
     reason = "bpf(2) takes structs of pointers; each call is checked against the sizes of the map that it touches"
@@ -17,7 +19,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-pub(crate) use hook::{Hook, chain, link_create, link_detach, link_info, link_update, program_id};
+pub(crate) use hook::{LinkInfo, chain, link_create, link_detach, link_info, link_update, program_id};
 pub(crate) use map::{Map, MapAttributes, kind};
 pub(crate) use program::{SyscallProgram, btf_load, syscall_load, syscall_run};
 

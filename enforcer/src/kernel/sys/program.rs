@@ -1,4 +1,4 @@
-//! Programs of type syscall, which aya cannot load: they run in the caller's context and not on a packet.
+//! Programs of type syscall, which aya cannot load. They run in the context of the caller, and not on a packet.
 
 use std::ffi::CStr;
 use std::io;

@@ -1,10 +1,13 @@
-//! The endpoint table: what the programs know of each veth. Input: whole endpoints. Output: words in the mapped array, or
-//! an element of the hash for those whose place is taken.
+//! The endpoint table: what the programs know about each veth.
 //!
-//! A program may read an endpoint of the array while it is written. So a change is stored word by word in an order in
-//! which every mixture is safe: addresses, then the ids that make them own, and the tag last (first, if it goes).
-//! An element of the hash is replaced as a whole. The kernel may use the old one's memory for the next element at once,
-//! under a program that still reads it: so after each replacement or removal the next element waits for a grace period.
+//! Input: complete endpoints. Output: words in the mapped array, or an element of the hash for an endpoint whose place in the
+//! array is taken.
+//!
+//! A program may read an endpoint of the array while it is written. So a change is stored word by word, in an order in which
+//! every mixture of old and new words is safe: first the addresses, then the ids that make them own addresses, and the tag
+//! last. If an endpoint goes, its tag is cleared first. An element of the hash is replaced as a whole. The kernel may use the
+//! memory of the old element for the next one at once, while a program still reads it. So after each replacement or removal,
+//! the next element waits for a grace period.
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;
@@ -15,7 +18,7 @@ use enforcer_common::id::{Address, Ifindex, IncarnationId, OwnerId, QuotaPlace, 
 use enforcer_common::limits::{ENDPOINTS, ENDPOINTS_MORE, OWN_ADDRESSES, map};
 
 use crate::kernel::error::{KernelError, on_map};
-use crate::kernel::pins::Maps;
+use crate::kernel::pins::FlowMaps;
 use crate::kernel::sys::Map;
 use crate::kernel::tables::grace;
 use crate::kernel::tables::mmap::Mapped;
@@ -47,7 +50,7 @@ pub(crate) struct EndpointTable {
 
 impl EndpointTable {
     /// Reads the table.
-    pub(crate) fn open(maps: &Maps, writable: bool) -> Result<Self, KernelError> {
+    pub(crate) fn open(maps: &FlowMaps, writable: bool) -> Result<Self, KernelError> {
         let array = Mapped::new(&maps.endpoints, writable).map_err(on_map(map::ENDPOINTS, "mmap"))?;
         let more = Arc::clone(&maps.endpoints_more);
         let mut endpoints = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! The shared words: the policy in force, the counter of owner ids, the seed of the denial hash, whether a first plan is
-//! through, how many lost packets the flow log was told of.
+//! The shared words: the policy word, the counter of owner ids, the seed of the denial hash, whether the first run is over,
+//! and how many lost packets were reported to the flow log.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +9,7 @@ use enforcer_common::id::{PolicyWord, Revision};
 use enforcer_common::limits::{Global, map};
 
 use crate::kernel::error::{KernelError, at, on_map};
-use crate::kernel::pins::Maps;
+use crate::kernel::pins::FlowMaps;
 use crate::kernel::tables::mmap::Mapped;
 
 /// The words.
@@ -20,7 +20,7 @@ pub(crate) struct Globals {
 
 impl Globals {
     /// Maps the words.
-    pub(crate) fn open(maps: &Maps, writable: bool) -> Result<Self, KernelError> {
+    pub(crate) fn open(maps: &FlowMaps, writable: bool) -> Result<Self, KernelError> {
         let words = Mapped::new(&maps.globals, writable).map_err(on_map(map::GLOBALS, "mmap"))?;
         Ok(Self { words })
     }

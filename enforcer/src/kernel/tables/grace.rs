@@ -1,9 +1,9 @@
-//! Waiting until every program run that has begun is over: what it may have read can then be written again.
+//! Waits until every run of a program that has begun is over. What such a run may have read can then be written again.
 //!
-//! The kernel itself waits in each write of an outer map, but only after it has put the new map there. That wait keeps the
-//! rows of a slot from being written under a run that reads the slot's old image; it keeps no run that read the word before
-//! a flip from finding the image of the flip after the next in its slot. Against that there is the wait after the word
-//! (`Kernel::settle`), before the next plan touches the slot.
+//! The kernel itself waits in each write of an outer map, but only after it has put the new map there. That wait protects the
+//! rows of a slot from being written under a run that reads the slot's old image. But a run may have read the policy word
+//! before a flip, and it could find in its slot the image of the flip after the next. Against that, `Tables::settle` waits
+//! after the word is stored, before the next plan touches the slot.
 
 use std::os::fd::AsRawFd;
 

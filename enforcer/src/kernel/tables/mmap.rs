@@ -1,5 +1,5 @@
-//! Arrays that the programs and user space share by mmap. Input: a map with `BPF_F_MMAPABLE`. Output: its words, each
-//! read and written in one piece. One of two files with unsafe code.
+//! Arrays that the programs and user space share by mmap. Input: a map with `BPF_F_MMAPABLE`. Output: its words, each of
+//! which is read and written in one piece. In `kernel`, only this file and `sys` have unsafe code.
 #![allow(unsafe_code, reason = "memory that the kernel shares is a raw pointer")]
 
 use std::io;

@@ -1,7 +1,7 @@
-//! What the programs read, and what user space writes for them.
+//! The tables that the programs read, and that user space writes.
 //!
-//! Input: the pinned maps. Output: the tables as one part, which also knows when programs may still read what was written
-//! over: every write that needs a wait before the next one goes through here.
+//! Input: the pinned maps. Output: the tables as one part. The part also knows when programs may still read a value that was
+//! overwritten: every write after which the next one must wait goes through here.
 
 mod endpoints;
 mod globals;
@@ -14,7 +14,7 @@ mod uplinks;
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Ifindex, IncarnationId, PolicyWord, QuotaPlace, Revision};
+use enforcer_common::id::{Ifindex, IncarnationId, PolicyWord, QuotaPlace, Revision, Slot};
 
 pub(crate) use endpoints::EndpointTable;
 pub(crate) use globals::Globals;
@@ -43,22 +43,27 @@ pub(crate) struct Tables {
     word: PolicyWord,
     /// Programs may still read what the next plan writes.
     owes_grace: bool,
+    /// This process has put a policy in force.
+    has_applied: bool,
 }
 
 impl Tables {
-    /// Reads the tables and checks the image in force.
+    /// Reads the tables and checks the image in force; not where it may be one of another layout.
     pub(crate) fn open(pins: &Pins, flow_quota: u32) -> Result<Self, KernelError> {
-        let maps = pins.maps();
+        let maps = &pins.maps().flows;
         let globals = Globals::open(maps, true)?;
         globals.seed()?;
         let endpoints = EndpointTable::open(maps, true)?;
         // The last daemon may have died before its last wait.
         grace::wait()?;
         let word = globals.word();
-        let slots = Slots::open(pins.layout(), maps, word)?;
+        let slots = Slots::open(pins.layout(), &pins.maps().policy);
+        if !pins.has_other_policy() {
+            slots.check_whole(word)?;
+        }
         let quotas = Quotas::open(maps, flow_quota, true)?;
         let uplinks = Uplinks::open(maps)?;
-        Ok(Self { globals, endpoints, quotas, slots, uplinks, word, owes_grace: false })
+        Ok(Self { globals, endpoints, quotas, slots, uplinks, word, owes_grace: false, has_applied: false })
     }
 
     /// Gives up what a start that was cut short has left: endpoints that were written for a veth which was then not attached,
@@ -98,6 +103,12 @@ impl Tables {
         self.owes_grace = true;
         self.globals.set_word(word);
         self.word = word;
+        self.has_applied = true;
+    }
+
+    /// Whether this process has put a policy in force.
+    pub(crate) fn has_applied(&self) -> bool {
+        self.has_applied
     }
 
     /// Whether a first plan was once put in force and everything that it names attached to.
@@ -110,9 +121,9 @@ impl Tables {
         self.globals.begin();
     }
 
-    /// Fills the slot of a word that is not in force.
-    pub(crate) fn fill(&self, word: PolicyWord, plan: &Plan<'_>) -> Result<(), KernelError> {
-        self.slots.fill(word.slot(), plan)
+    /// Fills a slot that no program judges by.
+    pub(crate) fn fill(&self, slot: Slot, plan: &Plan<'_>) -> Result<(), KernelError> {
+        self.slots.fill(slot, plan)
     }
 
     /// Whether the image in force is still whole.
@@ -177,6 +188,12 @@ impl Tables {
             self.owes_grace = false;
         }
         Ok(())
+    }
+
+    /// Waits until every program run that has begun is over.
+    pub(crate) fn wait(&mut self) -> Result<(), KernelError> {
+        self.owes_grace = true;
+        self.settle()
     }
 
     /// Pinned uplinks.

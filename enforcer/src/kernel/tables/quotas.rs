@@ -1,5 +1,7 @@
-//! Places of `QUOTAS`: the flows of one workload, counted by the programs. Input: which incarnations live. Output: a place
-//! for each; a place is given again only when its last flow is gone, so that no count is mixed.
+//! The places of `QUOTAS`, in which the programs count the flows of each workload.
+//!
+//! Input: the incarnations that live. Output: a place for each of them. A place is given out again only when its last flow is
+//! gone, so that the counts of two incarnations never mix.
 
 use std::collections::BTreeSet;
 use std::mem::offset_of;
@@ -9,7 +11,7 @@ use enforcer_common::id::{IncarnationId, QuotaPlace};
 use enforcer_common::limits::map;
 
 use crate::kernel::error::{KernelError, on_map};
-use crate::kernel::pins::Maps;
+use crate::kernel::pins::FlowMaps;
 use crate::kernel::tables::mmap::Mapped;
 
 const FLOWS: usize = offset_of!(Quota, flows);
@@ -34,7 +36,7 @@ pub struct FlowFill {
 
 impl Quotas {
     /// Maps the places.
-    pub(crate) fn open(maps: &Maps, limit: u32, writable: bool) -> Result<Self, KernelError> {
+    pub(crate) fn open(maps: &FlowMaps, limit: u32, writable: bool) -> Result<Self, KernelError> {
         let array = Mapped::new(&maps.quotas, writable).map_err(on_map(map::QUOTAS, "mmap"))?;
         Ok(Self { array, limit })
     }

@@ -1,8 +1,11 @@
-//! The two slots of the outer maps. Input: the image of a plan. Output: it fills the idle slot; nothing reads that slot until
-//! the word names it.
+//! The two slots of the outer maps.
 //!
-//! Each inner map is made with its exact size, filled, pinned beside the slot's pin, put into the outer map, and only then
-//! renamed over the slot's pin: the slot in force never lacks one. The copy of an image's first lines is written in place. What a crash leaves in the idle slot is filled anew.
+//! Input: the image of a plan. Output: the idle slot is filled with it. No program reads that slot until the policy word
+//! names it.
+//!
+//! Each inner map is made with its exact size, filled, and pinned beside the pin of the slot. Then it is put into the outer
+//! map, and only then its pin is renamed over the pin of the slot, so the slot in force always has a pin. The copy of an
+//! image's first lines is written in place. Whatever a crash leaves in the idle slot is filled again.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +16,7 @@ use enforcer_common::limits::{self, map};
 
 use crate::kernel::error::{KernelError, at, on_map};
 use crate::kernel::pins::layout::{self, Layout, incoming};
-use crate::kernel::pins::{self, Maps, compare};
+use crate::kernel::pins::{self, PolicyMaps, compare};
 use crate::kernel::sys::{self, Map};
 use crate::plan::Plan;
 
@@ -33,19 +36,23 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Checks the image in force.
-    pub(crate) fn open(layout: &Layout, maps: &Maps, word: PolicyWord) -> Result<Self, KernelError> {
-        let slots = Self {
+    /// The slots of the pinned maps.
+    pub(crate) fn open(layout: &Layout, maps: &PolicyMaps) -> Self {
+        Self {
             layout: layout.clone(),
             images: Arc::clone(&maps.images),
             image_starts: Arc::clone(&maps.image_starts),
             addresses: Arc::clone(&maps.addresses),
-        };
-        if word.revision != Revision::NONE {
-            let header = slots.check(word)?;
-            slots.compare_start(word, header)?;
         }
-        Ok(slots)
+    }
+
+    /// Checks the image in force and the copy of its first lines.
+    pub(crate) fn check_whole(&self, word: PolicyWord) -> Result<(), KernelError> {
+        if word.revision == Revision::NONE {
+            return Ok(());
+        }
+        let header = self.check(word)?;
+        self.compare_start(word, header)
     }
 
     /// Fills a slot.

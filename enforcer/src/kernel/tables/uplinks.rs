@@ -1,4 +1,4 @@
-//! Devices towards the outside. Input: those that a plan names. Output: their entries in `UPLINKS`.
+//! The devices that lead out of the node. Input: the uplinks of a plan. Output: their entries in `UPLINKS`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use enforcer_common::id::Ifindex;
 use enforcer_common::limits::map;
 
 use crate::kernel::error::{KernelError, on_map};
-use crate::kernel::pins::Maps;
+use crate::kernel::pins::FlowMaps;
 use crate::kernel::sys::Map;
 
 /// The uplinks, and which of them are pinned.
@@ -19,7 +19,7 @@ pub(crate) struct Uplinks {
 
 impl Uplinks {
     /// Reads the uplinks.
-    pub(crate) fn open(maps: &Maps) -> Result<Self, KernelError> {
+    pub(crate) fn open(maps: &FlowMaps) -> Result<Self, KernelError> {
         let map = Arc::clone(&maps.uplinks);
         let devices = read(&map)?;
         Ok(Self { map, devices })

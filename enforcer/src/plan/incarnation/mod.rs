@@ -1,7 +1,7 @@
-//! Who has which ids, and what each endpoint becomes. Pure: no map is touched here.
+//! Assigns ids to workloads and computes the next states of each endpoint. Pure: no map is touched here.
 //!
-//! Input: the plan, the endpoints as they are, the ids given out. Output: each endpoint before the word is stored, after
-//! it, and after one more grace period: an address is never edited under a live id.
+//! Input: the plan, the present endpoints, and the ids that are in use. Output: each endpoint before the policy word is
+//! stored, after it is stored, and after one more grace period. An address is never changed while its id is live.
 
 mod places;
 
@@ -36,27 +36,37 @@ pub(crate) struct Incarnations {
     by_key: BTreeMap<WorkloadKey, IncarnationId>,
 }
 
-/// What a plan makes of the endpoints.
+/// The endpoints that a plan writes, in order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Writes {
-    /// To be stored first of all: addresses that another workload has now lose their ids, so that no veth speaks for
-    /// another's workload under the new image.
+    /// Stored first of all: an address that now belongs to another workload loses its id, so that no veth can use it
+    /// under the new image.
     pub(crate) taken: Vec<Endpoint>,
-    /// To be stored before the word.
+    /// Stored before the policy word.
     pub(crate) before: Vec<Endpoint>,
-    /// To be stored after the word and a grace period: addresses that went away lose their ids.
+    /// Stored after the policy word and a grace period: addresses that went away lose their ids.
     pub(crate) after: Vec<Endpoint>,
-    /// To be stored one more grace period later: those addresses are wiped, so that a program which reads an address first
-    /// and its id last never sees one beside another's id.
+    /// Stored one more grace period later: those addresses are wiped. A program reads an address first and its id
+    /// last, so it never sees an address with the id of another one.
     pub(crate) wiped: Vec<Endpoint>,
-    /// To be stored yet one more grace period later: addresses that had no place before.
+    /// Stored yet another grace period later: addresses that had no place before.
     pub(crate) late: Vec<Endpoint>,
-    /// To be stored after the word, then attached.
+    /// Stored after the policy word, and then attached.
     pub(crate) fresh: Vec<Endpoint>,
     /// Id of each workload.
     pub(crate) ids: BTreeMap<WorkloadKey, IncarnationId>,
     /// Addresses without a place.
     pub(crate) refused: Vec<RefusedAddress>,
+}
+
+impl Writes {
+    /// Removes the rows of a slot from every endpoint, because the image to which the row numbers belong is gone.
+    pub(crate) fn close(&mut self, slot: Slot) {
+        let Self { taken, before, after, wiped, late, fresh: _, ids: _, refused: _ } = self;
+        for endpoint in [taken, before, after, wiped, late].into_iter().flatten() {
+            endpoint.rows[slot.index()] = [Row::NONE; 2];
+        }
+    }
 }
 
 impl Incarnations {
@@ -70,8 +80,8 @@ impl Incarnations {
         self.by_id.get(&id).is_none_or(|incarnation| incarnation.unclaimed)
     }
 
-    /// Takes over the incarnations of endpoints that an earlier daemon has left. `place_of`: the place of `QUOTAS` that one
-    /// has; one whose place was lost gets another.
+    /// Takes over the incarnations of endpoints that an earlier daemon left. `place_of` gives the place of an
+    /// incarnation in `QUOTAS`. An incarnation that has lost its place gets a new one.
     pub(crate) fn adopt<'a>(
         endpoints: impl Iterator<Item = &'a Endpoint>,
         place_of: impl Fn(IncarnationId) -> Option<QuotaPlace>,
@@ -94,7 +104,7 @@ impl Incarnations {
         Ok(incarnations)
     }
 
-    /// Removes incarnations without an endpoint; gives their places of `QUOTAS`.
+    /// Removes incarnations without an endpoint, and returns their places of `QUOTAS`.
     pub(crate) fn retire<'a>(&mut self, endpoints: impl Iterator<Item = &'a Endpoint>) -> Vec<QuotaPlace> {
         let living: BTreeSet<IncarnationId> = endpoints.map(|endpoint| endpoint.id).collect();
         let mut places = Vec::new();
@@ -109,7 +119,7 @@ impl Incarnations {
         places
     }
 
-    /// Works out what a plan makes of the endpoints. `slot` is the idle one.
+    /// Computes the endpoints that a plan writes. `slot` is the idle slot.
     pub(crate) fn plan(
         &mut self,
         workloads: &[PlannedWorkload],

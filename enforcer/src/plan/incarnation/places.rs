@@ -1,5 +1,5 @@
-//! The places of an endpoint's own addresses. Input: an endpoint and the addresses that it is to have. Output: its states on
-//! the way there; an address is never edited under a live id.
+//! Assigns places in an endpoint to the workload's own addresses. Input: an endpoint, and the addresses that it shall have.
+//! Output: the states that lead there. An address is never changed while its id is live.
 
 use std::collections::BTreeSet;
 

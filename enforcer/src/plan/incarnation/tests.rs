@@ -176,6 +176,25 @@ fn an_address_that_moves_is_nobody_elses_before_the_word() {
     assert_eq!(last[&Ifindex(10)].addresses.iter().filter(|place| **place == address(2)).count(), 0, "wiped");
 }
 
+#[test]
+fn a_closed_slot_stays_closed_in_every_later_step() {
+    let (mut all, mut ids) = (Incarnations::default(), supply());
+    let plan = [workload(1, &[10], &[1, 2]), workload(2, &[11], &[3])];
+    let now = end(&BTreeMap::new(), &all.plan(&plan, &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0).unwrap());
+    // Addresses go, come and move, so that there are endpoints of every step.
+    let many: Vec<u32> = (3..3 + OWN_ADDRESSES as u32).collect();
+    let plan = [workload(1, &[10], &many), workload(3, &[12], &[40])];
+    let mut writes = all.plan(&plan, &now, &mut ids, Slot::BOTH[0], 0).unwrap();
+    writes.close(Slot::BOTH[1]);
+    let steps = [&writes.taken, &writes.before, &writes.after, &writes.wiped, &writes.late];
+    for (step, endpoints) in steps.into_iter().enumerate() {
+        assert!(!endpoints.is_empty(), "step {step}");
+        assert!(endpoints.iter().all(|endpoint| endpoint.rows[1] == [Row::NONE; 2]), "step {step}");
+    }
+    assert!(writes.before.iter().any(|endpoint| endpoint.rows[0] == [Row(3), Row(4)]));
+    assert_eq!(writes.fresh[0].rows, [[Row(3), Row(4)]; 2], "its programs run under the new word alone");
+}
+
 fn an_endpoint() -> impl Strategy<Value = Endpoint> {
     proptest::collection::vec(proptest::option::of(0_u32..24), OWN_ADDRESSES).prop_map(|places| {
         let mut endpoint = Endpoint::FREE;

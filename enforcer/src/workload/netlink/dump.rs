@@ -1,6 +1,6 @@
-//! Requests to the kernel: complete lists of links, addresses and routes, and the nsid of a namespace's path.
+//! Asks the kernel for complete lists of links, addresses and routes, and for the nsid of a namespace's path.
 //!
-//! Output: the parts of a `NetworkView`. A list that changed while it was read is read again.
+//! Output: the parts of a `NetworkView`. If a list changed while it was read, it is read again.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,7 @@
-//! From an event to what has to be read again.
+//! Decides which lists have to be read again after a netlink event.
 //!
-//! Only the kind of a message and the namespace it came from are looked at; its content is read by a dump.
+//! Input: the kind of the message and the namespace that sent it. The content of the message is not used: a later dump
+//! reads it. Output: marks on the lists that are stale.
 
 #![forbid(unsafe_code)]
 
@@ -46,7 +47,8 @@ impl Stale {
         self.links || !self.single_links.is_empty()
     }
 
-    /// Everything has been read but what is inside these; namespaces that went still have to be told of.
+    /// Notes that everything was read except the inside of these namespaces. Namespaces that are gone must still be
+    /// reported.
     pub(super) fn all_read_but(&mut self, inside: BTreeSet<i32>) {
         *self = Self { gone: std::mem::take(&mut self.gone), inside, ..Self::default() };
     }

@@ -1,7 +1,7 @@
-//! The one socket that hears of changes, in this namespace and in those of the containers.
+//! The one socket that receives netlink events, of this namespace and of the containers' namespaces.
 //!
-//! netlink-sys drops the control message that carries the nsid, so the two system calls that need it are made here.
-//! Input: a netlink socket. Output: datagrams with the nsid they came from.
+//! netlink-sys drops the control message that carries the nsid, so this module makes the two system calls that need it.
+//! Input: a netlink socket. Output: datagrams, each with the nsid of the namespace that sent it.
 
 #![allow(unsafe_code, reason = "an option that nix does not know, and tokio's registration of a descriptor")]
 

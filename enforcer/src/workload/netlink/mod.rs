@@ -1,7 +1,7 @@
 //! Discovery by netlink: one task that keeps a `NetworkView` up to date.
 //!
-//! Any relevant event marks what it concerns; a few milliseconds later that part is read again and a new view goes out.
-//! Reading a complete list is the only way in, so that a lost or reordered event costs time and never truth.
+//! An event only marks a list as stale. A few milliseconds later the task reads that list again and sends a new view. All
+//! data come from complete lists, so a lost or reordered event costs time but never makes the view wrong.
 //! Input: the namespace of the thread that opens the sockets. Output: `Change`s on a channel.
 
 mod dump;
@@ -52,28 +52,28 @@ const RETRY: Duration = Duration::from_millis(50);
 #[non_exhaustive]
 pub enum NetlinkError {
     /// A socket could not be opened.
-    #[error("cannot open a netlink socket")]
+    #[error("the daemon cannot open a netlink socket, so it cannot find workloads")]
     Open {
         /// Cause.
         #[source]
         source: io::Error,
     },
     /// The kernel refused a request.
-    #[error("the kernel refused a netlink request")]
+    #[error("the kernel refused a netlink request for devices, addresses or routes")]
     Refused {
         /// Cause.
         #[source]
         source: io::Error,
     },
     /// Events can no longer be read.
-    #[error("cannot read netlink events")]
+    #[error("the daemon cannot read netlink events, so it would miss new veths and addresses")]
     Receive {
         /// Cause.
         #[source]
         source: io::Error,
     },
     /// The request socket is gone.
-    #[error("the netlink connection was closed")]
+    #[error("the netlink socket for requests was closed; start the daemon again")]
     Closed,
 }
 
@@ -184,7 +184,10 @@ impl Watcher {
                         }
                         Ok(()) => {}
                         Err(error @ NetlinkError::Refused { .. }) => {
-                            tracing::warn!(error = &error as &dyn std::error::Error, "netlink read failed, trying again");
+                            tracing::warn!(
+                                error = &error as &dyn std::error::Error,
+                                "cannot read devices, addresses or routes by netlink; trying again"
+                            );
                             self.stale.add_everything();
                             reads.insert(Instant::now() + RETRY);
                         }
@@ -200,7 +203,7 @@ impl Watcher {
     fn mark(&mut self, heard: Heard) {
         if matches!(heard, Heard::Overrun) {
             self.overruns.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!("netlink events were lost, reading everything again");
+            tracing::warn!("the kernel dropped netlink events; reading all devices, addresses and routes again");
         }
         self.stale.mark(heard);
         self.heard.notify_one();

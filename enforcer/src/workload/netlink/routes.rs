@@ -1,4 +1,6 @@
-//! Routes of the node, cut to what ownership and uplinks need.
+//! The node's routes, reduced to what the rules about address owners and uplinks need.
+//!
+//! Input: route messages. Output: unicast routes and gateways.
 
 #![forbid(unsafe_code)]
 

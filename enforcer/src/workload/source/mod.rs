@@ -1,7 +1,7 @@
-//! The sources of workloads, in one list.
+//! The list of all sources of workloads.
 //!
-//! Input: `Config`. Output: the state of each source. A new source adds a folder and its line in `start`; the statements
-//! of all sources are merged alike by `store`.
+//! Input: `Config`. Output: the state of each source. A new source adds a folder and one line in `start`. `store` merges the
+//! statements of all sources in the same way.
 
 #![forbid(unsafe_code)]
 
@@ -16,9 +16,9 @@ use super::config::Config;
 /// The running sources.
 #[derive(Debug)]
 pub(super) struct Sources {
-    /// All of them. What two sources say of one workload is compared in this order.
+    /// All sources. The statements of two sources about one workload are compared in this order.
     pub(super) all: Vec<Source>,
-    /// Where another inventory goes in.
+    /// The input for a new inventory.
     pub(super) inventory: inventory::Input,
 }
 

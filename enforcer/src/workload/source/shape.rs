@@ -1,6 +1,6 @@
-//! The shape that all sources of workloads have.
+//! The shape that all sources of workloads share.
 //!
-//! Input: whatever a source watches. Output: its newest state, whole, each time it has something else to say.
+//! Input: whatever a source watches. Output: the complete new state of the source, each time it differs from the last one.
 
 #![forbid(unsafe_code)]
 
@@ -35,10 +35,10 @@ pub struct SourceState {
 /// How complete the statements of a source are.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Listed {
-    /// The source has given no complete list yet: nobody can tell an unknown workload from one that is still to come.
+    /// The source has given no complete list yet, so an unknown workload may still get a name.
     #[default]
     Never,
-    /// The newest list was asked for at this time; what has begun since may be missing from it.
+    /// The newest list was requested at this time. It may lack containers that have started since.
     At(Instant),
     /// The statements are complete at any time.
     Standing,

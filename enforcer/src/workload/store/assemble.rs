@@ -1,4 +1,4 @@
-//! The last step of an update: identities, remote peers and namespaces, put together to a `Snapshot`.
+//! The last step of an update: it puts identities, remote peers and namespaces together into a `Snapshot`.
 
 #![forbid(unsafe_code)]
 

@@ -1,9 +1,9 @@
-//! Entries that go by address: which namespace each one is.
+//! Binds inventory entries that are matched by address to the network namespaces that they describe.
 //!
-//! An entry belongs to the first namespace that shows its address, until that namespace is gone. Showing is only a
-//! claim, so a namespace qualifies by it only where the address could be its own and where nothing else names it. With a
-//! runtime that is known only from a list of containers younger than the claim: before, a new container is nameless
-//! too, and would be the entry until its name arrives.
+//! An entry belongs to the first namespace that shows its address, until that namespace is gone. A namespace can show any
+//! address, so it qualifies only if the address could be its own and nothing else names the namespace. If there is a runtime,
+//! the namespace must also be missing from a list that is younger than the claim. Before that, a new container has no name
+//! either, and it would take the entry until its name arrives.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +18,7 @@ use crate::workload::model::{WorkloadKey, WorkloadName};
 use crate::workload::source::{LISTED_WITHIN, Listed};
 use crate::workload::statement::{FoundBy, Statement};
 
-/// What decides over an entry.
+/// The input of the binding.
 pub(super) struct Binding<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) routing: &'a Routing<'a>,
@@ -112,7 +112,7 @@ impl Binding<'_> {
     }
 }
 
-/// A source or a host route gives it one of the entry's addresses: more than a claim.
+/// Whether a source or a host route gives the namespace one of the entry's addresses, which is stronger than a claim.
 fn is_given(said: &Said<'_>, key: WorkloadKey, entry: &Statement) -> bool {
     entry.addresses.iter().any(|address| said.given_to(key, *address))
 }

@@ -1,14 +1,15 @@
-//! Which address is whose. The rules, strongest first:
+//! Decides which workload owns which address. The rules, strongest first:
 //!
-//! 1. An address of the node is nobody else's.
-//! 2. An address that a source or a host route gives to a workload is that workload's.
-//! 3. An address that is merely shown inside a container is its own only if it could be (`implausible`), no source
-//!    gives it to anybody else, and no other workload has it.
+//! 1. An address of the node belongs to the node alone.
+//! 2. An address that a source or a host route gives to a workload belongs to that workload.
+//! 3. An address that only a container itself shows belongs to it if three conditions hold: it could be the container's
+//!    (see `implausible`), no source gives it to another workload, and no other workload has it.
 //!
-//! Among equals the earlier owner keeps it; with no order known it is disputed and belongs to nobody.
+//! If two workloads have equal claims, the earlier owner keeps the address. If their order is not known, the address is
+//! disputed and belongs to neither.
 //!
-//! A container chooses how many addresses it shows, so each workload has a bounded say: claims beyond
-//! `OWN_ADDRESSES` are counted and not weighed, nor told of one by one.
+//! A container chooses how many addresses it shows, so the claims of one workload are bounded. Claims beyond `OWN_ADDRESSES`
+//! are counted, but not weighed and not reported one by one.
 
 #![forbid(unsafe_code)]
 
@@ -25,7 +26,7 @@ use crate::workload::finding::{Finding, Refusal, Subject};
 use crate::workload::model::WorkloadKey;
 use crate::workload::view::NetworkView;
 
-/// What the rules are applied to.
+/// The input of the rules.
 pub(super) struct Claims<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) known: &'a BTreeMap<WorkloadKey, Space>,
@@ -34,7 +35,7 @@ pub(super) struct Claims<'a> {
     pub(super) entries: &'a BTreeMap<IpAddr, usize>,
 }
 
-/// What came out.
+/// The result of the rules.
 #[derive(Debug, Default)]
 pub(super) struct Verdicts {
     pub(super) owners: BTreeMap<IpAddr, WorkloadKey>,
@@ -192,7 +193,7 @@ impl Claims<'_> {
 }
 
 impl Verdicts {
-    /// Some local workload has or claims it with reason.
+    /// Whether some local workload owns the address or has a plausible claim to it.
     pub(super) fn is_local(&self, address: IpAddr) -> bool {
         self.owners.contains_key(&address) || self.disputed.contains_key(&address)
     }
@@ -237,7 +238,7 @@ pub(super) fn shown<'a>(view: &'a NetworkView, space: &Space) -> impl Iterator<I
     space.nsid.and_then(|nsid| view.inside.get(&nsid)).into_iter().flatten()
 }
 
-/// Why an address that is only shown could not be this namespace's own, whoever else has it.
+/// Why an address that a namespace only shows cannot be its own, no matter who else has it.
 pub(super) fn implausible(
     view: &NetworkView,
     routing: &Routing<'_>,

@@ -1,7 +1,7 @@
-//! Merges netlink and the statements of all sources into one `Snapshot`. Pure: the same inputs in the same order give the same
-//! result, and nothing here waits or reads.
+//! Merges the network view and the statements of all sources into one `Snapshot`. Pure: the same inputs in the same order
+//! give the same result, and nothing here waits or reads.
 //!
-//! What is configured inside a container is a claim; `claims` decides which claims are believed.
+//! An address that is configured inside a container is only a claim. `claims` decides which claims are accepted.
 
 #![forbid(unsafe_code)]
 

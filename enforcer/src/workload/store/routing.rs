@@ -1,4 +1,4 @@
-//! The node's routes, indexed once an update: which of them an address would take.
+//! An index of the node's routes, built once an update. It finds the routes that a packet to an address would take.
 
 #![forbid(unsafe_code)]
 

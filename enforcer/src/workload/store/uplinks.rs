@@ -1,4 +1,5 @@
-//! Which devices lead outside. A veth that is taken for one is not enforced, so the doubt goes against it.
+//! Decides which devices lead out of the node. A veth that is judged an uplink is not enforced, so in doubt it is judged a
+//! workload's veth.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +11,8 @@ use super::Inputs;
 use crate::workload::finding::Finding;
 use crate::workload::view::{Link, NetworkView};
 
-/// What each veth with a far end elsewhere was taken for. A workload's stays one for its life.
+/// What each veth with a peer in another namespace was judged to be. A workload's veth keeps that judgement for its
+/// life.
 #[derive(Debug, Default)]
 pub(super) struct Uplinks {
     judged: BTreeMap<Ifindex, Judged>,
@@ -23,7 +25,7 @@ enum Judged {
 }
 
 impl Uplinks {
-    /// Takes over what an earlier run took devices for. One that was both is a workload's.
+    /// Takes over the judgements of an earlier run. A device that was judged both ways belongs to a workload.
     pub(super) fn restore(&mut self, endpoints: &BTreeSet<Ifindex>, uplinks: &BTreeSet<Ifindex>) {
         self.judged = uplinks.iter().map(|veth| (*veth, Judged::Uplink)).collect();
         self.judged.extend(endpoints.iter().map(|veth| (*veth, Judged::Workload)));
@@ -106,7 +108,7 @@ impl Uplinks {
         uplinks
     }
 
-    /// Devices below an uplink that lead outside too.
+    /// The devices below an uplink that also lead out of the node.
     fn below(
         &self,
         inputs: &Inputs<'_>,

@@ -1,4 +1,6 @@
-//! Serde shapes of the inventory file, and the step from them to the model.
+//! The serde shapes of the inventory file, and their conversion to the model.
+//!
+//! Input: YAML text. Output: an `Inventory`, or the first mistake with its line and column.
 
 #![forbid(unsafe_code)]
 

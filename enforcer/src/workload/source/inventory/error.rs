@@ -1,4 +1,4 @@
-//! What can be wrong with an inventory file, as data.
+//! The mistakes that an inventory file can have, as data. Their texts say where the mistake is and what to write instead.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,7 @@ use crate::workload::model::WorkloadName;
 #[non_exhaustive]
 pub enum InvalidInventory {
     /// The file could not be read.
-    #[error("cannot read inventory {path}", path = .path.display())]
+    #[error("cannot read the inventory file {path}", path = .path.display())]
     Unreadable {
         /// File.
         path: PathBuf,
@@ -23,7 +23,7 @@ pub enum InvalidInventory {
         source: io::Error,
     },
     /// The file is larger than any inventory.
-    #[error("inventory {path} has {size} bytes, more than the {limit} that are read", path = .path.display())]
+    #[error("the inventory file {path} has {size} bytes, but at most {limit} are read", path = .path.display())]
     TooLarge {
         /// File.
         path: PathBuf,
@@ -46,7 +46,7 @@ pub enum InvalidInventory {
         /// The source line with a caret.
         snippet: String,
     },
-    /// Well formed, but it cannot be meant so.
+    /// The file is well formed, but has a value without a valid meaning.
     #[error("{path}:{line}:{column}: {mistake}\n{snippet}", path = .path.display())]
     Meaning {
         /// File.
@@ -62,12 +62,12 @@ pub enum InvalidInventory {
     },
 }
 
-/// A value that the format allows and the meaning does not.
+/// A value that has the right format but no valid meaning.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Mistake {
     /// A name with characters that a name cannot have.
-    #[error("`{name}` is not a name: letters, digits, `-`, `_` and `.` only, 1 to 253 of them")]
+    #[error("`{name}` is not a valid name: a name has 1 to 253 letters, digits, `-`, `_` and `.`")]
     Name {
         /// As written.
         name: String,
@@ -79,31 +79,31 @@ pub enum Mistake {
         port: String,
     },
     /// Not an address.
-    #[error("`{address}` is not an IP address")]
+    #[error("`{address}` is not an IP address; write a single IPv4 or IPv6 address")]
     Address {
         /// As written.
         address: String,
     },
     /// An address that no single workload can have.
-    #[error("{address} cannot be the address of one workload")]
+    #[error("{address} cannot be the address of one workload; write a unicast IPv4 or IPv6 address")]
     NoUnicast {
         /// The address.
         address: IpAddr,
     },
     /// `match` with no key or several.
-    #[error("`match` needs exactly one of `netns`, `interface` and `address`, this one has {given}")]
+    #[error("`match` needs exactly one of `netns`, `interface` and `address`, but this one has {given}")]
     MatchKeys {
         /// How many it has.
         given: usize,
     },
     /// An empty string or list where a value is needed.
-    #[error("`{field}` is empty")]
+    #[error("`{field}` is empty; give it a value")]
     Empty {
         /// Name of the field.
         field: &'static str,
     },
     /// Two entries with one name.
-    #[error("`{name}` is already the name of the workload in line {line}")]
+    #[error("`{name}` is already the name of the workload in line {line}; rename one of the two")]
     NameTwice {
         /// The name.
         name: WorkloadName,
@@ -111,7 +111,7 @@ pub enum Mistake {
         line: u64,
     },
     /// Two entries with one address.
-    #[error("{address} already belongs to the workload in line {line}")]
+    #[error("{address} already belongs to the workload in line {line}; remove it from one of the two")]
     AddressTwice {
         /// The address.
         address: IpAddr,
@@ -119,7 +119,7 @@ pub enum Mistake {
         line: u64,
     },
     /// Two entries that match the same namespace path or interface.
-    #[error("`{value}` is already what the workload in line {line} is matched by")]
+    #[error("`{value}` already matches the workload in line {line}; merge the two entries")]
     MatchTwice {
         /// The path or the interface.
         value: String,
@@ -127,7 +127,7 @@ pub enum Mistake {
         line: u64,
     },
     /// The label that carries a namespace's name, with another value.
-    #[error("`{label}` always has the namespace's name as its value, here `{namespace}`; leave it out")]
+    #[error("the label `{label}` always has the namespace's name as its value, here `{namespace}`; remove it")]
     NamespaceNameLabel {
         /// The label.
         label: &'static str,

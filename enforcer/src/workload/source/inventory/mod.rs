@@ -1,8 +1,8 @@
-//! The inventory file as a source: names, labels and ports for workloads that no runtime names.
+//! The inventory file as a source: it gives names, labels and ports to workloads that no runtime names.
 //!
-//! Input: YAML text. Output: an `Inventory` that is valid by construction, or an error with file, line and column; and
-//! the state of the source while one inventory takes the place of another. The format is described for people in
-//! `docs/inventory-reference.md`.
+//! Input: YAML text. Output: an `Inventory` that is valid by construction, or an error with file, line and column. While one
+//! inventory replaces another, this module also gives the state of the source. `docs/inventory-reference.md` describes the
+//! format for users.
 
 #![forbid(unsafe_code)]
 

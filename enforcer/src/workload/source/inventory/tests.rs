@@ -1,4 +1,4 @@
-//! The inventory's grammar: one whole file, and the whole message for each way to get it wrong.
+//! Tests of the inventory's grammar: one complete file, and the full message for each possible mistake.
 
 use std::fmt::Write as _;
 use std::path::Path;

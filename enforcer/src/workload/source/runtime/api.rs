@@ -1,4 +1,4 @@
-//! The three calls of the API that are needed: list, inspect, events.
+//! The three calls of the runtime's API that Enforcer needs: list containers, inspect a container, and follow events.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! A container as the runtime describes it, and what its labels say about its workload.
+//! A container as the runtime describes it, and the statements that its labels make about its workload.
 
 #![forbid(unsafe_code)]
 
@@ -15,7 +15,7 @@ use crate::workload::statement::{About, FoundBy, Statement};
 pub const NAMESPACE_LABEL: &str = "enforcer.dev/namespace";
 /// Label that docker-compose and podman-compose set; the namespace where the one above is missing.
 pub const COMPOSE_PROJECT_LABEL: &str = "com.docker.compose.project";
-/// Label that we set to the name of the container that owns the network namespace.
+/// Label that Enforcer sets to the name of the container that owns the network namespace.
 pub const CONTAINER_LABEL: &str = "enforcer.dev/container";
 /// Labels that name a port: `enforcer.dev/port.http: 8080/tcp`.
 pub const PORT_LABEL_PREFIX: &str = "enforcer.dev/port.";
@@ -43,8 +43,8 @@ impl Container {
         format!("container {} ({})", self.name, self.id.get(..12).unwrap_or(&self.id))
     }
 
-    /// What it says about the workload that it is part of; `owner`: it owns the network namespace, which one of `paths`
-    /// stands for.
+    /// What the container says about the workload of which it is a part. `owner` says that it owns the network
+    /// namespace, for which one of `paths` stands.
     fn statement(&self, owner: bool, paths: Vec<PathBuf>) -> Statement {
         let mut labels = self.labels.clone();
         // Set by us alone: a container that could set it would choose who it is taken for.
@@ -88,7 +88,7 @@ impl Container {
     }
 }
 
-/// What running containers say, those that share a network namespace one after the other.
+/// The statements of running containers. Those that share a network namespace follow each other.
 pub(in crate::workload) fn statements(containers: &[Container]) -> Vec<Statement> {
     let mut statements = Vec::with_capacity(containers.len());
     for (owner, members) in by_owner(containers) {

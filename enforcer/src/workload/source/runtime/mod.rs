@@ -1,7 +1,7 @@
-//! Containers by the Docker-compatible API of podman or Docker.
+//! The container runtime as a source, through the Docker-compatible API of podman or Docker.
 //!
-//! Input: a unix socket. Output: the list of running containers, whole, again after every event. What was heard last
-//! stays in force while the socket is down.
+//! Input: a unix socket. Output: the complete list of running containers, at first and after every event. While the socket
+//! does not answer, the last list stays in force.
 
 #![forbid(unsafe_code)]
 
@@ -70,7 +70,7 @@ pub(in crate::workload) fn start(kind: RuntimeKind) -> Source {
                 () = to.closed() => return,
             };
             let error = match result {
-                Ok(()) => "the event stream ended".to_owned(),
+                Ok(()) => "the runtime ended its stream of events".to_owned(),
                 Err(error) => error_chain(&error),
             };
             to.send_if_modified(|state| {

@@ -1,4 +1,4 @@
-//! Whose an address is.
+//! Tests of the rules that say which workload owns an address.
 
 use std::collections::{BTreeMap, BTreeSet};
 

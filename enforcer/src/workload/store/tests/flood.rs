@@ -1,4 +1,4 @@
-//! A container shows more addresses than one can have.
+//! Tests with a container that shows more addresses than one workload can have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -50,7 +50,7 @@ fn it_gets_as_many_as_one_can_have_and_one_finding_for_the_rest() {
     assert_eq!(store.refused(), 350 - OWN_ADDRESSES as u64);
     assert_eq!(world.update(&mut store), outcome);
     assert_eq!(store.refused(), 350 - OWN_ADDRESSES as u64, "a standing claim counts once");
-    let beyond = "shows 318 more addresses, which are refused: a workload has at most 16";
+    let beyond = "shows 318 more addresses, which are not accepted: a workload can have at most 16";
     assert!(outcome.findings.iter().any(|finding| finding.to_string().contains(beyond)));
 }
 

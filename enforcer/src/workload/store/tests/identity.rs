@@ -1,4 +1,4 @@
-//! Who a workload is.
+//! Tests of the rules that say which name and labels a workload gets.
 
 use super::super::Store;
 use super::world::{World, behind, ip, ips, name_behind};

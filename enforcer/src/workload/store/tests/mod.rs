@@ -1,4 +1,4 @@
-//! The store's rules, as tables and as a property.
+//! Tests of the store's rules, as tables and as one property.
 
 mod addresses;
 mod flood;

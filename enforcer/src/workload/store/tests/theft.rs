@@ -1,7 +1,7 @@
 //! Property: whatever a container configures inside itself, it gains nothing and its neighbours lose nothing.
 //!
-//! Two stores see the same node; in one of them a thief also shows addresses that are not its own. Everything but the
-//! thief's own row must be equal, step by step.
+//! Two stores see the same node. In one of them a thief also shows addresses that are not its own. After each step the two
+//! snapshots must be equal, apart from the thief's own row.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

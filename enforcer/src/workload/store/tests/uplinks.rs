@@ -1,4 +1,4 @@
-//! Which devices lead outside.
+//! Tests of the rules that say which devices lead out of the node.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! A small node to test with: namespaces, devices and sources in a few words.
+//! A small node for tests, which declares namespaces, devices and sources in a few words.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
