@@ -12,7 +12,7 @@ use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
 use crate::flow_state::{FlowWord, renew};
 use crate::icmp_error::FindQuoted;
-use crate::id::{Direction, OwnerId, Revision};
+use crate::id::{Direction, IncarnationId, OwnerId, Revision};
 use crate::judge::JudgeWork;
 use crate::live;
 use crate::opaque::Flag;
@@ -82,7 +82,7 @@ fn begin<'a, T: PolicyTables + Devices>(
     work.settled = false;
     work.quotes_live_flow = false;
     work.owner = OwnerId::NONE;
-    work.workload = endpoint.map_or(OwnerId::NONE, |endpoint| endpoint.id);
+    work.workload = endpoint.map_or(IncarnationId::NONE, |endpoint| endpoint.id);
     endpoint
 }
 
@@ -111,7 +111,7 @@ fn read_and_judge<T: JudgeWork + FindQuoted, B: PacketBytes>(
     {
         let (local, peer) = work.packet.sides(direction);
         work.owner = endpoint.owner_of(local).unwrap_or(OwnerId::NONE);
-        let id = if work.owner == OwnerId::NONE { endpoint.id } else { work.owner };
+        let id = if work.owner == OwnerId::NONE { endpoint.id.owner() } else { work.owner };
         work.key = FlowKey::of_packet(id, direction, &work.packet, peer);
         if matches!(work.packet.kind, Kind::Following)
             && work.word.revision != Revision::NONE

@@ -2,7 +2,7 @@
 
 use crate::endpoint::Endpoint;
 use crate::id::{Address, Direction, PeerClass, Row, Slot};
-use crate::image::{self, AddressEntry, Cell, Image, PortKey};
+use crate::image::{self, AddressEntry, Cell, PortKey, ReadImage};
 use crate::tables::PolicyTables;
 use crate::verdict::{Reason, Verdict};
 
@@ -30,7 +30,7 @@ pub trait AskPolicy: PolicyTables {
 
 /// The verdict of policy for a workload, by the image in a slot.
 #[inline(always)]
-pub fn answer<I: Image>(image: Option<&I>, slot: Slot, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
+pub fn answer<I: ReadImage>(image: Option<&I>, slot: Slot, endpoint: &Endpoint, question: &Question<'_>) -> Verdict {
     let Some(image) = image else {
         return Verdict::Deny(Reason::Internal);
     };
@@ -48,7 +48,13 @@ pub fn answer<I: Image>(image: Option<&I>, slot: Slot, endpoint: &Endpoint, ques
 /// `entry` is what `image.address(peer)` gave; it is an argument because the guardrails need it too. `port` is of the
 /// flow's destination. Whatever the tables cannot answer is denied.
 #[inline(always)]
-pub fn decide<I: Image>(image: &I, row: Row, peer: &Address, entry: Option<AddressEntry>, port: PortKey) -> Verdict {
+pub fn decide<I: ReadImage>(
+    image: &I,
+    row: Row,
+    peer: &Address,
+    entry: Option<AddressEntry>,
+    port: PortKey,
+) -> Verdict {
     if row == Row::NOT_ISOLATED {
         return Verdict::Allow;
     }
@@ -69,7 +75,13 @@ pub const fn verdict(cell: Cell) -> Verdict {
 }
 
 #[inline(always)]
-fn look_up<I: Image>(image: &I, row: Row, peer: &Address, entry: Option<AddressEntry>, port: PortKey) -> Option<Cell> {
+fn look_up<I: ReadImage>(
+    image: &I,
+    row: Row,
+    peer: &Address,
+    entry: Option<AddressEntry>,
+    port: PortKey,
+) -> Option<Cell> {
     let peer: PeerClass = match entry {
         Some(entry) => entry.class(),
         None => image::range_class(image, peer)?,
@@ -84,7 +96,7 @@ mod tests {
 
     struct Lines([Line; 3]);
 
-    impl Image for Lines {
+    impl ReadImage for Lines {
         fn line(&self, index: u32) -> Option<&Line> {
             self.0.get(index as usize)
         }

@@ -4,7 +4,7 @@
 //! time. So the tag is stored last and cleared first, and an address is never changed while its id is live
 //! (docs/architecture.md, "Maps").
 
-use crate::id::{Address, Direction, OwnerId, Row, Slot};
+use crate::id::{Address, Direction, Ifindex, IncarnationId, OwnerId, QuotaPlace, Row, Slot};
 use crate::limits::OWN_ADDRESSES;
 use crate::opaque::opaque;
 
@@ -12,12 +12,12 @@ use crate::opaque::opaque;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Endpoint {
-    /// ifindex of the host side; 0: the place is free.
-    pub ifindex: u32,
+    /// The host side; [`Ifindex::NONE`]: the place is free.
+    pub ifindex: Ifindex,
     /// Place of its workload in `QUOTAS`.
-    pub workload: u32,
-    /// Id of this incarnation of the workload; also the owner of flows whose local address has no id.
-    pub id: OwnerId,
+    pub quota: QuotaPlace,
+    /// This incarnation of the workload.
+    pub id: IncarnationId,
     /// Number of places of `owners` that may be in use. All later places are free.
     pub owned: u32,
     /// Per slot of the image: [`Endpoint::UNKNOWN`], [`Endpoint::ROUTES`].
@@ -41,9 +41,9 @@ impl Endpoint {
 
     /// A free place.
     pub const FREE: Self = Self {
-        ifindex: 0,
-        workload: 0,
-        id: OwnerId::NONE,
+        ifindex: Ifindex::NONE,
+        quota: QuotaPlace(0),
+        id: IncarnationId::NONE,
         owned: 0,
         flags: [Self::UNKNOWN; 2],
         rows: [[Row::NONE; 2]; 2],

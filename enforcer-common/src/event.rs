@@ -1,7 +1,7 @@
 //! The records of the ring buffer: the first packet of a denied flow, and the final total of a flow whose way is reused.
 
 use crate::denial::{DenialKey, Way};
-use crate::id::{Address, OwnerId, Revision};
+use crate::id::{Address, IncarnationId, Revision};
 
 /// A record.
 #[repr(C)]
@@ -41,7 +41,7 @@ impl DenialEvent {
             return None;
         }
         let key = DenialKey {
-            workload: OwnerId(word(32)),
+            workload: IncarnationId(word(32)),
             revision: Revision(word(36)),
             peer: address(40),
             destination_port: half(56),

@@ -2,7 +2,7 @@
 
 use crate::endpoint::Endpoint;
 use crate::id::{Address, Direction, Slot};
-use crate::image::{AddressEntry, Image};
+use crate::image::{AddressEntry, ReadImage};
 use crate::packet::{Packet, ProtocolClass, icmp};
 use crate::verdict::Reason;
 
@@ -98,7 +98,7 @@ fn is_bounded(packet: &Packet) -> bool {
 /// Neighbour discovery: within its bounds it passes to `ff02::/16`, `fe80::/10`, this node or a local workload. Larger
 /// ones to farther places would be a channel out.
 #[inline(always)]
-pub fn discovery<I: Image>(image: Option<&I>, direction: Direction, packet: &Packet) -> Discovery {
+pub fn discovery<I: ReadImage>(image: Option<&I>, direction: Direction, packet: &Packet) -> Discovery {
     if !matches!(packet.class, ProtocolClass::Icmpv6) {
         return Discovery::Judge;
     }

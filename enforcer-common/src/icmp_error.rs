@@ -42,7 +42,7 @@ pub fn find_quoted<T: Devices + Flows, B: PacketBytes>(tables: &T, bytes: &B, wo
         return;
     }
     let routes = endpoint.flags[work.word.slot().index()] & Endpoint::ROUTES != 0;
-    let Some(owner) = endpoint.owner_of(local).or(routes.then_some(endpoint.id)) else {
+    let Some(owner) = endpoint.owner_of(local).or(routes.then_some(endpoint.id.owner())) else {
         return;
     };
     // What is quoted went the other way.

@@ -172,8 +172,8 @@ impl Row {
     pub const NONE: Self = Self(0xffff_ffff);
 }
 
-/// One incarnation of a workload, or one of its addresses, in flow keys and in denial records. From a persistent counter,
-/// never reused. 29 bits; 0 is nobody.
+/// Who owns a flow: one address of one incarnation of a workload, or the incarnation itself. From a persistent counter that
+/// incarnations and addresses share, never reused. 29 bits; 0 is nobody.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[repr(transparent)]
 pub struct OwnerId(pub u32);
@@ -183,6 +183,51 @@ impl OwnerId {
     pub const NONE: Self = Self(0);
     /// The highest id that fits a flow key.
     pub const MAX: Self = Self((1 << 29) - 1);
+}
+
+/// One incarnation of a workload: its veths, its denials and its quota. Its number is of the counter of [`OwnerId`].
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(transparent)]
+pub struct IncarnationId(pub u32);
+
+impl IncarnationId {
+    /// Nobody.
+    pub const NONE: Self = Self(0);
+
+    /// The owner of flows whose local address has no id.
+    #[inline(always)]
+    pub const fn owner(self) -> OwnerId {
+        OwnerId(self.0)
+    }
+}
+
+/// A place in `QUOTAS`: where the flows of one incarnation of a workload are counted.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(transparent)]
+pub struct QuotaPlace(pub u32);
+
+/// A device of this node's namespace.
+#[derive(Clone, Copy, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[cfg_attr(feature = "user", derive(serde::Deserialize, serde::Serialize), serde(transparent))]
+#[repr(transparent)]
+pub struct Ifindex(pub u32);
+
+impl Ifindex {
+    /// No device: the node itself, or a place that is free.
+    pub const NONE: Self = Self(0);
+}
+
+// As the number alone, in logs of sets of devices too.
+impl core::fmt::Debug for Ifindex {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl core::fmt::Display for Ifindex {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// Counts the images that were put in force.

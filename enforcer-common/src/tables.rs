@@ -6,14 +6,14 @@
 use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
 use crate::flow_state::FlowValue;
-use crate::id::{PolicyWord, Slot};
-use crate::image::Image;
+use crate::id::{Ifindex, PolicyWord, Slot};
+use crate::image::ReadImage;
 use crate::verdict::Reason;
 
 /// The policy in force.
 pub trait PolicyTables {
     /// The tables of one image.
-    type Image: Image;
+    type Image: ReadImage;
     /// The policy in force. Asked once by each half of a run, and no verdict mixes two answers.
     fn word(&self) -> PolicyWord;
     /// The image in a slot.
@@ -23,9 +23,9 @@ pub trait PolicyTables {
 /// The devices of this node.
 pub trait Devices {
     /// The endpoint of a device.
-    fn endpoint(&self, ifindex: u32) -> Option<&Endpoint>;
+    fn endpoint(&self, ifindex: Ifindex) -> Option<&Endpoint>;
     /// Whether a device leads to the outside.
-    fn is_uplink(&self, ifindex: u32) -> bool;
+    fn is_uplink(&self, ifindex: Ifindex) -> bool;
 }
 
 /// The flow table.

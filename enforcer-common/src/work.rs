@@ -1,7 +1,7 @@
 //! The packet that is judged, as one part of a run hands it to the next part and to the record of a denial.
 
 use crate::flow_key::FlowKey;
-use crate::id::{Direction, OwnerId, PolicyWord, Revision};
+use crate::id::{Direction, Ifindex, IncarnationId, OwnerId, PolicyWord, Revision};
 use crate::packet::Packet;
 
 /// The devices of a frame: that of its workload, and the one by which it came in.
@@ -9,9 +9,9 @@ use crate::packet::Packet;
 #[derive(Clone, Copy, Debug)]
 pub struct Meta {
     /// The host side of the workload's veth.
-    pub ifindex: u32,
-    /// The device by which the frame came into this namespace; 0: this node made it.
-    pub ingress_ifindex: u32,
+    pub ifindex: Ifindex,
+    /// The device by which the frame came into this namespace; [`Ifindex::NONE`]: this node made it.
+    pub ingress_ifindex: Ifindex,
     /// It carries an accelerated VLAN tag.
     pub vlan: bool,
 }
@@ -34,8 +34,8 @@ pub struct Work {
     pub settled: bool,
     /// It is an ICMP error about a live flow.
     pub quotes_live_flow: bool,
-    /// The workload; [`OwnerId::NONE`] if the device is not known.
-    pub workload: OwnerId,
+    /// The workload; [`IncarnationId::NONE`] if the device is not known.
+    pub workload: IncarnationId,
     /// Owner id of the packet's local address; [`OwnerId::NONE`] if the workload does not own that address.
     pub owner: OwnerId,
     /// Key of the packet's flow, or of the one that an ICMP error quotes.
@@ -48,12 +48,12 @@ impl Work {
     /// The value before a run.
     pub const EMPTY: Self = Self {
         word: PolicyWord { revision: Revision::NONE, epoch: 0 },
-        meta: Meta { ifindex: 0, ingress_ifindex: 0, vlan: false },
+        meta: Meta { ifindex: Ifindex::NONE, ingress_ifindex: Ifindex::NONE, vlan: false },
         direction: Direction::Ingress,
         flow: 0,
         settled: false,
         quotes_live_flow: false,
-        workload: OwnerId::NONE,
+        workload: IncarnationId::NONE,
         owner: OwnerId::NONE,
         key: FlowKey::NONE,
         packet: Packet::EMPTY,

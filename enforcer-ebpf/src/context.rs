@@ -9,6 +9,7 @@ use aya_ebpf::{
     helpers::{bpf_skb_load_bytes, bpf_skb_pull_data},
 };
 use enforcer_common::{
+    id::Ifindex,
     packet::{HEAD, PacketBytes},
     work::Meta,
 };
@@ -19,8 +20,8 @@ pub(crate) fn meta(skb: *mut __sk_buff) -> Meta {
     // SAFETY: the kernel gives a valid context; the verifier rewrites these loads. Volatile: see the callers.
     unsafe {
         Meta {
-            ifindex: (&raw const (*skb).ifindex).read_volatile(),
-            ingress_ifindex: (&raw const (*skb).ingress_ifindex).read_volatile(),
+            ifindex: Ifindex((&raw const (*skb).ifindex).read_volatile()),
+            ingress_ifindex: Ifindex((&raw const (*skb).ingress_ifindex).read_volatile()),
             vlan: (&raw const (*skb).vlan_present).read_volatile() != 0,
         }
     }

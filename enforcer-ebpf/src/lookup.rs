@@ -13,8 +13,8 @@ use enforcer_common::{
     flow_key::FlowKey,
     flow_state::FlowValue,
     icmp_error::{self, FindQuoted},
-    id::{Address, Direction, OwnerId, PolicyWord, Slot},
-    image::{AddressEntry, Image, Line, PortKey, Start},
+    id::{Address, Direction, Ifindex, IncarnationId, PolicyWord, QuotaPlace, Slot},
+    image::{AddressEntry, Line, PortKey, ReadImage, Start},
     judge::{self, JudgeWork},
     limits,
     opaque::opaque,
@@ -39,7 +39,7 @@ pub(crate) struct Maps {
 }
 
 /// The image in a slot.
-pub(crate) struct Tables {
+pub(crate) struct MapImage {
     slot: Slot,
     start: &'static Start,
 }
@@ -52,7 +52,7 @@ pub(crate) fn tick() -> u32 {
 }
 
 impl PolicyTables for Maps {
-    type Image = Tables;
+    type Image = MapImage;
 
     #[inline(always)]
     fn word(&self) -> PolicyWord {
@@ -64,29 +64,29 @@ impl PolicyTables for Maps {
     }
 
     #[inline(always)]
-    fn image(&self, slot: Slot) -> Option<Tables> {
-        Some(Tables { slot, start: IMAGE_STARTS.get(slot.number())? })
+    fn image(&self, slot: Slot) -> Option<MapImage> {
+        Some(MapImage { slot, start: IMAGE_STARTS.get(slot.number())? })
     }
 }
 
 impl Devices for Maps {
     #[inline(always)]
-    fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
-        let endpoint = ENDPOINTS.get(ifindex & (limits::ENDPOINTS - 1))?;
+    fn endpoint(&self, ifindex: Ifindex) -> Option<&Endpoint> {
+        let endpoint = ENDPOINTS.get(ifindex.0 & (limits::ENDPOINTS - 1))?;
         if endpoint.ifindex == ifindex {
             return Some(endpoint);
         }
-        if endpoint.ifindex == 0 {
+        if endpoint.ifindex == Ifindex::NONE {
             return None;
         }
         // SAFETY: user space waits for a grace period before it adds an element once it has freed one, so none is reused
         // under this run.
-        unsafe { ENDPOINTS_MORE.get(&ifindex) }
+        unsafe { ENDPOINTS_MORE.get(&ifindex.0) }
     }
 
     #[inline(always)]
-    fn is_uplink(&self, ifindex: u32) -> bool {
-        UPLINKS.get_ptr(&ifindex).is_some()
+    fn is_uplink(&self, ifindex: Ifindex) -> bool {
+        UPLINKS.get_ptr(&ifindex.0).is_some()
     }
 }
 
@@ -100,7 +100,7 @@ impl Flows for Maps {
 
     #[inline(always)]
     fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<bool, Reason> {
-        let quota = QUOTAS.get(value.workload).ok_or(Reason::Internal)?;
+        let quota = QUOTAS.get(value.quota.0).ok_or(Reason::Internal)?;
         if quota.flows.load(Relaxed) >= quota.limit.load(Relaxed) {
             return Err(Reason::FlowQuota);
         }
@@ -225,7 +225,7 @@ extern "C" fn find_quoted(skb: *mut __sk_buff, work: *mut Work) -> u64 {
     0
 }
 
-impl Image for Tables {
+impl ReadImage for MapImage {
     #[inline(always)]
     fn line(&self, index: u32) -> Option<&Line> {
         match self.start.get(index as usize) {
@@ -250,14 +250,14 @@ const UNKNOWN: u64 = u64::MAX;
 
 /// Whether the workload that uses a place of `QUOTAS` is gone.
 #[inline(always)]
-pub(crate) fn is_gone(workload: u32) -> bool {
-    QUOTAS.get(workload).is_none_or(|quota| quota.id.load(Relaxed) == OwnerId::NONE.0)
+pub(crate) fn is_gone(place: QuotaPlace) -> bool {
+    QUOTAS.get(place.0).is_none_or(|quota| quota.id.load(Relaxed) == IncarnationId::NONE.0)
 }
 
 /// Takes one flow off a workload's count.
 #[inline(always)]
-pub(crate) fn release(workload: u32) {
-    if let Some(quota) = QUOTAS.get(workload) {
+pub(crate) fn release(place: QuotaPlace) {
+    if let Some(quota) = QUOTAS.get(place.0) {
         quota.flows.fetch_sub(1, Relaxed);
     }
 }

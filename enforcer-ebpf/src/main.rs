@@ -44,14 +44,14 @@ mod programs {
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
     extern "C" fn from_workload(skb: *mut __sk_buff) -> i32 {
-        judge(skb, Side::FromWorkload.direction())
+        run(skb, Side::FromWorkload.direction())
     }
 
     /// tcx egress on the host side: what the workload gets.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
     extern "C" fn to_workload(skb: *mut __sk_buff) -> i32 {
-        judge(skb, Side::ToWorkload.direction())
+        run(skb, Side::ToWorkload.direction())
     }
 
     /// Frees idle flows and those of workloads that are gone; run by the daemon's timer, never attached. Returns how many.
@@ -66,7 +66,7 @@ mod programs {
     }
 
     #[inline(always)]
-    fn judge(skb: *mut __sk_buff, direction: Direction) -> i32 {
+    fn run(skb: *mut __sk_buff, direction: Direction) -> i32 {
         let maps = Maps { skb };
         let mut absent = Flag::lowered();
         if live::look(&maps, direction, &context::meta(skb), &context::Bytes::linear(skb), &mut absent) {

@@ -50,14 +50,14 @@ extern "C" fn visit(_map: *mut c_void, key: &FlowKey, flow: &FlowValue, progress
     if progress.deleted >= progress.arguments.cap {
         return 1;
     }
-    let workload = flow.workload;
-    let gone = lookup::is_gone(workload);
+    let quota = flow.quota;
+    let gone = lookup::is_gone(quota);
     if !gone && !is_idle(key, flow, &progress.arguments) {
         return 0;
     }
     // A packet may have come since.
     if (gone || is_idle(key, flow, &progress.arguments)) && FLOWS.remove(key).is_ok() {
-        lookup::release(workload);
+        lookup::release(quota);
         progress.deleted += 1;
     }
     0

@@ -10,12 +10,12 @@ use std::time::Instant;
 
 use enforcer::compile::compile;
 use enforcer::policy::model::{
-    Action, LabelSelector, Labels, NamespaceScope, Peer, Peers, Policy, PolicyKind, PolicySet, PortSpec, Ports,
-    Priority, Requirement, Rule, Tier, Transport,
+    Action, LabelSelector, NamespaceScope, Peer, Peers, Policy, PolicyKind, PolicySet, PortSpec, Ports, Priority,
+    Requirement, Rule, Tier, Transport,
 };
 use enforcer::policy::origin::Origin;
 use enforcer::resolve::resolve;
-use enforcer::workload::model::{Identity, LocalWorkload, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName};
+use enforcer::workload::model::{Identity, Labels, LocalWorkload, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName};
 use ipnetwork::IpNetwork;
 
 const LOCAL: usize = 100;

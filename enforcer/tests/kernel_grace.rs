@@ -49,7 +49,7 @@ fn run(program: &SchedClassifier, repeat: u32) {
     /// `ifindex` of `struct __sk_buff`.
     const IFINDEX: usize = 10 * 4;
     let (frame, mut context) = (frame(), [0; 192]);
-    context[IFINDEX..IFINDEX + 4].copy_from_slice(&A.to_ne_bytes());
+    context[IFINDEX..IFINDEX + 4].copy_from_slice(&A.0.to_ne_bytes());
     let options = TestRunOptions { data_in: Some(&frame), ctx_in: Some(&context), repeat, ..TestRunOptions::default() };
     program.test_run(options).unwrap();
 }

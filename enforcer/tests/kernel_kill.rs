@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use enforcer::kernel::{Kernel, KernelConfig, purge, status};
 use enforcer::plan::Plan;
-use enforcer_common::id::Row;
+use enforcer::plan::WorkloadKey;
+use enforcer_common::id::{Ifindex, Row};
 use enforcer_common::image::Cell;
 use enforcer_common::schema::Group;
 use enforcer_tests::net::sh;
@@ -25,7 +26,7 @@ const ONCE: &str = "ENFORCER_TEST_ONCE";
 /// Tells the child that there are more devices.
 const MORE: &str = "ENFORCER_TEST_MORE";
 /// Share A's place in the endpoint array with B.
-const OTHERS: [u32; 2] = [A + 2 * 4096, A + 3 * 4096];
+const OTHERS: [Ifindex; 2] = [Ifindex(A.0 + 2 * 4096), Ifindex(A.0 + 3 * 4096)];
 
 /// Calls that change what is pinned, and those that wait.
 const CALLS: &str = "bpf,rename,mkdir,unlink,rmdir,membarrier";
@@ -63,7 +64,7 @@ fn child() {
 
 fn add_others(plan: &mut Plan<'_>, row: Row) {
     for (key, ifindex) in (10..).zip(OTHERS) {
-        plan.workloads.push(workload(key, ifindex, "10.0.3.2", row));
+        plan.workloads.push(workload(WorkloadKey(key), ifindex, "10.0.3.2", row));
     }
 }
 

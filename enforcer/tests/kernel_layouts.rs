@@ -12,7 +12,7 @@ use std::time::Duration;
 use aya::maps::{HashMap, Map, MapData};
 use enforcer::kernel::{Kernel, KernelError, status};
 use enforcer::plan::Plan;
-use enforcer_common::id::Row;
+use enforcer_common::id::{Ifindex, Row};
 use enforcer_common::image::Cell;
 use enforcer_common::limits;
 use enforcer_common::schema::Group;
@@ -52,7 +52,7 @@ fn stop_before_the_word(rig: &Rig, kernel: &mut Kernel, plan: &Plan<'_>) {
     let mut uplinks = HashMap::<_, u32, u32>::try_from(Map::HashMap(uplinks)).unwrap();
     let strangers = (1..=limits::UPLINKS).map(|number| 1_000_000 + number);
     strangers.clone().for_each(|stranger| uplinks.insert(stranger, 1, 0).unwrap());
-    let error = kernel.apply(&Plan { uplinks: vec![1], ..plan.clone() }).unwrap_err();
+    let error = kernel.apply(&Plan { uplinks: vec![Ifindex(1)], ..plan.clone() }).unwrap_err();
     assert!(matches!(&error, KernelError::MapCall { name, .. } if name == "UPLINKS"), "{}", chain(&error));
     strangers.for_each(|stranger| uplinks.remove(&stranger).unwrap());
 }

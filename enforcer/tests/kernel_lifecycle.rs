@@ -13,7 +13,7 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use enforcer::kernel::{Drift, Kernel, KernelConfig, KernelError, purge, status};
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Revision, Row};
+use enforcer_common::id::{Ifindex, Revision, Row};
 use enforcer_common::image::Cell;
 use enforcer_common::limits;
 use enforcer_common::schema::{self, Group};
@@ -40,12 +40,12 @@ fn a_restart_takes_over_everything_and_enforcement_never_stops() {
 
         let mut kernel = rig.open();
         assert_eq!(kernel.revision(), first.word);
-        let adopted: Vec<u32> = kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect();
+        let adopted: Vec<Ifindex> = kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect();
         assert_eq!(adopted, [A, B]);
         assert_eq!(kernel.verify().unwrap(), []);
         let mut plan = deny.plan(ISOLATED);
         for workload in &mut plan.workloads {
-            workload.key += 1000;
+            workload.key.0 += 1000;
         }
         let second = apply(&mut kernel, &plan);
         assert_eq!(second.word.revision, Revision(first.word.revision.0 + 1));
@@ -135,7 +135,7 @@ fn a_plan_that_cannot_be_leaves_the_last_one_in_force() {
         let error = kernel.apply(&allow.plan(Row(9))).unwrap_err();
         assert!(matches!(error, KernelError::InvalidImage { .. }), "{error}");
         let mut plan = allow.plan(ISOLATED);
-        plan.uplinks = (1..=257).collect();
+        plan.uplinks = (1..=257).map(Ifindex).collect();
         let error = kernel.apply(&plan).unwrap_err();
         assert!(matches!(error, KernelError::NoRoom { what: "uplinks", .. }), "{error}");
         let _ = allow.addresses.pop();
@@ -185,7 +185,7 @@ fn a_device_that_took_a_gone_ones_number_is_not_taken_over() {
         sh("ip link del va");
         rig.plug_a();
         let mut kernel = rig.open();
-        let adopted: Vec<u32> = kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect();
+        let adopted: Vec<Ifindex> = kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect();
         assert_eq!(adopted, [B]);
         assert!(!rig.pins().join(format!("links/{A}-from")).exists());
         let second = apply(&mut kernel, &deny.plan(ISOLATED));
@@ -209,7 +209,7 @@ fn lost_pins_are_made_again_under_the_same_links() {
         }
         assert_eq!(rig.arrive(80, 1), 0, "the programs hold the maps");
         let mut kernel = rig.open();
-        let adopted: Vec<u32> = kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect();
+        let adopted: Vec<Ifindex> = kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect();
         assert_eq!(adopted, [B], "A stood in the array that was lost");
         assert_eq!(rig.arrive(80, 1), 0);
         let second = apply(&mut kernel, &deny.plan(ISOLATED));
@@ -246,7 +246,7 @@ fn drift_is_seen_and_repaired() {
         fs::remove_file(rig.pins().join("maps/FLOWS")).unwrap();
         let endpoints = Map::Array(MapData::from_pin(rig.pins().join("maps/ENDPOINTS")).unwrap());
         let mut endpoints = Array::<_, Endpoint>::try_from(endpoints).unwrap();
-        endpoints.set(A, Endpoint::FREE, 0).unwrap();
+        endpoints.set(A.0, Endpoint::FREE, 0).unwrap();
         let mut stranger = EbpfLoader::new().map_max_entries("FLOWS", 16).load(&object).unwrap();
         let program: &mut SchedClassifier = stranger.program_mut("to_workload").unwrap().try_into().unwrap();
         program.load().unwrap();
@@ -344,7 +344,7 @@ fn an_address_leaves_its_old_workload_before_another_gets_it() {
         let moving = address("10.0.2.9");
         plan.workloads[1].addresses.push(moving);
         let first = apply(&mut kernel, &plan);
-        let own = |ifindex: u32| {
+        let own = |ifindex: Ifindex| {
             let view = status::read(&rig.config.pin_dir).unwrap();
             view.endpoints.into_iter().find(|endpoint| endpoint.ifindex == ifindex).map(|found| found.addresses)
         };
@@ -353,7 +353,7 @@ fn an_address_leaves_its_old_workload_before_another_gets_it() {
         // It cannot be taken from B, whose element is lost and finds no room again: A must not have it then.
         let more = MapData::from_pin(rig.pins().join("maps/ENDPOINTS_MORE")).unwrap();
         let mut more = HashMap::<_, u32, Endpoint>::try_from(Map::HashMap(more)).unwrap();
-        more.remove(&B).unwrap();
+        more.remove(&B.0).unwrap();
         let others = (1..=limits::ENDPOINTS_MORE).map(|number| number << 13 | 1);
         others.clone().for_each(|other| more.insert(other, Endpoint::FREE, 0).unwrap());
         let _ = plan.workloads[1].addresses.pop();
@@ -381,7 +381,7 @@ fn the_first_run_ends_with_the_first_plan_and_uplinks_are_remembered() {
         let mut kernel = rig.open();
         assert!(kernel.is_first_run(), "nothing was put in force");
         let mut plan = deny.plan(ISOLATED);
-        plan.uplinks = vec![1];
+        plan.uplinks = vec![Ifindex(1)];
         let applied = apply(&mut kernel, &plan);
         assert!(!kernel.is_first_run());
         assert_eq!(kernel.living_ids(), applied.ids.values().copied().collect());
@@ -393,7 +393,7 @@ fn the_first_run_ends_with_the_first_plan_and_uplinks_are_remembered() {
         drop(kernel);
         let kernel = rig.open();
         assert!(!kernel.is_first_run());
-        assert_eq!(kernel.pinned_uplinks(), [1].into());
+        assert_eq!(kernel.pinned_uplinks(), [Ifindex(1)].into());
         assert_eq!(kernel.living_ids(), living);
         drop(kernel);
         purge(&rig.config.pin_dir).unwrap();

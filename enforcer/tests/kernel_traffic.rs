@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData, PerCpuHashMap, PerCpuValues};
-use enforcer::kernel::{Denials, KernelError, Reading, status};
+use enforcer::kernel::{Denials, KernelError, NewDenials, status};
+use enforcer::plan::WorkloadKey;
 use enforcer_common::denial::{Denial, Way};
 use enforcer_common::id::{Direction, Revision, Row};
 use enforcer_common::image::Cell;
@@ -22,7 +23,7 @@ use kernel_support::{
 };
 
 /// Packets of a reading, those of busy sets included.
-fn packets(reading: &Reading) -> u64 {
+fn packets(reading: &NewDenials) -> u64 {
     let counts = reading.denials.iter().map(|denial| match denial {
         Denial::Flow { count, .. } | Denial::Busy { count, .. } => *count,
     });
@@ -30,7 +31,7 @@ fn packets(reading: &Reading) -> u64 {
 }
 
 /// The flows of a reading.
-fn flows(reading: &Reading) -> Vec<Way> {
+fn flows(reading: &NewDenials) -> Vec<Way> {
     let ways = reading.denials.iter().filter_map(|denial| match denial {
         Denial::Flow { way, .. } => Some(*way),
         Denial::Busy { .. } => None,
@@ -207,9 +208,9 @@ fn a_workload_that_is_gone_leaves_no_flows_and_its_successor_has_another_id() {
         // Another container with the same number and address.
         rig.plug_a();
         let mut plan = allow.plan(ISOLATED);
-        plan.workloads[0] = workload(77, A, "10.0.1.2", Row::NOT_ISOLATED);
+        plan.workloads[0] = workload(WorkloadKey(77), A, "10.0.1.2", Row::NOT_ISOLATED);
         let second = apply(&mut kernel, &plan);
-        assert_ne!(second.ids[&77], first.ids[&KEY_A]);
+        assert_ne!(second.ids[&WorkloadKey(77)], first.ids[&KEY_A]);
         assert_eq!(second.ids[&KEY_B], first.ids[&KEY_B]);
         assert_eq!(rig.arrive(80, 2), 2);
         assert_eq!(kernel.verify().unwrap(), []);

@@ -6,6 +6,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use enforcer_common::id::Ifindex;
+
 use enforcer::cli::explain::planned;
 use enforcer::policy::source::directory::load_paths;
 use enforcer::resolve::{ResolvedPolicy, resolve};
@@ -23,10 +25,10 @@ pub fn resolved(example: &Example) -> ResolvedPolicy {
     let policies = load_paths(std::slice::from_ref(&example.policy)).unwrap_or_else(|errors| panic!("{errors}"));
     let inventory = Inventory::load(&example.inventory).unwrap_or_else(|invalid| panic!("{invalid}"));
     let mut snapshot: Snapshot = planned(&inventory);
-    snapshot.uplinks.insert(UPLINK, "uplink".to_owned());
+    snapshot.uplinks.insert(Ifindex(UPLINK), "uplink".to_owned());
     for (ifindex, workload) in (UPLINK + 1..).zip(snapshot.local.values_mut()) {
         let interface = Interface { name: format!("veth{ifindex}"), peer_mac: None, existed_at_start: false };
-        workload.endpoints.insert(ifindex, interface);
+        workload.endpoints.insert(Ifindex(ifindex), interface);
     }
     resolve(Arc::new(policies.set), Arc::new(snapshot))
 }
@@ -61,7 +63,7 @@ pub fn end(resolved: &ResolvedPolicy, place: &Place, v4: bool) -> End {
             let address =
                 *workload.addresses.iter().find(|address| address.is_ipv4() == v4).expect("an address of each family");
             let ifindex = *workload.endpoints.keys().next().expect("a device");
-            End { address, local: Some((*key, ifindex)), party: wanted.clone() }
+            End { address, local: Some((*key, ifindex.0)), party: wanted.clone() }
         }
     }
 }

@@ -13,7 +13,9 @@ use enforcer_common::endpoint::Endpoint;
 use enforcer_common::flow_key::FlowKey;
 use enforcer_common::flow_state::FlowValue;
 use enforcer_common::icmp_error::FindQuoted;
-use enforcer_common::id::{Address, Direction, OwnerId, PolicyWord, Revision, Row, Slot};
+use enforcer_common::id::{
+    Address, Direction, Ifindex, IncarnationId, OwnerId, PolicyWord, QuotaPlace, Revision, Row, Slot,
+};
 use enforcer_common::judge::JudgeWork;
 use enforcer_common::limits::OWN_ADDRESSES;
 use enforcer_common::live;
@@ -44,8 +46,8 @@ pub struct MemoryWorld {
     /// Flows that fit.
     pub flow_limit: usize,
     images: [Option<Image>; 2],
-    endpoints: HashMap<u32, Endpoint>,
-    uplinks: HashSet<u32>,
+    endpoints: HashMap<Ifindex, Endpoint>,
+    uplinks: HashSet<Ifindex>,
     flows: FlowTable,
     live: Cell<usize>,
     next_owner: u32,
@@ -61,7 +63,7 @@ impl MemoryWorld {
             flow_limit: FlowTable::SLOTS / 2,
             images: [None, None],
             endpoints: HashMap::new(),
-            uplinks: uplinks.into_iter().collect(),
+            uplinks: uplinks.into_iter().map(Ifindex).collect(),
             flows: FlowTable::new(),
             live: Cell::new(0),
             next_owner: 1,
@@ -87,11 +89,11 @@ impl MemoryWorld {
         self.word = next;
     }
 
-    fn endpoint(&mut self, ifindex: u32, workload: &LocalWorkload) -> Endpoint {
+    fn endpoint(&mut self, ifindex: Ifindex, workload: &LocalWorkload) -> Endpoint {
         let mut endpoint = Endpoint {
             ifindex,
-            workload: ifindex,
-            id: self.owner(),
+            quota: QuotaPlace(ifindex.0),
+            id: IncarnationId(self.owner().0),
             owned: workload.addresses.len() as u32,
             ..Endpoint::FREE
         };
@@ -110,7 +112,7 @@ impl MemoryWorld {
 
     /// An endpoint, to change what a test needs.
     pub fn endpoint_mut(&mut self, ifindex: u32) -> Option<&mut Endpoint> {
-        self.endpoints.get_mut(&ifindex)
+        self.endpoints.get_mut(&Ifindex(ifindex))
     }
 
     /// Forgets all flows.
@@ -145,13 +147,13 @@ impl MemoryWorld {
 
     /// A frame that a workload sends.
     pub fn sends(&self, ifindex: u32, frame: &[u8]) -> Verdict {
-        let meta = Meta { ifindex, ingress_ifindex: ifindex, vlan: false };
+        let meta = Meta { ifindex: Ifindex(ifindex), ingress_ifindex: Ifindex(ifindex), vlan: false };
         self.judge(Direction::Egress, &meta, frame).0
     }
 
     /// A frame that is about to reach a workload; `from` is the device by which it came, 0 for the node itself.
     pub fn receives(&self, ifindex: u32, from: u32, frame: &[u8]) -> Verdict {
-        let meta = Meta { ifindex, ingress_ifindex: from, vlan: false };
+        let meta = Meta { ifindex: Ifindex(ifindex), ingress_ifindex: Ifindex(from), vlan: false };
         self.judge(Direction::Ingress, &meta, frame).0
     }
 }
@@ -185,11 +187,11 @@ impl<'a> PolicyTables for &'a MemoryWorld {
 }
 
 impl Devices for &MemoryWorld {
-    fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
+    fn endpoint(&self, ifindex: Ifindex) -> Option<&Endpoint> {
         self.endpoints.get(&ifindex)
     }
 
-    fn is_uplink(&self, ifindex: u32) -> bool {
+    fn is_uplink(&self, ifindex: Ifindex) -> bool {
         self.uplinks.contains(&ifindex)
     }
 }
@@ -264,7 +266,7 @@ impl FlowTable {
             word: value.word.load(Relaxed).into(),
             last_seen: value.last_seen.load(Relaxed).into(),
             ingress: value.ingress.load(Relaxed).into(),
-            workload: value.workload,
+            quota: value.quota,
             pad: 0,
         };
         for place in Self::places(key) {

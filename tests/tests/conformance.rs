@@ -14,6 +14,7 @@ use enforcer::resolve::resolve;
 use enforcer::workload::model::{
     Identity, Interface, Labels, LocalWorkload, NamedPort, Snapshot, WorkloadKey, WorkloadName,
 };
+use enforcer_common::id::Ifindex;
 use enforcer_common::verdict::Verdict;
 use enforcer_tests::packet::{Frame, Transport};
 use enforcer_tests::world::{MemoryWorld, Unknown};
@@ -164,7 +165,7 @@ fn cluster(row: u32, step: usize) -> Snapshot {
             }),
             addresses: BTreeSet::from([address(place)]),
             disputed: BTreeSet::new(),
-            endpoints: BTreeMap::from([(u32::from(place) + 1, interface)]),
+            endpoints: BTreeMap::from([(Ifindex(u32::from(place) + 1), interface)]),
             routes: false,
             disagrees: false,
         };

@@ -11,7 +11,7 @@ use enforcer::resolve::{DecidedBy, ResolvedPolicy, Service, resolve};
 use enforcer::workload::model::{Snapshot, WorkloadKey};
 use enforcer_common::decide::decide;
 use enforcer_common::id::{Address, Direction};
-use enforcer_common::image::{AddressEntry, Image as _};
+use enforcer_common::image::{AddressEntry, ReadImage as _};
 use enforcer_common::verdict::Verdict;
 use enforcer_tests::oracle::declare::{Declared, Defaults, model};
 use enforcer_tests::oracle::evaluate::{Flow, Number, Oracle, Wants};
@@ -181,7 +181,7 @@ impl Node {
     fn judge(&self, world: &MemoryWorld, flow: &Flow) -> bool {
         let frame = Frame::new(flow.source, flow.destination, transport(flow)).bytes();
         let device =
-            |key: WorkloadKey| *self.snapshot.local[&key].endpoints.first_key_value().expect("it has a veth").0;
+            |key: WorkloadKey| self.snapshot.local[&key].endpoints.first_key_value().expect("it has a veth").0.0;
         if let Some(from) = flow.from
             && world.sends(device(from), &frame) != Verdict::Allow
         {

@@ -256,9 +256,9 @@ fn the_page_shows_every_layout_as_it_is() {
         };
     }
     let layouts = [
-        layout!(Endpoint: ifindex, workload, id, owned, flags, rows, window_end, owners, addresses),
+        layout!(Endpoint: ifindex, quota, id, owned, flags, rows, window_end, owners, addresses),
         layout!(Quota: flows, limit, id, pad),
-        layout!(FlowValue: word, last_seen, ingress, workload, pad),
+        layout!(FlowValue: word, last_seen, ingress, quota, pad),
         layout!(DenialKey: workload, revision, peer, destination_port, ethertype, protocol, direction, reason, pad),
         layout!(Way: generation, tick, total, source_port, tcp_flags, pad, key, local),
         layout!(Counts: logged, suppressed, lost),

@@ -10,7 +10,7 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use crate::id::{Address, Direction, OwnerId, Revision};
+use crate::id::{Address, Direction, IncarnationId, Revision};
 use crate::limits::DENIAL_WAYS;
 use crate::verdict::Reason;
 use crate::work::Work;
@@ -20,7 +20,7 @@ use crate::work::Work;
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct DenialKey {
     /// The workload's incarnation.
-    pub workload: OwnerId,
+    pub workload: IncarnationId,
     /// Revision in force.
     pub revision: Revision,
     /// Address of the other side.
@@ -110,7 +110,7 @@ impl Way {
         tcp_flags: 0,
         pad: 0,
         key: DenialKey {
-            workload: OwnerId::NONE,
+            workload: IncarnationId::NONE,
             revision: Revision::NONE,
             peer: Address::UNSPECIFIED,
             destination_port: 0,
@@ -148,7 +148,7 @@ const _: () = assert!(size_of::<Counts>() == 24);
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct BusyKey {
     /// The workload's incarnation.
-    pub workload: OwnerId,
+    pub workload: IncarnationId,
     /// [`Direction`].
     pub direction: u8,
     /// [`Reason`].
@@ -171,7 +171,7 @@ pub enum Denial {
     /// Of one workload, while no way was free.
     Busy {
         /// The workload's incarnation.
-        workload: OwnerId,
+        workload: IncarnationId,
         /// Which way the packets went.
         direction: Direction,
         /// Why they were denied.

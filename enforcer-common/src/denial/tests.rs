@@ -155,7 +155,7 @@ fn ticks_and_generations_wrap() {
 #[test]
 fn flows_that_differ_in_one_field_are_two() {
     let key = DenialKey {
-        workload: OwnerId(1),
+        workload: IncarnationId(1),
         revision: Revision(2),
         peer: Address([3, 4, 5, 6]),
         destination_port: 7,
@@ -167,7 +167,7 @@ fn flows_that_differ_in_one_field_are_two() {
     };
     assert!(key.same(&key));
     for other in [
-        DenialKey { workload: OwnerId(2), ..key },
+        DenialKey { workload: IncarnationId(2), ..key },
         DenialKey { revision: Revision(3), ..key },
         DenialKey { peer: Address([0, 4, 5, 6]), ..key },
         DenialKey { peer: Address([3, 0, 5, 6]), ..key },
@@ -209,12 +209,12 @@ fn a_way_says_what_was_denied() {
     };
     let word = PolicyWord { revision: Revision(5), epoch: 6 };
     for (direction, local, peer) in [(Direction::Egress, 1, 2), (Direction::Ingress, 2, 1)] {
-        let work = Work { word, direction, workload: OwnerId(9), packet, ..Work::EMPTY };
+        let work = Work { word, direction, workload: IncarnationId(9), packet, ..Work::EMPTY };
         let way = way_of(&work, Reason::NoRule as u8, 77);
         assert_eq!((way.local, way.key.peer), (Address([local; 4]), Address([peer; 4])));
         assert_eq!(
             (way.key.workload, way.key.revision, way.key.reason),
-            (OwnerId(9), Revision(5), Reason::NoRule as u8)
+            (IncarnationId(9), Revision(5), Reason::NoRule as u8)
         );
         assert_eq!((way.key.protocol, way.key.destination_port, way.key.ethertype), (6, 80, 0x0800));
         assert_eq!((way.source_port, way.tcp_flags, way.tick), (40_000, 2, 77));

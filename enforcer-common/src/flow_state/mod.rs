@@ -6,7 +6,7 @@
 use core::sync::atomic::Ordering;
 
 use crate::atomic::{AtomicU32, AtomicU64};
-use crate::id::Direction;
+use crate::id::{Direction, Ifindex, QuotaPlace};
 use crate::packet::{Packet, ProtocolClass, tcp};
 
 /// Value of the flow table.
@@ -19,8 +19,8 @@ pub struct FlowValue {
     pub last_seen: AtomicU32,
     /// ifindex by which the peer's packets come in: 0 for the node itself, [`FlowValue::UNKNOWN`] before the first.
     pub ingress: AtomicU32,
-    /// Place of the workload in `QUOTAS`.
-    pub workload: u32,
+    /// Where the flow is counted.
+    pub quota: QuotaPlace,
     /// Zero.
     pub pad: u32,
 }
@@ -28,16 +28,16 @@ const _: () = assert!(size_of::<FlowValue>() == 24 && align_of::<FlowValue>() ==
 
 impl FlowValue {
     /// No packet of the peer has been seen.
-    pub const UNKNOWN: u32 = 0xffff_ffff;
+    pub const UNKNOWN: Ifindex = Ifindex(0xffff_ffff);
 
     /// A new flow.
     #[inline(always)]
-    pub fn new(word: FlowWord, now: u32, ingress: u32, workload: u32) -> Self {
+    pub fn new(word: FlowWord, now: u32, ingress: Ifindex, quota: QuotaPlace) -> Self {
         Self {
             word: AtomicU64::new(word.0),
             last_seen: AtomicU32::new(now),
-            ingress: AtomicU32::new(ingress),
-            workload,
+            ingress: AtomicU32::new(ingress.0),
+            quota,
             pad: 0,
         }
     }
@@ -46,10 +46,10 @@ impl FlowValue {
     /// same device. `current` is the flow's word as it was read, `ingress` is the device by which the packet came in,
     /// and `tag` is the tag of its key.
     #[inline(always)]
-    pub fn vouches(&self, current: FlowWord, direction: Direction, ingress: u32, epoch: u32, tag: u32) -> bool {
+    pub fn vouches(&self, current: FlowWord, direction: Direction, ingress: Ifindex, epoch: u32, tag: u32) -> bool {
         let same_way = match direction {
             Direction::Egress => true,
-            Direction::Ingress => self.ingress.load(Ordering::Relaxed) == ingress,
+            Direction::Ingress => self.ingress.load(Ordering::Relaxed) == ingress.0,
         };
         same_way && current.is_current(epoch, tag)
     }

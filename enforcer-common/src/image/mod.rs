@@ -20,7 +20,7 @@ mod line;
 mod read;
 
 pub use line::Line;
-pub use read::{Image, cell, cell_of_class, port_class, range_class};
+pub use read::{ReadImage, cell, cell_of_class, port_class, range_class};
 
 /// The first lines of an image, and zeros behind those of a shorter one: the programs reach each without a look-up.
 pub type Start = [Line; limits::START_LINES as usize];

@@ -8,14 +8,14 @@ use crate::image::{AddressEntry, Cell, Header, Line, PortKey, RangeTable};
 use crate::limits;
 
 /// Where an image's lines and exact addresses come from: eBPF maps or ordinary memory.
-pub trait Image {
+pub trait ReadImage {
     /// The line at `index`. Past the end: `None` or a line of zeros, of which nothing is allowed.
     fn line(&self, index: u32) -> Option<&Line>;
     /// What is known of exactly this address.
     fn address(&self, address: &Address) -> Option<AddressEntry>;
 }
 
-impl<I: Image> Image for &I {
+impl<I: ReadImage> ReadImage for &I {
     #[inline(always)]
     fn line(&self, index: u32) -> Option<&Line> {
         (*self).line(index)
@@ -29,7 +29,7 @@ impl<I: Image> Image for &I {
 
 /// The port class of `key`; `header` is line 0.
 #[inline(always)]
-pub fn port_class<I: Image>(image: &I, header: &Line, key: PortKey) -> Option<PortClass> {
+pub fn port_class<I: ReadImage>(image: &I, header: &Line, key: PortKey) -> Option<PortClass> {
     let flags = header.u32(8);
     let at = header.u32(28);
     let index = key.index();
@@ -42,7 +42,7 @@ pub fn port_class<I: Image>(image: &I, header: &Line, key: PortKey) -> Option<Po
 
 /// The class of an address that is not known exactly.
 #[inline(always)]
-pub fn range_class<I: Image>(image: &I, address: &Address) -> Option<PeerClass> {
+pub fn range_class<I: ReadImage>(image: &I, address: &Address) -> Option<PeerClass> {
     let v4 = address.is_v4();
     let [high, low] = address.halves();
     let table = image.line(if v4 { Header::RANGES_AT } else { Header::RANGES_AT + 1 })?;
@@ -81,7 +81,7 @@ pub fn range_class<I: Image>(image: &I, address: &Address) -> Option<PeerClass> 
 
 /// The cell of a flow; `port` is of its destination.
 #[inline(always)]
-pub fn cell<I: Image>(image: &I, row: Row, peer: PeerClass, port: PortKey) -> Option<Cell> {
+pub fn cell<I: ReadImage>(image: &I, row: Row, peer: PeerClass, port: PortKey) -> Option<Cell> {
     let header = image.line(0)?;
     let port = port_class(image, header, port)?;
     cell_of_class(image, header, row, peer, port)
@@ -89,7 +89,13 @@ pub fn cell<I: Image>(image: &I, row: Row, peer: PeerClass, port: PortKey) -> Op
 
 /// The same for a port class; `header` is line 0.
 #[inline(always)]
-pub fn cell_of_class<I: Image>(image: &I, header: &Line, row: Row, peer: PeerClass, port: PortClass) -> Option<Cell> {
+pub fn cell_of_class<I: ReadImage>(
+    image: &I,
+    header: &Line,
+    row: Row,
+    peer: PeerClass,
+    port: PortClass,
+) -> Option<Cell> {
     let flags = header.u32(8);
     let (port_classes, peer_classes) = (header.u32(12), header.u32(16));
     // Rows and classes beyond the image would alias others' cells.

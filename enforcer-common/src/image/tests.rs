@@ -4,7 +4,7 @@ use super::*;
 
 struct Lines(Vec<Line>);
 
-impl Image for Lines {
+impl ReadImage for Lines {
     fn line(&self, index: u32) -> Option<&Line> {
         self.0.get(index as usize)
     }

@@ -11,8 +11,8 @@ use crate::decide::{AskPolicy, Question};
 use crate::endpoint::Endpoint;
 use crate::flow_state::{FlowWord, Role, renew};
 use crate::hygiene::{self, Discovery};
-use crate::id::{Address, Direction, OwnerId, Revision, Row};
-use crate::image::{AddressEntry, Image, PortKey};
+use crate::id::{Address, Direction, Ifindex, OwnerId, Revision, Row};
+use crate::image::{AddressEntry, PortKey, ReadImage};
 use crate::packet::{Kind, ProtocolClass};
 use crate::tables::{Clock, Devices, Flows};
 use crate::verdict::{Reason, Verdict};
@@ -62,7 +62,7 @@ pub fn judge_work<T: AskPolicy + Devices + Flows + Clock>(
         return Err(Reason::NoPolicy);
     }
     let image = &image.ok_or(Reason::Internal)?;
-    let state = Flow { tables, word, meta, direction, packet, key, workload: endpoint.workload };
+    let state = Flow { tables, word, meta, direction, packet, key, quota: endpoint.quota };
     let case = Case { flow: state, endpoint, image, local, peer, own };
     let entry = case.clear()?;
     // Nothing but the guardrails was open.
@@ -85,7 +85,7 @@ struct Case<'a, T, I> {
     own: bool,
 }
 
-impl<T: AskPolicy + Devices + Flows + Clock, I: Image> Case<'_, T, I> {
+impl<T: AskPolicy + Devices + Flows + Clock, I: ReadImage> Case<'_, T, I> {
     /// The guardrails; what the image knows of the peer.
     #[inline(always)]
     fn clear(&self) -> Result<Option<AddressEntry>, Reason> {
@@ -121,7 +121,7 @@ impl<T: AskPolicy + Devices + Flows + Clock, I: Image> Case<'_, T, I> {
     fn decide(&self, entry: Option<AddressEntry>, stored: u8, quotes_live_flow: bool) -> Result<(), Reason> {
         let Flow { meta, direction, packet, key, .. } = self.flow;
         // The node itself made the packet (D3).
-        let from_node = matches!(direction, Direction::Ingress) && meta.ingress_ifindex == 0;
+        let from_node = matches!(direction, Direction::Ingress) && meta.ingress_ifindex == Ifindex::NONE;
         if matches!(packet.kind, Kind::IcmpError) {
             return self.icmp_error(entry, stored, quotes_live_flow || from_node);
         }

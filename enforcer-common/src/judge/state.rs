@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::flow_key::FlowKey;
 use crate::flow_state::{FlowValue, FlowWord, Role, state, step};
-use crate::id::{Direction, PolicyWord};
+use crate::id::{Direction, Ifindex, PolicyWord, QuotaPlace};
 use crate::packet::{Packet, ProtocolClass};
 use crate::tables::{Clock, Flows};
 use crate::verdict::Reason;
@@ -21,8 +21,8 @@ pub(super) struct Flow<'a, T> {
     pub(super) direction: Direction,
     pub(super) packet: &'a Packet,
     pub(super) key: &'a FlowKey,
-    /// Place of the workload in `QUOTAS`.
-    pub(super) workload: u32,
+    /// Where a new flow is counted.
+    pub(super) quota: QuotaPlace,
 }
 
 impl<T: Flows + Clock> Flow<'_, T> {
@@ -88,7 +88,7 @@ impl<T: Flows + Clock> Flow<'_, T> {
 
     /// The device of the peer's side, as far as this packet shows it.
     #[inline(always)]
-    fn ingress(&self) -> u32 {
+    fn ingress(&self) -> Ifindex {
         match self.direction {
             Direction::Ingress => self.meta.ingress_ifindex,
             Direction::Egress => FlowValue::UNKNOWN,
@@ -97,9 +97,9 @@ impl<T: Flows + Clock> Flow<'_, T> {
 
     /// False: there is an entry already.
     #[inline(always)]
-    fn add(&self, role: Role, ingress: u32) -> Result<bool, Reason> {
+    fn add(&self, role: Role, ingress: Ifindex) -> Result<bool, Reason> {
         let word = FlowWord::new(self.word.epoch, self.key.tag(), step(role as u8, self.direction, self.packet));
-        let value = FlowValue::new(word, self.tables.tick(), ingress, self.workload);
+        let value = FlowValue::new(word, self.tables.tick(), ingress, self.quota);
         match (self.tables.insert(self.key, &value), role) {
             // The node's own packets are always let in (D3), with state or without.
             (Err(_), Role::NodeOpened) => Ok(true),
@@ -117,7 +117,7 @@ impl<T: Flows + Clock> Flow<'_, T> {
             && flow.word.compare_exchange(current, next.0, Relaxed, Relaxed).is_ok();
         if renewed {
             if matches!(self.direction, Direction::Ingress) {
-                flow.ingress.store(self.meta.ingress_ifindex, Relaxed);
+                flow.ingress.store(self.meta.ingress_ifindex.0, Relaxed);
             }
             flow.touch(self.tables.tick());
         }

@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use enforcer_common::id::OwnerId;
+use enforcer_common::id::IncarnationId;
 use jiff::Timestamp;
 
 use super::error::AgentError;
 use crate::flow::enrich::Enricher;
 use crate::flow::names::NameTable;
 use crate::flow::sink::{FlowLog, SinkCounts};
-use crate::kernel::{Denials, KernelError, Reading};
+use crate::kernel::{Denials, KernelError, NewDenials};
 
 /// How often denials are read. The kernel's ring and slices hold what comes in between.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -36,7 +36,7 @@ pub(super) struct DenialLog {
 struct Shared {
     stop: AtomicBool,
     names: Mutex<NameTable>,
-    living: Mutex<Option<BTreeSet<OwnerId>>>,
+    living: Mutex<Option<BTreeSet<IncarnationId>>>,
     counts: Mutex<LogCounts>,
 }
 
@@ -63,12 +63,12 @@ impl DenialLog {
 
     /// The names that belong to the revisions. While a caller holds them, the thread reads no denial. A caller that
     /// puts a revision in force holds them until it has added the names of that revision.
-    pub(super) fn names(&self) -> Names {
-        Names(Arc::clone(&self.shared))
+    pub(super) fn names(&self) -> NameHandle {
+        NameHandle(Arc::clone(&self.shared))
     }
 
     /// Tells the thread which workloads live. It may remove the counters of all others.
-    pub(super) fn living(&self, ids: BTreeSet<OwnerId>) {
+    pub(super) fn living(&self, ids: BTreeSet<IncarnationId>) {
         *locked(&self.shared.living) = Some(ids);
     }
 
@@ -87,9 +87,9 @@ impl DenialLog {
 }
 
 /// Access to the names.
-pub(super) struct Names(Arc<Shared>);
+pub(super) struct NameHandle(Arc<Shared>);
 
-impl Names {
+impl NameHandle {
     pub(super) fn hold(&self) -> MutexGuard<'_, NameTable> {
         locked(&self.0.names)
     }
@@ -138,7 +138,7 @@ impl Reader {
         reading.more
     }
 
-    fn write(&mut self, reading: &Reading, failure: Option<KernelError>) {
+    fn write(&mut self, reading: &NewDenials, failure: Option<KernelError>) {
         if let Some(error) = failure {
             tracing::warn!(%error, "cannot read all denied packets from the kernel; trying again");
         }

@@ -50,6 +50,8 @@ pub(super) fn veths(workload: &LocalWorkload) -> impl Iterator<Item = &str> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use enforcer_common::id::Ifindex;
+
     use super::*;
     use crate::workload::model::{Interface, WorkloadKey};
 
@@ -59,13 +61,13 @@ mod tests {
             identity: None,
             addresses: BTreeSet::new(),
             disputed: BTreeSet::new(),
-            endpoints: (10..).zip(veths.iter().map(interface)).collect(),
+            endpoints: (10..).map(Ifindex).zip(veths.iter().map(interface)).collect(),
             routes: false,
             disagrees: false,
         };
         Snapshot {
             local: BTreeMap::from([(WorkloadKey(1), workload)]),
-            uplinks: (1..).zip(uplinks.iter().map(|name| (*name).to_owned())).collect(),
+            uplinks: (1..).map(Ifindex).zip(uplinks.iter().map(|name| (*name).to_owned())).collect(),
             ..Snapshot::default()
         }
     }

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use enforcer_common::id::{OwnerId, Revision};
+use enforcer_common::id::{Ifindex, IncarnationId, Revision};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
@@ -166,13 +166,15 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
 
 /// The workload that owned each address, named by one of its veths. An address of two workloads was disputed, and
 /// stays so.
-fn adopted_owners(kernel: &Kernel) -> BTreeMap<IpAddr, u32> {
-    let mut holders = BTreeMap::<IpAddr, BTreeMap<OwnerId, u32>>::new();
+fn adopted_owners(kernel: &Kernel) -> BTreeMap<IpAddr, Ifindex> {
+    let mut holders = BTreeMap::<IpAddr, BTreeMap<IncarnationId, Ifindex>>::new();
     for endpoint in kernel.adopted() {
         for address in &endpoint.addresses {
             holders.entry((*address).into()).or_default().insert(endpoint.id, endpoint.ifindex);
         }
     }
-    let sole = |holders: BTreeMap<OwnerId, u32>| (holders.len() == 1).then(|| holders.into_values().next()).flatten();
+    let sole = |holders: BTreeMap<IncarnationId, Ifindex>| {
+        (holders.len() == 1).then(|| holders.into_values().next()).flatten()
+    };
     holders.into_iter().filter_map(|(address, holders)| Some((address, sole(holders)?))).collect()
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use enforcer_common::id::{Direction, OwnerId, Revision};
+use enforcer_common::id::{Direction, Ifindex, IncarnationId, Revision};
 
 use super::Options;
 use super::denials::DenialLog;
@@ -41,7 +41,7 @@ pub(super) struct Reconciler {
     resolved: Option<Arc<ResolvedPolicy>>,
     /// What is in the kernel, wholly; `None`: something is left to be done.
     intent: Option<Intent>,
-    owners: BTreeMap<OwnerId, WorkloadKey>,
+    owners: BTreeMap<IncarnationId, WorkloadKey>,
     /// What is known so far, and what `status` was told last.
     report: Report,
     written: Option<Report>,
@@ -85,7 +85,7 @@ impl Reconciler {
     /// Attaches closed programs to veths that have none yet, before any policy is known for them. At the very first
     /// start this does nothing: there the plan comes first, so that running containers are not cut off. Veths with
     /// programs stay unchanged.
-    pub(super) fn close_new(&mut self, veths: &BTreeSet<u32>) {
+    pub(super) fn close_new(&mut self, veths: &BTreeSet<Ifindex>) {
         if self.kernel.is_first_run() {
             return;
         }
@@ -100,7 +100,7 @@ impl Reconciler {
         let attached = self.kernel.endpoints();
         for ifindex in veths.difference(&attached) {
             if let Err(error) = self.kernel.attach_unknown(*ifindex) {
-                tracing::warn!(ifindex, %error, "cannot attach to a new veth yet, so it is not protected; trying again");
+                tracing::warn!(ifindex = ifindex.0, %error, "cannot attach to a new veth yet, so it is not protected; trying again");
                 self.intent = None;
             }
         }
@@ -205,7 +205,7 @@ impl Reconciler {
         for refused in refused {
             let address = std::net::IpAddr::from(refused.address);
             tracing::warn!(
-                workload = refused.key,
+                workload = refused.key.0,
                 %address,
                 "the workload has more addresses than fit into its endpoint; this one is ignored"
             );
@@ -214,7 +214,7 @@ impl Reconciler {
             tracing::warn!(%error, "one step of the newest change is not done yet; trying again");
         }
         self.report.unfinished = failures.iter().map(ToString::to_string).collect();
-        self.owners.extend(ids.into_iter().map(|(key, id)| (id, WorkloadKey(key))));
+        self.owners.extend(ids.into_iter().map(|(key, id)| (id, key)));
         self.owners.retain(|_, key| snapshot.local.contains_key(key));
         self.denials.living(self.kernel.living_ids());
     }
@@ -305,7 +305,7 @@ impl Reconciler {
         let (Some(snapshot), Some(resolved)) = (&self.snapshot, &self.resolved) else { return Vec::new() };
         let line = |(key, workload): (&WorkloadKey, &LocalWorkload)| WorkloadLine {
             name: workload.identity.as_ref().map(|identity| identity.name.to_string()).unwrap_or_default(),
-            endpoints: workload.endpoints.iter().map(|(index, device)| (*index, device.name.clone())).collect(),
+            endpoints: workload.endpoints.iter().map(|(index, device)| (index.0, device.name.clone())).collect(),
             addresses: workload.addresses.iter().map(ToString::to_string).collect(),
             policies: [Direction::Ingress, Direction::Egress]
                 .map(|direction| resolved.isolation(*key, direction).map_or(0, |isolation| isolation.policies.len())),
@@ -323,7 +323,7 @@ impl Reconciler {
 fn name_earlier(kernel: &Kernel, earlier: InForce, names: &mut NameTable) {
     let Ok(set) = from_kept(&earlier.policies) else { return };
     let snapshot = earlier.snapshot;
-    let key_of = |ifindex: u32| {
+    let key_of = |ifindex: Ifindex| {
         let holder = snapshot.local.iter().find(|(_, workload)| workload.endpoints.contains_key(&ifindex));
         holder.map(|(key, _)| *key)
     };

@@ -34,7 +34,7 @@ impl Image {
     }
 }
 
-impl image::Image for Image {
+impl image::ReadImage for Image {
     fn line(&self, index: u32) -> Option<&Line> {
         self.lines.get(index as usize)
     }

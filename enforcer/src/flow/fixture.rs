@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use enforcer_common::denial::{DenialKey, Way};
-use enforcer_common::id::{Address, Direction, OwnerId, Revision};
+use enforcer_common::id::{Address, Direction, Ifindex, IncarnationId, Revision};
 use enforcer_common::verdict::Reason;
 
 use super::names::{NameTable, Policies, Ruling, Service};
@@ -14,9 +14,9 @@ use crate::policy::model::PolicyKind;
 use crate::policy::origin::Origin;
 use crate::workload::model::{Identity, Interface, LocalWorkload, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName};
 
-pub(super) const WEB: OwnerId = OwnerId(17);
-pub(super) const DB: OwnerId = OwnerId(18);
-pub(super) const UNNAMED: OwnerId = OwnerId(19);
+pub(super) const WEB: IncarnationId = IncarnationId(17);
+pub(super) const DB: IncarnationId = IncarnationId(18);
+pub(super) const UNNAMED: IncarnationId = IncarnationId(19);
 pub(super) const REVISION: Revision = Revision(7);
 
 /// Gives the same ruling on every flow of a workload it knows.
@@ -78,7 +78,7 @@ pub(super) fn local(identity: Option<Identity>, ifindexes: &[u32], addresses: &[
             .iter()
             .map(|ifindex| {
                 let interface = Interface { name: format!("veth{ifindex}"), peer_mac: None, existed_at_start: true };
-                (*ifindex, interface)
+                (Ifindex(*ifindex), interface)
             })
             .collect(),
         routes: false,
@@ -105,7 +105,7 @@ pub(super) fn snapshot() -> Snapshot {
     }
 }
 
-pub(super) fn owners() -> BTreeMap<OwnerId, WorkloadKey> {
+pub(super) fn owners() -> BTreeMap<IncarnationId, WorkloadKey> {
     BTreeMap::from([(WEB, WorkloadKey(1)), (DB, WorkloadKey(2)), (UNNAMED, WorkloadKey(3))])
 }
 
@@ -122,7 +122,7 @@ pub(super) fn names_under(policies: impl Policies + 'static) -> NameTable {
 }
 
 /// A TCP SYN to port 5432.
-pub(super) fn way(reason: Reason, direction: Direction, workload: OwnerId, local: &str, peer: &str) -> Way {
+pub(super) fn way(reason: Reason, direction: Direction, workload: IncarnationId, local: &str, peer: &str) -> Way {
     Way {
         source_port: 40122,
         tcp_flags: 2,

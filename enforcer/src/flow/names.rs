@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use enforcer_common::id::{Direction, OwnerId, Revision};
+use enforcer_common::id::{Direction, IncarnationId, Revision};
 
 use super::record::{DecidingPolicy, InterfaceSeen, Party, WorkloadSeen};
 use crate::workload::model::{Identity, LocalWorkload, Snapshot, WorkloadKey};
@@ -43,7 +43,7 @@ pub enum Ruling {
 /// Where a name comes from.
 pub trait Names {
     /// The workload with this id under `revision`, or under the newest revision that knows it.
-    fn owner(&self, revision: Option<Revision>, owner: OwnerId) -> Option<&Owned>;
+    fn owner(&self, revision: Option<Revision>, owner: IncarnationId) -> Option<&Owned>;
     /// Who had this address under `revision`, or under the newest one if that is not kept.
     fn address(&self, revision: Revision, address: IpAddr) -> Party;
     /// The policies of a revision; `None`: it is not kept.
@@ -69,7 +69,7 @@ pub struct NameTable {
 
 struct Generation {
     revision: Revision,
-    owners: BTreeMap<OwnerId, Owned>,
+    owners: BTreeMap<IncarnationId, Owned>,
     addresses: HashMap<IpAddr, Party>,
     policies: Arc<dyn Policies>,
 }
@@ -80,7 +80,7 @@ impl NameTable {
         &mut self,
         revision: Revision,
         snapshot: &Snapshot,
-        owners: &BTreeMap<OwnerId, WorkloadKey>,
+        owners: &BTreeMap<IncarnationId, WorkloadKey>,
         policies: Arc<dyn Policies>,
     ) {
         let named = Interned::new(self.generations.front());
@@ -119,7 +119,7 @@ impl NameTable {
 }
 
 impl Names for NameTable {
-    fn owner(&self, revision: Option<Revision>, owner: OwnerId) -> Option<&Owned> {
+    fn owner(&self, revision: Option<Revision>, owner: IncarnationId) -> Option<&Owned> {
         revision
             .and_then(|revision| self.generation(revision))
             .into_iter()

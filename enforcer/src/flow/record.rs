@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use enforcer_common::id::{Direction, OwnerId, Revision};
+use enforcer_common::id::{Direction, Ifindex, IncarnationId, Revision};
 use enforcer_common::verdict::Reason;
 use jiff::Timestamp;
 
@@ -33,11 +33,11 @@ pub struct FlowRecord {
     /// To whom. `None`: not known, since there is no packet.
     pub destination: Option<Party>,
     /// The incarnation of the workload that was judged.
-    pub workload: OwnerId,
+    pub workload: IncarnationId,
     /// Its veth; `None`: it has none or several, or is not known.
     pub interface: Option<Arc<InterfaceSeen>>,
     /// Which policies decided.
-    pub decision: Decision,
+    pub decision: RecordedDecision,
     /// Name of this node.
     pub node: Arc<str>,
 }
@@ -147,14 +147,14 @@ fn identity(name: &WorkloadName) -> u32 {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct InterfaceSeen {
     /// Index.
-    pub ifindex: u32,
+    pub ifindex: Ifindex,
     /// Name when the revision was made.
     pub name: String,
 }
 
 /// Which policies decided.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Decision {
+pub enum RecordedDecision {
     /// None: the shape of the packet, its sender or a limit did, or its flow is not known.
     NotPolicy,
     /// These, sorted: the rule that denies, or every policy that isolates the workload in this direction.

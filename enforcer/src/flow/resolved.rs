@@ -66,7 +66,7 @@ mod tests {
     use super::super::enrich::Enricher;
     use super::super::fixture::{self, DB, REVISION, UNNAMED, WEB, way};
     use super::super::names::NameTable;
-    use super::super::record::{Decision, FlowRecord};
+    use super::super::record::{FlowRecord, RecordedDecision};
     use super::*;
     use crate::policy::model::{
         Action, LabelSelector, NamespaceScope, Peer, Peers, PolicyKind, PolicySet, PortSpec, Ports, Priority,
@@ -116,16 +116,18 @@ mod tests {
         Enricher::new("n1").enrich(&names, Timestamp::UNIX_EPOCH, &denial).unwrap()
     }
 
-    fn lines(decision: &Decision) -> Vec<u32> {
+    fn lines(decision: &RecordedDecision) -> Vec<u32> {
         match decision {
-            Decision::Policies { policies, .. } | Decision::Disagreement { policies, .. } => {
+            RecordedDecision::Policies { policies, .. } | RecordedDecision::Disagreement { policies, .. } => {
                 let line = |policy: &DecidingPolicy| match policy.at {
                     Origin::File { line, .. } => Some(line),
                     Origin::Object { .. } => None,
                 };
                 policies.iter().filter_map(line).collect()
             }
-            Decision::NotPolicy | Decision::EarlierRevision { .. } | Decision::LaterWorkload { .. } => Vec::new(),
+            RecordedDecision::NotPolicy
+            | RecordedDecision::EarlierRevision { .. }
+            | RecordedDecision::LaterWorkload { .. } => Vec::new(),
         }
     }
 
@@ -134,7 +136,7 @@ mod tests {
         let mut denied = way(Reason::NoRule, Direction::Ingress, DB, "10.88.0.3", "10.88.0.2");
         denied.key.destination_port = 22;
         let record = record(denied);
-        assert!(matches!(record.decision, Decision::Policies { .. }), "{record:?}");
+        assert!(matches!(record.decision, RecordedDecision::Policies { .. }), "{record:?}");
         assert_eq!(lines(&record.decision), [4]);
     }
 
@@ -150,10 +152,10 @@ mod tests {
     #[test]
     fn what_a_rule_allows_names_the_line_of_the_rule() {
         let allowed = record(way(Reason::NoRule, Direction::Ingress, DB, "10.88.0.3", "10.88.0.2"));
-        assert!(matches!(allowed.decision, Decision::Disagreement { .. }), "{allowed:?}");
+        assert!(matches!(allowed.decision, RecordedDecision::Disagreement { .. }), "{allowed:?}");
         assert_eq!(lines(&allowed.decision), [9]);
         let free = record(way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "192.0.2.1"));
-        assert!(matches!(free.decision, Decision::Disagreement { .. }), "{free:?}");
+        assert!(matches!(free.decision, RecordedDecision::Disagreement { .. }), "{free:?}");
         assert_eq!(lines(&free.decision), [0; 0]);
     }
 
@@ -169,6 +171,6 @@ mod tests {
     #[test]
     fn of_a_workload_that_nobody_has_named_policies_say_nothing() {
         let unnamed = record(way(Reason::NoRule, Direction::Egress, UNNAMED, "10.88.0.9", "10.88.0.2"));
-        assert_eq!(unnamed.decision, Decision::LaterWorkload { revision: REVISION });
+        assert_eq!(unnamed.decision, RecordedDecision::LaterWorkload { revision: REVISION });
     }
 }

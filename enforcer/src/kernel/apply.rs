@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use enforcer_common::id::{OwnerId, PolicyWord};
+use enforcer_common::id::{Ifindex, IncarnationId, PolicyWord};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::kernel::error::KernelError;
 use crate::kernel::parts::Parts;
-use crate::plan::{Plan, RefusedAddress, Writes};
+use crate::plan::{Plan, RefusedAddress, WorkloadKey, Writes};
 
 /// What came of a plan that is now in force.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Applied {
     /// Revision and epoch in force.
     pub word: PolicyWord,
     /// Id of each workload in denial records, by key.
-    pub ids: BTreeMap<u64, OwnerId>,
+    pub ids: BTreeMap<WorkloadKey, IncarnationId>,
     /// Addresses for which the endpoint has no place. They get no owner id.
     pub refused: Vec<RefusedAddress>,
     /// Errors after the plan came into force, device by device. The next plan tries these steps again.
@@ -72,7 +72,7 @@ impl Parts {
         }
         self.edit_addresses(writes, &mut failures);
         let gone = self.tables.endpoints().map(|endpoint| endpoint.ifindex);
-        let gone: BTreeSet<u32> =
+        let gone: BTreeSet<Ifindex> =
             gone.filter(|ifindex| plan.uplinks.contains(ifindex) || self.hooks.is_gone(*ifindex)).collect();
         failures.extend(self.forget(&gone));
         self.retire();
@@ -112,7 +112,7 @@ impl Parts {
 
     /// Attaches every endpoint's programs where they are missing or not of this object.
     fn attach_all(&mut self, failures: &mut Vec<KernelError>) {
-        let devices: Vec<u32> = self.tables.endpoints().map(|endpoint| endpoint.ifindex).collect();
+        let devices: Vec<Ifindex> = self.tables.endpoints().map(|endpoint| endpoint.ifindex).collect();
         for ifindex in devices {
             failures.extend(self.hooks.attach(ifindex).err());
         }

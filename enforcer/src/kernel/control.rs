@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, OwnerId, PolicyWord, Revision};
+use enforcer_common::id::{Address, Ifindex, IncarnationId, PolicyWord, Revision};
 
 use crate::kernel::apply::Applied;
 use crate::kernel::denials::Denials;
@@ -20,9 +20,9 @@ use crate::plan::{Plan, owned};
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AdoptedEndpoint {
     /// Host side of the veth.
-    pub ifindex: u32,
+    pub ifindex: Ifindex,
     /// Id of the workload in denial records.
-    pub id: OwnerId,
+    pub id: IncarnationId,
     /// Its own addresses.
     pub addresses: Vec<Address>,
 }
@@ -58,17 +58,17 @@ impl Kernel {
     }
 
     /// Devices that are attached, or that a plan wanted to attach.
-    pub fn endpoints(&self) -> BTreeSet<u32> {
+    pub fn endpoints(&self) -> BTreeSet<Ifindex> {
         self.parts.tables.endpoints().map(|endpoint| endpoint.ifindex).collect()
     }
 
     /// Ids of the workloads behind all of these, unknown ones included.
-    pub fn living_ids(&self) -> BTreeSet<OwnerId> {
+    pub fn living_ids(&self) -> BTreeSet<IncarnationId> {
         self.parts.tables.endpoints().map(|endpoint| endpoint.id).collect()
     }
 
     /// The uplinks as they are pinned: those of the last plan, even if an earlier daemon made it.
-    pub fn pinned_uplinks(&self) -> BTreeSet<u32> {
+    pub fn pinned_uplinks(&self) -> BTreeSet<Ifindex> {
         self.parts.tables.uplinks().clone()
     }
 
@@ -85,17 +85,17 @@ impl Kernel {
     }
 
     /// Attaches to a veth whose workload is not known yet. The veth is closed until a plan names it.
-    pub fn attach_unknown(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub fn attach_unknown(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         self.parts.attach_unknown(ifindex)
     }
 
     /// Detaches a device that no longer belongs to a workload.
-    pub fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub fn detach(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         first(self.parts.forget(&[ifindex].into()))
     }
 
     /// Forgets the devices that are not among the living.
-    pub fn detach_gone(&mut self, live: &BTreeSet<u32>) -> Result<(), KernelError> {
+    pub fn detach_gone(&mut self, live: &BTreeSet<Ifindex>) -> Result<(), KernelError> {
         let known = self.endpoints().into_iter().chain(self.parts.hooks.devices());
         let gone = known.filter(|ifindex| !live.contains(ifindex)).collect();
         first(self.parts.forget(&gone))
@@ -106,7 +106,7 @@ impl Kernel {
     ///
     /// A veth of a plan that was only detached by somebody, and is still there, is left to [`Kernel::repair`]; one that
     /// nobody has claimed cannot be told from another device with its number, and goes.
-    pub fn forget_gone(&mut self) -> Result<BTreeSet<u32>, KernelError> {
+    pub fn forget_gone(&mut self) -> Result<BTreeSet<Ifindex>, KernelError> {
         let gone = self.parts.gone()?;
         first(self.parts.forget(&gone))?;
         Ok(gone)

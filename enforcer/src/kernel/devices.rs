@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use enforcer_common::endpoint::Endpoint;
+use enforcer_common::id::Ifindex;
 
 use crate::kernel::error::KernelError;
 use crate::kernel::hooks::tcx::device_exists;
@@ -14,7 +15,7 @@ use crate::kernel::parts::Parts;
 
 impl Parts {
     /// Attaches to a veth before anybody knows whose it is: closed until a plan names it.
-    pub(super) fn attach_unknown(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub(super) fn attach_unknown(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         if self.tables.has_endpoint(ifindex) {
             if self.hooks.is_attached(ifindex) {
                 return Ok(());
@@ -25,23 +26,23 @@ impl Parts {
             }
         }
         let mut supply = self.tables.supply();
-        let (id, workload) = self.incarnations.unclaimed(&mut supply)?;
+        let (id, quota) = self.incarnations.unclaimed(&mut supply)?;
         self.tables.take(&supply);
-        let endpoint = Endpoint { ifindex, workload, id, ..Endpoint::FREE };
+        let endpoint = Endpoint { ifindex, quota, id, ..Endpoint::FREE };
         let attached = match self.tables.add(&endpoint) {
             Ok(()) => self.hooks.attach(ifindex),
             Err(error) => Err(error),
         };
         if attached.is_err() && !self.hooks.devices().contains(&ifindex) {
             for error in self.forget(&[ifindex].into()) {
-                tracing::warn!(ifindex, %error, "attaching failed, and the daemon cannot remove what it left behind yet");
+                tracing::warn!(ifindex = ifindex.0, %error, "attaching failed, and the daemon cannot remove what it left behind yet");
             }
         }
         attached
     }
 
     /// Devices that went away, and those without a link that nobody has claimed.
-    pub(super) fn gone(&self) -> Result<BTreeSet<u32>, KernelError> {
+    pub(super) fn gone(&self) -> Result<BTreeSet<Ifindex>, KernelError> {
         let mut gone = BTreeSet::new();
         for endpoint in self.tables.endpoints() {
             let ifindex = endpoint.ifindex;
@@ -54,7 +55,7 @@ impl Parts {
     }
 
     /// Unpins links, then frees what the programs of these devices may still have read.
-    pub(super) fn forget(&mut self, devices: &BTreeSet<u32>) -> Vec<KernelError> {
+    pub(super) fn forget(&mut self, devices: &BTreeSet<Ifindex>) -> Vec<KernelError> {
         let mut errors = Vec::new();
         if devices.is_empty() {
             return errors;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use enforcer_common::id::{Revision, Slot};
+use enforcer_common::id::{Ifindex, Revision, Slot};
 
 use crate::plan::Impossible;
 
@@ -177,7 +177,7 @@ pub enum KernelError {
     #[error("device {ifindex}: the step `{call}` failed")]
     Device {
         /// Device.
-        ifindex: u32,
+        ifindex: Ifindex,
         /// What failed.
         call: &'static str,
         /// Why.
@@ -187,7 +187,7 @@ pub enum KernelError {
     #[error("device {ifindex}: another program runs before the enforcer's and can pass packets by it; remove it")]
     NotFirst {
         /// Device.
-        ifindex: u32,
+        ifindex: Ifindex,
     },
     /// A call on a map failed.
     #[error("map {name}: the step `{call}` failed")]
@@ -243,6 +243,6 @@ pub(crate) fn on_map(name: &str, call: &'static str) -> impl FnOnce(io::Error) -
 }
 
 /// Names the device in an I/O error.
-pub(crate) fn on_device(ifindex: u32, call: &'static str) -> impl FnOnce(io::Error) -> KernelError {
+pub(crate) fn on_device(ifindex: Ifindex, call: &'static str) -> impl FnOnce(io::Error) -> KernelError {
     move |source| KernelError::Device { ifindex, call, source }
 }

@@ -22,7 +22,7 @@ mod verify;
 
 pub use apply::Applied;
 pub use control::{AdoptedEndpoint, Kernel};
-pub use denials::{Denials, Reading, Totals};
+pub use denials::{Denials, NewDenials, Totals};
 pub use error::KernelError;
 pub use hooks::{SWEEP_CAP, Sweep};
 pub use parts::KernelConfig;

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, OwnerId, PolicyWord, Revision, Row, Slot};
+use enforcer_common::id::{Address, Ifindex, IncarnationId, PolicyWord, Revision, Row, Slot};
 use enforcer_common::image::Header;
 use enforcer_common::limits::map;
 use enforcer_common::schema::{self, Group};
@@ -42,7 +42,7 @@ pub struct StatusView {
     /// How many of them are in `ENDPOINTS_MORE`.
     pub endpoints_more: usize,
     /// Devices towards the outside.
-    pub uplinks: BTreeSet<u32>,
+    pub uplinks: BTreeSet<Ifindex>,
     /// Flows and places of workloads in use.
     pub flows: FlowFill,
     /// Flows that the table holds.
@@ -55,9 +55,9 @@ pub struct StatusView {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct EndpointView {
     /// Host side of the veth.
-    pub ifindex: u32,
+    pub ifindex: Ifindex,
     /// Id of the workload in denial records.
-    pub id: OwnerId,
+    pub id: IncarnationId,
     /// The workload is closed, because no source has named it.
     pub unknown: bool,
     /// Forwards for others.
@@ -85,7 +85,7 @@ pub struct LinkView {
     /// Id in the kernel; 0: no link is pinned.
     pub id: u32,
     /// Device that the kernel says it is attached to; 0: none.
-    pub ifindex: u32,
+    pub ifindex: Ifindex,
     /// It is the first of the device's chain in the network namespace of the caller.
     pub first: bool,
 }
@@ -146,8 +146,8 @@ fn view(layout: &Layout, endpoint: &Endpoint, slot: Slot) -> Result<EndpointView
     })
 }
 
-fn link(layout: &Layout, ifindex: u32, side: Side) -> Result<LinkView, KernelError> {
-    const NONE: LinkView = LinkView { id: 0, ifindex: 0, first: false };
+fn link(layout: &Layout, ifindex: Ifindex, side: Side) -> Result<LinkView, KernelError> {
+    const NONE: LinkView = LinkView { id: 0, ifindex: Ifindex::NONE, first: false };
     let path = layout.links().join(name(ifindex, side));
     let link = match sys::object_get(&path) {
         Ok(link) => link,
@@ -156,5 +156,5 @@ fn link(layout: &Layout, ifindex: u32, side: Side) -> Result<LinkView, KernelErr
     };
     let info = sys::link_info(link.as_fd()).map_err(at(&path, "read the link"))?;
     let place = tcx::place(info.id, ifindex, side).unwrap_or_default();
-    Ok(LinkView { id: info.id, ifindex: info.ifindex, first: place == Some(0) })
+    Ok(LinkView { id: info.id, ifindex: Ifindex(info.ifindex), first: place == Some(0) })
 }

@@ -7,7 +7,7 @@
 //! denied until the next start has put an image in force.
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::Row;
+use enforcer_common::id::{Ifindex, Row};
 
 use crate::kernel::error::KernelError;
 use crate::kernel::parts::Parts;
@@ -50,7 +50,7 @@ impl Parts {
     }
 
     /// Sees to it that programs of this build, which find no image yet, allow nothing new on a device.
-    pub(super) fn close_until_image(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub(super) fn close_until_image(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         if !self.awaits_image() {
             return Ok(());
         }

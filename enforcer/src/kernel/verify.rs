@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use enforcer_common::id::Ifindex;
 use enforcer_common::side::Side;
 
 use crate::kernel::error::KernelError;
@@ -25,33 +26,33 @@ pub enum Drift {
     /// An endpoint is not as it was stored.
     Endpoint {
         /// Device.
-        ifindex: u32,
+        ifindex: Ifindex,
     },
     /// No link on a hook of a device: what passes there is not judged.
     NotAttached {
         /// Device.
-        ifindex: u32,
+        ifindex: Ifindex,
         /// Side.
         side: Side,
     },
     /// The link is attached and its pin is gone: it would not outlive the daemon.
     LinkPin {
         /// Device.
-        ifindex: u32,
+        ifindex: Ifindex,
         /// Side.
         side: Side,
     },
     /// The link runs another program.
     Program {
         /// Device.
-        ifindex: u32,
+        ifindex: Ifindex,
         /// Side.
         side: Side,
     },
     /// Another program comes first and could let packets past ours.
     NotFirst {
         /// Device.
-        ifindex: u32,
+        ifindex: Ifindex,
         /// Side.
         side: Side,
     },
@@ -137,7 +138,7 @@ impl Parts {
     }
 }
 
-fn name(drift: LinkDrift, ifindex: u32, side: Side) -> Drift {
+fn name(drift: LinkDrift, ifindex: Ifindex, side: Side) -> Drift {
     match drift {
         LinkDrift::Gone => Drift::NotAttached { ifindex, side },
         LinkDrift::Unpinned => Drift::LinkPin { ifindex, side },

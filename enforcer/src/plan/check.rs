@@ -81,10 +81,10 @@ impl Plan<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use enforcer_common::id::Address;
+    use enforcer_common::id::{Address, Ifindex};
     use enforcer_common::image::{AddressEntry, Line};
 
-    use crate::plan::PlannedWorkload;
+    use crate::plan::{PlannedWorkload, WorkloadKey};
 
     fn plan<'a>(lines: &'a [Line], addresses: &'a [(Address, AddressEntry)]) -> Plan<'a> {
         Plan { lines, addresses, workloads: Vec::new(), uplinks: Vec::new() }
@@ -123,8 +123,8 @@ mod tests {
     fn what_does_not_agree_with_itself_is_refused() {
         let (lines, addresses) = (image(|header| header.rows = 1), [(Address::UNSPECIFIED, AddressEntry(0))]);
         let planned = |key: u64, rows| PlannedWorkload {
-            key,
-            endpoints: vec![7],
+            key: WorkloadKey(key),
+            endpoints: vec![Ifindex(7)],
             addresses: Vec::new(),
             unknown: false,
             routes: false,
@@ -133,7 +133,7 @@ mod tests {
         };
         let check = |workloads, uplinks| Plan { workloads, uplinks, ..plan(&lines, &addresses) }.check();
         let good = planned(1, [Row(0), Row::NONE]);
-        check(vec![good.clone()], vec![1]).unwrap();
+        check(vec![good.clone()], vec![Ifindex(1)]).unwrap();
         let stranger = planned(1, [Row(0), Row(1)]);
         let what = "it has no row of the number that a workload names";
         assert_eq!(check(vec![stranger], vec![]), Err(Impossible::Invalid { what }));
@@ -141,6 +141,6 @@ mod tests {
         assert_eq!(check(vec![good, planned(2, [Row::NONE; 2])], vec![]), Err(Impossible::Invalid { what }));
         let many = UPLINKS + 1;
         let refused = Impossible::NoRoom { what: "uplinks", needed: many as usize, room: UPLINKS as usize };
-        assert_eq!(check(vec![], (1..=many).collect()), Err(refused));
+        assert_eq!(check(vec![], (1..=many).map(Ifindex).collect()), Err(refused));
     }
 }

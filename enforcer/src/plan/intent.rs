@@ -1,6 +1,6 @@
 //! Builds from a compiled image and a snapshot what the daemon wants to have in the kernel. Pure.
 
-use enforcer_common::id::{Address, Row};
+use enforcer_common::id::{Address, Ifindex, Row};
 use serde::{Deserialize, Serialize};
 
 use crate::compile::image::Image;
@@ -23,7 +23,7 @@ pub enum Unknown {
 pub struct Intent {
     image: Image,
     workloads: Vec<PlannedWorkload>,
-    uplinks: Vec<u32>,
+    uplinks: Vec<Ifindex>,
 }
 
 impl Intent {
@@ -43,7 +43,7 @@ impl Intent {
                 };
                 let existed = workload.endpoints.values().any(|interface| interface.existed_at_start);
                 PlannedWorkload {
-                    key: key.0,
+                    key: *key,
                     endpoints: workload.endpoints.keys().copied().collect(),
                     addresses: workload.addresses.union(&workload.disputed).map(|own| Address::from(*own)).collect(),
                     unknown: !named && !open,
@@ -92,7 +92,7 @@ mod tests {
             identity: named.then(|| Identity { name, labels: BTreeMap::new(), ports: BTreeMap::new() }),
             addresses: BTreeSet::from([IpAddr::from([10, 88, 0, 10])]),
             disputed: BTreeSet::new(),
-            endpoints: BTreeMap::from([(7, interface)]),
+            endpoints: BTreeMap::from([(Ifindex(7), interface)]),
             routes: false,
             disagrees: false,
         }

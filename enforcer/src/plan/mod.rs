@@ -15,3 +15,5 @@ pub(crate) use incarnation::{Incarnations, Writes, owned};
 pub use intent::{Intent, Unknown};
 pub use model::{Plan, PlannedWorkload, RefusedAddress};
 pub(crate) use supply::Supply;
+
+pub use crate::workload::model::WorkloadKey;

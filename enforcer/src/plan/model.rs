@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use enforcer_common::id::{Address, Row};
+use enforcer_common::id::{Address, Ifindex, Row};
 use enforcer_common::image::{AddressEntry, Line};
+
+use super::WorkloadKey;
 
 /// An image, and the workloads for which it is.
 #[derive(Clone, Debug)]
@@ -16,16 +18,16 @@ pub struct Plan<'a> {
     /// closed.
     pub workloads: Vec<PlannedWorkload>,
     /// Devices that lead out of the node. If one belonged to a workload before, it is detached.
-    pub uplinks: Vec<u32>,
+    pub uplinks: Vec<Ifindex>,
 }
 
 /// One workload.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PlannedWorkload {
     /// Its incarnation, never reused within a run of the daemon.
-    pub key: u64,
+    pub key: WorkloadKey,
     /// Host sides of its veths, by ifindex.
-    pub endpoints: Vec<u32>,
+    pub endpoints: Vec<Ifindex>,
     /// Its own addresses.
     pub addresses: Vec<Address>,
     /// The workload is closed: only ARP and neighbour discovery pass.
@@ -42,7 +44,7 @@ pub struct PlannedWorkload {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RefusedAddress {
     /// Workload.
-    pub key: u64,
+    pub key: WorkloadKey,
     /// Address.
     pub address: Address,
 }

@@ -1,7 +1,7 @@
 //! The errors of a policy file.
 //!
 //! Input: facts from the reader, the parser and the loader. Output: a sentence on what is wrong (`Display`), and one on what to
-//! do (`help`). [`Finding`](super::Finding) adds the place.
+//! do (`help`). [`PolicyFinding`](super::PolicyFinding) adds the place.
 
 use std::io;
 

@@ -18,7 +18,7 @@ const WINDOW: usize = 60;
 
 /// Something found in a policy file. `Display` gives the whole message, of several lines.
 #[derive(Debug)]
-pub struct Finding<What> {
+pub struct PolicyFinding<What> {
     /// The file, relative to the policy directory.
     pub file: Arc<str>,
     /// Where in it, if it is about a place.
@@ -69,7 +69,7 @@ impl Place {
     }
 }
 
-/// What a [`Finding`] can be about.
+/// What a [`PolicyFinding`] can be about.
 trait What: fmt::Display {
     const LEVEL: Level<'static>;
     fn help(&self) -> Option<String>;
@@ -91,8 +91,8 @@ impl What for Caution {
     }
 }
 
-fn render<W: What>(finding: &Finding<W>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let Finding { file, place, what } = finding;
+fn render<W: What>(finding: &PolicyFinding<W>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let PolicyFinding { file, place, what } = finding;
     let mut origin = Origin::path(&**file);
     if let Some(Place { line, column, .. }) = place {
         origin = origin.line(*line as usize).char_column(*column as usize);
@@ -113,19 +113,19 @@ fn render<W: What>(finding: &Finding<W>, f: &mut fmt::Formatter<'_>) -> fmt::Res
     lines.try_for_each(|line| write!(f, "\n{line}"))
 }
 
-impl fmt::Display for Finding<Problem> {
+impl fmt::Display for PolicyFinding<Problem> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         render(self, f)
     }
 }
 
-impl fmt::Display for Finding<Caution> {
+impl fmt::Display for PolicyFinding<Caution> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         render(self, f)
     }
 }
 
-impl Error for Finding<Problem> {
+impl Error for PolicyFinding<Problem> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.what.source()
     }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::error::Problem;
-use super::finding::{Finding, Place};
+use super::finding::{Place, PolicyFinding};
 use super::model::{Policy, PolicyKind, PolicySet};
 use super::origin::Origin;
 use super::parse::{Parsed, parse};
@@ -111,6 +111,10 @@ impl Seen {
         let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
         let text = source.text.strip_prefix('\u{feff}').unwrap_or(&source.text);
         let place = Place::new(text, Position { length, ..at }, 0);
-        Some(Finding { file: source.path.clone(), place, what: Problem::Duplicate { kind, namespace, name, first } })
+        Some(PolicyFinding {
+            file: source.path.clone(),
+            place,
+            what: Problem::Duplicate { kind, namespace, name, first },
+        })
     }
 }

@@ -23,12 +23,12 @@ mod yaml;
 
 pub use caution::Caution;
 pub use error::Problem;
-pub use finding::{Finding, Place};
+pub use finding::{Place, PolicyFinding};
 
 /// What is wrong with a policy file, and where.
-pub type PolicyError = Finding<Problem>;
+pub type PolicyError = PolicyFinding<Problem>;
 /// What a policy file says that may not be what its author meant, and where.
-pub type PolicyWarning = Finding<Caution>;
+pub type PolicyWarning = PolicyFinding<Caution>;
 
 #[cfg(test)]
 mod tests;

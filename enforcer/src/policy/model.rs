@@ -9,9 +9,6 @@ use ipnetwork::IpNetwork;
 
 use super::origin::Origin;
 
-/// Labels of a workload or a namespace.
-pub type Labels = BTreeMap<String, String>;
-
 /// Everything that one directory of policies says. Order: by file, then by place in the file.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PolicySet {
@@ -264,7 +261,7 @@ pub enum Requirement {
 
 impl LabelSelector {
     /// Whether `labels` meet every requirement.
-    pub fn matches(&self, labels: &Labels) -> bool {
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.requirements.iter().all(|requirement| match requirement {
             Requirement::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
             Requirement::NotIn(key, values) => labels.get(key).is_none_or(|value| !values.contains(value)),

@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use enforcer_common::id::Ifindex;
+
 use super::source::inventory::Inventory;
 use super::source::runtime::RuntimeKind;
 
@@ -21,9 +23,9 @@ pub struct Config {
     /// Devices that are uplinks whatever else is known of them.
     pub uplinks: Vec<String>,
     /// The owner of each address in an earlier run, named by the ifindex of one of its veths.
-    pub owners: BTreeMap<IpAddr, u32>,
+    pub owners: BTreeMap<IpAddr, Ifindex>,
     /// Veths (by ifindex) that belonged to workloads in an earlier run.
-    pub endpoints: BTreeSet<u32>,
+    pub endpoints: BTreeSet<Ifindex>,
     /// Devices (by ifindex) that were uplinks in an earlier run. A veth among them stays one unless a source names it.
-    pub uplink_ifindexes: BTreeSet<u32>,
+    pub uplink_ifindexes: BTreeSet<Ifindex>,
 }

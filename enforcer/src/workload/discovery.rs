@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use enforcer_common::id::Ifindex;
+
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -62,7 +64,7 @@ pub enum WorkloadError {
 #[derive(Debug)]
 pub struct Discovery {
     published: watch::Receiver<Option<Arc<Published>>>,
-    veths: watch::Receiver<BTreeSet<u32>>,
+    veths: watch::Receiver<BTreeSet<Ifindex>>,
     sources: Vec<watch::Receiver<SourceState>>,
     inventory: inventory::Input,
     /// Answered when a snapshot has what the sources said before.
@@ -109,12 +111,12 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
 
 /// The veths (by ifindex) that belong to workloads, whatever names the sources will give them.
 #[derive(Debug)]
-pub struct UnnamedVeths(watch::Receiver<BTreeSet<u32>>);
+pub struct UnnamedVeths(watch::Receiver<BTreeSet<Ifindex>>);
 
 impl UnnamedVeths {
     /// Returns all such veths, each time the set has changed. Once there is a snapshot, this never returns. Cancel
     /// safe.
-    pub async fn changed(&mut self) -> BTreeSet<u32> {
+    pub async fn changed(&mut self) -> BTreeSet<Ifindex> {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
+use enforcer_common::id::Ifindex;
 use enforcer_common::limits::OWN_ADDRESSES;
 
 use super::model::WorkloadName;
@@ -18,7 +19,7 @@ pub struct Subject {
     /// Its name, if it has one.
     pub name: Option<WorkloadName>,
     /// Ifindex of its first veth's host side.
-    pub ifindex: u32,
+    pub ifindex: Ifindex,
     /// Name of that veth.
     pub interface: String,
     /// The kernel's id for its network namespace.

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use enforcer_common::id::Ifindex;
+
 use futures_util::future::select_all;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -63,7 +65,7 @@ impl Merger {
     pub(super) async fn run(
         mut self,
         publish: watch::Sender<Option<Arc<Published>>>,
-        veths: watch::Sender<BTreeSet<u32>>,
+        veths: watch::Sender<BTreeSet<Ifindex>>,
         mut shown: mpsc::Receiver<oneshot::Sender<()>>,
     ) {
         // Until the first snapshot.
@@ -162,7 +164,7 @@ impl Merger {
     }
 
     /// Shows the veths that no source can make an uplink.
-    fn show(&self, to: &watch::Sender<BTreeSet<u32>>) {
+    fn show(&self, to: &watch::Sender<BTreeSet<Ifindex>>) {
         let Some(view) = &self.view else { return };
         let veths = self.store.workload_veths(view, &self.uplinks);
         to.send_if_modified(|shown| std::mem::replace(shown, veths) != *shown);
@@ -219,8 +221,8 @@ fn warn_of_news(findings: &BTreeSet<Finding>, before: Option<&BTreeSet<Finding>>
 }
 
 /// Which veths lead to which namespace.
-fn leads(view: &NetworkView) -> BTreeMap<i32, BTreeSet<u32>> {
-    let mut leads: BTreeMap<i32, BTreeSet<u32>> = BTreeMap::new();
+fn leads(view: &NetworkView) -> BTreeMap<i32, BTreeSet<Ifindex>> {
+    let mut leads: BTreeMap<i32, BTreeSet<Ifindex>> = BTreeMap::new();
     for (index, _, peer) in view.veths() {
         if let Some(nsid) = peer.nsid {
             leads.entry(nsid).or_default().insert(index);

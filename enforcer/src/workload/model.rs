@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use enforcer_common::id::Ifindex;
+
 use serde::{Deserialize, Serialize};
 
 /// Labels of a workload or a namespace.
@@ -46,7 +48,7 @@ pub struct Snapshot {
     /// Addresses of this node, on any device of its namespace.
     pub node: BTreeSet<IpAddr>,
     /// Devices towards the outside (docs/inventory-reference.md, "Uplinks"), by ifindex.
-    pub uplinks: BTreeMap<u32, String>,
+    pub uplinks: BTreeMap<Ifindex, String>,
 }
 
 /// A workload with at least one veth on this node.
@@ -59,7 +61,7 @@ pub struct LocalWorkload {
     /// Addresses that it and another workload show and whose order is not known: they match ipBlock only.
     pub disputed: BTreeSet<IpAddr>,
     /// Its veths, by ifindex of the host side.
-    pub endpoints: BTreeMap<u32, Interface>,
+    pub endpoints: BTreeMap<Ifindex, Interface>,
     /// It forwards for others: may send from any address that no local workload and no node has.
     pub routes: bool,
     /// It has no identity because what names it contradicts itself, and not because nobody named it.

@@ -7,13 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use enforcer_common::id::Ifindex;
+
 use ipnetwork::IpNetwork;
 
 /// Everything that discovery reads from the kernel, complete and immutable.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct NetworkView {
     /// All devices of the node's own namespace, by ifindex.
-    pub links: BTreeMap<u32, Link>,
+    pub links: BTreeMap<Ifindex, Link>,
     /// Addresses inside other namespaces, by nsid. Loopback addresses are left out.
     pub inside: BTreeMap<i32, BTreeSet<IpAddr>>,
     /// How many addresses inside a namespace are not in `inside`, because there are too many; by nsid.
@@ -30,12 +32,12 @@ pub struct NetworkView {
 
 impl NetworkView {
     /// Veths whose peer is in another namespace.
-    pub fn veths(&self) -> impl Iterator<Item = (u32, &Link, &VethPeer)> {
+    pub fn veths(&self) -> impl Iterator<Item = (Ifindex, &Link, &VethPeer)> {
         self.links.iter().filter_map(|(index, link)| Some((*index, link, link.peer.as_ref()?)))
     }
 
     /// Devices directly below this one, if it is a bridge, a bond or a VLAN.
-    pub fn lower(&self, index: u32) -> BTreeSet<u32> {
+    pub fn lower(&self, index: Ifindex) -> BTreeSet<Ifindex> {
         let Some(link) = self.links.get(&index) else {
             return BTreeSet::new();
         };
@@ -57,9 +59,9 @@ pub struct Link {
     /// What may lie below it.
     pub kind: Kind,
     /// Bridge or bond that it is a port of.
-    pub master: Option<u32>,
+    pub master: Option<Ifindex>,
     /// Device of this namespace that it lies on.
-    pub below: Option<u32>,
+    pub below: Option<Ifindex>,
     /// Set if it is a veth whose peer is in another namespace.
     pub peer: Option<VethPeer>,
 }
@@ -92,7 +94,7 @@ pub struct Route {
     /// Destination; prefix length 0 is a default route.
     pub to: IpNetwork,
     /// Device that it leaves by.
-    pub device: u32,
+    pub device: Ifindex,
     /// It has a next hop; without one the destination is on the link.
     pub via: bool,
 }

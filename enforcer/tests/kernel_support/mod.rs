@@ -8,22 +8,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, Reading, group_directory};
+use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, NewDenials, group_directory};
 use enforcer::lab::Namespace;
-use enforcer::plan::{Plan, PlannedWorkload};
-use enforcer_common::id::{Address, PeerClass, Row};
+use enforcer::plan::{Plan, PlannedWorkload, WorkloadKey};
+use enforcer_common::id::{Address, Ifindex, PeerClass, Row};
 use enforcer_common::image::{AddressEntry, Cell, Header, Line, PortKey, RangeTable};
 use enforcer_common::schema::Group;
 use enforcer_tests::net::{Node, Site, inside, is_privileged, own_bpf_file_system, sh};
 
 /// Host sides of the veths.
-pub(crate) const A: u32 = 100;
+pub(crate) const A: Ifindex = Ifindex(100);
 /// Shares A's place in the endpoint array.
-pub(crate) const B: u32 = 100 + 4096;
+pub(crate) const B: Ifindex = Ifindex(100 + 4096);
 /// Key of the workload behind A.
-pub(crate) const KEY_A: u64 = 1;
+pub(crate) const KEY_A: WorkloadKey = WorkloadKey(1);
 /// Key of the workload behind B.
-pub(crate) const KEY_B: u64 = 2;
+pub(crate) const KEY_B: WorkloadKey = WorkloadKey(2);
 /// Address of B.
 pub(crate) const B_ADDRESS: &str = "10.0.2.2";
 /// Row of the test images that isolates.
@@ -83,7 +83,7 @@ impl Rig {
     }
 
     /// A veth between the host and a container.
-    fn plug(&self, space: &str, name: &str, ifindex: u32, subnet: &str) {
+    fn plug(&self, space: &str, name: &str, ifindex: Ifindex, subnet: &str) {
         self.node.add_veth(space, &format!("{name} index {ifindex}"), "eth0");
         sh(&format!("ip addr add {subnet}.1/24 dev {name}"));
         self.node.ip(space, "link set lo up");
@@ -208,7 +208,7 @@ impl TestImage {
     }
 }
 
-pub(crate) fn workload(key: u64, ifindex: u32, own: &str, row: Row) -> PlannedWorkload {
+pub(crate) fn workload(key: WorkloadKey, ifindex: Ifindex, own: &str, row: Row) -> PlannedWorkload {
     PlannedWorkload {
         key,
         endpoints: vec![ifindex],
@@ -230,16 +230,16 @@ pub(crate) fn apply(kernel: &mut Kernel, plan: &Plan<'_>) -> enforcer::kernel::A
 }
 
 /// Polls and takes no failure.
-pub(crate) fn poll(denials: &mut Denials) -> Reading {
+pub(crate) fn poll(denials: &mut Denials) -> NewDenials {
     taken(denials.poll())
 }
 
 /// Reads everything and takes no failure.
-pub(crate) fn flush(denials: &mut Denials) -> Reading {
+pub(crate) fn flush(denials: &mut Denials) -> NewDenials {
     taken(denials.flush())
 }
 
-fn taken((reading, failure): (Reading, Option<KernelError>)) -> Reading {
+fn taken((reading, failure): (NewDenials, Option<KernelError>)) -> NewDenials {
     if let Some(failure) = failure {
         panic!("{}", chain(&failure));
     }

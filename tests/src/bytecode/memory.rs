@@ -13,8 +13,8 @@ use enforcer_common::{
     flow_key::FlowKey,
     flow_state::FlowValue,
     icmp_error::FindQuoted,
-    id::{Address, Direction, PolicyWord, Slot},
-    image::{AddressEntry, Image, Line},
+    id::{Address, Direction, Ifindex, PolicyWord, Slot},
+    image::{AddressEntry, Line, ReadImage},
     judge::JudgeWork,
     tables::{Clock, Devices, Flows, PolicyTables},
     verdict::{Reason, Verdict},
@@ -76,12 +76,12 @@ impl<'a> PolicyTables for &'a Memory {
 }
 
 impl Devices for &Memory {
-    fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
+    fn endpoint(&self, ifindex: Ifindex) -> Option<&Endpoint> {
         (ifindex == self.scene.endpoint.ifindex).then_some(&self.scene.endpoint)
     }
 
-    fn is_uplink(&self, ifindex: u32) -> bool {
-        ifindex == UPLINK
+    fn is_uplink(&self, ifindex: Ifindex) -> bool {
+        ifindex == Ifindex(UPLINK)
     }
 }
 
@@ -105,7 +105,7 @@ impl Flows for &Memory {
                 word: AtomicU64::new(value.word.load(Relaxed)),
                 last_seen: AtomicU32::new(value.last_seen.load(Relaxed)),
                 ingress: AtomicU32::new(value.ingress.load(Relaxed)),
-                workload: value.workload,
+                quota: value.quota,
                 pad: 0,
             }))
         });
@@ -128,7 +128,7 @@ impl AskPolicy for &Memory {}
 impl JudgeWork for &Memory {}
 impl FindQuoted for &Memory {}
 
-impl Image for Memory {
+impl ReadImage for Memory {
     fn line(&self, index: u32) -> Option<&Line> {
         self.lines.get(index as usize)
     }

@@ -15,7 +15,7 @@ use enforcer_common::{
     event::DenialEvent,
     flow_key::FlowKey,
     flow_state::FlowWord,
-    id::{Address, Direction, PolicyWord, Slot},
+    id::{Address, Direction, PolicyWord, QuotaPlace, Slot},
     image::{AddressEntry, Line, Start},
     limits::{Global, START_LINES, map},
     schema,
@@ -45,16 +45,21 @@ pub struct Flow {
     /// Device of the peer's side.
     pub ingress: u32,
     /// Place in `QUOTAS`.
-    pub workload: u32,
+    pub quota: QuotaPlace,
 }
 
 impl Flow {
     fn to_words(self) -> [u64; 3] {
-        [self.word.0, u64::from(self.last_seen) | u64::from(self.ingress) << 32, u64::from(self.workload)]
+        [self.word.0, u64::from(self.last_seen) | u64::from(self.ingress) << 32, u64::from(self.quota.0)]
     }
 
     fn from_words([word, second, third]: [u64; 3]) -> Self {
-        Self { word: FlowWord(word), last_seen: second as u32, ingress: (second >> 32) as u32, workload: third as u32 }
+        Self {
+            word: FlowWord(word),
+            last_seen: second as u32,
+            ingress: (second >> 32) as u32,
+            quota: QuotaPlace(third as u32),
+        }
     }
 }
 
@@ -169,14 +174,14 @@ impl Node {
     /// Flows, limit and id of the workload's quota.
     pub fn quota(&self) -> Result<(u32, u32, u32)> {
         let quotas: Array<_, [u32; 4]> = self.map(map::QUOTAS)?.try_into()?;
-        let [flows, limit, id, _] = quotas.get(&PLACE, 0)?;
+        let [flows, limit, id, _] = quotas.get(&PLACE.0, 0)?;
         Ok((flows, limit, id))
     }
 
     /// Writes the workload's quota.
     pub fn set_quota(&mut self, flows: u32, limit: u32, id: u32) -> Result<()> {
         let mut quotas: Array<_, [u32; 4]> = self.map_mut(map::QUOTAS)?.try_into()?;
-        Ok(quotas.set(PLACE, [flows, limit, id, 0], 0)?)
+        Ok(quotas.set(PLACE.0, [flows, limit, id, 0], 0)?)
     }
 
     /// All flows.

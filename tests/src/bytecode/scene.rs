@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use enforcer_common::{
     endpoint::Endpoint,
-    id::{Address, OwnerId, PeerClass, PolicyWord, Revision, Row},
+    id::{Address, Ifindex, IncarnationId, OwnerId, PeerClass, PolicyWord, QuotaPlace, Revision, Row},
     image::{AddressEntry, Header, Line, PortKey, RangeTable},
 };
 
@@ -17,9 +17,9 @@ pub const UPLINK: u32 = 7;
 /// A device that is none.
 pub const OTHER: u32 = 8;
 /// The workload's place in `QUOTAS`.
-pub const PLACE: u32 = 3;
+pub const PLACE: QuotaPlace = QuotaPlace(3);
 /// Id of the workload's incarnation.
-pub const WORKLOAD: OwnerId = OwnerId(77);
+pub const WORKLOAD: IncarnationId = IncarnationId(77);
 /// Ids of its addresses, IPv4 first.
 pub const OWNERS: [OwnerId; 2] = [OwnerId(100), OwnerId(101)];
 
@@ -77,8 +77,8 @@ pub struct Scene {
 impl Default for Scene {
     fn default() -> Self {
         let mut endpoint = Endpoint {
-            ifindex: LO,
-            workload: PLACE,
+            ifindex: Ifindex(LO),
+            quota: PLACE,
             id: WORKLOAD,
             owned: 2,
             flags: [0; 2],

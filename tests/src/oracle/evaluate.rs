@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use enforcer::policy::model::{
-    Action, LabelSelector, Labels, NamespaceScope, Peer, Peers, Policy, PolicySet, PortSpec, Ports, Requirement, Rule,
+    Action, LabelSelector, NamespaceScope, Peer, Peers, Policy, PolicySet, PortSpec, Ports, Requirement, Rule,
     Transport,
 };
-use enforcer::workload::model::{Identity, Snapshot, WorkloadKey};
+use enforcer::workload::model::{Identity, Labels, Snapshot, WorkloadKey};
 use enforcer_common::id::Direction;
 use ipnetwork::IpNetwork;
 

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use enforcer_common::id::Ifindex;
+
 use enforcer::policy::model::{
-    Action, LabelSelector, Labels, NamespaceScope, Peer, Peers, PortSpec, Ports, Requirement, Rule, Transport,
+    Action, LabelSelector, NamespaceScope, Peer, Peers, PortSpec, Ports, Requirement, Rule, Transport,
 };
 use enforcer::workload::model::{
-    Identity, Interface, LocalWorkload, NamedPort, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName,
+    Identity, Interface, Labels, LocalWorkload, NamedPort, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName,
 };
 use ipnetwork::IpNetwork;
 
@@ -48,7 +50,7 @@ pub fn snapshot(random: &mut Random) -> Snapshot {
             disagrees: false,
         };
         let interface = Interface { name: format!("veth{place}"), peer_mac: None, existed_at_start: false };
-        workload.endpoints.insert(10 + place as u32, interface);
+        workload.endpoints.insert(Ifindex(10 + place as u32), interface);
         snapshot.local.insert(WorkloadKey(place + 1), workload);
     }
     if random.chance(85) {

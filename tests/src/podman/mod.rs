@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use enforcer::kernel::group_directory;
 use enforcer::lab::{Lab, Layout};
-use enforcer_common::id::OwnerId;
+use enforcer_common::id::IncarnationId;
 use enforcer_common::schema::Group;
 use serde_json::Value;
 
@@ -181,10 +181,10 @@ impl Host {
             let view = enforcer::kernel::status::read(host.pin_dir()).ok()?;
             let ready = |index: &u64| {
                 view.endpoints.iter().any(|endpoint| {
-                    u64::from(endpoint.ifindex) == *index
+                    u64::from(endpoint.ifindex.0) == *index
                         && endpoint.is_attached()
                         && !endpoint.unknown
-                        && endpoint.id != OwnerId::NONE
+                        && endpoint.id != IncarnationId::NONE
                 })
             };
             (!indices.is_empty() && indices.iter().all(ready)).then_some(())

@@ -2,7 +2,11 @@
 //! behind `lo`: first the sender of the case, then its receiver.
 
 use enforcer::compile::compile;
-use enforcer_common::{endpoint::Endpoint, id::Direction, verdict::Verdict};
+use enforcer_common::{
+    endpoint::Endpoint,
+    id::{Direction, Ifindex},
+    verdict::Verdict,
+};
 use enforcer_tests::{
     bytecode::scene::{LO, PLACE, Scene, WORKLOAD},
     cases::{Expect, examples},
@@ -17,7 +21,7 @@ use crate::Both;
 fn behind_lo(world: &mut MemoryWorld, end: &End) -> Option<Endpoint> {
     let (_, ifindex) = end.local?;
     let endpoint = *world.endpoint_mut(ifindex).unwrap();
-    Some(Endpoint { ifindex: LO, workload: PLACE, id: WORKLOAD, ..endpoint })
+    Some(Endpoint { ifindex: Ifindex(LO), quota: PLACE, id: WORKLOAD, ..endpoint })
 }
 
 #[test]

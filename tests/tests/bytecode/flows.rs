@@ -45,7 +45,7 @@ fn a_live_flow_vouches_for_replies_and_nothing_else() {
         assert_eq!(both.sends(&frame(own, friend, segment(40_000, 80, tcp::SYN))), ALLOW);
         let flow = only_flow(&both);
         assert_eq!(flow.word.role(), Some(Role::WorkloadOpened));
-        assert_eq!((flow.ingress, flow.workload), (u32::MAX, PLACE));
+        assert_eq!((flow.ingress, flow.quota), (u32::MAX, PLACE));
         assert_eq!(both.receives(OTHER, &frame(friend, own, segment(80, 40_000, tcp::SYN | tcp::ACK))), ALLOW);
         let flow = only_flow(&both);
         assert_eq!(flow.ingress, OTHER, "the first packet of the peer shows its device");

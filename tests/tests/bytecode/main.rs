@@ -10,7 +10,11 @@ mod shapes;
 mod sweep;
 mod verdicts;
 
-use enforcer_common::{id::Direction, verdict::Verdict, work::Meta};
+use enforcer_common::{
+    id::{Direction, Ifindex},
+    verdict::Verdict,
+    work::Meta,
+};
 use enforcer_tests::bytecode::{
     memory::Memory,
     node::Node,
@@ -37,7 +41,7 @@ impl Both {
     }
 
     pub(crate) fn judge(&self, direction: Direction, from: u32, frame: &[u8]) -> Verdict {
-        let meta = Meta { ifindex: LO, ingress_ifindex: from, vlan: false };
+        let meta = Meta { ifindex: Ifindex(LO), ingress_ifindex: Ifindex(from), vlan: false };
         let verdict = self.node.judge(direction, from, frame).unwrap();
         let (expected, _) = self.memory.judge(direction, &meta, frame);
         assert_eq!(verdict, expected, "the kernel's verdict and that of memory differ");

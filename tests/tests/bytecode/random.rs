@@ -1,6 +1,11 @@
 //! Broken frames: the loaded programs and the tables in memory must give the same verdict for the same reason.
 
-use enforcer_common::{id::Direction, packet::tcp, verdict::Verdict, work::Meta};
+use enforcer_common::{
+    id::{Direction, Ifindex},
+    packet::tcp,
+    verdict::Verdict,
+    work::Meta,
+};
 use enforcer_tests::{
     bytecode::scene::{LO, OTHER, Scene, UPLINK, ip, who},
     packet::{Frame, Transport},
@@ -89,7 +94,7 @@ fn broken_frames_get_the_same_verdict_as_in_memory() {
             frame.truncate(least + random.below(20) as usize);
         }
         let from = [0, OTHER, UPLINK][random.below(3) as usize];
-        let meta = Meta { ifindex: LO, ingress_ifindex: from, vlan: false };
+        let meta = Meta { ifindex: Ifindex(LO), ingress_ifindex: Ifindex(from), vlan: false };
         let (expected, _) = both.memory.judge(direction, &meta, &frame);
         match expected {
             Verdict::Allow => {

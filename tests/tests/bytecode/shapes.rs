@@ -1,7 +1,7 @@
 //! Tests that the shape of a frame is judged before its sender: malformed frames, and neighbour discovery.
 
 use enforcer_common::{
-    id::{Direction, Revision},
+    id::{Direction, Ifindex, Revision},
     verdict::{Reason, Verdict},
     work::Meta,
 };
@@ -13,7 +13,7 @@ use enforcer_tests::{
 use crate::Both;
 use crate::verdicts::{ALLOW, deny, icmp, udp};
 
-const META: Meta = Meta { ifindex: LO, ingress_ifindex: LO, vlan: false };
+const META: Meta = Meta { ifindex: Ifindex(LO), ingress_ifindex: Ifindex(LO), vlan: false };
 
 /// An IPv6 extension header of eight bytes.
 const EIGHT: &[u8] = &[0, 0, 1, 4, 0, 0, 0, 0];

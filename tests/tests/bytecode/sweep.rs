@@ -65,7 +65,7 @@ fn idle_flows_go_by_their_own_limit() {
             word: FlowWord::new(5, key.tag(), bits),
             last_seen: now.wrapping_sub(idle),
             ingress: 0,
-            workload: PLACE,
+            quota: PLACE,
         };
         both.node.set_flow(&key, flow).unwrap();
     }
@@ -99,7 +99,7 @@ fn a_run_stops_at_its_cap() {
     let Some(mut both) = Both::new(&Scene::default()) else {
         return;
     };
-    let flow = Flow { word: FlowWord(0), last_seen: 0, ingress: 0, workload: PLACE };
+    let flow = Flow { word: FlowWord(0), last_seen: 0, ingress: 0, quota: PLACE };
     for port in 0..10 {
         both.node.set_flow(&key(port, ProtocolClass::Udp), flow).unwrap();
     }

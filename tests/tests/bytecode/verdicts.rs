@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use enforcer_common::{
     endpoint::Endpoint,
-    id::{Direction, PolicyWord, Revision},
+    id::{Direction, Ifindex, PolicyWord, Revision},
     packet::tcp,
     verdict::{Reason, Verdict},
 };
@@ -178,7 +178,7 @@ fn without_policy_or_tables_nothing_passes() {
 fn an_endpoint_whose_place_is_taken_is_found() {
     let scene = Scene::default();
     let Some(mut both) = Both::new(&scene) else { return };
-    let other = Endpoint { ifindex: LO + 4096, ..Endpoint::FREE };
+    let other = Endpoint { ifindex: Ifindex(LO + 4096), ..Endpoint::FREE };
     both.node.displace_endpoint(&scene.endpoint, &other).unwrap();
     let syn = Transport::syn(40_000, 80);
     assert_eq!(both.sends(&v4(who::WORKLOAD[0], who::FRIEND[0], syn).bytes()), ALLOW);

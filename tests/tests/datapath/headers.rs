@@ -1,6 +1,6 @@
 //! Frames and IP headers that contradict themselves, with one table for each field.
 
-use enforcer_common::id::Direction;
+use enforcer_common::id::{Direction, Ifindex};
 use enforcer_common::verdict::{Reason, Verdict};
 use enforcer_common::work::Meta;
 use enforcer_tests::packet::{Frame, Transport};
@@ -203,7 +203,7 @@ fn tags_and_other_ethertypes() {
             assert_eq!(stage.receives(A, NODE, &frame), denied(Reason::Vlan), "{tags:?}, of the node");
         }
         for direction in [Direction::Ingress, Direction::Egress] {
-            let meta = Meta { ifindex: A, ingress_ifindex: NODE, vlan: true };
+            let meta = Meta { ifindex: Ifindex(A), ingress_ifindex: Ifindex(NODE), vlan: true };
             let verdict = stage.world.judge(direction, &meta, &good(v4).bytes()).0;
             assert_eq!(verdict, denied(Reason::Vlan), "an accelerated tag");
         }
@@ -212,7 +212,7 @@ fn tags_and_other_ethertypes() {
             assert_eq!(verdict, denied(Reason::Ethertype), "{ethertype:#x}");
         }
     }
-    let meta = Meta { ifindex: A, ingress_ifindex: NODE, vlan: true };
+    let meta = Meta { ifindex: Ifindex(A), ingress_ifindex: Ifindex(NODE), vlan: true };
     let mut arp = vec![0; 42];
     arp[12..14].copy_from_slice(&[8, 6]);
     assert_eq!(stage.world.judge(Direction::Ingress, &meta, &arp).0, denied(Reason::Vlan), "ARP in a VLAN");

@@ -1,7 +1,7 @@
 //! Tests of the fast path for live flows: frames that it handles, and frames that only look like them.
 //! `MemoryWorld::judge` also sends each frame that the fast path lets pass through the whole datapath.
 
-use enforcer_common::id::Direction;
+use enforcer_common::id::{Direction, Ifindex};
 use enforcer_common::packet::tcp;
 use enforcer_common::verdict::Reason;
 use enforcer_common::work::Meta;
@@ -107,8 +107,11 @@ proptest! {
 fn a_tag_beside_the_frame_is_seen_on_a_live_flow() {
     for v4 in FAMILIES {
         let stage = Stage::new(&[]);
-        let (udp, meta) =
-            (Transport::Udp { source: 40_000, destination: 80 }, |vlan| Meta { ifindex: A, ingress_ifindex: A, vlan });
+        let (udp, meta) = (Transport::Udp { source: 40_000, destination: 80 }, |vlan| Meta {
+            ifindex: Ifindex(A),
+            ingress_ifindex: Ifindex(A),
+            vlan,
+        });
         let frame = Frame::new(host(v4, A), peer(v4), udp).bytes();
         for (vlan, verdict) in [(false, ALLOW), (false, ALLOW), (true, denied(Reason::Vlan)), (false, ALLOW)] {
             assert_eq!(stage.world.judge(Direction::Egress, &meta(vlan), &frame).0, verdict, "{v4} {vlan}");

@@ -27,7 +27,7 @@ fn an_answer_of_an_older_connection_survives_in_both_directions() {
         let back = ((peer(v4), 80), (host(v4, A), 40_000));
         assert_eq!(stage.receives(A, UPLINK, &ack(back)), ALLOW, "what the server writes to this client");
         let entry = stage.entry(&stage.key(A, None, &ack(there))).unwrap();
-        assert_eq!((entry.role, entry.ingress), (Role::WorkloadOpened, FlowValue::UNKNOWN));
+        assert_eq!((entry.role, entry.ingress), (Role::WorkloadOpened, FlowValue::UNKNOWN.0));
         assert_eq!(stage.sends(A, &ack(there)), ALLOW);
         assert_eq!(stage.receives(A, UPLINK, &ack(((peer(v4), 81), (host(v4, A), 40_000)))), NO_RULE, "not its port");
 
@@ -36,7 +36,7 @@ fn an_answer_of_an_older_connection_survives_in_both_directions() {
         let back = ((host(v4, A), 80), (peer(v4), 40_000));
         assert_eq!(stage.sends(A, &ack(back)), ALLOW, "what this server writes");
         let entry = stage.entry(&stage.key(A, None, &ack(back))).unwrap();
-        assert_eq!((entry.role, entry.ingress), (Role::PeerOpened, FlowValue::UNKNOWN));
+        assert_eq!((entry.role, entry.ingress), (Role::PeerOpened, FlowValue::UNKNOWN.0));
         assert_eq!(stage.receives(A, UPLINK, &ack(there)), ALLOW);
         assert_eq!(stage.sends(A, &ack(((host(v4, A), 81), (peer(v4), 40_000)))), NO_RULE, "not its port");
     }
@@ -75,7 +75,7 @@ fn a_segment_to_the_node_counts_as_an_answer_to_it() {
         assert_eq!(stage.sends(A, &ack((own, (host(v4, B), 40_000)))), NO_RULE, "nor that of a workload here");
         assert_eq!(stage.sends(A, &ack((own, there))), ALLOW);
         let entry = stage.entry(&stage.key(A, None, &ack((own, there)))).unwrap();
-        assert_eq!((entry.role, entry.ingress), (Role::NodeOpened, FlowValue::UNKNOWN), "unknown is never the node");
+        assert_eq!((entry.role, entry.ingress), (Role::NodeOpened, FlowValue::UNKNOWN.0), "unknown is never the node");
         assert_eq!(stage.receives(A, NODE, &ack((there, own))), ALLOW);
         assert_eq!(stage.receives(A, UPLINK, &ack((there, own))), NO_RULE, "a stranger with the node's address");
     }

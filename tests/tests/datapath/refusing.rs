@@ -6,7 +6,7 @@ use enforcer_common::endpoint::Endpoint;
 use enforcer_common::flow_key::FlowKey;
 use enforcer_common::flow_state::FlowValue;
 use enforcer_common::icmp_error::FindQuoted;
-use enforcer_common::id::{Direction, PolicyWord, Slot};
+use enforcer_common::id::{Direction, Ifindex, PolicyWord, Slot};
 use enforcer_common::judge::JudgeWork;
 use enforcer_common::tables::{Clock, Devices, Flows, PolicyTables};
 use enforcer_common::verdict::{Reason, Verdict};
@@ -41,7 +41,7 @@ impl<'a> Refusing<'a> {
     /// As `judge`, with what was found on the way.
     pub(crate) fn look(&self, device: u32, from: Option<u32>, frame: &Frame<'_>) -> (Verdict, Work) {
         let direction = if from.is_some() { Direction::Ingress } else { Direction::Egress };
-        let meta = Meta { ifindex: device, ingress_ifindex: from.unwrap_or(device), vlan: false };
+        let meta = Meta { ifindex: Ifindex(device), ingress_ifindex: Ifindex(from.unwrap_or(device)), vlan: false };
         let mut work = Work::EMPTY;
         let verdict = datapath::run(self, direction, &meta, &Bytes(&frame.bytes()), &mut work);
         (verdict, work)
@@ -61,11 +61,11 @@ impl<'a> PolicyTables for Refusing<'a> {
 }
 
 impl Devices for Refusing<'_> {
-    fn endpoint(&self, ifindex: u32) -> Option<&Endpoint> {
+    fn endpoint(&self, ifindex: Ifindex) -> Option<&Endpoint> {
         Devices::endpoint(&self.world, ifindex)
     }
 
-    fn is_uplink(&self, ifindex: u32) -> bool {
+    fn is_uplink(&self, ifindex: Ifindex) -> bool {
         self.world.is_uplink(ifindex)
     }
 }

@@ -218,7 +218,7 @@ fn a_flow_of_the_workload_learns_its_peers_device() {
     let back = ((peer(true), 80), (host(true, A), 40_000));
     let key = stage.key(A, None, &ack(there));
     assert_eq!(stage.sends(A, &syn(there)), ALLOW);
-    assert_eq!(stage.entry(&key).unwrap().ingress, FlowValue::UNKNOWN);
+    assert_eq!(stage.entry(&key).unwrap().ingress, FlowValue::UNKNOWN.0);
     assert_eq!(stage.receives(A, UPLINK, &ack(back)), ALLOW);
     let entry = stage.entry(&key).unwrap();
     assert_eq!((entry.ingress, entry.role), (UPLINK, Role::WorkloadOpened));

@@ -12,7 +12,7 @@ use enforcer::resolve::resolve;
 use enforcer::workload::model::{Identity, Interface, Labels, LocalWorkload, Snapshot, WorkloadKey, WorkloadName};
 use enforcer_common::flow_key::FlowKey;
 use enforcer_common::flow_state::{FlowWord, Role};
-use enforcer_common::id::Direction;
+use enforcer_common::id::{Direction, Ifindex};
 use enforcer_common::packet::tcp;
 use enforcer_common::tables::Flows;
 use enforcer_common::verdict::{Reason, Verdict};
@@ -121,7 +121,7 @@ impl Stage {
     /// Judges a frame and gives what was found on the way, too.
     pub(crate) fn judge(&self, device: u32, from: Option<u32>, frame: &[u8]) -> (Verdict, Work) {
         let direction = if from.is_some() { Direction::Ingress } else { Direction::Egress };
-        let meta = Meta { ifindex: device, ingress_ifindex: from.unwrap_or(device), vlan: false };
+        let meta = Meta { ifindex: Ifindex(device), ingress_ifindex: Ifindex(from.unwrap_or(device)), vlan: false };
         self.world.judge(direction, &meta, frame)
     }
 
@@ -187,14 +187,14 @@ fn snapshot() -> Snapshot {
             identity,
             addresses: FAMILIES.map(|v4| host(v4, device)).into(),
             disputed: BTreeSet::new(),
-            endpoints: BTreeMap::from([(device, interface)]),
+            endpoints: BTreeMap::from([(Ifindex(device), interface)]),
             routes: device == R,
             disagrees: false,
         };
         snapshot.local.insert(WorkloadKey(u64::from(device)), workload);
     }
     snapshot.node = FAMILIES.map(node).into();
-    snapshot.uplinks.insert(UPLINK, "uplink".to_owned());
+    snapshot.uplinks.insert(Ifindex(UPLINK), "uplink".to_owned());
     snapshot
 }
 

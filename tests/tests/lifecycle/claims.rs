@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use enforcer::lab::Layout;
-use enforcer_common::id::Direction;
+use enforcer_common::id::{Direction, Ifindex};
 use enforcer_common::verdict::Reason;
 use enforcer_tests::cases::Port;
 use enforcer_tests::stage::Stage;
@@ -67,7 +67,7 @@ fn claims(layout: Layout) {
     }
     let own = |name: &str| {
         let ifindex = stage.ifindex(name);
-        stage.view().endpoints.iter().find(|endpoint| endpoint.ifindex == ifindex).unwrap().addresses.clone()
+        stage.view().endpoints.iter().find(|endpoint| endpoint.ifindex == Ifindex(ifindex)).unwrap().addresses.clone()
     };
     for address in CLAIMS.iter().flatten() {
         let address: IpAddr = address.parse().unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use enforcer::kernel::status::StatusView;
 use enforcer::lab::Layout;
-use enforcer_common::id::Direction;
+use enforcer_common::id::{Direction, Ifindex};
 use enforcer_common::verdict::Reason;
 use enforcer_tests::cases::Port;
 use enforcer_tests::net::wire::{Frame, Wire};
@@ -125,6 +125,6 @@ fn twenty_kills_let_nothing_through_and_cut_nothing() {
 }
 
 /// Ids of the links by device.
-fn links(view: &StatusView) -> BTreeMap<u32, [u32; 2]> {
+fn links(view: &StatusView) -> BTreeMap<Ifindex, [u32; 2]> {
     view.endpoints.iter().map(|endpoint| (endpoint.ifindex, [endpoint.from.id, endpoint.to.id])).collect()
 }

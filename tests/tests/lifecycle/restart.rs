@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use enforcer_common::id::Ifindex;
+
 use enforcer::agent::state::StateDir;
 use enforcer::lab::{Layout, UPLINK};
 use enforcer_tests::cases::Port;
@@ -148,7 +150,7 @@ fn a_veth_that_goes_before_any_plan_names_it_is_let_go_of() {
     check(&stage, "a new one is closed", &[dropped("c", "b", Port::Tcp(7000))]);
     let ifindex = stage.ifindex("c");
     stage.remove("c");
-    stage.wait("it is forgotten", |view| view.endpoints.iter().all(|endpoint| endpoint.ifindex != ifindex));
+    stage.wait("it is forgotten", |view| view.endpoints.iter().all(|endpoint| endpoint.ifindex != Ifindex(ifindex)));
     assert!(!stage.options.pin_dir.join(format!("flows-1/links/{ifindex}-from")).exists());
 
     // Another one gets the number of one that went, while the daemon does not look.
@@ -186,7 +188,7 @@ fn a_new_veth_is_closed_before_every_source_has_spoken() {
         stage.start();
         let links = |stage: &Stage| {
             let of = ["a", "b"].map(|name| stage.ifindex(name));
-            let view = stage.view().endpoints.into_iter().filter(move |endpoint| of.contains(&endpoint.ifindex));
+            let view = stage.view().endpoints.into_iter().filter(move |endpoint| of.contains(&endpoint.ifindex.0));
             view.map(|endpoint| (endpoint.from.id, endpoint.to.id, endpoint.unknown)).collect::<Vec<_>>()
         };
         let (before, revision) = (links(&stage), stage.view().word.revision);
@@ -209,7 +211,10 @@ fn a_new_veth_is_closed_before_every_source_has_spoken() {
         check(&stage, "closed", &closed);
         check(&stage, "what was attached stays as it was", &FLOWS);
         let uplink = device(stage.lab.node(), UPLINK).unwrap().index;
-        assert!(stage.view().endpoints.iter().all(|endpoint| endpoint.ifindex != uplink), "the way out is not closed");
+        assert!(
+            stage.view().endpoints.iter().all(|endpoint| endpoint.ifindex != Ifindex(uplink)),
+            "the way out is not closed"
+        );
         assert!(until_status(&stage, 1).contains("not known yet"));
         assert_eq!((links(&stage), stage.view().word.revision), (before, revision));
         assert_eq!(stage.ended(), Some(3), "a source is silent");

@@ -1,6 +1,7 @@
 //! Workloads start, stop and change while the daemon runs and while it does not run.
 
 use enforcer::lab::Layout;
+use enforcer_common::id::Ifindex;
 use enforcer_tests::cases::Port;
 use enforcer_tests::stage::Stage;
 use enforcer_tests::traffic::{Attempt, Ground, Tap};
@@ -33,7 +34,7 @@ fn one_that_comes_later_is_closed_until_it_is_named() {
     check(&stage, "named", &open);
     let ifindex = stage.ifindex("a");
     stage.remove("a");
-    stage.wait("it is forgotten", |view| view.endpoints.iter().all(|endpoint| endpoint.ifindex != ifindex));
+    stage.wait("it is forgotten", |view| view.endpoints.iter().all(|endpoint| endpoint.ifindex != Ifindex(ifindex)));
     stage.ready();
 }
 

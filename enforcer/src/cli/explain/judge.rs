@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use enforcer_common::decide::{self, Question};
 use enforcer_common::endpoint::Endpoint;
 use enforcer_common::id::{Address, Direction, OwnerId, Slot};
-use enforcer_common::image::{Image as _, PortKey};
+use enforcer_common::image::{PortKey, ReadImage as _};
 use enforcer_common::limits::OWN_ADDRESSES;
 use enforcer_common::verdict::{Reason, Verdict};
 
@@ -100,7 +100,7 @@ impl<'a> Judge<'a> {
     /// What packets get.
     fn verdict(&self, key: WorkloadKey, direction: Direction, peer: IpAddr, port: PortKey) -> Verdict {
         let plan = self.intent.plan();
-        let planned = plan.workloads.iter().find(|planned| planned.key == key.0);
+        let planned = plan.workloads.iter().find(|planned| planned.key == key);
         let Some(planned) = planned.filter(|planned| !planned.unknown) else {
             // A guardrail: policy is not asked.
             return Verdict::Deny(Reason::UnknownWorkload);

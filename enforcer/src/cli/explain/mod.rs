@@ -45,10 +45,10 @@ Exit codes: 0 The flow is allowed; with --expect: the verdict is the expected on
 pub struct Args {
     /// Sender of the flow: NAMESPACE/NAME of a workload, or an IP address.
     #[arg(long, value_name = "WORKLOAD|ADDRESS")]
-    pub from: Party,
+    pub from: AskedParty,
     /// Receiver of the flow: NAMESPACE/NAME of a workload, or an IP address.
     #[arg(long, value_name = "WORKLOAD|ADDRESS")]
-    pub to: Party,
+    pub to: AskedParty,
     /// Destination port and protocol, such as 5432/tcp, 53/udp or 3868/sctp; or icmp for a ping.
     #[arg(long, value_name = "PORT")]
     pub port: Asked,
@@ -77,14 +77,14 @@ pub enum Expected {
 
 /// One end of the flow.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Party {
+pub enum AskedParty {
     /// A workload by name.
     Workload(WorkloadName),
     /// Whoever has this address.
     Address(IpAddr),
 }
 
-impl FromStr for Party {
+impl FromStr for AskedParty {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -100,7 +100,7 @@ impl FromStr for Party {
     }
 }
 
-impl fmt::Display for Party {
+impl fmt::Display for AskedParty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Workload(name) => name.fmt(f),
@@ -203,7 +203,7 @@ pub fn planned(inventory: &Inventory) -> Snapshot {
 }
 
 /// The address pairs to judge: of each family that both ends have.
-fn pairs(resolved: &ResolvedPolicy, from: &Party, to: &Party) -> anyhow::Result<Vec<(IpAddr, IpAddr)>> {
+fn pairs(resolved: &ResolvedPolicy, from: &AskedParty, to: &AskedParty) -> anyhow::Result<Vec<(IpAddr, IpAddr)>> {
     let (sources, destinations) = (addresses(resolved, from)?, addresses(resolved, to)?);
     let mut pairs = Vec::new();
     for v4 in [true, false] {
@@ -217,10 +217,10 @@ fn pairs(resolved: &ResolvedPolicy, from: &Party, to: &Party) -> anyhow::Result<
     Ok(pairs)
 }
 
-fn addresses(resolved: &ResolvedPolicy, party: &Party) -> anyhow::Result<Vec<IpAddr>> {
+fn addresses(resolved: &ResolvedPolicy, party: &AskedParty) -> anyhow::Result<Vec<IpAddr>> {
     let name = match party {
-        Party::Address(address) => return Ok(vec![*address]),
-        Party::Workload(name) => name,
+        AskedParty::Address(address) => return Ok(vec![*address]),
+        AskedParty::Workload(name) => name,
     };
     let snapshot = resolved.snapshot();
     let named = |identity: &Identity| identity.name == *name;

@@ -87,7 +87,7 @@ fn as_json(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> s
         .endpoints
         .iter()
         .map(|endpoint| {
-            let (name, device, _) = names.get(&endpoint.ifindex).copied().unwrap_or(("", "", [0; 2]));
+            let (name, device, _) = names.get(&endpoint.ifindex.0).copied().unwrap_or(("", "", [0; 2]));
             serde_json::json!({
                 "ifindex": endpoint.ifindex,
                 "device": device,

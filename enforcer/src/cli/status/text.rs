@@ -53,7 +53,7 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(["WORKLOAD", "VETH", "IFINDEX", "PROGRAMS", "INGRESS", "EGRESS", "ADDRESSES"]);
     for endpoint in &view.endpoints {
-        let (name, device, policies) = names.get(&endpoint.ifindex).copied().unwrap_or(("", "", [0; 2]));
+        let (name, device, policies) = names.get(&endpoint.ifindex.0).copied().unwrap_or(("", "", [0; 2]));
         let [ingress, egress] = [Direction::Ingress, Direction::Egress].map(|direction| {
             let count = policies[direction as usize];
             match endpoint.rows[direction as usize] {
@@ -145,7 +145,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use enforcer_common::denial::Counts;
-    use enforcer_common::id::{Address, OwnerId, PolicyWord, Revision};
+    use enforcer_common::id::{Address, Ifindex, IncarnationId, PolicyWord, Revision};
     use enforcer_common::verdict::Reason;
 
     use super::*;
@@ -167,10 +167,19 @@ mod tests {
         addresses: 6,
     };
 
-    fn endpoint(ifindex: u32, unknown: bool, rows: [Row; 2], attached: bool) -> EndpointView {
-        let link = LinkView { id: if attached { ifindex } else { 0 }, ifindex, first: true };
-        let addresses = vec![Address::from(std::net::IpAddr::from([10, 88, 0, ifindex as u8]))];
-        EndpointView { ifindex, id: OwnerId(ifindex), unknown, routes: false, rows, addresses, from: link, to: link }
+    fn endpoint(ifindex: Ifindex, unknown: bool, rows: [Row; 2], attached: bool) -> EndpointView {
+        let link = LinkView { id: if attached { ifindex.0 } else { 0 }, ifindex, first: true };
+        let addresses = vec![Address::from(std::net::IpAddr::from([10, 88, 0, ifindex.0 as u8]))];
+        EndpointView {
+            ifindex,
+            id: IncarnationId(ifindex.0),
+            unknown,
+            routes: false,
+            rows,
+            addresses,
+            from: link,
+            to: link,
+        }
     }
 
     fn view() -> StatusView {
@@ -179,12 +188,12 @@ mod tests {
             word: PolicyWord { revision: Revision(7), epoch: 9 },
             image: Some(HEADER),
             endpoints: vec![
-                endpoint(10, false, [Row(1), Row::NOT_ISOLATED], true),
-                endpoint(11, false, [Row(1), Row(2)], false),
-                endpoint(12, true, [Row::NONE; 2], true),
+                endpoint(Ifindex(10), false, [Row(1), Row::NOT_ISOLATED], true),
+                endpoint(Ifindex(11), false, [Row(1), Row(2)], false),
+                endpoint(Ifindex(12), true, [Row::NONE; 2], true),
             ],
             endpoints_more: 1,
-            uplinks: BTreeSet::from([2]),
+            uplinks: BTreeSet::from([Ifindex(2)]),
             flows: FlowFill { flows: 4_096, workloads: 83 },
             flow_room: 16_384,
             denied: BTreeMap::from([(
@@ -195,9 +204,9 @@ mod tests {
     }
 
     fn report() -> Report {
-        let workload = |name: &str, ifindex: u32, policies| WorkloadLine {
+        let workload = |name: &str, ifindex: Ifindex, policies| WorkloadLine {
             name: name.to_owned(),
-            endpoints: vec![(ifindex, format!("veth{ifindex}"))],
+            endpoints: vec![(ifindex.0, format!("veth{ifindex}"))],
             addresses: Vec::new(),
             policies,
         };
@@ -210,9 +219,9 @@ mod tests {
             discovery: "by events".to_owned(),
             uplinks: vec!["eth0".to_owned()],
             workloads: vec![
-                workload("shop/web", 10, [1, 0]),
-                workload("shop/db", 11, [2, 1]),
-                workload("", 12, [0; 2]),
+                workload("shop/web", Ifindex(10), [1, 0]),
+                workload("shop/db", Ifindex(11), [2, 1]),
+                workload("", Ifindex(12), [0; 2]),
             ],
             unknown_workloads: 1,
             unknown_veths: vec!["veth12".to_owned()],

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use enforcer_common::id::Revision;
+use enforcer_common::id::{Ifindex, Revision};
 
 use crate::agent::report::Report;
 use crate::kernel::status::StatusView;
@@ -20,7 +20,7 @@ pub(super) enum Trouble {
     /// A program of a veth is missing, or it is not the first of its chain.
     NotAttached {
         /// The veth.
-        ifindex: u32,
+        ifindex: Ifindex,
     },
     /// The newest policies were refused.
     Policies(String),
@@ -112,7 +112,7 @@ mod tests {
         while let Some(trouble) = next {
             next = match &trouble {
                 Trouble::NoDaemon => Some(Trouble::NoPolicy),
-                Trouble::NoPolicy => Some(Trouble::NotAttached { ifindex: 7 }),
+                Trouble::NoPolicy => Some(Trouble::NotAttached { ifindex: Ifindex(7) }),
                 Trouble::NotAttached { .. } => Some(Trouble::Policies("a".to_owned())),
                 Trouble::Policies(_) => Some(Trouble::Inventory("b".to_owned())),
                 Trouble::Inventory(_) => Some(Trouble::Apply("c".to_owned())),

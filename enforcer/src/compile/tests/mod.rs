@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use enforcer_common::decide::decide;
 use enforcer_common::id::{Address, Direction, Row};
-use enforcer_common::image::{AddressEntry, Header, Image as _, PortKey};
+use enforcer_common::image::{AddressEntry, Header, PortKey, ReadImage as _};
 use enforcer_common::verdict::Verdict;
 use ipnetwork::IpNetwork;
 
@@ -17,7 +17,9 @@ use super::*;
 use crate::policy::model::*;
 use crate::policy::origin::Origin;
 use crate::resolve::{DecidedBy, Service, resolve};
-use crate::workload::model::{Identity, LocalWorkload, NamedPort, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName};
+use crate::workload::model::{
+    Identity, Labels, LocalWorkload, NamedPort, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName,
+};
 
 const WEB: WorkloadKey = WorkloadKey(1);
 

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use enforcer_common::denial::{Denial, Way};
-use enforcer_common::id::{Address, Direction, OwnerId};
+use enforcer_common::id::{Address, Direction, IncarnationId};
 use enforcer_common::packet::{icmp, protocol, tcp};
 use enforcer_common::verdict::Reason;
 use jiff::Timestamp;
 
 use super::names::{Names, Owned, Ruling, Service};
-use super::record::{Decision, FlowRecord, PacketSeen, Party, Ports, TransportSeen};
+use super::record::{FlowRecord, PacketSeen, Party, Ports, RecordedDecision, TransportSeen};
 
 /// A number in a denial that stands for nothing: the record is of another build.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -50,7 +50,7 @@ impl Enricher {
                 self.busy(names, time, workload, direction, reason, count)
             }
         };
-        if matches!(record.decision, Decision::Disagreement { .. }) {
+        if matches!(record.decision, RecordedDecision::Disagreement { .. }) {
             self.disagreements += record.count;
         }
         Ok(record)
@@ -69,8 +69,11 @@ impl Enricher {
                 names.address(revision, way.key.peer.into())
             }
         });
-        let (is_reply, decision) =
-            if reason.is_policy() { decide(names, direction, way, owner) } else { (false, Decision::NotPolicy) };
+        let (is_reply, decision) = if reason.is_policy() {
+            decide(names, direction, way, owner)
+        } else {
+            (false, RecordedDecision::NotPolicy)
+        };
         let (source, destination) = sides(direction, local(owner), peer);
         Ok(FlowRecord {
             time,
@@ -92,7 +95,7 @@ impl Enricher {
         &self,
         names: &dyn Names,
         time: Timestamp,
-        workload: OwnerId,
+        workload: IncarnationId,
         direction: Direction,
         reason: Reason,
         count: u64,
@@ -110,7 +113,7 @@ impl Enricher {
             destination,
             workload,
             interface: owner.and_then(|owned| owned.interface.clone()),
-            decision: Decision::NotPolicy,
+            decision: RecordedDecision::NotPolicy,
             node: Arc::clone(&self.node),
         }
     }
@@ -167,10 +170,10 @@ fn transport(way: &Way) -> TransportSeen {
 /// The kernel judges a packet that may belong to a live flow in the direction in which that flow was opened, and its
 /// record says only which way the packet went. So where policy allows the packet as a new flow, it is asked of the flow
 /// that the packet would answer: to the port that it comes from.
-fn decide(names: &dyn Names, direction: Direction, way: &Way, owner: Option<&Owned>) -> (bool, Decision) {
+fn decide(names: &dyn Names, direction: Direction, way: &Way, owner: Option<&Owned>) -> (bool, RecordedDecision) {
     let revision = way.key.revision;
     let Some(policies) = names.policies(revision) else {
-        return (false, Decision::EarlierRevision { revision });
+        return (false, RecordedDecision::EarlierRevision { revision });
     };
     let peer = way.key.peer.into();
     let ask = |direction, port| {
@@ -178,19 +181,19 @@ fn decide(names: &dyn Names, direction: Direction, way: &Way, owner: Option<&Own
         owner.and_then(|owned| policies.rule_on(owned.key, direction, peer, service))
     };
     match ask(direction, way.key.destination_port) {
-        None => (false, Decision::LaterWorkload { revision }),
+        None => (false, RecordedDecision::LaterWorkload { revision }),
         Some(Ruling::Denied(mut policies)) => {
             policies.sort();
-            (false, Decision::Policies { revision, policies })
+            (false, RecordedDecision::Policies { revision, policies })
         }
         Some(Ruling::Allowed(mut policies)) => {
             let answered = answered_port(way).and_then(|port| ask(direction.opposite(), port));
             if let Some(Ruling::Denied(mut policies)) = answered {
                 policies.sort();
-                return (true, Decision::Policies { revision, policies });
+                return (true, RecordedDecision::Policies { revision, policies });
             }
             policies.sort();
-            (false, Decision::Disagreement { revision, policies })
+            (false, RecordedDecision::Disagreement { revision, policies })
         }
     }
 }

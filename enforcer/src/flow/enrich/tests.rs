@@ -1,7 +1,7 @@
 use super::*;
 use crate::flow::fixture::{self, Closed, DB, REVISION, UNNAMED, WEB, policy, way};
 use crate::flow::names::NameTable;
-use enforcer_common::id::{OwnerId, Revision};
+use enforcer_common::id::{IncarnationId, Revision};
 
 fn enrich(names: &NameTable, denial: Denial) -> (FlowRecord, u64) {
     let mut enricher = Enricher::new("n1");
@@ -30,7 +30,7 @@ fn a_denial_names_both_sides_and_every_policy_sorted() {
     let addresses = (fixture::ip("10.88.0.2"), fixture::ip("10.88.0.3"));
     assert_eq!(record.packet.unwrap().addresses, Some(addresses));
     let policies = vec![policy("a", 30), policy("db", 12)];
-    assert_eq!(record.decision, Decision::Policies { revision: REVISION, policies });
+    assert_eq!(record.decision, RecordedDecision::Policies { revision: REVISION, policies });
     assert_eq!((record.count, disagreements), (7, 0));
     assert_eq!(record.interface.unwrap().name, "veth5");
 
@@ -46,7 +46,7 @@ fn policies_that_allow_what_the_kernel_denied_are_an_error_that_is_counted() {
     let names = fixture::names(Some(Ruling::Allowed(vec![policy("db", 14)])));
     let denied = way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3");
     let (record, disagreements) = flow(&names, denied);
-    assert!(matches!(record.decision, Decision::Disagreement { .. }), "{record:?}");
+    assert!(matches!(record.decision, RecordedDecision::Disagreement { .. }), "{record:?}");
     assert_eq!(disagreements, 7);
 }
 
@@ -61,7 +61,7 @@ fn an_answer_of_a_flow_that_policy_closed_is_denied_by_what_denies_the_flow() {
         let (record, disagreements) = flow(&closed, answer);
         assert!(record.is_reply, "{protocol} {flags}");
         assert_eq!((record.direction, record.opened()), (Direction::Egress, Direction::Ingress));
-        assert!(matches!(record.decision, Decision::Policies { .. }), "{record:?}");
+        assert!(matches!(record.decision, RecordedDecision::Policies { .. }), "{record:?}");
         assert_eq!(disagreements, 0);
     }
     (answer.key.protocol, answer.tcp_flags) = (6, 0x02);
@@ -96,7 +96,7 @@ fn a_revision_that_is_not_kept_gives_names_and_no_policy() {
     let mut denied = way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3");
     denied.key.revision = Revision(2);
     let (record, disagreements) = flow(&names, denied);
-    assert_eq!(record.decision, Decision::EarlierRevision { revision: Revision(2) });
+    assert_eq!(record.decision, RecordedDecision::EarlierRevision { revision: Revision(2) });
     assert_eq!(name(record.destination.as_ref()), "shop/db");
     assert_eq!(disagreements, 0);
 }
@@ -105,7 +105,7 @@ fn a_revision_that_is_not_kept_gives_names_and_no_policy() {
 fn a_workload_that_the_policies_do_not_know_is_no_disagreement() {
     let (record, disagreements) =
         flow(&fixture::names(None), way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3"));
-    assert_eq!(record.decision, Decision::LaterWorkload { revision: REVISION });
+    assert_eq!(record.decision, RecordedDecision::LaterWorkload { revision: REVISION });
     assert_eq!(disagreements, 0);
 }
 
@@ -114,7 +114,7 @@ fn only_policy_reasons_ask_the_policies() {
     let names = fixture::names(Some(Ruling::Allowed(Vec::new())));
     for (reason, ..) in enforcer_common::verdict::REASONS {
         let (record, disagreements) = flow(&names, way(reason, Direction::Egress, WEB, "10.88.0.2", "192.0.2.1"));
-        let asked = record.decision != Decision::NotPolicy;
+        let asked = record.decision != RecordedDecision::NotPolicy;
         assert_eq!(asked, matches!(reason, Reason::NoRule | Reason::RuleDeny), "{reason:?}");
         assert_eq!(disagreements != 0, asked);
     }
@@ -139,7 +139,7 @@ fn unknown_workloads_and_unread_packets_have_no_invented_names() {
     let unnamed = way(Reason::UnknownWorkload, Direction::Egress, UNNAMED, "10.88.0.9", "10.88.0.3");
     assert_eq!(flow(&names, unnamed).0.source, Some(Party::Unknown));
     let mut nobody = unnamed;
-    nobody.key.workload = OwnerId::NONE;
+    nobody.key.workload = IncarnationId::NONE;
     assert_eq!(flow(&names, nobody).0.source, Some(Party::Unknown));
 
     let mut unread = way(Reason::Ethertype, Direction::Ingress, DB, "::", "::");
@@ -156,7 +156,7 @@ fn packets_of_several_flows_are_named_by_their_workload() {
     let (record, disagreements) = enrich(&names, busy);
     assert_eq!((record.packet, record.source), (None, None));
     assert_eq!(name(record.destination.as_ref()), "shop/db");
-    assert_eq!((record.count, record.decision, disagreements), (1000, Decision::NotPolicy, 0));
+    assert_eq!((record.count, record.decision, disagreements), (1000, RecordedDecision::NotPolicy, 0));
 }
 
 #[test]

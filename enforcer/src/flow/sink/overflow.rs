@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Place;
 
-use enforcer_common::id::{Direction, OwnerId};
+use enforcer_common::id::{Direction, IncarnationId};
 use enforcer_common::verdict::Reason;
 use jiff::Timestamp;
 
 use super::Entry;
-use crate::flow::record::{Decision, FlowRecord, Party};
+use crate::flow::record::{FlowRecord, Party, RecordedDecision};
 
 /// Workloads, directions and reasons that are kept apart; the kernel keeps as many. The rest is counted by direction and
 /// reason alone.
@@ -19,7 +19,7 @@ const APART: usize = 8192;
 
 #[derive(Debug, Default)]
 pub(super) struct Overflow {
-    records: BTreeMap<(OwnerId, Direction, Reason), FlowRecord>,
+    records: BTreeMap<(IncarnationId, Direction, Reason), FlowRecord>,
     lost_in_ring: Option<(Timestamp, u64)>,
 }
 
@@ -64,13 +64,13 @@ fn without_flow(record: FlowRecord) -> FlowRecord {
         Direction::Egress => (record.source, None),
         Direction::Ingress => (None, record.destination),
     };
-    FlowRecord { packet: None, is_reply: false, source, destination, decision: Decision::NotPolicy, ..record }
+    FlowRecord { packet: None, is_reply: false, source, destination, decision: RecordedDecision::NotPolicy, ..record }
 }
 
 fn without_workload(record: FlowRecord) -> FlowRecord {
     let unknown = |party: Option<Party>| party.map(|_| Party::Unknown);
     FlowRecord {
-        workload: OwnerId::NONE,
+        workload: IncarnationId::NONE,
         interface: None,
         source: unknown(record.source),
         destination: unknown(record.destination),
@@ -109,7 +109,11 @@ mod tests {
         for record in told {
             assert_eq!((record.workload, record.direction), (WEB, Direction::Egress));
             assert_eq!((record.packet, record.source, record.destination), (None, side.clone(), None));
-            assert_eq!(record.decision, Decision::NotPolicy, "the policies of one flow say nothing about another");
+            assert_eq!(
+                record.decision,
+                RecordedDecision::NotPolicy,
+                "the policies of one flow say nothing about another"
+            );
         }
         assert_eq!(records(&mut overflow), [], "nothing is told twice");
     }
@@ -120,13 +124,13 @@ mod tests {
         let many = APART as u32 + 1000;
         for round in 1..=2 {
             for workload in 1..=many {
-                overflow.add(Entry::Record(FlowRecord { workload: OwnerId(workload), ..record(round) }));
+                overflow.add(Entry::Record(FlowRecord { workload: IncarnationId(workload), ..record(round) }));
             }
         }
         let told = records(&mut overflow);
         assert_eq!(told.iter().map(|record| record.count).sum::<u64>(), u64::from(many) * 3);
         assert_eq!(told.len(), APART + 1);
-        let nameless: Vec<_> = told.iter().filter(|record| record.workload == OwnerId::NONE).collect();
+        let nameless: Vec<_> = told.iter().filter(|record| record.workload == IncarnationId::NONE).collect();
         assert_eq!(nameless.iter().map(|record| record.count).collect::<Vec<_>>(), [3000]);
         assert_eq!((&nameless[0].source, &nameless[0].interface), (&Some(Party::Unknown), &None));
     }

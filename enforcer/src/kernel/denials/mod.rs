@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{MapData, RingBuf};
 use enforcer_common::denial::{BusyKey, Counts, Denial, Way};
 use enforcer_common::event::DenialEvent;
-use enforcer_common::id::{Direction, OwnerId};
+use enforcer_common::id::{Direction, IncarnationId};
 use enforcer_common::limits::{BUSY, EVENTS, map};
 use enforcer_common::schema;
 use enforcer_common::verdict::{REASON_COUNT, REASONS, Reason};
@@ -40,7 +40,7 @@ const LAST_RECORDS: u32 = 2 * EVENTS / (size_of::<DenialEvent>() as u32 + 8);
 
 /// What one reading found.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Reading {
+pub struct NewDenials {
     /// Denied packets that were not reported before.
     pub denials: Vec<Denial>,
     /// The ring holds more, so the next reading should come soon.
@@ -107,8 +107,8 @@ impl Denials {
 
     /// Drains a part of the ring. Once a second, when the ring is empty, it also reads the slices. Whatever it
     /// returns counts as reported, even if it also returns an error.
-    pub fn poll(&mut self) -> (Reading, Option<KernelError>) {
-        let mut reading = Reading::default();
+    pub fn poll(&mut self) -> (NewDenials, Option<KernelError>) {
+        let mut reading = NewDenials::default();
         let mut failure = None;
         reading.more = !self.drain(&mut reading, RECORDS);
         let now = Instant::now();
@@ -122,8 +122,8 @@ impl Denials {
 
     /// Returns everything up to now, which is exact if no more packets come. Whatever it returns counts as reported,
     /// as with [`Self::poll`].
-    pub fn flush(&mut self) -> (Reading, Option<KernelError>) {
-        let mut reading = Reading::default();
+    pub fn flush(&mut self) -> (NewDenials, Option<KernelError>) {
+        let mut reading = NewDenials::default();
         let mut failure = None;
         // A way whose first event was lost is believed when it is seen the second time.
         for _ in 0..2 {
@@ -148,10 +148,10 @@ impl Denials {
     }
 
     /// Removes the counters of workloads that are gone, except those that count packets which were not reported yet.
-    pub fn forget(&mut self, living: &BTreeSet<OwnerId>) -> Result<(), KernelError> {
+    pub fn forget(&mut self, living: &BTreeSet<IncarnationId>) -> Result<(), KernelError> {
         for key in self.busy_keys()? {
             let known =
-                from_key(&key).is_some_and(|key| key.workload == OwnerId::NONE || living.contains(&key.workload));
+                from_key(&key).is_some_and(|key| key.workload == IncarnationId::NONE || living.contains(&key.workload));
             if !known && self.unreported(&key)?.is_none_or(|(_, packets)| packets == 0) {
                 self.busy.delete(&key).map_err(on_map(map::BUSY, "delete"))?;
                 self.reported_busy.delete(&key).map_err(on_map(map::REPORTED_BUSY, "delete"))?;
@@ -161,7 +161,7 @@ impl Denials {
     }
 
     /// True: nothing is left in the ring.
-    fn drain(&mut self, reading: &mut Reading, most: u32) -> bool {
+    fn drain(&mut self, reading: &mut NewDenials, most: u32) -> bool {
         for _ in 0..most {
             let Some(record) = self.ring.next() else { return true };
             let Some(event) = DenialEvent::from_bytes(&record) else {
@@ -176,7 +176,7 @@ impl Denials {
         false
     }
 
-    fn pass(&mut self, reading: &mut Reading) -> Result<(), KernelError> {
+    fn pass(&mut self, reading: &mut NewDenials) -> Result<(), KernelError> {
         for way in 0..ways(&self.slices) {
             let (index, at) = place(way);
             let generation = self.slices.read32(index, at + offset_of!(Way, generation));
@@ -190,7 +190,7 @@ impl Denials {
         self.busy_pass(reading)
     }
 
-    fn busy_pass(&mut self, reading: &mut Reading) -> Result<(), KernelError> {
+    fn busy_pass(&mut self, reading: &mut NewDenials) -> Result<(), KernelError> {
         for key in self.busy_keys()? {
             let Some((now, packets)) = self.unreported(&key)? else {
                 continue;
@@ -273,7 +273,7 @@ fn double_word(bytes: &[u8; 24], at: usize) -> u64 {
 
 fn from_key(key: &[u8]) -> Option<BusyKey> {
     let [a, b, c, d, direction, reason, ..] = *key.first_chunk::<8>()?;
-    Some(BusyKey { workload: OwnerId(u32::from_ne_bytes([a, b, c, d])), direction, reason, pad: 0 })
+    Some(BusyKey { workload: IncarnationId(u32::from_ne_bytes([a, b, c, d])), direction, reason, pad: 0 })
 }
 
 fn busy(key: BusyKey, count: u64) -> Option<Denial> {

@@ -4,7 +4,7 @@ use std::mem::offset_of;
 
 use enforcer_common::denial::{DenialKey, Way};
 use enforcer_common::event::DenialEvent;
-use enforcer_common::id::{Address, OwnerId, Revision};
+use enforcer_common::id::{Address, IncarnationId, Revision};
 use enforcer_common::limits::{DENIAL_SETS, DENIAL_WAYS};
 
 use crate::kernel::tables::Mapped;
@@ -50,7 +50,7 @@ pub(super) fn read_way(slices: &Mapped, way: u32) -> Option<Way> {
         tcp_flags: first[2],
         pad: 0,
         key: DenialKey {
-            workload: OwnerId(word(key)),
+            workload: IncarnationId(word(key)),
             revision: Revision(word(key + offset_of!(DenialKey, revision))),
             peer: address(key + offset_of!(DenialKey, peer)),
             destination_port: u16::from_ne_bytes([wide[0], wide[1]]),

@@ -106,7 +106,7 @@ mod tests {
     use std::collections::{BTreeMap, VecDeque};
 
     use enforcer_common::denial::{Class, DenialKey, Events, WaySet, count};
-    use enforcer_common::id::OwnerId;
+    use enforcer_common::id::IncarnationId;
     use proptest::prelude::*;
 
     use super::*;
@@ -194,7 +194,7 @@ mod tests {
         fn packets(&mut self, flow: u16, packets: u8) {
             for _ in 0..packets {
                 let mut first = Way { tick: self.tick, ..Way::FREE };
-                first.key = DenialKey { workload: OwnerId(1), destination_port: flow, ..Way::FREE.key };
+                first.key = DenialKey { workload: IncarnationId(1), destination_port: flow, ..Way::FREE.key };
                 match count(&mut self.set, &first, &self.ring) {
                     Class::Logged | Class::Suppressed => *self.denied.entry(flow).or_default() += 1,
                     Class::Lost | Class::Busy => {}

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use enforcer_common::id::Ifindex;
 use enforcer_common::side::Side;
 
 use crate::kernel::error::{KernelError, at, on_device};
@@ -33,7 +34,7 @@ pub(crate) enum LinkDrift {
 #[derive(Debug)]
 pub(crate) struct Links {
     directory: PathBuf,
-    held: BTreeMap<(u32, Side), OwnedFd>,
+    held: BTreeMap<(Ifindex, Side), OwnedFd>,
 }
 
 impl Links {
@@ -63,16 +64,16 @@ impl Links {
     }
 
     /// Devices with at least one link.
-    pub(crate) fn devices(&self) -> BTreeSet<u32> {
+    pub(crate) fn devices(&self) -> BTreeSet<Ifindex> {
         self.held.keys().map(|(ifindex, _)| *ifindex).collect()
     }
 
     /// Devices of which a link runs another program than these.
-    pub(crate) fn devices_of_others(&self, programs: &Programs) -> Result<BTreeSet<u32>, KernelError> {
+    pub(crate) fn devices_of_others(&self, programs: &Programs) -> Result<BTreeSet<Ifindex>, KernelError> {
         let mut devices = BTreeSet::new();
         for ((ifindex, side), link) in &self.held {
             let info = tcx::info(link, *ifindex)?;
-            if info.ifindex == *ifindex && info.program != programs.of(*side).1 {
+            if Ifindex(info.ifindex) == *ifindex && info.program != programs.of(*side).1 {
                 devices.insert(*ifindex);
             }
         }
@@ -80,12 +81,12 @@ impl Links {
     }
 
     /// Attaches what is missing on a device, and puts these programs in the place of others.
-    pub(crate) fn attach(&mut self, ifindex: u32, programs: &Programs) -> Result<(), KernelError> {
+    pub(crate) fn attach(&mut self, ifindex: Ifindex, programs: &Programs) -> Result<(), KernelError> {
         for side in Side::ALL {
             let (program, id) = programs.of(side);
             if let Some(link) = self.held.get(&(ifindex, side)) {
                 let info = tcx::info(link, ifindex)?;
-                if info.ifindex == ifindex {
+                if Ifindex(info.ifindex) == ifindex {
                     if info.program != id {
                         tcx::replace(link, program, ifindex)?;
                     }
@@ -103,14 +104,14 @@ impl Links {
 
     /// Makes our program the first of a chain again, with no moment without it: a second link with a copy of the program
     /// goes in front, then the first is let go. (The kernel takes a program only once into a chain.)
-    pub(crate) fn put_first(&mut self, ifindex: u32, side: Side, copy: &Programs) -> Result<(), KernelError> {
+    pub(crate) fn put_first(&mut self, ifindex: Ifindex, side: Side, copy: &Programs) -> Result<(), KernelError> {
         let (program, _) = copy.of(side);
         let link = tcx::attach(program, ifindex, side)?;
         self.pin(ifindex, side, link)
     }
 
     /// Pins a held link again whose pin was removed.
-    pub(crate) fn pin_again(&mut self, ifindex: u32, side: Side) -> Result<(), KernelError> {
+    pub(crate) fn pin_again(&mut self, ifindex: Ifindex, side: Side) -> Result<(), KernelError> {
         let path = self.directory.join(name(ifindex, side));
         match self.held.get(&(ifindex, side)) {
             Some(link) => sys::object_pin(link.as_fd(), &path).map_err(at(&path, "pin")),
@@ -121,7 +122,7 @@ impl Links {
     /// What is wrong with a link, the worst first. `program`: what it should run.
     pub(crate) fn check(
         &self,
-        ifindex: u32,
+        ifindex: Ifindex,
         side: Side,
         program: Option<u32>,
     ) -> Result<Option<LinkDrift>, KernelError> {
@@ -145,7 +146,7 @@ impl Links {
     }
 
     /// Detaches a device, or forgets one that is gone.
-    pub(crate) fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub(crate) fn detach(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         for side in Side::ALL {
             if let Some(link) = self.held.remove(&(ifindex, side)) {
                 tcx::detach(&link, ifindex)?;
@@ -156,22 +157,22 @@ impl Links {
     }
 
     /// Whether a device still has its links.
-    pub(crate) fn is_attached(&self, ifindex: u32) -> bool {
+    pub(crate) fn is_attached(&self, ifindex: Ifindex) -> bool {
         Side::ALL.into_iter().all(|side| self.reports(ifindex, side))
     }
 
     /// Whether no link reports the device any more.
-    pub(crate) fn is_gone(&self, ifindex: u32) -> bool {
+    pub(crate) fn is_gone(&self, ifindex: Ifindex) -> bool {
         !Side::ALL.into_iter().any(|side| self.reports(ifindex, side))
     }
 
-    fn reports(&self, ifindex: u32, side: Side) -> bool {
+    fn reports(&self, ifindex: Ifindex, side: Side) -> bool {
         let link = self.held.get(&(ifindex, side));
         let info = link.map(|link| tcx::info(link, ifindex));
-        matches!(info, Some(Ok(info)) if info.ifindex == ifindex)
+        matches!(info, Some(Ok(info)) if Ifindex(info.ifindex) == ifindex)
     }
 
-    fn pin(&mut self, ifindex: u32, side: Side, link: OwnedFd) -> Result<(), KernelError> {
+    fn pin(&mut self, ifindex: Ifindex, side: Side, link: OwnedFd) -> Result<(), KernelError> {
         let path = self.directory.join(name(ifindex, side));
         let new = incoming(&path);
         layout::unpin(&new)?;
@@ -191,15 +192,15 @@ fn settle(directory: &Path, settled: &str) -> Result<(), KernelError> {
 }
 
 /// Name of a link's pin.
-pub(crate) fn name(ifindex: u32, side: Side) -> String {
+pub(crate) fn name(ifindex: Ifindex, side: Side) -> String {
     format!("{ifindex}-{}", side.pin())
 }
 
 /// What a pin's name says.
-fn parse(name: &str) -> Option<(u32, Side)> {
+fn parse(name: &str) -> Option<(Ifindex, Side)> {
     let (ifindex, end) = name.split_once('-')?;
     let side = Side::ALL.into_iter().find(|side| side.pin() == end)?;
-    Some((ifindex.parse().ok()?, side))
+    Some((Ifindex(ifindex.parse().ok()?), side))
 }
 
 #[cfg(test)]
@@ -209,7 +210,7 @@ mod tests {
     #[test]
     fn a_pins_name_says_which_link_it_is() {
         for side in Side::ALL {
-            assert_eq!(parse(&name(12, side)), Some((12, side)));
+            assert_eq!(parse(&name(Ifindex(12), side)), Some((Ifindex(12), side)));
         }
         for stranger in ["12", "12-", "x-from", "12-from-new", "12-both"] {
             assert_eq!(parse(stranger), None, "{stranger}");

@@ -11,6 +11,7 @@ pub(crate) mod tcx;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use enforcer_common::id::Ifindex;
 use enforcer_common::side::Side;
 use enforcer_common::sweep::SweepArguments;
 
@@ -63,43 +64,48 @@ impl Hooks {
     }
 
     /// Devices with at least one link.
-    pub(crate) fn devices(&self) -> BTreeSet<u32> {
+    pub(crate) fn devices(&self) -> BTreeSet<Ifindex> {
         self.links.devices()
     }
 
     /// Whether a device still has its links.
-    pub(crate) fn is_attached(&self, ifindex: u32) -> bool {
+    pub(crate) fn is_attached(&self, ifindex: Ifindex) -> bool {
         self.links.is_attached(ifindex)
     }
 
     /// Whether no link reports the device any more.
-    pub(crate) fn is_gone(&self, ifindex: u32) -> bool {
+    pub(crate) fn is_gone(&self, ifindex: Ifindex) -> bool {
         self.links.is_gone(ifindex)
     }
 
     /// Devices whose packets are judged by programs of another object, or over other maps.
-    pub(crate) fn devices_of_others(&self) -> Result<BTreeSet<u32>, KernelError> {
+    pub(crate) fn devices_of_others(&self) -> Result<BTreeSet<Ifindex>, KernelError> {
         self.links.devices_of_others(&self.programs)
     }
 
     /// Attaches what is missing on a device, and puts these programs in the place of others.
-    pub(crate) fn attach(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub(crate) fn attach(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         self.links.attach(ifindex, &self.programs)
     }
 
     /// Detaches a device, or forgets one that is gone.
-    pub(crate) fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub(crate) fn detach(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         self.links.detach(ifindex)
     }
 
     /// What is wrong with a link, the worst first. `any_program`: another program is not.
-    pub(crate) fn check(&self, ifindex: u32, side: Side, any_program: bool) -> Result<Option<LinkDrift>, KernelError> {
+    pub(crate) fn check(
+        &self,
+        ifindex: Ifindex,
+        side: Side,
+        any_program: bool,
+    ) -> Result<Option<LinkDrift>, KernelError> {
         let (_, program) = self.programs.of(side);
         self.links.check(ifindex, side, (!any_program).then_some(program))
     }
 
     /// Pins a link again whose pin was removed.
-    pub(crate) fn pin_again(&mut self, ifindex: u32, side: Side) -> Result<(), KernelError> {
+    pub(crate) fn pin_again(&mut self, ifindex: Ifindex, side: Side) -> Result<(), KernelError> {
         self.links.pin_again(ifindex, side)
     }
 
@@ -107,7 +113,7 @@ impl Hooks {
     pub(crate) fn put_first(
         &mut self,
         pins: &Pins,
-        ifindex: u32,
+        ifindex: Ifindex,
         side: Side,
         spare: &mut Spare,
     ) -> Result<(), KernelError> {

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use enforcer_common::id::Ifindex;
 use enforcer_common::side::Side;
 
 use crate::kernel::error::{KernelError, at, on_device};
@@ -24,22 +25,22 @@ const fn attach_type(side: Side) -> u32 {
 }
 
 /// Attaches a program as the first of a device's chain.
-pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32, side: Side) -> Result<OwnedFd, KernelError> {
-    sys::link_create(program, ifindex, attach_type(side)).map_err(on_device(ifindex, "attach"))
+pub(super) fn attach(program: BorrowedFd<'_>, ifindex: Ifindex, side: Side) -> Result<OwnedFd, KernelError> {
+    sys::link_create(program, ifindex.0, attach_type(side)).map_err(on_device(ifindex, "attach"))
 }
 
 /// Puts another program in a link's place, in one step.
-pub(super) fn replace(link: &OwnedFd, program: BorrowedFd<'_>, ifindex: u32) -> Result<(), KernelError> {
+pub(super) fn replace(link: &OwnedFd, program: BorrowedFd<'_>, ifindex: Ifindex) -> Result<(), KernelError> {
     sys::link_update(link.as_fd(), program).map_err(on_device(ifindex, "replace the program"))
 }
 
 /// Detaches a link at once. Its device may be gone already.
-pub(super) fn detach(link: &OwnedFd, ifindex: u32) -> Result<(), KernelError> {
+pub(super) fn detach(link: &OwnedFd, ifindex: Ifindex) -> Result<(), KernelError> {
     sys::link_detach(link.as_fd()).map_err(on_device(ifindex, "detach"))
 }
 
 /// What a link of a device is attached to.
-pub(super) fn info(link: &OwnedFd, ifindex: u32) -> Result<LinkInfo, KernelError> {
+pub(super) fn info(link: &OwnedFd, ifindex: Ifindex) -> Result<LinkInfo, KernelError> {
     sys::link_info(link.as_fd()).map_err(on_device(ifindex, "read the link"))
 }
 
@@ -51,13 +52,13 @@ pub(super) fn pinned(path: &Path) -> Result<(OwnedFd, LinkInfo), KernelError> {
 }
 
 /// Whether a link is attached to this side of this device.
-pub(super) fn is_at(info: &LinkInfo, ifindex: u32, side: Side) -> bool {
-    info.ifindex == ifindex && info.hook == attach_type(side)
+pub(super) fn is_at(info: &LinkInfo, ifindex: Ifindex, side: Side) -> bool {
+    Ifindex(info.ifindex) == ifindex && info.hook == attach_type(side)
 }
 
 /// Place of a link in the chain of a device. `None`: it is not there, or the device is not.
-pub(crate) fn place(link: u32, ifindex: u32, side: Side) -> io::Result<Option<usize>> {
-    match sys::chain(ifindex, attach_type(side)) {
+pub(crate) fn place(link: u32, ifindex: Ifindex, side: Side) -> io::Result<Option<usize>> {
+    match sys::chain(ifindex.0, attach_type(side)) {
         Ok(chain) => Ok(chain.iter().position(|attached| attached.link == link)),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
         Err(error) => Err(error),
@@ -65,8 +66,8 @@ pub(crate) fn place(link: u32, ifindex: u32, side: Side) -> io::Result<Option<us
 }
 
 /// Whether there is such a device in this network namespace.
-pub(crate) fn device_exists(ifindex: u32) -> Result<bool, KernelError> {
-    match sys::chain(ifindex, attach_type(Side::FromWorkload)) {
+pub(crate) fn device_exists(ifindex: Ifindex) -> Result<bool, KernelError> {
+    match sys::chain(ifindex.0, attach_type(Side::FromWorkload)) {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
         Err(error) => Err(on_device(ifindex, "read the chain")(error)),

@@ -8,6 +8,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use enforcer_common::id::Ifindex;
+
 use crate::kernel::error::{KernelError, at, on_device};
 use crate::kernel::pins::layout::{is_version, names};
 use crate::kernel::pins::lock::lock;
@@ -56,7 +58,7 @@ fn release_all(links: &Path, errors: &mut Vec<KernelError>) {
         let path = links.join(&name);
         let ifindex = name.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0);
         let released = match sys::object_get(&path) {
-            Ok(link) => sys::link_detach(link.as_fd()).map_err(on_device(ifindex, "detach")),
+            Ok(link) => sys::link_detach(link.as_fd()).map_err(on_device(Ifindex(ifindex), "detach")),
             Err(error) => Err(at(&path, "open pin")(error)),
         };
         errors.extend(released.err());

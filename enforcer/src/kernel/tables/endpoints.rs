@@ -14,7 +14,7 @@ use std::mem::offset_of;
 use std::sync::Arc;
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, OwnerId, Row};
+use enforcer_common::id::{Address, Ifindex, IncarnationId, OwnerId, QuotaPlace, Row};
 use enforcer_common::limits::{ENDPOINTS, ENDPOINTS_MORE, OWN_ADDRESSES, map};
 
 use crate::kernel::error::{KernelError, on_map};
@@ -32,7 +32,7 @@ const ORDER: [(usize, usize); 7] = [
     (offset_of!(Endpoint, rows) / 4, 4),
     (offset_of!(Endpoint, flags) / 4, 2),
     (offset_of!(Endpoint, addresses) / 4, 4 * OWN_ADDRESSES),
-    (offset_of!(Endpoint, workload) / 4, 1),
+    (offset_of!(Endpoint, quota) / 4, 1),
     (offset_of!(Endpoint, id) / 4, 1),
     (offset_of!(Endpoint, owners) / 4, OWN_ADDRESSES),
     (offset_of!(Endpoint, owned) / 4, 1),
@@ -43,7 +43,7 @@ const ORDER: [(usize, usize); 7] = [
 pub(crate) struct EndpointTable {
     array: Mapped,
     more: Arc<Map>,
-    endpoints: BTreeMap<u32, Endpoint>,
+    endpoints: BTreeMap<Ifindex, Endpoint>,
     /// Programs may still read an element of the hash that was freed.
     freed: bool,
 }
@@ -56,7 +56,7 @@ impl EndpointTable {
         let mut endpoints = BTreeMap::new();
         for index in 0..array.entries() {
             let endpoint = read_place(&array, index);
-            if endpoint.ifindex != 0 && endpoint.ifindex != SHADOW {
+            if endpoint.ifindex != Ifindex::NONE && endpoint.ifindex != Ifindex(SHADOW) {
                 endpoints.insert(endpoint.ifindex, endpoint);
             }
         }
@@ -82,7 +82,7 @@ impl EndpointTable {
     }
 
     /// The endpoint of a device, as last stored.
-    pub(crate) fn get(&self, ifindex: u32) -> Option<&Endpoint> {
+    pub(crate) fn get(&self, ifindex: Ifindex) -> Option<&Endpoint> {
         self.endpoints.get(&ifindex)
     }
 
@@ -93,14 +93,14 @@ impl EndpointTable {
 
     /// The highest id of a workload or an address.
     pub(crate) fn highest_id(&self) -> u32 {
-        let ids = self.iter().flat_map(|endpoint| endpoint.owners.into_iter().chain([endpoint.id]));
+        let ids = self.iter().flat_map(|endpoint| endpoint.owners.into_iter().chain([endpoint.id.owner()]));
         ids.map(|id| id.0).max().unwrap_or(0)
     }
 
     /// How many are in the hash, their place in the array being another's.
     pub(crate) fn in_more(&self) -> usize {
         let elsewhere =
-            |ifindex: &&u32| self.array.read32(place_of(**ifindex), offset_of!(Endpoint, ifindex)) != **ifindex;
+            |ifindex: &&Ifindex| self.array.read32(place_of(**ifindex), offset_of!(Endpoint, ifindex)) != ifindex.0;
         self.endpoints.keys().filter(elsewhere).count()
     }
 
@@ -108,8 +108,8 @@ impl EndpointTable {
     pub(crate) fn store(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
         let index = place_of(endpoint.ifindex);
         let tag = self.array.read32(index, offset_of!(Endpoint, ifindex));
-        let in_hash = tag != endpoint.ifindex && self.endpoints.contains_key(&endpoint.ifindex);
-        let free = tag == endpoint.ifindex || tag == 0 || tag == SHADOW;
+        let in_hash = tag != endpoint.ifindex.0 && self.endpoints.contains_key(&endpoint.ifindex);
+        let free = tag == endpoint.ifindex.0 || tag == 0 || tag == SHADOW;
         if free && !in_hash {
             self.store_place(index, endpoint);
         } else {
@@ -125,15 +125,15 @@ impl EndpointTable {
     }
 
     /// Frees a device's place. Nothing may be attached to the device any more.
-    pub(crate) fn free(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub(crate) fn free(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         let index = place_of(ifindex);
-        if self.array.read32(index, offset_of!(Endpoint, ifindex)) == ifindex {
+        if self.array.read32(index, offset_of!(Endpoint, ifindex)) == ifindex.0 {
             let shared = self.endpoints.keys().any(|other| *other != ifindex && place_of(*other) == index);
             // Programs look into the hash only where a place is taken.
             let tag = if shared { SHADOW } else { 0 };
             self.array.write32(index, offset_of!(Endpoint, ifindex), tag);
         } else {
-            let deleted = self.more.delete(&ifindex.to_ne_bytes());
+            let deleted = self.more.delete(&ifindex.0.to_ne_bytes());
             deleted.map_err(on_map(map::ENDPOINTS_MORE, "delete"))?;
             self.freed = true;
         }
@@ -142,12 +142,12 @@ impl EndpointTable {
     }
 
     /// Devices whose endpoint in the kernel is not what was last stored.
-    pub(crate) fn drift(&self) -> Result<Vec<u32>, KernelError> {
+    pub(crate) fn drift(&self) -> Result<Vec<Ifindex>, KernelError> {
         let mut drifted = Vec::new();
         for (ifindex, intended) in &self.endpoints {
             let place = read_place(&self.array, place_of(*ifindex));
             let found =
-                if place.ifindex == *ifindex { Some(place) } else { read_more(&self.more, &ifindex.to_ne_bytes())? };
+                if place.ifindex == *ifindex { Some(place) } else { read_more(&self.more, &ifindex.0.to_ne_bytes())? };
             if found.as_ref() != Some(intended) {
                 drifted.push(*ifindex);
             }
@@ -156,7 +156,7 @@ impl EndpointTable {
     }
 
     /// Stores again what was last stored.
-    pub(crate) fn restore(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub(crate) fn restore(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         match self.endpoints.get(&ifindex).copied() {
             Some(endpoint) => self.store(&endpoint),
             None => Ok(()),
@@ -164,7 +164,7 @@ impl EndpointTable {
     }
 
     fn store_more(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
-        let key = endpoint.ifindex.to_ne_bytes();
+        let key = endpoint.ifindex.0.to_ne_bytes();
         let found = read_more(&self.more, &key)?;
         if found.as_ref() == Some(endpoint) {
             return Ok(());
@@ -188,7 +188,7 @@ impl EndpointTable {
 
     fn store_place(&self, index: u32, endpoint: &Endpoint) {
         let words = to_words(endpoint);
-        let same = self.array.read32(index, offset_of!(Endpoint, ifindex)) == endpoint.ifindex;
+        let same = self.array.read32(index, offset_of!(Endpoint, ifindex)) == endpoint.ifindex.0;
         let window = offset_of!(Endpoint, window_end);
         if self.array.read64(index, window) != endpoint.window_end {
             self.array.write64(index, window, endpoint.window_end);
@@ -201,13 +201,13 @@ impl EndpointTable {
             }
         }
         if !same {
-            self.array.write32(index, offset_of!(Endpoint, ifindex), endpoint.ifindex);
+            self.array.write32(index, offset_of!(Endpoint, ifindex), endpoint.ifindex.0);
         }
     }
 }
 
-fn place_of(ifindex: u32) -> u32 {
-    ifindex & (ENDPOINTS - 1)
+fn place_of(ifindex: Ifindex) -> u32 {
+    ifindex.0 & (ENDPOINTS - 1)
 }
 
 fn read_place(array: &Mapped, index: u32) -> Endpoint {
@@ -235,9 +235,9 @@ fn to_bytes(endpoint: &Endpoint) -> Vec<u8> {
 }
 
 fn to_words(endpoint: &Endpoint) -> [u32; WORDS] {
-    let Endpoint { ifindex, workload, id, owned, flags, rows, window_end, owners, addresses } = endpoint;
+    let Endpoint { ifindex, quota, id, owned, flags, rows, window_end, owners, addresses } = endpoint;
     let [a, b, c, d, e, f, g, h] = window_end.to_ne_bytes();
-    let head = [*ifindex, *workload, id.0, *owned, flags[0], flags[1]];
+    let head = [ifindex.0, quota.0, id.0, *owned, flags[0], flags[1]];
     let window = [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])];
     let all = head
         .into_iter()
@@ -256,9 +256,9 @@ fn from_words(words: &[u32; WORDS]) -> Endpoint {
     let part = |offset: usize, count: usize| &words[offset / 4..offset / 4 + count];
     let one = |offset: usize| words[offset / 4];
     let mut endpoint = Endpoint::FREE;
-    endpoint.ifindex = one(offset_of!(Endpoint, ifindex));
-    endpoint.workload = one(offset_of!(Endpoint, workload));
-    endpoint.id = OwnerId(one(offset_of!(Endpoint, id)));
+    endpoint.ifindex = Ifindex(one(offset_of!(Endpoint, ifindex)));
+    endpoint.quota = QuotaPlace(one(offset_of!(Endpoint, quota)));
+    endpoint.id = IncarnationId(one(offset_of!(Endpoint, id)));
     endpoint.owned = one(offset_of!(Endpoint, owned));
     endpoint.flags.copy_from_slice(part(offset_of!(Endpoint, flags), 2));
     for (row, word) in endpoint.rows.iter_mut().flatten().zip(part(offset_of!(Endpoint, rows), 4)) {
@@ -285,9 +285,9 @@ mod tests {
     #[test]
     fn every_field_survives_the_way_through_words() {
         let mut endpoint = Endpoint::FREE;
-        endpoint.ifindex = 1;
-        endpoint.workload = 2;
-        endpoint.id = OwnerId(3);
+        endpoint.ifindex = Ifindex(1);
+        endpoint.quota = QuotaPlace(2);
+        endpoint.id = IncarnationId(3);
         endpoint.owned = 4;
         endpoint.flags = [5, 6];
         endpoint.rows = [[Row(7), Row(8)], [Row(9), Row(10)]];

@@ -14,7 +14,7 @@ mod uplinks;
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{OwnerId, PolicyWord, Revision, Slot};
+use enforcer_common::id::{Ifindex, IncarnationId, PolicyWord, QuotaPlace, Revision, Slot};
 
 pub(crate) use endpoints::EndpointTable;
 pub(crate) use globals::Globals;
@@ -68,8 +68,8 @@ impl Tables {
 
     /// Gives up what a start that was cut short has left: endpoints that were written for a veth which was then not attached,
     /// and the places of incarnations without an endpoint.
-    pub(crate) fn keep_only(&mut self, attached: &BTreeSet<u32>) -> Result<(), KernelError> {
-        let known: Vec<u32> = self.endpoints.iter().map(|endpoint| endpoint.ifindex).collect();
+    pub(crate) fn keep_only(&mut self, attached: &BTreeSet<Ifindex>) -> Result<(), KernelError> {
+        let known: Vec<Ifindex> = self.endpoints.iter().map(|endpoint| endpoint.ifindex).collect();
         for ifindex in known.into_iter().filter(|ifindex| !attached.contains(ifindex)) {
             self.endpoints.free(ifindex)?;
         }
@@ -137,12 +137,12 @@ impl Tables {
     }
 
     /// Every endpoint as the kernel should have it.
-    pub(crate) fn current(&self) -> BTreeMap<u32, Endpoint> {
+    pub(crate) fn current(&self) -> BTreeMap<Ifindex, Endpoint> {
         self.endpoints.iter().map(|endpoint| (endpoint.ifindex, *endpoint)).collect()
     }
 
     /// Whether a device has an endpoint.
-    pub(crate) fn has_endpoint(&self, ifindex: u32) -> bool {
+    pub(crate) fn has_endpoint(&self, ifindex: Ifindex) -> bool {
         self.endpoints.get(ifindex).is_some()
     }
 
@@ -158,18 +158,18 @@ impl Tables {
     }
 
     /// Devices whose endpoint in the kernel is not what was last stored.
-    pub(crate) fn changed_endpoints(&self) -> Result<Vec<u32>, KernelError> {
+    pub(crate) fn changed_endpoints(&self) -> Result<Vec<Ifindex>, KernelError> {
         self.endpoints.drift()
     }
 
     /// Stores an endpoint again as it was last stored.
-    pub(crate) fn restore_endpoint(&mut self, ifindex: u32) -> Result<(), KernelError> {
+    pub(crate) fn restore_endpoint(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         self.endpoints.restore(ifindex)
     }
 
     /// Frees the places of devices that were detached, once no program that ran there can read them any more; gives what
     /// failed of single devices.
-    pub(crate) fn free(&mut self, detached: &[u32]) -> Result<Vec<KernelError>, KernelError> {
+    pub(crate) fn free(&mut self, detached: &[Ifindex]) -> Result<Vec<KernelError>, KernelError> {
         grace::wait()?;
         let mut errors = Vec::new();
         for ifindex in detached {
@@ -197,17 +197,17 @@ impl Tables {
     }
 
     /// Pinned uplinks.
-    pub(crate) fn uplinks(&self) -> &BTreeSet<u32> {
+    pub(crate) fn uplinks(&self) -> &BTreeSet<Ifindex> {
         self.uplinks.devices()
     }
 
     /// Adds the uplinks of a plan.
-    pub(crate) fn add_uplinks(&mut self, wanted: &[u32]) -> Result<(), KernelError> {
+    pub(crate) fn add_uplinks(&mut self, wanted: &[Ifindex]) -> Result<(), KernelError> {
         self.uplinks.add(wanted)
     }
 
     /// Removes the uplinks that a plan does not name.
-    pub(crate) fn remove_other_uplinks(&mut self, wanted: &[u32]) -> Result<(), KernelError> {
+    pub(crate) fn remove_other_uplinks(&mut self, wanted: &[Ifindex]) -> Result<(), KernelError> {
         self.uplinks.remove_others(wanted)
     }
 
@@ -226,12 +226,12 @@ impl Tables {
     }
 
     /// The place of an incarnation in `QUOTAS`.
-    pub(crate) fn place_of(&self, id: OwnerId) -> Option<u32> {
+    pub(crate) fn place_of(&self, id: IncarnationId) -> Option<QuotaPlace> {
         self.quotas.place_of(id)
     }
 
     /// Gives back places of `QUOTAS`.
-    pub(crate) fn release(&self, places: impl IntoIterator<Item = u32>) {
+    pub(crate) fn release(&self, places: impl IntoIterator<Item = QuotaPlace>) {
         for place in places {
             self.quotas.release(place);
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::mem::offset_of;
 
 use enforcer_common::endpoint::Quota;
-use enforcer_common::id::OwnerId;
+use enforcer_common::id::{IncarnationId, QuotaPlace};
 use enforcer_common::limits::map;
 
 use crate::kernel::error::{KernelError, on_map};
@@ -43,16 +43,16 @@ impl Quotas {
 
     /// Gives up the places of incarnations that are not among `living`, which a start that was cut short has left, and
     /// sets the limit that counts now.
-    pub(crate) fn keep(&self, living: &BTreeSet<OwnerId>) {
+    pub(crate) fn keep(&self, living: &BTreeSet<IncarnationId>) {
         for place in 0..self.array.entries() {
             let id = self.array.read32(place, ID);
-            if id == OwnerId::NONE.0 {
+            if id == IncarnationId::NONE.0 {
                 continue;
             }
-            if living.contains(&OwnerId(id)) {
+            if living.contains(&IncarnationId(id)) {
                 self.array.write32(place, LIMIT, self.limit);
             } else {
-                self.array.write32(place, ID, OwnerId::NONE.0);
+                self.array.write32(place, ID, IncarnationId::NONE.0);
             }
         }
     }
@@ -63,25 +63,25 @@ impl Quotas {
     }
 
     /// Places that no incarnation has and no flow counts for.
-    pub(crate) fn free(&self) -> Vec<u32> {
+    pub(crate) fn free(&self) -> Vec<QuotaPlace> {
         let free = |place: &u32| self.array.read32(*place, ID) == 0 && self.array.read32(*place, FLOWS) == 0;
-        (0..self.array.entries()).filter(free).collect()
+        (0..self.array.entries()).filter(free).map(QuotaPlace).collect()
     }
 
     /// Gives a free place to a new incarnation.
-    pub(crate) fn give(&self, place: u32, id: OwnerId) {
+    pub(crate) fn give(&self, QuotaPlace(place): QuotaPlace, id: IncarnationId) {
         self.array.write32(place, LIMIT, self.limit);
         self.array.write32(place, ID, id.0);
     }
 
     /// The place of an incarnation that was taken over.
-    pub(crate) fn place_of(&self, id: OwnerId) -> Option<u32> {
-        (0..self.array.entries()).find(|place| self.array.read32(*place, ID) == id.0)
+    pub(crate) fn place_of(&self, id: IncarnationId) -> Option<QuotaPlace> {
+        (0..self.array.entries()).find(|place| self.array.read32(*place, ID) == id.0).map(QuotaPlace)
     }
 
     /// The incarnation is gone: the sweep deletes its flows.
-    pub(crate) fn release(&self, place: u32) {
-        self.array.write32(place, ID, OwnerId::NONE.0);
+    pub(crate) fn release(&self, QuotaPlace(place): QuotaPlace) {
+        self.array.write32(place, ID, IncarnationId::NONE.0);
     }
 
     /// The highest id in use.

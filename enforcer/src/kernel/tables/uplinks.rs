@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use enforcer_common::id::Ifindex;
 use enforcer_common::limits::map;
 
 use crate::kernel::error::{KernelError, on_map};
@@ -13,7 +14,7 @@ use crate::kernel::sys::Map;
 #[derive(Debug)]
 pub(crate) struct Uplinks {
     map: Arc<Map>,
-    devices: BTreeSet<u32>,
+    devices: BTreeSet<Ifindex>,
 }
 
 impl Uplinks {
@@ -25,14 +26,14 @@ impl Uplinks {
     }
 
     /// Every uplink, sorted.
-    pub(crate) fn devices(&self) -> &BTreeSet<u32> {
+    pub(crate) fn devices(&self) -> &BTreeSet<Ifindex> {
         &self.devices
     }
 
     /// Adds what is missing. An uplink only takes rights away, so this may come before the word.
-    pub(super) fn add(&mut self, wanted: &[u32]) -> Result<(), KernelError> {
+    pub(super) fn add(&mut self, wanted: &[Ifindex]) -> Result<(), KernelError> {
         for ifindex in wanted {
-            let added = self.map.update(&ifindex.to_ne_bytes(), &1_u32.to_ne_bytes());
+            let added = self.map.update(&ifindex.0.to_ne_bytes(), &1_u32.to_ne_bytes());
             added.map_err(on_map(map::UPLINKS, "update"))?;
             self.devices.insert(*ifindex);
         }
@@ -40,10 +41,10 @@ impl Uplinks {
     }
 
     /// Removes what is in the map and is not wanted.
-    pub(super) fn remove_others(&mut self, wanted: &[u32]) -> Result<(), KernelError> {
+    pub(super) fn remove_others(&mut self, wanted: &[Ifindex]) -> Result<(), KernelError> {
         for ifindex in read(&self.map)? {
             if !wanted.contains(&ifindex) {
-                self.map.delete(&ifindex.to_ne_bytes()).map_err(on_map(map::UPLINKS, "delete"))?;
+                self.map.delete(&ifindex.0.to_ne_bytes()).map_err(on_map(map::UPLINKS, "delete"))?;
                 self.devices.remove(&ifindex);
             }
         }
@@ -51,12 +52,12 @@ impl Uplinks {
     }
 }
 
-fn read(uplinks: &Map) -> Result<BTreeSet<u32>, KernelError> {
+fn read(uplinks: &Map) -> Result<BTreeSet<Ifindex>, KernelError> {
     let mut found = BTreeSet::new();
     let mut last: Option<Vec<u8>> = None;
     while let Some(key) = uplinks.next_key(last.as_deref()).map_err(on_map(map::UPLINKS, "next key"))? {
         if let Some(bytes) = key.first_chunk() {
-            found.insert(u32::from_ne_bytes(*bytes));
+            found.insert(Ifindex(u32::from_ne_bytes(*bytes)));
         }
         last = Some(key);
     }

@@ -9,20 +9,20 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, OwnerId, Row, Slot};
+use enforcer_common::id::{Address, Ifindex, IncarnationId, OwnerId, QuotaPlace, Row, Slot};
 use enforcer_common::limits::OWN_ADDRESSES;
 
 pub(crate) use places::owned;
 use places::{arrange, take};
 
 use super::supply::Supply;
-use super::{Impossible, PlannedWorkload, RefusedAddress};
+use super::{Impossible, PlannedWorkload, RefusedAddress, WorkloadKey};
 
 /// One incarnation of a workload.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Incarnation {
     /// Place in `QUOTAS`.
-    quota: u32,
+    quota: QuotaPlace,
     /// Ids of its addresses.
     owners: BTreeMap<Address, OwnerId>,
     /// Nobody has claimed it yet: it was taken over, or attached before anybody knew whose it is.
@@ -32,8 +32,8 @@ struct Incarnation {
 /// Every incarnation, and which of them belong to a key of the agent.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Incarnations {
-    by_id: BTreeMap<OwnerId, Incarnation>,
-    by_key: BTreeMap<u64, OwnerId>,
+    by_id: BTreeMap<IncarnationId, Incarnation>,
+    by_key: BTreeMap<WorkloadKey, IncarnationId>,
 }
 
 /// The endpoints that a plan writes, in order.
@@ -54,7 +54,7 @@ pub(crate) struct Writes {
     /// Stored after the policy word, and then attached.
     pub(crate) fresh: Vec<Endpoint>,
     /// Id of each workload.
-    pub(crate) ids: BTreeMap<u64, OwnerId>,
+    pub(crate) ids: BTreeMap<WorkloadKey, IncarnationId>,
     /// Addresses without a place.
     pub(crate) refused: Vec<RefusedAddress>,
 }
@@ -71,12 +71,12 @@ impl Writes {
 
 impl Incarnations {
     /// An incarnation that nobody has claimed.
-    pub(crate) fn unclaimed(&mut self, supply: &mut Supply) -> Result<(OwnerId, u32), Impossible> {
+    pub(crate) fn unclaimed(&mut self, supply: &mut Supply) -> Result<(IncarnationId, QuotaPlace), Impossible> {
         self.new_incarnation(supply, true)
     }
 
     /// Whether nobody has claimed an incarnation.
-    pub(crate) fn is_unclaimed(&self, id: OwnerId) -> bool {
+    pub(crate) fn is_unclaimed(&self, id: IncarnationId) -> bool {
         self.by_id.get(&id).is_none_or(|incarnation| incarnation.unclaimed)
     }
 
@@ -84,11 +84,11 @@ impl Incarnations {
     /// incarnation in `QUOTAS`. An incarnation that has lost its place gets a new one.
     pub(crate) fn adopt<'a>(
         endpoints: impl Iterator<Item = &'a Endpoint>,
-        place_of: impl Fn(OwnerId) -> Option<u32>,
+        place_of: impl Fn(IncarnationId) -> Option<QuotaPlace>,
         supply: &mut Supply,
     ) -> Result<Self, Impossible> {
         let mut incarnations = Self::default();
-        for endpoint in endpoints.filter(|endpoint| endpoint.id != OwnerId::NONE) {
+        for endpoint in endpoints.filter(|endpoint| endpoint.id != IncarnationId::NONE) {
             let incarnation = match incarnations.by_id.entry(endpoint.id) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) => {
@@ -105,8 +105,8 @@ impl Incarnations {
     }
 
     /// Removes incarnations without an endpoint, and returns their places of `QUOTAS`.
-    pub(crate) fn retire<'a>(&mut self, endpoints: impl Iterator<Item = &'a Endpoint>) -> Vec<u32> {
-        let living: BTreeSet<OwnerId> = endpoints.map(|endpoint| endpoint.id).collect();
+    pub(crate) fn retire<'a>(&mut self, endpoints: impl Iterator<Item = &'a Endpoint>) -> Vec<QuotaPlace> {
+        let living: BTreeSet<IncarnationId> = endpoints.map(|endpoint| endpoint.id).collect();
         let mut places = Vec::new();
         self.by_id.retain(|id, incarnation| {
             let lives = living.contains(id);
@@ -123,7 +123,7 @@ impl Incarnations {
     pub(crate) fn plan(
         &mut self,
         workloads: &[PlannedWorkload],
-        current: &BTreeMap<u32, Endpoint>,
+        current: &BTreeMap<Ifindex, Endpoint>,
         supply: &mut Supply,
         slot: Slot,
         boot_time: u64,
@@ -136,11 +136,11 @@ impl Incarnations {
             let id = self.claim(workload, current, supply)?;
             let wanted = self.own(id, workload, supply, &mut writes.refused)?;
             writes.ids.insert(workload.key, id);
-            let quota = self.by_id.get(&id).map_or(0, |incarnation| incarnation.quota);
+            let quota = self.by_id.get(&id).map_or(QuotaPlace(0), |incarnation| incarnation.quota);
             for ifindex in &workload.endpoints {
                 planned.insert(*ifindex);
                 let set = |endpoint: &mut Endpoint, slot: Slot| {
-                    endpoint.workload = quota;
+                    endpoint.quota = quota;
                     endpoint.id = id;
                     endpoint.flags[slot.index()] = flags(workload);
                     endpoint.rows[slot.index()] = workload.rows;
@@ -183,9 +183,9 @@ impl Incarnations {
     fn claim(
         &mut self,
         workload: &PlannedWorkload,
-        current: &BTreeMap<u32, Endpoint>,
+        current: &BTreeMap<Ifindex, Endpoint>,
         supply: &mut Supply,
-    ) -> Result<OwnerId, Impossible> {
+    ) -> Result<IncarnationId, Impossible> {
         if let Some(id) = self.by_key.get(&workload.key) {
             return Ok(*id);
         }
@@ -208,7 +208,7 @@ impl Incarnations {
     /// The addresses that get a place, with their ids: those that have one already come first.
     fn own(
         &mut self,
-        id: OwnerId,
+        id: IncarnationId,
         workload: &PlannedWorkload,
         supply: &mut Supply,
         refused: &mut Vec<RefusedAddress>,
@@ -241,8 +241,12 @@ impl Incarnations {
         Ok(wanted)
     }
 
-    fn new_incarnation(&mut self, supply: &mut Supply, unclaimed: bool) -> Result<(OwnerId, u32), Impossible> {
-        let id = supply.owner()?;
+    fn new_incarnation(
+        &mut self,
+        supply: &mut Supply,
+        unclaimed: bool,
+    ) -> Result<(IncarnationId, QuotaPlace), Impossible> {
+        let id = supply.incarnation()?;
         let quota = supply.place(id)?;
         let incarnation = Incarnation { quota, owners: BTreeMap::new(), unclaimed };
         self.by_id.insert(id, incarnation);

@@ -1,10 +1,11 @@
+use enforcer_common::id::Ifindex;
 use proptest::prelude::*;
 
 use super::*;
 
 /// Ids from 1 on, and more places than any test needs.
 fn supply() -> Supply {
-    Supply::new(1, 1000..2000, 1000)
+    Supply::new(1, (1000..2000).map(QuotaPlace), 1000)
 }
 
 fn address(n: u32) -> Address {
@@ -13,8 +14,8 @@ fn address(n: u32) -> Address {
 
 fn workload(key: u64, endpoints: &[u32], addresses: &[u32]) -> PlannedWorkload {
     PlannedWorkload {
-        key,
-        endpoints: endpoints.to_vec(),
+        key: WorkloadKey(key),
+        endpoints: endpoints.iter().copied().map(Ifindex).collect(),
         addresses: addresses.iter().copied().map(address).collect(),
         unknown: false,
         routes: false,
@@ -24,7 +25,7 @@ fn workload(key: u64, endpoints: &[u32], addresses: &[u32]) -> PlannedWorkload {
 }
 
 /// The endpoints once everything of a plan is stored.
-fn end(current: &BTreeMap<u32, Endpoint>, writes: &Writes) -> BTreeMap<u32, Endpoint> {
+fn end(current: &BTreeMap<Ifindex, Endpoint>, writes: &Writes) -> BTreeMap<Ifindex, Endpoint> {
     let mut next = current.clone();
     let all = [&writes.taken, &writes.before, &writes.fresh, &writes.after, &writes.wiped, &writes.late];
     for endpoint in all.into_iter().flatten() {
@@ -43,12 +44,13 @@ fn veths_of_one_workload_share_its_ids_and_others_do_not() {
     let plan = [workload(1, &[10, 11], &[1, 2]), workload(2, &[12], &[3])];
     let writes = all.plan(&plan, &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0).unwrap();
     let now = end(&BTreeMap::new(), &writes);
-    assert_eq!(now[&10].id, writes.ids[&1]);
-    assert_eq!((now[&10].id, now[&10].workload), (now[&11].id, now[&11].workload));
-    assert_eq!(own(&now[&10]), own(&now[&11]));
-    assert_ne!(now[&10].id, now[&12].id);
-    let mut given: Vec<OwnerId> = own(&now[&10]).into_values().chain(own(&now[&12]).into_values()).collect();
-    given.extend([now[&10].id, now[&12].id]);
+    assert_eq!(now[&Ifindex(10)].id, writes.ids[&WorkloadKey(1)]);
+    assert_eq!((now[&Ifindex(10)].id, now[&Ifindex(10)].quota), (now[&Ifindex(11)].id, now[&Ifindex(11)].quota));
+    assert_eq!(own(&now[&Ifindex(10)]), own(&now[&Ifindex(11)]));
+    assert_ne!(now[&Ifindex(10)].id, now[&Ifindex(12)].id);
+    let mut given: Vec<OwnerId> =
+        own(&now[&Ifindex(10)]).into_values().chain(own(&now[&Ifindex(12)]).into_values()).collect();
+    given.extend([now[&Ifindex(10)].id.owner(), now[&Ifindex(12)].id.owner()]);
     let distinct: BTreeSet<_> = given.iter().collect();
     assert_eq!(distinct.len(), given.len(), "an id stands for one thing only: {given:?}");
 }
@@ -65,7 +67,7 @@ fn only_the_idle_slot_of_a_living_endpoint_changes_before_the_word() {
     let before = second.before[0];
     assert_eq!(before.rows, [[Row(7), Row(8)], [Row(3), Row(4)]]);
     assert_eq!(before.flags, [Endpoint::ROUTES, 0]);
-    assert_eq!(before.id, now[&10].id, "the same workload keeps its id");
+    assert_eq!(before.id, now[&Ifindex(10)].id, "the same workload keeps its id");
 }
 
 #[test]
@@ -74,17 +76,21 @@ fn an_adopted_veth_keeps_its_ids_and_a_later_key_gets_new_ones() {
     let writes = all.plan(&[workload(1, &[10], &[1])], &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0).unwrap();
     let now = end(&BTreeMap::new(), &writes);
 
-    let mut adopted =
-        Incarnations::adopt(now.values(), |id| (id == now[&10].id).then_some(now[&10].workload), &mut ids).unwrap();
+    let mut adopted = Incarnations::adopt(
+        now.values(),
+        |id| (id == now[&Ifindex(10)].id).then_some(now[&Ifindex(10)].quota),
+        &mut ids,
+    )
+    .unwrap();
     let writes = adopted.plan(&[workload(77, &[10], &[1])], &now, &mut ids, Slot::BOTH[0], 0).unwrap();
     let next = end(&now, &writes);
-    assert_eq!((next[&10].id, own(&next[&10])), (now[&10].id, own(&now[&10])));
+    assert_eq!((next[&Ifindex(10)].id, own(&next[&Ifindex(10)])), (now[&Ifindex(10)].id, own(&now[&Ifindex(10)])));
 
     let writes = adopted.plan(&[workload(78, &[10], &[1])], &next, &mut ids, Slot::BOTH[1], 0).unwrap();
     let last = end(&next, &writes);
-    assert_ne!(last[&10].id, now[&10].id, "another network namespace behind the veth");
-    assert_ne!(own(&last[&10]), own(&now[&10]));
-    assert_eq!(adopted.retire(last.values()), [now[&10].workload]);
+    assert_ne!(last[&Ifindex(10)].id, now[&Ifindex(10)].id, "another network namespace behind the veth");
+    assert_ne!(own(&last[&Ifindex(10)]), own(&now[&Ifindex(10)]));
+    assert_eq!(adopted.retire(last.values()), [now[&Ifindex(10)].quota]);
 }
 
 #[test]
@@ -106,8 +112,8 @@ fn addresses_beyond_the_places_are_refused_and_the_older_ones_stay() {
     assert_eq!(writes.refused, []);
     let more: Vec<u32> = [99].into_iter().chain(many).collect();
     let writes = all.plan(&[workload(1, &[10], &more)], &now, &mut ids, Slot::BOTH[0], 0).unwrap();
-    assert_eq!(writes.refused, [RefusedAddress { key: 1, address: address(99) }]);
-    assert_eq!(own(&end(&now, &writes)[&10]), own(&now[&10]));
+    assert_eq!(writes.refused, [RefusedAddress { key: WorkloadKey(1), address: address(99) }]);
+    assert_eq!(own(&end(&now, &writes)[&Ifindex(10)]), own(&now[&Ifindex(10)]));
 }
 
 #[test]
@@ -118,14 +124,14 @@ fn an_address_that_comes_back_has_another_id() {
     for (turn, addresses) in [&[1][..], &[], &[1]].into_iter().enumerate() {
         let writes = all.plan(&[workload(1, &[10], addresses)], &now, &mut ids, Slot::BOTH[turn & 1], 0).unwrap();
         now = end(&now, &writes);
-        seen.extend(own(&now[&10]).into_values());
+        seen.extend(own(&now[&Ifindex(10)]).into_values());
     }
     assert_eq!(seen.len(), 2);
 }
 
 #[test]
 fn without_ids_nothing_is_staged() {
-    let mut ids = Supply::new(u64::from(OwnerId::MAX.0) - 1, 0..8, 8);
+    let mut ids = Supply::new(u64::from(OwnerId::MAX.0) - 1, (0..8).map(QuotaPlace), 8);
     let plan = [workload(1, &[10], &[1, 2])];
     let staged = Incarnations::default().plan(&plan, &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0);
     assert!(matches!(staged, Err(Impossible::OwnersExhausted)));
@@ -158,16 +164,16 @@ fn an_address_that_moves_is_nobody_elses_before_the_word() {
         assert_eq!(endpoint.flags, now[&endpoint.ifindex].flags, "nothing but ids goes");
     }
     for endpoint in &writes.before {
-        assert!(!own(&at_word[&10]).contains_key(&address(2)), "taken before it is given");
+        assert!(!own(&at_word[&Ifindex(10)]).contains_key(&address(2)), "taken before it is given");
         at_word.insert(endpoint.ifindex, *endpoint);
     }
     let at_word = |ifindex| own(&at_word[&ifindex]).into_keys().collect::<BTreeSet<_>>();
-    assert_eq!(at_word(10), [address(1), address(3), address(6)].into(), "what nobody has waits for its turn");
-    assert_eq!(at_word(11), [address(2), address(4)].into());
-    assert_eq!(at_word(12), BTreeSet::new());
+    assert_eq!(at_word(Ifindex(10)), [address(1), address(3), address(6)].into(), "what nobody has waits for its turn");
+    assert_eq!(at_word(Ifindex(11)), [address(2), address(4)].into());
+    assert_eq!(at_word(Ifindex(12)), BTreeSet::new());
     let last = end(&now, &writes);
-    assert_eq!(own(&last[&10]).into_keys().collect::<BTreeSet<_>>(), [address(1), address(6)].into());
-    assert_eq!(last[&10].addresses.iter().filter(|place| **place == address(2)).count(), 0, "wiped");
+    assert_eq!(own(&last[&Ifindex(10)]).into_keys().collect::<BTreeSet<_>>(), [address(1), address(6)].into());
+    assert_eq!(last[&Ifindex(10)].addresses.iter().filter(|place| **place == address(2)).count(), 0, "wiped");
 }
 
 #[test]

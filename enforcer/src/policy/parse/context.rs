@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::super::caution::Caution;
 use super::super::error::Problem;
-use super::super::finding::{Finding, Place};
+use super::super::finding::{Place, PolicyFinding};
 use super::super::origin::Origin;
 use super::super::position::Position;
 use super::super::yaml::{Document, Reading};
@@ -90,8 +90,8 @@ impl<'a> Context<'a> {
         (self.errors, self.warnings)
     }
 
-    fn finding<What>(&self, position: Option<Position>, what: What) -> Finding<What> {
+    fn finding<What>(&self, position: Option<Position>, what: What) -> PolicyFinding<What> {
         let place = position.and_then(|at| Place::new(self.document.text, at, self.document.lines_before));
-        Finding { file: Arc::clone(self.file), place, what }
+        PolicyFinding { file: Arc::clone(self.file), place, what }
     }
 }

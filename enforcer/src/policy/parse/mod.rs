@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use self::context::Context;
 use super::document::{HeaderDoc, MetadataDoc, PolicyDoc};
 use super::error::{KINDS, Problem};
-use super::finding::{Finding, Place};
+use super::finding::{Place, PolicyFinding};
 use super::model::{LabelSelector, Policy, PolicyKind, Priority, Rule, Tier};
 use super::names::{is_dns_label, is_dns_subdomain};
 use super::position::{At, Position};
@@ -48,13 +48,17 @@ pub fn parse(file: &Arc<str>, text: &str) -> Parsed {
     let mut parsed = Parsed::default();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if let Some((problem, position)) = yaml::unprintable(text) {
-        parsed.errors.push(Finding { file: Arc::clone(file), place: Place::new(text, position, 0), what: problem });
+        parsed.errors.push(PolicyFinding {
+            file: Arc::clone(file),
+            place: Place::new(text, position, 0),
+            what: problem,
+        });
         return parsed;
     }
     let (mut nodes_left, mut requirements_left) = (yaml::FILE_NODES, FILE_REQUIREMENTS);
     for document in yaml::documents(text) {
         if parsed.errors.len() >= FILE_ERRORS {
-            parsed.errors.push(Finding { file: Arc::clone(file), place: None, what: Problem::Rest });
+            parsed.errors.push(PolicyFinding { file: Arc::clone(file), place: None, what: Problem::Rest });
             return parsed;
         }
         let mut context = Context::new(file, document, &mut requirements_left);

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use super::shape::{Config, Opened, Said, Source, Unit};
 use crate::policy::PolicyError;
 use crate::policy::error::Problem;
-use crate::policy::finding::Finding;
+use crate::policy::finding::PolicyFinding;
 use crate::policy::load::{Loaded, PolicyErrors, SourceFile, assemble, from_sources};
 use crate::policy::watch::{ChangeStream, watch};
 
@@ -70,7 +70,7 @@ pub fn load_paths(paths: &[PathBuf]) -> Result<Loaded, PolicyErrors> {
             let Tree { files, errors } = Tree::read(path);
             let full = |inner: &str| path.join(inner).to_string_lossy().into();
             all.files.extend(files.into_iter().map(|file| SourceFile { path: full(&file.path), ..file }));
-            all.errors.extend(errors.into_iter().map(|error| Finding { file: full(&error.file), ..error }));
+            all.errors.extend(errors.into_iter().map(|error| PolicyFinding { file: full(&error.file), ..error }));
         } else {
             all.file(path, &path.to_string_lossy());
         }
@@ -164,7 +164,7 @@ impl Tree {
     fn refuse(&mut self, path: &str, what: Problem) {
         // A name with a newline must not look like two lines of a log.
         let file: String = path.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-        self.errors.push(Finding { file: file.into(), place: None, what });
+        self.errors.push(PolicyFinding { file: file.into(), place: None, what });
     }
 }
 

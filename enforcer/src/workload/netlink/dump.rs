@@ -11,6 +11,8 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use enforcer_common::id::Ifindex;
+
 use futures_util::StreamExt;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
@@ -61,20 +63,20 @@ impl Requests {
     }
 
     /// All devices of this namespace.
-    pub(super) async fn links(&self) -> Result<BTreeMap<u32, Link>, NetlinkError> {
+    pub(super) async fn links(&self) -> Result<BTreeMap<Ifindex, Link>, NetlinkError> {
         let mut links = BTreeMap::new();
         for message in self.dump(RouteNetlinkMessage::GetLink(link_request(None))).await? {
             if let RouteNetlinkMessage::NewLink(link) = message {
-                links.insert(link.header.index, link_of(&link));
+                links.insert(Ifindex(link.header.index), link_of(&link));
             }
         }
         Ok(links)
     }
 
     /// One device of this namespace; `None` if it is gone.
-    pub(super) async fn link(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
+    pub(super) async fn link(&self, index: Ifindex) -> Result<Option<Link>, NetlinkError> {
         let mut request = link_request(None);
-        request.header.index = index;
+        request.header.index = index.0;
         match self.ask(RouteNetlinkMessage::GetLink(request), NLM_F_REQUEST).await {
             Ok((messages, _)) => Ok(messages.iter().find_map(|message| match message {
                 RouteNetlinkMessage::NewLink(link) => Some(link_of(link)),
@@ -249,8 +251,8 @@ fn link_of(message: &LinkMessage) -> Link {
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(value) => name.clone_from(value),
-            LinkAttribute::Controller(index) => master = Some(*index),
-            LinkAttribute::Link(index) => below = Some(*index),
+            LinkAttribute::Controller(index) => master = Some(Ifindex(*index)),
+            LinkAttribute::Link(index) => below = Some(Ifindex(*index)),
             LinkAttribute::LinkNetNsId(id) => nsid = Some(*id),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
@@ -266,7 +268,7 @@ fn link_of(message: &LinkMessage) -> Link {
     // A negative nsid: the far namespace is on its way out and has lost its id.
     let peer = nsid.filter(|_| veth).map(|id| VethPeer {
         nsid: (id >= 0).then_some(id),
-        index: below.unwrap_or_default(),
+        index: below.unwrap_or_default().0,
         mac: None,
     });
     if nsid.is_some() {

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use enforcer_common::id::Ifindex;
+
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::nsid::NsidAttribute;
@@ -26,7 +28,7 @@ pub(super) struct Stale {
     pub(super) node: bool,
     pub(super) gone: BTreeSet<i32>,
     /// Devices of the node's namespace to ask for one by one: a list of hundreds costs tens of milliseconds.
-    pub(super) single_links: BTreeSet<u32>,
+    pub(super) single_links: BTreeSet<Ifindex>,
     inside: BTreeSet<i32>,
     all_inside: bool,
 }
@@ -117,8 +119,8 @@ impl Stale {
 }
 
 /// `ifi_index` of `struct ifinfomsg`.
-fn ifindex_in(bytes: &[u8]) -> Option<u32> {
-    bytes.get(NETLINK_HEADER_LEN + 4..)?.first_chunk::<4>().map(|index| u32::from_ne_bytes(*index))
+fn ifindex_in(bytes: &[u8]) -> Option<Ifindex> {
+    bytes.get(NETLINK_HEADER_LEN + 4..)?.first_chunk::<4>().map(|index| Ifindex(u32::from_ne_bytes(*index)))
 }
 
 fn nsid_in(bytes: &[u8]) -> Option<i32> {
@@ -170,7 +172,7 @@ mod tests {
         changed.extend([0; 8]);
         let mut stale = Stale::default();
         stale.mark(Heard::Datagram(None, changed));
-        assert_eq!((stale.links, &stale.single_links), (false, &BTreeSet::from([7])));
+        assert_eq!((stale.links, &stale.single_links), (false, &BTreeSet::from([Ifindex(7)])));
         assert!(stale_after(None, libc::RTM_DELLINK).links);
         assert!(stale_after(None, libc::RTM_NEWLINK).links, "no index in it");
     }

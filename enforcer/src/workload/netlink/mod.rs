@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use enforcer_common::id::Ifindex;
+
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
@@ -97,7 +99,7 @@ pub(in crate::workload) struct Change {
 pub(in crate::workload) struct Watcher {
     requests: Requests,
     listener: Listener,
-    links: BTreeMap<u32, Link>,
+    links: BTreeMap<Ifindex, Link>,
     inside: BTreeMap<i32, Inside>,
     routes: Routes,
     node: BTreeSet<IpAddr>,
@@ -294,7 +296,7 @@ impl Watcher {
     }
 
     /// Veths whose far end is elsewhere, and where.
-    fn veths(&self) -> BTreeMap<u32, Option<i32>> {
+    fn veths(&self) -> BTreeMap<Ifindex, Option<i32>> {
         self.links.iter().filter_map(|(index, link)| Some((*index, link.peer.as_ref()?.nsid))).collect()
     }
 

@@ -7,6 +7,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use enforcer_common::id::Ifindex;
+
 use ipnetwork::IpNetwork;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
@@ -42,7 +44,7 @@ pub(super) fn collect_routes(message: &RouteMessage, into: &mut Routes) {
 }
 
 struct Hop {
-    device: u32,
+    device: Ifindex,
     gateway: Option<IpAddr>,
 }
 
@@ -53,16 +55,14 @@ fn hops_of(message: &RouteMessage) -> Vec<Hop> {
         _ => None,
     });
     if let Some(device) = device {
-        hops.push(Hop { device, gateway: gateway_of(&message.attributes) });
+        hops.push(Hop { device: Ifindex(device), gateway: gateway_of(&message.attributes) });
     }
     for attribute in &message.attributes {
         if let RouteAttribute::MultiPath(next_hops) = attribute {
-            hops.extend(
-                next_hops.iter().map(|hop: &RouteNextHop| Hop {
-                    device: hop.interface_index,
-                    gateway: gateway_of(&hop.attributes),
-                }),
-            );
+            hops.extend(next_hops.iter().map(|hop: &RouteNextHop| Hop {
+                device: Ifindex(hop.interface_index),
+                gateway: gateway_of(&hop.attributes),
+            }));
         }
     }
     hops

@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use enforcer_common::id::Ifindex;
+
 use super::claims::Verdicts;
 use super::{Inputs, Said, Space, Store};
 use crate::workload::finding::{Finding, Subject};
@@ -20,7 +22,7 @@ impl Store {
         inputs: &Inputs<'_>,
         said: &Said<'_>,
         verdicts: &Verdicts,
-        uplinks: BTreeMap<u32, String>,
+        uplinks: BTreeMap<Ifindex, String>,
         findings: &mut BTreeSet<Finding>,
     ) -> Snapshot {
         let mut identities = BTreeMap::new();
@@ -73,7 +75,7 @@ impl Store {
         Snapshot { namespaces, local, remote, node: inputs.view.node.clone(), uplinks }
     }
 
-    fn interface(&self, inputs: &Inputs<'_>, veth: u32) -> Option<Interface> {
+    fn interface(&self, inputs: &Inputs<'_>, veth: Ifindex) -> Option<Interface> {
         let link = inputs.view.links.get(&veth)?;
         Some(Interface {
             name: link.name.clone(),

@@ -16,6 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
+use enforcer_common::id::Ifindex;
 use enforcer_common::limits::OWN_ADDRESSES;
 use ipnetwork::IpNetwork;
 
@@ -257,7 +258,7 @@ pub(super) fn implausible(
         _ => {}
     }
     let best = routing.best(address);
-    let masters: BTreeSet<u32> =
+    let masters: BTreeSet<Ifindex> =
         space.veths.iter().filter_map(|veth| view.links.get(veth).and_then(|link| link.master)).collect();
     // A subnet behind a next hop is that next hop's, and on a bridge anyone could be it.
     let leads_here =

@@ -18,6 +18,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use enforcer_common::id::Ifindex;
+
 use self::claims::Claims;
 use self::routing::Routing;
 use self::uplinks::Uplinks;
@@ -61,13 +63,13 @@ pub struct Store {
     updated: bool,
     keys: u64,
     known: BTreeMap<WorkloadKey, Space>,
-    at_start: BTreeSet<u32>,
+    at_start: BTreeSet<Ifindex>,
     owners: BTreeMap<IpAddr, WorkloadKey>,
     bound: BTreeMap<WorkloadName, WorkloadKey>,
     /// Since when a namespace shows an address of an entry that it is not bound to.
     claimed: BTreeMap<(WorkloadName, WorkloadKey), Instant>,
     uplinks: Uplinks,
-    restored: BTreeMap<IpAddr, u32>,
+    restored: BTreeMap<IpAddr, Ifindex>,
     last_findings: BTreeSet<Finding>,
     refused: u64,
 }
@@ -76,7 +78,7 @@ pub struct Store {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Space {
     nsid: Option<i32>,
-    veths: BTreeSet<u32>,
+    veths: BTreeSet<Ifindex>,
 }
 
 /// A statement with the name of its source.
@@ -126,14 +128,19 @@ impl Store {
 
     /// Takes over from an earlier run who had which address (by the ifindex of a veth), which veths were workloads' and
     /// which devices were uplinks. Before the first update.
-    pub fn restore(&mut self, owners: BTreeMap<IpAddr, u32>, endpoints: &BTreeSet<u32>, uplinks: &BTreeSet<u32>) {
+    pub fn restore(
+        &mut self,
+        owners: BTreeMap<IpAddr, Ifindex>,
+        endpoints: &BTreeSet<Ifindex>,
+        uplinks: &BTreeSet<Ifindex>,
+    ) {
         self.uplinks.restore(endpoints, uplinks);
         self.restored = owners;
     }
 
     /// The veths that are workloads' whatever the sources are going to say: those that may turn out to lead outside are left
     /// out. Before the first update.
-    pub fn workload_veths(&self, view: &NetworkView, uplinks: &[String]) -> BTreeSet<u32> {
+    pub fn workload_veths(&self, view: &NetworkView, uplinks: &[String]) -> BTreeSet<Ifindex> {
         let spared = self.uplinks.possible(view, uplinks);
         view.veths().map(|(veth, _, _)| veth).filter(|veth| !spared.contains(veth)).collect()
     }
@@ -148,8 +155,8 @@ impl Store {
         let mut findings = BTreeSet::new();
         self.regroup(inputs);
         let mut said = self.gather(inputs);
-        let named: BTreeSet<u32> = self.veths_of(said.statements.keys());
-        let uplinks = self.uplinks.judge(inputs, &named, !self.updated, &mut findings);
+        let named: BTreeSet<Ifindex> = self.veths_of(said.statements.keys());
+        let uplinks = self.uplinks.update(inputs, &named, !self.updated, &mut findings);
         for space in self.known.values_mut() {
             space.veths.retain(|veth| !uplinks.contains_key(veth));
         }
@@ -171,7 +178,7 @@ impl Store {
 
     /// Finds the namespace of each veth, known or new.
     fn regroup(&mut self, inputs: &Inputs<'_>) {
-        let mut spaces: BTreeMap<i32, BTreeSet<u32>> = BTreeMap::new();
+        let mut spaces: BTreeMap<i32, BTreeSet<Ifindex>> = BTreeMap::new();
         let mut next: BTreeMap<WorkloadKey, Space> = BTreeMap::new();
         let mut seen = BTreeSet::new();
         let before = self.keys_by_veth();
@@ -243,11 +250,11 @@ impl Store {
         said
     }
 
-    fn keys_by_veth(&self) -> BTreeMap<u32, WorkloadKey> {
+    fn keys_by_veth(&self) -> BTreeMap<Ifindex, WorkloadKey> {
         self.known.iter().flat_map(|(key, space)| space.veths.iter().map(|veth| (*veth, *key))).collect()
     }
 
-    fn veths_of<'a>(&self, keys: impl Iterator<Item = &'a WorkloadKey>) -> BTreeSet<u32> {
+    fn veths_of<'a>(&self, keys: impl Iterator<Item = &'a WorkloadKey>) -> BTreeSet<Ifindex> {
         keys.filter_map(|key| self.known.get(key)).flat_map(|space| space.veths.iter().copied()).collect()
     }
 

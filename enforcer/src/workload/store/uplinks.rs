@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use enforcer_common::id::Ifindex;
+
 use super::Inputs;
 use crate::workload::finding::Finding;
 use crate::workload::view::{Link, NetworkView};
@@ -13,7 +15,7 @@ use crate::workload::view::{Link, NetworkView};
 /// life.
 #[derive(Debug, Default)]
 pub(super) struct Uplinks {
-    judged: BTreeMap<u32, Judged>,
+    judged: BTreeMap<Ifindex, Judged>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,25 +26,25 @@ enum Judged {
 
 impl Uplinks {
     /// Takes over the judgements of an earlier run. A device that was judged both ways belongs to a workload.
-    pub(super) fn restore(&mut self, endpoints: &BTreeSet<u32>, uplinks: &BTreeSet<u32>) {
+    pub(super) fn restore(&mut self, endpoints: &BTreeSet<Ifindex>, uplinks: &BTreeSet<Ifindex>) {
         self.judged = uplinks.iter().map(|veth| (*veth, Judged::Uplink)).collect();
         self.judged.extend(endpoints.iter().map(|veth| (*veth, Judged::Workload)));
     }
 
     /// Every device that the first judgement can make an uplink, whoever is going to be named: that of each default route,
     /// what `--uplink` names, what was one in an earlier run, and all that lies below.
-    pub(super) fn possible(&self, view: &NetworkView, asked: &[String]) -> BTreeSet<u32> {
+    pub(super) fn possible(&self, view: &NetworkView, asked: &[String]) -> BTreeSet<Ifindex> {
         let asked = view.links.iter().filter(|(_, link)| asked.contains(&link.name)).map(|(index, _)| *index);
         let earlier = self.judged.iter().filter(|(_, judged)| **judged == Judged::Uplink).map(|(veth, _)| *veth);
-        let certain: BTreeSet<u32> = asked.chain(earlier).collect();
+        let certain: BTreeSet<Ifindex> = asked.chain(earlier).collect();
         let routed = view.routes.iter().filter(|route| route.is_default()).map(|route| route.device);
-        let mut open: Vec<u32> = routed.chain(certain.iter().copied()).collect();
+        let mut open: Vec<Ifindex> = routed.chain(certain.iter().copied()).collect();
         let mut possible = BTreeSet::new();
         while let Some(index) = open.pop() {
             if !possible.insert(index) {
                 continue;
             }
-            let (veths, others): (Vec<u32>, Vec<u32>) =
+            let (veths, others): (Vec<Ifindex>, Vec<Ifindex>) =
                 view.lower(index).into_iter().partition(|lower| view.links.get(lower).is_some_and(is_foreign));
             // The others may be named, and a single veth that is left is the way out.
             if others.is_empty() && veths.iter().all(|veth| !certain.contains(veth)) {
@@ -57,13 +59,13 @@ impl Uplinks {
     ///
     /// Only at the first look can a route make a veth an uplink by itself: the node's own came before us, and a veth
     /// that comes later may be a container's whose name is still on the way.
-    pub(super) fn judge(
+    pub(super) fn update(
         &mut self,
         inputs: &Inputs<'_>,
-        named: &BTreeSet<u32>,
+        named: &BTreeSet<Ifindex>,
         first: bool,
         findings: &mut BTreeSet<Finding>,
-    ) -> BTreeMap<u32, String> {
+    ) -> BTreeMap<Ifindex, String> {
         let links = &inputs.view.links;
         let mut asked = BTreeSet::new();
         for name in inputs.uplinks {
@@ -73,7 +75,7 @@ impl Uplinks {
             }
         }
         let routed = inputs.view.routes.iter().filter(|route| route.is_default()).map(|route| route.device);
-        let mut open: Vec<u32> = routed.chain(asked.iter().copied()).collect();
+        let mut open: Vec<Ifindex> = routed.chain(asked.iter().copied()).collect();
         let mut uplinks = BTreeMap::new();
         while let Some(index) = open.pop() {
             let Some(link) = links.get(&index) else { continue };
@@ -110,19 +112,19 @@ impl Uplinks {
     fn below(
         &self,
         inputs: &Inputs<'_>,
-        index: u32,
-        named: &BTreeSet<u32>,
-        asked: &BTreeSet<u32>,
+        index: Ifindex,
+        named: &BTreeSet<Ifindex>,
+        asked: &BTreeSet<Ifindex>,
         first: bool,
         findings: &mut BTreeSet<Finding>,
-    ) -> Vec<u32> {
+    ) -> Vec<Ifindex> {
         let links = &inputs.view.links;
-        let (veths, mut others): (Vec<u32>, Vec<u32>) =
+        let (veths, mut others): (Vec<Ifindex>, Vec<Ifindex>) =
             inputs.view.lower(index).into_iter().partition(|lower| links.get(lower).is_some_and(is_foreign));
         // Unnamed containers and the node's own way out look alike here. With another device in the bridge that one
         // is the way out; with a single unnamed veth it is that veth; else a person has to say.
-        let candidates: Vec<u32> = veths.into_iter().filter(|veth| !named.contains(veth)).collect();
-        let known = |veth: &u32| asked.contains(veth) || self.judged.get(veth) == Some(&Judged::Uplink);
+        let candidates: Vec<Ifindex> = veths.into_iter().filter(|veth| !named.contains(veth)).collect();
+        let known = |veth: &Ifindex| asked.contains(veth) || self.judged.get(veth) == Some(&Judged::Uplink);
         if !others.is_empty() || candidates.iter().any(known) {
             return others;
         }
@@ -130,7 +132,7 @@ impl Uplinks {
             [] => {}
             [only] if first && !self.judged.contains_key(only) => others.push(*only),
             _ => {
-                let name = |veth: &u32| links.get(veth).map(|link| link.name.clone());
+                let name = |veth: &Ifindex| links.get(veth).map(|link| link.name.clone());
                 findings.insert(Finding::UplinkUnclear {
                     device: name(&index).unwrap_or_default(),
                     candidates: candidates.iter().filter_map(name).collect(),

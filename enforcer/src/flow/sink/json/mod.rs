@@ -13,7 +13,9 @@ use crate::flow::hubble::{
     Emitter, Endpoint, EventType, Flow, GetFlowsResponse, Icmp, Ip, Layer4, LostEvent, NetworkInterface, Policy, Ports,
     Tcp, TcpFlags,
 };
-use crate::flow::record::{self, DecidingPolicy, Decision, FlowRecord, PacketSeen, Party, TransportSeen, WorkloadSeen};
+use crate::flow::record::{
+    self, DecidingPolicy, FlowRecord, PacketSeen, Party, RecordedDecision, TransportSeen, WorkloadSeen,
+};
 use crate::flow::text::{cut, cut_front, json_escaped};
 use crate::policy::origin::Origin;
 
@@ -99,7 +101,7 @@ fn flow(record: &FlowRecord, uuid: Uuid, time: &str) -> Flow {
         .to_owned(),
         is_reply: Some(record.is_reply),
         interface: record.interface.as_ref().map(|interface| NetworkInterface {
-            index: interface.ifindex,
+            index: interface.ifindex.0,
             name: cut(&interface.name, NAME_MOST).into_owned(),
         }),
         egress_denied_by,
@@ -169,8 +171,8 @@ fn labels(workload: &WorkloadSeen) -> Vec<String> {
     labels
 }
 
-fn denied_by(decision: &Decision) -> Vec<Policy> {
-    let Decision::Policies { revision, policies } = decision else {
+fn denied_by(decision: &RecordedDecision) -> Vec<Policy> {
+    let RecordedDecision::Policies { revision, policies } = decision else {
         return Vec::new();
     };
     policies
@@ -186,17 +188,17 @@ fn denied_by(decision: &Decision) -> Vec<Policy> {
 }
 
 /// Each deciding policy with its line, or why there is none.
-fn places(decision: &Decision) -> Vec<String> {
+fn places(decision: &RecordedDecision) -> Vec<String> {
     match decision {
-        Decision::NotPolicy => Vec::new(),
-        Decision::Policies { policies, .. } => listed(policies),
-        Decision::Disagreement { revision, policies } => {
+        RecordedDecision::NotPolicy => Vec::new(),
+        RecordedDecision::Policies { policies, .. } => listed(policies),
+        RecordedDecision::Disagreement { revision, policies } => {
             let mut places = vec![format!("verdicts differ: revision {revision} allows it")];
             places.extend(listed(policies));
             places
         }
-        Decision::EarlierRevision { revision } => vec![format!("revision {revision} of an earlier run")],
-        Decision::LaterWorkload { revision } => vec![format!("workload not in revision {revision}")],
+        RecordedDecision::EarlierRevision { revision } => vec![format!("revision {revision} of an earlier run")],
+        RecordedDecision::LaterWorkload { revision } => vec![format!("workload not in revision {revision}")],
     }
 }
 

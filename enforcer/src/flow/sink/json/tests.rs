@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use enforcer_common::denial::{Denial, Way};
-use enforcer_common::id::{OwnerId, Revision};
+use enforcer_common::id::{IncarnationId, Revision};
 use enforcer_common::verdict::{REASONS, Reason};
 use proptest::prelude::*;
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor};
@@ -200,7 +200,7 @@ fn with_names(namespace: &str, name: &str, labels: BTreeMap<String, String>, fil
     let mut by = policy(name, 12);
     by.namespace = namespace.to_owned();
     by.at = Origin::line(file, 12);
-    record.decision = Decision::Policies { revision: REVISION, policies: vec![by] };
+    record.decision = RecordedDecision::Policies { revision: REVISION, policies: vec![by] };
     record.node = name.into();
     record
 }
@@ -213,7 +213,7 @@ fn an_object_of_an_api_is_named_with_its_field_and_cut_like_a_file() {
             Arc::new(ObjectName { kind: "NetworkPolicy", namespace: "shop".to_owned(), name: name.to_owned() });
         let mut by = policy("db", 12);
         by.at = Origin::Object { object, field: field.into() };
-        record.decision = Decision::Policies { revision: REVISION, policies: vec![by] };
+        record.decision = RecordedDecision::Policies { revision: REVISION, policies: vec![by] };
         line(&record)
     };
     let named = object("db", "spec.ingress[0]");
@@ -271,7 +271,7 @@ prop_compose! {
         way.key.ethertype = u16::from_be_bytes([bytes[5], bytes[6]]);
         way.key.protocol = bytes[0];
         way.key.revision = Revision(words[8] % 10);
-        way.key.workload = OwnerId(owner);
+        way.key.workload = IncarnationId(owner);
         way.key.reason = reason;
         way.key.direction = direction;
         way

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use enforcer_common::id::Ifindex;
+
 use super::super::Store;
 use super::world::{World, behind, ip, ips, key_behind};
 use crate::workload::finding::{Finding, Refusal};
@@ -102,7 +104,11 @@ fn owners_of_an_earlier_run_settle_the_first_look() {
         world.veth(veth, nsid);
         world.show(nsid, &["10.88.0.2"]);
     }
-    store.restore(BTreeMap::from([(ip("10.88.0.2"), 11)]), &BTreeSet::from([10, 11]), &BTreeSet::new());
+    store.restore(
+        BTreeMap::from([(ip("10.88.0.2"), Ifindex(11))]),
+        &BTreeSet::from([10, 11].map(Ifindex)),
+        &BTreeSet::new(),
+    );
     let outcome = world.update(&mut store);
     assert_eq!(behind(&outcome.snapshot, 11).addresses, ips(&["10.88.0.2"]));
     assert_eq!(behind(&outcome.snapshot, 10).addresses, ips(&[]));
@@ -162,6 +168,6 @@ fn a_namespace_that_is_torn_down_stays_who_it_was() {
     let mut store = Store::new();
     world.veth(10, 1);
     let first = key_behind(&world.update(&mut store).snapshot, 10);
-    world.view.links.get_mut(&10).unwrap().peer.as_mut().unwrap().nsid = None;
+    world.view.links.get_mut(&Ifindex(10)).unwrap().peer.as_mut().unwrap().nsid = None;
     assert_eq!(key_behind(&world.update(&mut store).snapshot, 10), first);
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use enforcer_common::id::Ifindex;
 use enforcer_common::limits::OWN_ADDRESSES;
 
 use super::super::{Outcome, Store};
@@ -30,7 +31,7 @@ fn flooded() -> World {
 fn counts(outcome: &Outcome) -> (usize, Vec<usize>) {
     let too_many = |finding: &Finding| match finding {
         Finding::TooManyAddresses { claimant, count } => {
-            assert_eq!(claimant.ifindex, 10);
+            assert_eq!(claimant.ifindex, Ifindex(10));
             Some(*count)
         }
         _ => None,
@@ -85,8 +86,8 @@ fn given_addresses_come_first_and_then_those_it_had() {
     assert_eq!(behind(&snapshot, 10).addresses, expected);
     // Owners of an earlier run count like those it had.
     let mut store = Store::new();
-    let owners: BTreeMap<IpAddr, u32> = had.iter().map(|address| (*address, 10)).collect();
-    store.restore(owners, &BTreeSet::from([10]), &BTreeSet::new());
+    let owners: BTreeMap<IpAddr, Ifindex> = had.iter().map(|address| (*address, Ifindex(10))).collect();
+    store.restore(owners, &BTreeSet::from([10].map(Ifindex)), &BTreeSet::new());
     assert_eq!(behind(&world.update(&mut store).snapshot, 10).addresses, expected);
 }
 

@@ -3,6 +3,7 @@
 use super::super::Store;
 use super::world::{World, behind, ip, ips, name_behind};
 use crate::workload::finding::{Disagreement, Finding};
+use enforcer_common::id::Ifindex;
 
 fn disagreement(world: &World) -> Option<Disagreement> {
     let outcome = world.update(&mut Store::new());
@@ -137,7 +138,7 @@ fn a_claim_that_no_list_names_counts_and_so_does_one_of_an_earlier_run() {
     assert_eq!((name_behind(&outcome.snapshot, 10).as_str(), outcome.awaits_list), ("default/near", false));
     world.listed = Some(start);
     let mut store = Store::new();
-    store.restore([(ip("10.88.0.2"), 10)].into(), &[10].into(), &[].into());
+    store.restore([(ip("10.88.0.2"), Ifindex(10))].into(), &[Ifindex(10)].into(), &[].into());
     assert_eq!(name_behind(&world.update(&mut store).snapshot, 10), "default/near");
 }
 

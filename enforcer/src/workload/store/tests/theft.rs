@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use enforcer_common::id::Ifindex;
+
 use proptest::prelude::*;
 
 use super::super::Store;
@@ -71,12 +73,12 @@ fn node() -> World {
 }
 
 fn come(world: &mut World, who: usize) {
-    if who == 0 && !world.view.links.contains_key(&GIVEN.0) {
+    if who == 0 && !world.view.links.contains_key(&Ifindex(GIVEN.0)) {
         world.veth(GIVEN.0, GIVEN.1);
         world.show(GIVEN.1, &["10.88.0.2", "fd88::2"]);
         world.container("given", GIVEN.1, &[("app", "given")], &["10.88.0.2", "fd88::2"]);
     }
-    if who == 1 && !world.view.links.contains_key(&ROUTED.0) {
+    if who == 1 && !world.view.links.contains_key(&Ifindex(ROUTED.0)) {
         world.veth_on(ROUTED.0, ROUTED.1, None);
         world.show(ROUTED.1, &["10.1.0.4"]);
         world.route("10.1.0.4/32", ROUTED.0, false);
@@ -89,7 +91,7 @@ fn leave(world: &mut World, who: usize) {
         world.containers.clear();
     } else {
         world.remove_veth(ROUTED.0);
-        world.view.routes.retain(|route| route.device != ROUTED.0);
+        world.view.routes.retain(|route| route.device != Ifindex(ROUTED.0));
     }
 }
 
@@ -128,7 +130,7 @@ proptest! {
             let taken: BTreeSet<IpAddr> = row.addresses.iter().copied().collect();
             let free = ips(&["10.88.0.9", "10.88.0.2", "fd88::2"]);
             prop_assert!(taken.is_subset(&free), "gained {taken:?}");
-            if got.local.values().any(|workload| workload.endpoints.contains_key(&GIVEN.0)) {
+            if got.local.values().any(|workload| workload.endpoints.contains_key(&Ifindex(GIVEN.0))) {
                 prop_assert_eq!(taken, ips(&["10.88.0.9"]));
             }
         }

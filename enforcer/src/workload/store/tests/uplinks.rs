@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use enforcer_common::id::Ifindex;
+
 use super::super::Store;
 use super::world::{World, behind};
 use crate::workload::finding::Finding;
@@ -9,7 +11,7 @@ use crate::workload::model::Snapshot;
 use crate::workload::view::Kind;
 
 fn uplinks(snapshot: &Snapshot) -> Vec<u32> {
-    snapshot.uplinks.keys().copied().collect()
+    snapshot.uplinks.keys().map(|device| device.0).collect()
 }
 
 /// A node without a device of its own: the default route leads over what the test says.
@@ -28,7 +30,7 @@ fn the_device_of_a_default_route_and_all_below_it() {
     world.device(3, "eth0", Kind::Plain, Some(2));
     world.device(4, "eth1", Kind::Plain, None);
     world.device(5, "br0.7", Kind::Stacked, None);
-    world.view.links.get_mut(&5).unwrap().below = Some(1);
+    world.view.links.get_mut(&Ifindex(5)).unwrap().below = Some(Ifindex(1));
     world.route("::/0", 5, true);
     world.veth(10, 1);
     let snapshot = world.update(&mut Store::new()).snapshot;
@@ -81,7 +83,7 @@ fn a_veth_that_came_later_or_was_a_workload_becomes_none_without_being_asked_for
     // Over a restart too.
     world.uplinks.clear();
     let mut store = Store::new();
-    store.restore(BTreeMap::new(), &BTreeSet::from([10, 11]), &BTreeSet::new());
+    store.restore(BTreeMap::new(), &BTreeSet::from([10, 11].map(Ifindex)), &BTreeSet::new());
     assert_eq!(uplinks(&world.update(&mut store).snapshot), [2]);
 }
 
@@ -126,7 +128,11 @@ fn an_uplink_of_an_earlier_run_stays_one_beside_a_newcomer() {
     let restored = |endpoints: &[u32]| {
         let mut store = Store::new();
         // The plain device was one too, and the route over it is gone.
-        store.restore(BTreeMap::new(), &endpoints.iter().copied().collect(), &BTreeSet::from([1, 10, 20]));
+        store.restore(
+            BTreeMap::new(),
+            &endpoints.iter().copied().map(Ifindex).collect(),
+            &BTreeSet::from([1, 10, 20].map(Ifindex)),
+        );
         store
     };
     let mut store = restored(&[]);
@@ -168,7 +174,11 @@ fn every_node(mut look: impl FnMut(World, Store)) {
             chosen(named).map(|veth| format!("{{name: w{veth}, match: {{interface: veth{veth}}}}}")).collect();
         world.inventory(&format!("workloads: [{}]", entries.join(", ")));
         let mut store = Store::new();
-        store.restore(BTreeMap::new(), &chosen(adopted).collect(), &chosen(earlier).collect());
+        store.restore(
+            BTreeMap::new(),
+            &chosen(adopted).map(Ifindex).collect(),
+            &chosen(earlier).map(Ifindex).collect(),
+        );
         // What was the way out, or is by the operator's word, and is named all the same, leaves the way out to another.
         if named & (earlier & !adopted | asked) == 0 {
             look(world, store);
@@ -194,7 +204,7 @@ fn before_anything_is_named_no_veth_counts_as_a_workloads_that_may_be_the_way_ou
 fn a_veth_that_nothing_makes_the_way_out_counts_as_a_workloads_at_once() {
     let mut world = World::bridged();
     world.veth(10, 1);
-    assert_eq!(Store::new().workload_veths(&world.view, &[]), BTreeSet::from([10]));
+    assert_eq!(Store::new().workload_veths(&world.view, &[]), BTreeSet::from([10].map(Ifindex)));
     assert!(Store::new().workload_veths(&world.view, &["veth10".to_owned()]).is_empty(), "asked for");
     // Beside another port of the bridge that leads outside, and beside the veth that was the way out.
     let mut world = container_node(1);
@@ -202,8 +212,8 @@ fn a_veth_that_nothing_makes_the_way_out_counts_as_a_workloads_at_once() {
     world.veth(11, 2);
     assert!(Store::new().workload_veths(&world.view, &[]).is_empty(), "one of the two is");
     let mut store = Store::new();
-    store.restore(BTreeMap::new(), &BTreeSet::new(), &BTreeSet::from([10]));
-    assert_eq!(store.workload_veths(&world.view, &[]), BTreeSet::from([11]));
+    store.restore(BTreeMap::new(), &BTreeSet::new(), &BTreeSet::from([10].map(Ifindex)));
+    assert_eq!(store.workload_veths(&world.view, &[]), BTreeSet::from([11].map(Ifindex)));
     world.device(2, "eth0", Kind::Plain, Some(1));
-    assert_eq!(Store::new().workload_veths(&world.view, &[]), BTreeSet::from([10, 11]));
+    assert_eq!(Store::new().workload_veths(&world.view, &[]), BTreeSet::from([10, 11].map(Ifindex)));
 }

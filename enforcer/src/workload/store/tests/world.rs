@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use enforcer_common::id::Ifindex;
+
 use super::super::{Inputs, Outcome, Store};
 use crate::workload::inventory::{self, Inventory};
 use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
@@ -63,12 +65,12 @@ impl World {
     }
 
     pub(super) fn device(&mut self, index: u32, name: &str, kind: Kind, master: Option<u32>) {
-        let link = Link { name: name.to_owned(), kind, master, below: None, peer: None };
-        self.view.links.insert(index, link);
+        let link = Link { name: name.to_owned(), kind, master: master.map(Ifindex), below: None, peer: None };
+        self.view.links.insert(Ifindex(index), link);
     }
 
     pub(super) fn route(&mut self, to: &str, device: u32, via: bool) {
-        self.view.routes.push(Route { to: to.parse().unwrap(), device, via });
+        self.view.routes.push(Route { to: to.parse().unwrap(), device: Ifindex(device), via });
     }
 
     /// A veth to a namespace, on the bridge; its path is `/ns/NSID`.
@@ -78,14 +80,15 @@ impl World {
 
     pub(super) fn veth_on(&mut self, index: u32, nsid: i32, master: Option<u32>) {
         let peer = Some(VethPeer { nsid: Some(nsid), index: 2, mac: Some([2, 0, 0, 0, 0, index as u8]) });
-        let link = Link { name: format!("veth{index}"), kind: Kind::Plain, master, below: None, peer };
-        self.view.links.insert(index, link);
+        let link =
+            Link { name: format!("veth{index}"), kind: Kind::Plain, master: master.map(Ifindex), below: None, peer };
+        self.view.links.insert(Ifindex(index), link);
         self.view.inside.entry(nsid).or_default();
         self.netns.insert(path(nsid), nsid);
     }
 
     pub(super) fn remove_veth(&mut self, index: u32) {
-        let peer = self.view.links.remove(&index).and_then(|link| link.peer);
+        let peer = self.view.links.remove(&Ifindex(index)).and_then(|link| link.peer);
         if let Some(nsid) = peer.and_then(|peer| peer.nsid) {
             self.view.inside.remove(&nsid);
             self.netns.remove(&path(nsid));
@@ -155,7 +158,7 @@ pub(super) fn behind(snapshot: &Snapshot, veth: u32) -> &LocalWorkload {
 }
 
 pub(super) fn key_behind(snapshot: &Snapshot, veth: u32) -> WorkloadKey {
-    *snapshot.local.iter().find(|(_, workload)| workload.endpoints.contains_key(&veth)).expect("a workload").0
+    *snapshot.local.iter().find(|(_, workload)| workload.endpoints.contains_key(&Ifindex(veth))).expect("a workload").0
 }
 
 pub(super) fn name_behind(snapshot: &Snapshot, veth: u32) -> String {
