@@ -159,7 +159,7 @@ impl Reader {
             Ok(lost) => self.log.lost_in_ring(now, lost),
             // They are told of with the next reading that succeeds.
             Err(error) => {
-                tracing::warn!(%error, "cannot read how many denied packets the flow log has missed; trying again")
+                tracing::warn!(%error, "cannot read how many denied packets the flow log has missed; trying again");
             }
         }
         *locked(&self.shared.counts) =

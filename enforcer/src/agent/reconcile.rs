@@ -94,7 +94,7 @@ impl Reconciler {
             Ok(gone) if gone.is_empty() => {}
             Ok(_) => self.intent = None,
             Err(error) => {
-                tracing::warn!(%error, "cannot remove the kernel state of veths that are gone; trying again later")
+                tracing::warn!(%error, "cannot remove the kernel state of veths that are gone; trying again later");
             }
         }
         let attached = self.kernel.endpoints();
@@ -291,7 +291,7 @@ impl Reconciler {
         match self.states.replace(&self.states.report(), &text) {
             Ok(()) => self.written = Some(report),
             Err(error) => {
-                tracing::warn!(%error, "cannot write the report for `enforcer status`, which now shows old values")
+                tracing::warn!(%error, "cannot write the report for `enforcer status`, which now shows old values");
             }
         }
     }
