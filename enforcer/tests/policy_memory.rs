@@ -120,8 +120,8 @@ const CASES: &[Case] = &[
     ("one plain scalar", "expected a map", || repeated("", "a")),
     ("a folded scalar", "expected a map", || repeated("\"", "a\n\n") + "\""),
     ("a long kind", "unknown kind", || repeated("apiVersion: a\nkind: ", "a")),
-    ("a long name", "not a legal name", || header(0).replace("p0", &"a".repeat(FILE - 200)) + "  podSelector: {}\n"),
-    ("a long value", "not a legal label value", || {
+    ("a long name", "not a valid name", || header(0).replace("p0", &"a".repeat(FILE - 200)) + "  podSelector: {}\n"),
+    ("a long value", "not a valid label value", || {
         documents(1, 1, LABELS, |_| format!("a: {}", "é".repeat(FILE / 2 - 200)), "}}}]}]")
     }),
     ("a long key", "not valid YAML", || header(0) + "  " + &"a".repeat(FILE - 200) + ": b\n"),
@@ -146,9 +146,9 @@ const CASES: &[Case] = &[
             text
         })
     }),
-    ("anchors", "expand to too much", || repeated("a: [", "&a b,")),
-    ("an anchor on everything", "expand to too much", || repeated("&a {b: [", "bbbbbbbbbb,")),
-    ("aliases", "expand to too much", || repeated("a: &a [b, b, b, b, b, b, b, b]\nc: [", "*a,")),
+    ("anchors", "expand to too many", || repeated("a: [", "&a b,")),
+    ("an anchor on everything", "expand to too many", || repeated("&a {b: [", "bbbbbbbbbb,")),
+    ("aliases", "expand to too many", || repeated("a: &a [b, b, b, b, b, b, b, b]\nc: [", "*a,")),
     ("quotes", "expected a map", || repeated("'", "''") + "'"),
     ("carriage returns", "expected a map", || repeated("a", "\r")),
 ];
