@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData};
-use enforcer::kernel::{Kernel, KernelError, status};
+use enforcer::kernel::{Kernel, KernelConfig, KernelError, status};
 use enforcer::plan::Plan;
 use enforcer_common::id::{Ifindex, Row};
 use enforcer_common::image::Cell;
@@ -140,6 +140,56 @@ fn another_layout_of_the_image_never_opens_what_was_denied() {
         assert!(rows().eq([[Row::NOT_ISOLATED; 2], [ISOLATED; 2]]));
         assert!(!newer.exists());
         assert_eq!(kernel.verify().unwrap(), []);
+    });
+}
+
+/// A start of another layout that failed has left its directory, and then another build of the layout in force comes.
+#[test]
+fn an_image_that_programs_read_is_not_replaced_under_the_rows_in_force() {
+    with_rig(|rig| {
+        let (deny, allow) = (TestImage::new(Cell::Deny), TestImage::new(Cell::Allow));
+        let mut kernel = rig.open();
+        let first = apply(&mut kernel, &deny.plan(ISOLATED));
+        let live = Flow::new(rig, 80);
+        assert!(!live.arrives());
+        drop(kernel);
+        let other = rig.config.pin_dir.join("policy-998");
+        fs::create_dir(&other).unwrap();
+        let mut object = fs::read(env!("ENFORCER_BPF_OBJECT")).unwrap();
+        object.push(0);
+        let mut kernel = Kernel::open(&KernelConfig { object: Some(object), ..rig.config.clone() }).unwrap();
+        assert_eq!(rig.arrive(81, 1), 0, "the older programs judge by the image in force");
+
+        // The plan stops where the image is in the slot in force, and B's row in force would be allowed by it.
+        let pin = rig.group(Group::Policy).join("image").join(first.word.slot().to_string());
+        fs::remove_file(&pin).unwrap();
+        fs::create_dir(&pin).unwrap();
+        let plan = allow.plan(Row::NONE);
+        let error = kernel.apply(&plan).unwrap_err();
+        assert!(chain(&error).contains(&pin.display().to_string()), "{}", chain(&error));
+        assert_eq!(rig.arrive(82, 2), 0, "what was denied stays denied");
+
+        fs::remove_dir(&pin).unwrap();
+        let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+        assert!(!other.exists());
+        assert_eq!((kernel.verify().unwrap(), rig.arrive(83, 1)), (Vec::new(), 0));
+        let _ = apply(&mut kernel, &allow.plan(ISOLATED));
+        assert_eq!(rig.arrive(84, 1), 1);
+    });
+}
+
+/// Somebody has removed one of two directories of other versions, so only the other is left to remove.
+#[test]
+fn a_directory_of_another_version_that_is_gone_is_no_failure() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let others = ["denials-998", "policy-998"].map(|name| rig.config.pin_dir.join(name));
+        drop(rig.open());
+        others.iter().for_each(|other| fs::create_dir(other).unwrap());
+        let mut kernel = rig.open();
+        fs::remove_dir(&others[0]).unwrap();
+        let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+        assert!(!others[1].exists());
     });
 }
 

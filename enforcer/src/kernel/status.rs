@@ -114,9 +114,14 @@ pub fn read(pin_dir: &Path) -> Result<StatusView, KernelError> {
     })
 }
 
-/// Nothing where the daemon that makes these maps has not come yet: an older layout is another directory's.
+/// Nothing where the daemon that makes these maps has not come yet: an older layout is another directory's. A daemon that was
+/// killed early has left the directory without the map.
 fn denied(layout: &Layout) -> Result<Totals, KernelError> {
-    if layout.has(Group::Denials) { read_totals(&*pinned(layout, &schema::DENIED)?) } else { Ok(Totals::default()) }
+    if layout.map(&schema::DENIED).exists() {
+        read_totals(&*pinned(layout, &schema::DENIED)?)
+    } else {
+        Ok(Totals::default())
+    }
 }
 
 /// The header of the image in force. `None`: there is no image, or it is one of another layout.

@@ -27,14 +27,15 @@ impl Parts {
     /// Puts the programs of this build under every link. An error: one of the older programs may still judge, so the word must
     /// not be stored.
     pub(super) fn take_over(&mut self, plan: &Plan<'_>, writes: &mut Writes) -> Result<(), KernelError> {
-        // The rows in force are numbers of the older image.
+        // The rows in force are numbers of the older image. They go before the image of this plan comes into their slot: some
+        // of the programs may be of another build with this layout, and read it already.
         let slot = self.tables.word_in_force().slot();
         writes.close(slot);
-        self.tables.fill(slot, plan)?;
         for endpoint in self.tables.current().into_values() {
             self.close(&endpoint)?;
         }
         self.tables.settle()?;
+        self.tables.fill(slot, plan)?;
         let mut failure = None;
         for ifindex in self.hooks.devices_of_others()? {
             failure = failure.or(self.hooks.attach(ifindex).err());

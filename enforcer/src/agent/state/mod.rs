@@ -192,9 +192,14 @@ impl StateDir {
         let mut named = BTreeSet::new();
         for name in files.iter().filter(|name| name.starts_with(REVISION) && version_of(name).is_some()) {
             let path = self.path.join(name);
-            if let Ok(index) = unframed(&path).and_then(|body| parsed::<Index>(&path, &body)) {
-                named.extend(index.versions.iter().map(|(name, version)| part_name(name, *version)));
-                named.insert(name.clone());
+            match unframed(&path).and_then(|body| parsed::<Index>(&path, &body)) {
+                Ok(index) => {
+                    named.extend(index.versions.iter().map(|(name, version)| part_name(name, *version)));
+                    named.insert(name.clone());
+                }
+                // The next call reads it again. What it names must not go for want of, say, a file descriptor.
+                Err(InvalidState::Unreadable { .. }) => return,
+                Err(InvalidState::Damaged { .. }) => {}
             }
         }
         let ours = |name: &&String| [POLICIES, WORKLOADS, SNAPSHOT, REVISION].iter().any(|ours| name.starts_with(ours));

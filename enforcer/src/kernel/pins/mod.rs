@@ -8,6 +8,7 @@ mod maps;
 mod purge;
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 pub(crate) use layout::Layout;
@@ -56,13 +57,24 @@ impl Pins {
         self.others.policy
     }
 
-    /// Removes what other versions have pinned. Nothing may use it any more.
+    /// Removes what other versions have pinned. Nothing may use it any more. An error keeps nothing from the other directories,
+    /// and what is removed, by whomever, is not tried again.
     pub(crate) fn remove_others(&mut self) -> Result<(), KernelError> {
-        for directory in &self.others.directories {
-            fs::remove_dir_all(directory).map_err(at(directory, "remove"))?;
+        let mut failure = None;
+        self.others.directories.retain(|directory| match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                failure = Some(at(directory, "remove")(error));
+                true
+            }
+            Ok(()) | Err(_) => false,
+        });
+        match failure {
+            Some(failure) => Err(failure),
+            None => {
+                self.others = Others::default();
+                Ok(())
+            }
         }
-        self.others = Others::default();
-        Ok(())
     }
 
     /// Maps whose pin is gone or another's.
