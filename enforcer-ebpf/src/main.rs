@@ -72,7 +72,8 @@ mod programs {
         if live::look(&maps, direction, &context::meta(skb), &context::Bytes::linear(skb), &mut absent) {
             return TCX_NEXT;
         }
-        // Read again: what were kept from above would be kept on the stack for every packet.
+        // The devices are read a second time here. If the values from above were kept, every packet would need stack
+        // space for them.
         let meta = context::meta(skb);
         let Some(work) = SCRATCH.get_ptr_mut(0) else {
             return TC_ACT_SHOT;
