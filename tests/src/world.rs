@@ -127,7 +127,7 @@ impl MemoryWorld {
 
     /// Judges a frame as the program of that direction would. What the short way lets pass goes the long way as well: it
     /// must pass there too and leave the flows as they are.
-    pub fn judge(&self, direction: Direction, meta: &Meta, frame: &[u8]) -> (Verdict, Work) {
+    pub fn verdict_of(&self, direction: Direction, meta: &Meta, frame: &[u8]) -> (Verdict, Work) {
         let (mut work, mut absent) = (Work::EMPTY, Flag::lowered());
         let live = live::look(&self, direction, meta, &Bytes(frame), &mut absent);
         let flows = live.then(|| self.flows.values());
@@ -148,13 +148,13 @@ impl MemoryWorld {
     /// A frame that a workload sends.
     pub fn sends(&self, ifindex: u32, frame: &[u8]) -> Verdict {
         let meta = Meta { ifindex: Ifindex(ifindex), ingress_ifindex: Ifindex(ifindex), vlan: false };
-        self.judge(Direction::Egress, &meta, frame).0
+        self.verdict_of(Direction::Egress, &meta, frame).0
     }
 
     /// A frame that is about to reach a workload; `from` is the device by which it came, 0 for the node itself.
     pub fn receives(&self, ifindex: u32, from: u32, frame: &[u8]) -> Verdict {
         let meta = Meta { ifindex: Ifindex(ifindex), ingress_ifindex: Ifindex(from), vlan: false };
-        self.judge(Direction::Ingress, &meta, frame).0
+        self.verdict_of(Direction::Ingress, &meta, frame).0
     }
 }
 

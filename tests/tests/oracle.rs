@@ -89,7 +89,7 @@ fn run(mut random: Random, pairs: usize) -> Count {
             let flow = generate::flow(&mut random, &node.snapshot, &node.places);
             let expected = node.oracle(None).allows(&flow);
             node.check_sides(&flow);
-            let judged = node.judge(&world, &flow);
+            let judged = node.passes(&world, &flow);
             assert_eq!(judged, expected, "the datapath of\n{flow:#?}\n{node:#?}");
             world.forget_flows();
             count.pairs += 1;
@@ -177,8 +177,8 @@ impl Node {
         }
     }
 
-    /// The frame of a flow through the programs of both sides.
-    fn judge(&self, world: &MemoryWorld, flow: &Flow) -> bool {
+    /// Whether the frame of a flow passes the programs of both sides.
+    fn passes(&self, world: &MemoryWorld, flow: &Flow) -> bool {
         let frame = Frame::new(flow.source, flow.destination, transport(flow)).bytes();
         let device =
             |key: WorkloadKey| self.snapshot.local[&key].endpoints.first_key_value().expect("it has a veth").0.0;

@@ -204,7 +204,7 @@ fn tags_and_other_ethertypes() {
         }
         for direction in [Direction::Ingress, Direction::Egress] {
             let meta = Meta { ifindex: Ifindex(A), ingress_ifindex: Ifindex(NODE), vlan: true };
-            let verdict = stage.world.judge(direction, &meta, &good(v4).bytes()).0;
+            let verdict = stage.world.verdict_of(direction, &meta, &good(v4).bytes()).0;
             assert_eq!(verdict, denied(Reason::Vlan), "an accelerated tag");
         }
         for ethertype in [0u16, 1, 0x0600, 0x0801, 0x8035, 0x86dc, 0x8847, 0x8863, 0x88cc, 0x88e5, 0xffff] {
@@ -215,7 +215,7 @@ fn tags_and_other_ethertypes() {
     let meta = Meta { ifindex: Ifindex(A), ingress_ifindex: Ifindex(NODE), vlan: true };
     let mut arp = vec![0; 42];
     arp[12..14].copy_from_slice(&[8, 6]);
-    assert_eq!(stage.world.judge(Direction::Ingress, &meta, &arp).0, denied(Reason::Vlan), "ARP in a VLAN");
+    assert_eq!(stage.world.verdict_of(Direction::Ingress, &meta, &arp).0, denied(Reason::Vlan), "ARP in a VLAN");
     assert_eq!(patched(&good(true), 12, &[0x86, 0xdd]), MALFORMED, "IPv4 that calls itself IPv6");
     assert_eq!(patched(&good(false), 12, &[0x08, 0x00]), MALFORMED, "IPv6 that calls itself IPv4");
 }

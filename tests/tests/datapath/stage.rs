@@ -119,10 +119,10 @@ impl Stage {
     }
 
     /// Judges a frame and gives what was found on the way, too.
-    pub(crate) fn judge(&self, device: u32, from: Option<u32>, frame: &[u8]) -> (Verdict, Work) {
+    pub(crate) fn verdict_of(&self, device: u32, from: Option<u32>, frame: &[u8]) -> (Verdict, Work) {
         let direction = if from.is_some() { Direction::Ingress } else { Direction::Egress };
         let meta = Meta { ifindex: Ifindex(device), ingress_ifindex: Ifindex(from.unwrap_or(device)), vlan: false };
-        self.world.judge(direction, &meta, frame)
+        self.world.verdict_of(direction, &meta, frame)
     }
 
     pub(crate) fn sends(&self, device: u32, frame: &Frame<'_>) -> Verdict {
