@@ -1,7 +1,8 @@
 //! The tcx programs on the host side of a container's veth, and the sweep. This file has the entry points only.
 //!
 //! Input: an skb and the maps of `maps.rs`. Output: the kernel's verdict code. The two halves of
-//! `enforcer_common::datapath::run` decide; the modules here give that function access to the kernel.
+//! `enforcer_common::datapath::run` decide; the modules here give that function access to the kernel. The steps to
+//! `icmp_error`, `judge` and `decide` go through a function of `lookup.rs`, which calls the same code out of line.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
