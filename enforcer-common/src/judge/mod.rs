@@ -53,7 +53,8 @@ pub fn judge_work<T: AskPolicy + Devices + Flows + Clock>(
     };
     let endpoint = match (known, discovery) {
         (_, Discovery::Deny(reason)) => return Err(reason),
-        // Of an unknown workload no address is known, and it can use none that it claims.
+        // No address of an unknown workload is known, so neighbour discovery passes whatever it claims. A claim gains
+        // nothing, because all other IP packets of an unknown workload are denied.
         (None, Discovery::Pass) => return Ok(()),
         (None, Discovery::Judge) => return Err(Reason::UnknownWorkload),
         (Some(endpoint), Discovery::Pass | Discovery::Judge) => endpoint,

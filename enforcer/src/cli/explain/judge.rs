@@ -30,9 +30,9 @@ pub(super) struct Disagreement {
     pub(super) own: IpAddr,
     /// Address of its peer.
     pub(super) peer: IpAddr,
-    /// Seen from the workload.
+    /// Direction of the flow, seen from the workload.
     pub(super) direction: Direction,
-    /// Of the destination.
+    /// Service of the destination.
     pub(super) service: Service,
     /// What packets get.
     pub(super) tables: Verdict,
