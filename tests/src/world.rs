@@ -111,8 +111,8 @@ impl MemoryWorld {
     }
 
     /// An endpoint, to change what a test needs.
-    pub fn endpoint_mut(&mut self, ifindex: u32) -> Option<&mut Endpoint> {
-        self.endpoints.get_mut(&Ifindex(ifindex))
+    pub fn endpoint_mut(&mut self, ifindex: Ifindex) -> Option<&mut Endpoint> {
+        self.endpoints.get_mut(&ifindex)
     }
 
     /// Forgets all flows.
@@ -146,14 +146,14 @@ impl MemoryWorld {
     }
 
     /// A frame that a workload sends.
-    pub fn sends(&self, ifindex: u32, frame: &[u8]) -> Verdict {
-        let meta = Meta { ifindex: Ifindex(ifindex), ingress_ifindex: Ifindex(ifindex), vlan: false };
+    pub fn sends(&self, ifindex: Ifindex, frame: &[u8]) -> Verdict {
+        let meta = Meta { ifindex, ingress_ifindex: ifindex, vlan: false };
         self.verdict_of(Direction::Egress, &meta, frame).0
     }
 
-    /// A frame that is about to reach a workload; `from` is the device by which it came, 0 for the node itself.
-    pub fn receives(&self, ifindex: u32, from: u32, frame: &[u8]) -> Verdict {
-        let meta = Meta { ifindex: Ifindex(ifindex), ingress_ifindex: Ifindex(from), vlan: false };
+    /// A frame that is about to reach a workload; `from` is the device by which it came, [`Ifindex::NONE`] for the node itself.
+    pub fn receives(&self, ifindex: Ifindex, from: Ifindex, frame: &[u8]) -> Verdict {
+        let meta = Meta { ifindex, ingress_ifindex: from, vlan: false };
         self.verdict_of(Direction::Ingress, &meta, frame).0
     }
 }

@@ -126,11 +126,11 @@ impl Stage {
     }
 
     pub(crate) fn sends(&self, device: u32, frame: &Frame<'_>) -> Verdict {
-        self.world.sends(device, &frame.bytes())
+        self.world.sends(Ifindex(device), &frame.bytes())
     }
 
     pub(crate) fn receives(&self, device: u32, from: u32, frame: &Frame<'_>) -> Verdict {
-        self.world.receives(device, from, &frame.bytes())
+        self.world.receives(Ifindex(device), Ifindex(from), &frame.bytes())
     }
 
     /// The flow of a frame that the device sends (`from` is `None`) or receives; it is only looked at.
