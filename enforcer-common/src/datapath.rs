@@ -4,7 +4,8 @@
 //!
 //! A packet goes through the modules in one direction: [`live`], then this one, then
 //! [`icmp_error`](crate::icmp_error) if the packet is an ICMP error, then [`judge`](crate::judge), then
-//! [`decide`](crate::decide).
+//! [`decide`](crate::decide). In the kernel, the steps to `icmp_error`, `judge` and `decide` go through a function of
+//! `enforcer-ebpf/src/lookup.rs`, which calls the same code out of line.
 
 use core::sync::atomic::Ordering::Relaxed;
 

@@ -232,6 +232,7 @@ impl core::fmt::Display for Ifindex {
 
 /// Counts the images that were put in force.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[cfg_attr(feature = "user", derive(serde::Deserialize, serde::Serialize), serde(transparent))]
 #[repr(transparent)]
 pub struct Revision(pub u32);
 

@@ -1,7 +1,8 @@
 //! The tcx programs on the host side of a container's veth, and the sweep. This file has the entry points only.
 //!
 //! Input: an skb and the maps of `maps.rs`. Output: the kernel's verdict code. The two halves of
-//! `enforcer_common::datapath::run` decide; the modules here give that function access to the kernel.
+//! `enforcer_common::datapath::run` decide; the modules here give that function access to the kernel. The steps to
+//! `icmp_error`, `judge` and `decide` go through a function of `lookup.rs`, which calls the same code out of line.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
@@ -72,7 +73,8 @@ mod programs {
         if live::look(&maps, direction, &context::meta(skb), &context::Bytes::linear(skb), &mut absent) {
             return TCX_NEXT;
         }
-        // Read again: what were kept from above would be kept on the stack for every packet.
+        // The devices are read a second time here. If the values from above were kept, every packet would need stack
+        // space for them.
         let meta = context::meta(skb);
         let Some(work) = SCRATCH.get_ptr_mut(0) else {
             return TC_ACT_SHOT;

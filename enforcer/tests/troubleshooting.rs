@@ -9,11 +9,12 @@ use std::fs;
 use std::path::Path;
 
 /// The enums whose messages reach users.
-const ERRORS: [&str; 12] = [
+const ERRORS: [&str; 13] = [
     "AgentError",
     "CompileError",
     "InvalidFlowLog",
     "InvalidInventory",
+    "InvalidKept",
     "InvalidSettings",
     "InvalidState",
     "KernelError",

@@ -38,15 +38,15 @@ pub struct End {
     /// Its address.
     pub address: IpAddr,
     /// Key and device; `None`: outside.
-    pub local: Option<(WorkloadKey, u32)>,
+    pub local: Option<(WorkloadKey, Ifindex)>,
     /// As `explain` is told of it.
     pub party: String,
 }
 
 impl End {
     /// The device by which its packets come.
-    pub fn device(&self) -> u32 {
-        self.local.map_or(UPLINK, |(_, ifindex)| ifindex)
+    pub fn device(&self) -> Ifindex {
+        self.local.map_or(Ifindex(UPLINK), |(_, ifindex)| ifindex)
     }
 }
 
@@ -63,7 +63,7 @@ pub fn end(resolved: &ResolvedPolicy, place: &Place, v4: bool) -> End {
             let address =
                 *workload.addresses.iter().find(|address| address.is_ipv4() == v4).expect("an address of each family");
             let ifindex = *workload.endpoints.keys().next().expect("a device");
-            End { address, local: Some((*key, ifindex.0)), party: wanted.clone() }
+            End { address, local: Some((*key, ifindex)), party: wanted.clone() }
         }
     }
 }

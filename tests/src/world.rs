@@ -111,8 +111,8 @@ impl MemoryWorld {
     }
 
     /// An endpoint, to change what a test needs.
-    pub fn endpoint_mut(&mut self, ifindex: u32) -> Option<&mut Endpoint> {
-        self.endpoints.get_mut(&Ifindex(ifindex))
+    pub fn endpoint_mut(&mut self, ifindex: Ifindex) -> Option<&mut Endpoint> {
+        self.endpoints.get_mut(&ifindex)
     }
 
     /// Forgets all flows.
@@ -127,7 +127,7 @@ impl MemoryWorld {
 
     /// Judges a frame as the program of that direction would. What the short way lets pass goes the long way as well: it
     /// must pass there too and leave the flows as they are.
-    pub fn judge(&self, direction: Direction, meta: &Meta, frame: &[u8]) -> (Verdict, Work) {
+    pub fn verdict_of(&self, direction: Direction, meta: &Meta, frame: &[u8]) -> (Verdict, Work) {
         let (mut work, mut absent) = (Work::EMPTY, Flag::lowered());
         let live = live::look(&self, direction, meta, &Bytes(frame), &mut absent);
         let flows = live.then(|| self.flows.values());
@@ -146,15 +146,15 @@ impl MemoryWorld {
     }
 
     /// A frame that a workload sends.
-    pub fn sends(&self, ifindex: u32, frame: &[u8]) -> Verdict {
-        let meta = Meta { ifindex: Ifindex(ifindex), ingress_ifindex: Ifindex(ifindex), vlan: false };
-        self.judge(Direction::Egress, &meta, frame).0
+    pub fn sends(&self, ifindex: Ifindex, frame: &[u8]) -> Verdict {
+        let meta = Meta { ifindex, ingress_ifindex: ifindex, vlan: false };
+        self.verdict_of(Direction::Egress, &meta, frame).0
     }
 
-    /// A frame that is about to reach a workload; `from` is the device by which it came, 0 for the node itself.
-    pub fn receives(&self, ifindex: u32, from: u32, frame: &[u8]) -> Verdict {
-        let meta = Meta { ifindex: Ifindex(ifindex), ingress_ifindex: Ifindex(from), vlan: false };
-        self.judge(Direction::Ingress, &meta, frame).0
+    /// A frame that is about to reach a workload; `from` is the device by which it came, [`Ifindex::NONE`] for the node itself.
+    pub fn receives(&self, ifindex: Ifindex, from: Ifindex, frame: &[u8]) -> Verdict {
+        let meta = Meta { ifindex, ingress_ifindex: from, vlan: false };
+        self.verdict_of(Direction::Ingress, &meta, frame).0
     }
 }
 

@@ -203,7 +203,7 @@ fn transport(port: &str) -> Transport {
 
 fn passes(world: &MemoryWorld, from: u8, to: u8, port: &str) -> bool {
     let frame = Frame::new(address(from), address(to), transport(port)).bytes();
-    let (from, to) = (u32::from(from) + 1, u32::from(to) + 1);
+    let (from, to) = (Ifindex(u32::from(from) + 1), Ifindex(u32::from(to) + 1));
     world.sends(from, &frame) == Verdict::Allow && world.receives(to, from, &frame) == Verdict::Allow
 }
 
@@ -257,7 +257,7 @@ fn replies_pass_where_new_flows_do_not() {
     world.install(&snapshot, image, Unknown::Strict);
     let answer = Transport::Tcp { source: 80, destination: 40_000, flags: 0x12 };
     let answer = Frame::new(address(1), address(0), answer).bytes();
-    assert_ne!(world.receives(1, 2, &answer), Verdict::Allow, "nobody has asked");
+    assert_ne!(world.receives(Ifindex(1), Ifindex(2), &answer), Verdict::Allow, "nobody has asked");
     assert!(passes(&world, 0, 1, "80/tcp"));
-    assert_eq!(world.receives(1, 2, &answer), Verdict::Allow);
+    assert_eq!(world.receives(Ifindex(1), Ifindex(2), &answer), Verdict::Allow);
 }

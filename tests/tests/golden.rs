@@ -43,7 +43,7 @@ fn every_case_comes_out_as_it_says() {
                 let mut world = MemoryWorld::new([UPLINK]);
                 world.install(snapshot, compile(&resolved).unwrap(), Unknown::Strict);
                 let what = format!("{}, {}: {}", example.name, if v4 { "IPv4" } else { "IPv6" }, case.why);
-                judge(&world, &resolved, case, v4, &what);
+                check_case(&world, &resolved, case, v4, &what);
             }
             match case.expect {
                 Expect::Allow => allowed += 1,
@@ -55,7 +55,7 @@ fn every_case_comes_out_as_it_says() {
 }
 
 /// Sends the case's first packet through the sender's egress and the receiver's ingress, and the answer back.
-fn judge(world: &MemoryWorld, resolved: &ResolvedPolicy, case: &Case, v4: bool, what: &str) {
+fn check_case(world: &MemoryWorld, resolved: &ResolvedPolicy, case: &Case, v4: bool, what: &str) {
     let (from, to) = (end(resolved, &case.from, v4), end(resolved, &case.to, v4));
     let expected = match case.expect {
         Expect::Allow => (Verdict::Allow, None),

@@ -10,7 +10,7 @@ use enforcer::policy::model::PolicySet;
 use enforcer::resolve::{DecidedBy, ResolvedPolicy, Service, resolve};
 use enforcer::workload::model::{Snapshot, WorkloadKey};
 use enforcer_common::decide::decide;
-use enforcer_common::id::{Address, Direction};
+use enforcer_common::id::{Address, Direction, Ifindex};
 use enforcer_common::image::{AddressEntry, ReadImage as _};
 use enforcer_common::verdict::Verdict;
 use enforcer_tests::oracle::declare::{Declared, Defaults, model};
@@ -89,7 +89,7 @@ fn run(mut random: Random, pairs: usize) -> Count {
             let flow = generate::flow(&mut random, &node.snapshot, &node.places);
             let expected = node.oracle(None).allows(&flow);
             node.check_sides(&flow);
-            let judged = node.judge(&world, &flow);
+            let judged = node.passes(&world, &flow);
             assert_eq!(judged, expected, "the datapath of\n{flow:#?}\n{node:#?}");
             world.forget_flows();
             count.pairs += 1;
@@ -177,11 +177,11 @@ impl Node {
         }
     }
 
-    /// The frame of a flow through the programs of both sides.
-    fn judge(&self, world: &MemoryWorld, flow: &Flow) -> bool {
+    /// Whether the frame of a flow passes the programs of both sides.
+    fn passes(&self, world: &MemoryWorld, flow: &Flow) -> bool {
         let frame = Frame::new(flow.source, flow.destination, transport(flow)).bytes();
         let device =
-            |key: WorkloadKey| self.snapshot.local[&key].endpoints.first_key_value().expect("it has a veth").0.0;
+            |key: WorkloadKey| *self.snapshot.local[&key].endpoints.first_key_value().expect("it has a veth").0;
         if let Some(from) = flow.from
             && world.sends(device(from), &frame) != Verdict::Allow
         {
@@ -193,10 +193,10 @@ impl Node {
         let local = self.image.address(&flow.source.into()).is_some_and(AddressEntry::is_local);
         let came_by = match flow.from {
             Some(from) => device(from),
-            None if flow.from_node => 0,
+            None if flow.from_node => Ifindex::NONE,
             // An address of this node's workloads from outside would be a forgery.
-            None if local => OTHER_DEVICE,
-            None => UPLINK,
+            None if local => Ifindex(OTHER_DEVICE),
+            None => Ifindex(UPLINK),
         };
         world.receives(device(to), came_by, &frame) == Verdict::Allow
     }

@@ -87,9 +87,9 @@ pub struct Way {
     pub tick: u32,
     /// Packets of this generation that were not lost; wraps.
     pub total: u32,
-    /// Of the first packet.
+    /// Source port of the first packet.
     pub source_port: u16,
-    /// Of the first packet.
+    /// TCP flags of the first packet.
     pub tcp_flags: u8,
     /// Zero.
     pub pad: u8,
@@ -161,14 +161,14 @@ const _: () = assert!(size_of::<BusyKey>() == 8);
 /// Denied packets that were not reported before, as they are read back.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Denial {
-    /// Of one flow.
+    /// Denied packets of one flow.
     Flow {
         /// Key and first packet.
         way: Way,
         /// How many.
         count: u64,
     },
-    /// Of one workload, while no way was free.
+    /// Denied packets of one workload that came while no way was free.
     Busy {
         /// The workload's incarnation.
         workload: IncarnationId,

@@ -18,7 +18,7 @@ use crate::tables::{Clock, Devices, Flows};
 use crate::verdict::{Reason, Verdict};
 use crate::work::Work;
 
-use state::Flow;
+use state::JudgedFlow;
 
 /// The out-of-line part that judges a packet: tests run [`judge_work`] in line, the kernel's tables call it.
 pub trait JudgeWork: AskPolicy + Devices + Flows + Clock {
@@ -53,7 +53,8 @@ pub fn judge_work<T: AskPolicy + Devices + Flows + Clock>(
     };
     let endpoint = match (known, discovery) {
         (_, Discovery::Deny(reason)) => return Err(reason),
-        // Of an unknown workload no address is known, and it can use none that it claims.
+        // No address of an unknown workload is known, so neighbour discovery passes whatever it claims. A claim gains
+        // nothing, because all other IP packets of an unknown workload are denied.
         (None, Discovery::Pass) => return Ok(()),
         (None, Discovery::Judge) => return Err(Reason::UnknownWorkload),
         (Some(endpoint), Discovery::Pass | Discovery::Judge) => endpoint,
@@ -62,7 +63,7 @@ pub fn judge_work<T: AskPolicy + Devices + Flows + Clock>(
         return Err(Reason::NoPolicy);
     }
     let image = &image.ok_or(Reason::Internal)?;
-    let state = Flow { tables, word, meta, direction, packet, key, quota: endpoint.quota };
+    let state = JudgedFlow { tables, word, meta, direction, packet, key, quota: endpoint.quota };
     let case = Case { flow: state, endpoint, image, local, peer, own };
     let entry = case.clear()?;
     // Nothing but the guardrails was open.
@@ -77,7 +78,7 @@ pub fn judge_work<T: AskPolicy + Devices + Flows + Clock>(
 
 /// One packet of a known workload that has to be judged.
 struct Case<'a, T, I> {
-    flow: Flow<'a, T>,
+    flow: JudgedFlow<'a, T>,
     endpoint: &'a Endpoint,
     image: &'a I,
     local: &'a Address,
@@ -89,7 +90,7 @@ impl<T: AskPolicy + Devices + Flows + Clock, I: ReadImage> Case<'_, T, I> {
     /// The guardrails; what the image knows of the peer.
     #[inline(always)]
     fn clear(&self) -> Result<Option<AddressEntry>, Reason> {
-        let Flow { tables, word, meta, direction, packet, .. } = self.flow;
+        let JudgedFlow { tables, word, meta, direction, packet, .. } = self.flow;
         let image = self.image;
         let peer = image.address(self.peer);
         let source = match direction {
@@ -119,7 +120,7 @@ impl<T: AskPolicy + Devices + Flows + Clock, I: ReadImage> Case<'_, T, I> {
     /// `stale` flow (judged under another epoch, or that came in by another device), or one without state.
     #[inline(always)]
     fn decide(&self, entry: Option<AddressEntry>, stored: u8, quotes_live_flow: bool) -> Result<(), Reason> {
-        let Flow { meta, direction, packet, key, .. } = self.flow;
+        let JudgedFlow { meta, direction, packet, key, .. } = self.flow;
         // The node itself made the packet (D3).
         let from_node = matches!(direction, Direction::Ingress) && meta.ingress_ifindex == Ifindex::NONE;
         if matches!(packet.kind, Kind::IcmpError) {
@@ -188,7 +189,7 @@ impl<T: AskPolicy + Devices + Flows + Clock, I: ReadImage> Case<'_, T, I> {
     /// else policy judges the error itself.
     #[inline(always)]
     fn icmp_error(&self, entry: Option<AddressEntry>, stored: u8, vouched: bool) -> Result<(), Reason> {
-        let Flow { direction, packet, key, .. } = self.flow;
+        let JudgedFlow { direction, packet, key, .. } = self.flow;
         let quoted = Role::of_state(stored);
         if vouched || matches!(quoted, Some(Role::NodeOpened)) {
             return Ok(());

@@ -14,7 +14,7 @@ use crate::verdict::Reason;
 use crate::work::Meta;
 
 /// The flow of a packet under judgement, whether the table has it or not.
-pub(super) struct Flow<'a, T> {
+pub(super) struct JudgedFlow<'a, T> {
     pub(super) tables: &'a T,
     pub(super) word: PolicyWord,
     pub(super) meta: &'a Meta,
@@ -25,7 +25,7 @@ pub(super) struct Flow<'a, T> {
     pub(super) quota: QuotaPlace,
 }
 
-impl<T: Flows + Clock> Flow<'_, T> {
+impl<T: Flows + Clock> JudgedFlow<'_, T> {
     /// State for a packet that opens a flow. Most are new, so the entry that may be there is looked for last.
     #[inline(always)]
     pub(super) fn open(&self, role: Role) -> Result<(), Reason> {

@@ -51,7 +51,7 @@ pub struct Sources {
     pub policies: PolicySet,
     /// The workloads.
     pub snapshot: Snapshot,
-    /// What becomes of those that nobody has named.
+    /// What the daemon does with workloads that no source has named.
     pub unknown: Unknown,
 }
 

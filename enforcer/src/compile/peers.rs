@@ -32,7 +32,7 @@ pub(super) struct Deltas {
     pub(super) everybody: DeltaId,
     /// By group.
     groups: Vec<DeltaId>,
-    /// Of addresses of which rules say something beside what they say of the group: group and all.
+    /// The delta of each address that has effects of its own. It includes the effects of the address's group.
     addresses: BTreeMap<Address, DeltaId>,
     /// The delta of each IPv4 and IPv6 prefix.
     pub(super) prefixes: BTreeMap<IpNetwork, DeltaId>,

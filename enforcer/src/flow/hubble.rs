@@ -38,7 +38,7 @@ pub struct LostEvent {
 pub struct Flow {
     /// As in the envelope.
     pub time: String,
-    /// Of this record.
+    /// UUID of this record.
     pub uuid: String,
     /// The program that wrote it.
     pub emitter: Emitter,
@@ -240,7 +240,7 @@ pub struct Policy {
     pub name: String,
     /// Namespace.
     pub namespace: String,
-    /// Of the policy set that it was part of; a 64-bit number is a string in proto's JSON.
+    /// Revision of the policy set that the policy was part of; a 64-bit number is a string in proto's JSON.
     #[serde(with = "number")]
     pub revision: u64,
     /// Kind of document.

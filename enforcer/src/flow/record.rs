@@ -155,30 +155,30 @@ pub struct InterfaceSeen {
 /// Which policies decided.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum RecordedDecision {
-    /// None: the shape of the packet, its sender or a limit did, or its flow is not known.
+    /// No policy decided: the shape of the packet, its sender or a limit did, or its flow is not known.
     NotPolicy,
-    /// These, sorted: the rule that denies, or every policy that isolates the workload in this direction.
+    /// These policies decided, sorted: that of the rule that denies, or each that isolates the workload in this direction.
     Policies {
-        /// Of the policy set.
+        /// Revision of the policy set.
         revision: Revision,
-        /// At least one.
+        /// The policies, at least one.
         policies: Vec<DecidingPolicy>,
     },
     /// The policies of that revision give another verdict than the kernel gave. An error of ours, counted.
     Disagreement {
-        /// Of the policy set.
+        /// Revision of the policy set.
         revision: Revision,
-        /// Whose rules allow the flow; empty: no policy isolates the workload.
+        /// Policies whose rules allow the flow. The list is empty if no policy isolates the workload.
         policies: Vec<DecidingPolicy>,
     },
     /// The revision is none of those that are kept.
     EarlierRevision {
-        /// Of the policy set.
+        /// Revision of the policy set.
         revision: Revision,
     },
     /// The workload was not there when that revision was made.
     LaterWorkload {
-        /// Of the policy set.
+        /// Revision of the policy set.
         revision: Revision,
     },
 }

@@ -41,7 +41,7 @@ impl Parts {
         let filled = self.tables.fill(word.slot(), plan);
         let filled = filled.and_then(|()| if takes_over { self.take_over(plan, &mut writes) } else { Ok(()) });
         if let Err(error) = filled {
-            // Their incarnations did not come to be.
+            // The incarnations of this plan never came into force, so their places in `QUOTAS` are free again.
             self.tables.release(supply.given().iter().map(|(place, _)| *place));
             return Err(error);
         }

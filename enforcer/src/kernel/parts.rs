@@ -72,6 +72,6 @@ fn raise_descriptor_limit() {
         && soft < hard
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
     {
-        tracing::warn!(%error, "the limit of open files cannot be raised, so it stays at {soft}");
+        tracing::warn!(%error, limit = soft, "the limit of open files cannot be raised");
     }
 }

@@ -104,7 +104,7 @@ impl Parts {
         Ok(drifts)
     }
 
-    /// Puts differences right; gives those that it could not, with the reason.
+    /// Repairs differences, and gives each that it could not repair with the error.
     pub(super) fn repair(&mut self, drifts: &[Drift]) -> Vec<(Drift, KernelError)> {
         let mut left = Vec::new();
         let mut spare = Spare::default();

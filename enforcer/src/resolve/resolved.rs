@@ -11,7 +11,7 @@ use super::peers::{PeerSet, PeerSetId};
 use super::ports::{PortSet, PortSetId};
 use super::rank::Rank;
 use crate::policy::model::{PolicyRef, PolicySet, RuleRef};
-use crate::workload::model::{Identity, Snapshot, WorkloadKey, WorkloadName};
+use crate::workload::model::{Identity, Snapshot, WorkloadKey};
 
 /// The policies in force joined with the workloads of one moment.
 #[derive(Clone, Debug)]
@@ -78,11 +78,6 @@ impl ResolvedPolicy {
             Holder::Remote(place) => self.snapshot.remote.get(place).map(|workload| &workload.identity),
             Holder::Node | Holder::Disputed => None,
         }
-    }
-
-    /// Name of the workload that has an address.
-    pub fn name_at(&self, address: IpAddr) -> Option<&WorkloadName> {
-        self.identity_at(address).map(|identity| &identity.name)
     }
 
     /// A set of peers.

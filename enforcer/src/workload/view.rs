@@ -82,7 +82,7 @@ pub enum Kind {
 pub struct VethPeer {
     /// The kernel's id for the far namespace; `None` while that namespace is being torn down.
     pub nsid: Option<i32>,
-    /// Ifindex in the far namespace.
+    /// Ifindex of the far end. The number belongs to the far namespace, so it is not an `Ifindex` of this node.
     pub index: u32,
     /// MAC address of the far end.
     pub mac: Option<[u8; 6]>,

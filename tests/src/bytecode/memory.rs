@@ -44,7 +44,7 @@ impl Memory {
     }
 
     /// Judges a frame.
-    pub fn judge(&self, direction: Direction, meta: &Meta, frame: &[u8]) -> (Verdict, Work) {
+    pub fn verdict_of(&self, direction: Direction, meta: &Meta, frame: &[u8]) -> (Verdict, Work) {
         let mut work = Work::EMPTY;
         let verdict = datapath::run(&self, direction, meta, &Bytes(frame), &mut work);
         (verdict, work)

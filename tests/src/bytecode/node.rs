@@ -259,7 +259,7 @@ impl Node {
     }
 
     /// Runs a program on a frame: its verdict.
-    pub fn judge(&self, direction: Direction, from: u32, frame: &[u8]) -> Result<Verdict> {
+    pub fn verdict_of(&self, direction: Direction, from: u32, frame: &[u8]) -> Result<Verdict> {
         let before = self.reason_totals(direction)?;
         if self.run(direction, from, frame, 1)?.0 {
             ensure!(before == self.reason_totals(direction)?, "allowed, yet counted as denied");

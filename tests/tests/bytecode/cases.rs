@@ -43,7 +43,7 @@ fn every_case_of_every_example_comes_out_as_it_says() {
             let answers = Frame::new(to.address, from.address, answer(case.port, v4)).bytes();
             let mut verdict = (Verdict::Allow, None);
             for (own, direction, device) in
-                [(&from, Direction::Egress, LO), (&to, Direction::Ingress, from.device() + 100)]
+                [(&from, Direction::Egress, LO), (&to, Direction::Ingress, from.device().0 + 100)]
             {
                 let Some(endpoint) = behind_lo(&mut world, own) else { continue };
                 if verdict.0 != Verdict::Allow {
@@ -51,14 +51,14 @@ fn every_case_of_every_example_comes_out_as_it_says() {
                 }
                 node.forget_flows().unwrap();
                 node.set_endpoint(&endpoint).unwrap();
-                let judged = node.judge(direction, device, &opens).unwrap();
+                let judged = node.verdict_of(direction, device, &opens).unwrap();
                 verdict = (judged, (judged != Verdict::Allow).then_some(direction));
                 if case.expect == Expect::Allow {
                     let (back, device) = match direction {
-                        Direction::Egress => (Direction::Ingress, to.device() + 100),
+                        Direction::Egress => (Direction::Ingress, to.device().0 + 100),
                         Direction::Ingress => (Direction::Egress, LO),
                     };
-                    let judged = node.judge(back, device, &answers).unwrap();
+                    let judged = node.verdict_of(back, device, &answers).unwrap();
                     assert_eq!(judged, Verdict::Allow, "{what}: its answer");
                 }
             }

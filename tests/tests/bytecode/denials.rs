@@ -114,7 +114,7 @@ fn a_full_ring_loses_packets_and_says_so() {
     };
     let counts = both.node.all_counts().unwrap();
     assert!(counts.logged <= capacity, "{counts:?}");
-    let verdict = both.node.judge(Direction::Egress, LO, &syn(9)).unwrap();
+    let verdict = both.node.verdict_of(Direction::Egress, LO, &syn(9)).unwrap();
     assert_eq!(verdict, Verdict::Deny(Reason::NoRule), "a full ring allows nothing");
     assert!(lost > 0 || counts.suppressed > 0, "{counts:?}");
 }

@@ -72,7 +72,7 @@ fn a_new_epoch_judges_again_in_the_stored_role() {
     scene.word.epoch += 1;
     both.node.set_word(scene.word).unwrap();
     let reply = frame(friend, own, segment(80, 40_000, tcp::ACK));
-    let verdict = both.node.judge(Direction::Ingress, OTHER, &reply).unwrap();
+    let verdict = both.node.verdict_of(Direction::Ingress, OTHER, &reply).unwrap();
     assert_eq!(verdict, ALLOW, "port 40000 is not allowed in, the flow is judged as egress to port 80");
     assert!(only_flow(&both).word.0 >> 32 == u64::from(scene.word.epoch), "and renewed");
     scene.word.revision.0 += 1;
@@ -82,7 +82,7 @@ fn a_new_epoch_judges_again_in_the_stored_role() {
     for (direction, packet) in
         [(Direction::Ingress, reply), (Direction::Egress, frame(own, friend, segment(40_000, 80, tcp::ACK)))]
     {
-        let verdict = both.node.judge(direction, OTHER, &packet).unwrap();
+        let verdict = both.node.verdict_of(direction, OTHER, &packet).unwrap();
         assert_eq!(verdict, NO_RULE, "policy has closed it: {direction:?}");
     }
 }
@@ -138,7 +138,7 @@ fn a_full_quota_and_a_full_table_deny() {
     let Some(both) = Both::new(&scene) else { return };
     // A preallocated hash keeps an element in reserve for each CPU, so the exact number is not ours to say.
     let verdicts: Vec<Verdict> =
-        (0..64).map(|port| both.node.judge(Direction::Egress, 1, &syn(port)).unwrap()).collect();
+        (0..64).map(|port| both.node.verdict_of(Direction::Egress, 1, &syn(port)).unwrap()).collect();
     assert!(verdicts[..8].iter().all(|verdict| *verdict == ALLOW));
     assert_eq!(verdicts[63], Verdict::Deny(Reason::FlowTableFull));
     let allowed = verdicts.iter().filter(|verdict| **verdict == ALLOW).count();
@@ -259,6 +259,6 @@ fn a_reused_element_shows_by_its_tag() {
     let late = FlowWord::new((flow.word.0 >> 32) as u32, key.tag() ^ 1, flow.word.state());
     both.node.set_flow(&key, Flow { word: late, ..flow }).unwrap();
     let reply = frame(friend, own, segment(80, 40_000, tcp::ACK));
-    let verdict = both.node.judge(Direction::Ingress, OTHER, &reply).unwrap();
+    let verdict = both.node.verdict_of(Direction::Ingress, OTHER, &reply).unwrap();
     assert_eq!(verdict, NO_RULE, "a word of another key vouches for nothing");
 }

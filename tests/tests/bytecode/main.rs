@@ -40,20 +40,20 @@ impl Both {
         })
     }
 
-    pub(crate) fn judge(&self, direction: Direction, from: u32, frame: &[u8]) -> Verdict {
+    pub(crate) fn verdict_of(&self, direction: Direction, from: u32, frame: &[u8]) -> Verdict {
         let meta = Meta { ifindex: Ifindex(LO), ingress_ifindex: Ifindex(from), vlan: false };
-        let verdict = self.node.judge(direction, from, frame).unwrap();
-        let (expected, _) = self.memory.judge(direction, &meta, frame);
+        let verdict = self.node.verdict_of(direction, from, frame).unwrap();
+        let (expected, _) = self.memory.verdict_of(direction, &meta, frame);
         assert_eq!(verdict, expected, "the kernel's verdict and that of memory differ");
         verdict
     }
 
     pub(crate) fn sends(&self, frame: &[u8]) -> Verdict {
-        self.judge(Direction::Egress, LO, frame)
+        self.verdict_of(Direction::Egress, LO, frame)
     }
 
     pub(crate) fn receives(&self, from: u32, frame: &[u8]) -> Verdict {
-        self.judge(Direction::Ingress, from, frame)
+        self.verdict_of(Direction::Ingress, from, frame)
     }
 
     pub(crate) fn forget_flows(&mut self) {

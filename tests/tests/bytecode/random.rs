@@ -95,7 +95,7 @@ fn broken_frames_get_the_same_verdict_as_in_memory() {
         }
         let from = [0, OTHER, UPLINK][random.below(3) as usize];
         let meta = Meta { ifindex: Ifindex(LO), ingress_ifindex: Ifindex(from), vlan: false };
-        let (expected, _) = both.memory.judge(direction, &meta, &frame);
+        let (expected, _) = both.memory.verdict_of(direction, &meta, &frame);
         match expected {
             Verdict::Allow => {
                 allowed += 1;

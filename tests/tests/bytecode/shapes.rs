@@ -45,11 +45,11 @@ fn what_cannot_be_parsed_is_dropped_by_its_reason() {
     total_too_small[16..18].copy_from_slice(&[0, 19]);
     // `BPF_PROG_TEST_RUN` itself refuses these two.
     for (why, frame) in [("a cut IPv4 header", cut(&plain, 33)), ("a cut IPv6 header", cut(&plain6, 53))] {
-        let (verdict, _) = both.memory.judge(Direction::Egress, &META, &frame);
+        let (verdict, _) = both.memory.verdict_of(Direction::Egress, &META, &frame);
         assert_eq!(verdict, deny(Reason::IpMalformed), "{why}");
     }
     let accelerated = Meta { vlan: true, ..META };
-    let (verdict, _) = both.memory.judge(Direction::Egress, &accelerated, &plain.bytes());
+    let (verdict, _) = both.memory.verdict_of(Direction::Egress, &accelerated, &plain.bytes());
     assert_eq!(verdict, deny(Reason::Vlan), "an accelerated tag");
     let (verdict, work) = both.memory.judge_unreadable(Direction::Egress, &META);
     assert_eq!(verdict, deny(Reason::PullFailed), "headers that the kernel cannot pull");

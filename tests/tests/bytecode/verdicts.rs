@@ -170,7 +170,7 @@ fn without_policy_or_tables_nothing_passes() {
     scene.word.revision = Revision(2);
     let Some(mut both) = Both::new(&scene) else { return };
     both.node.break_images().unwrap();
-    let verdict = both.node.judge(Direction::Egress, LO, &syn).unwrap();
+    let verdict = both.node.verdict_of(Direction::Egress, LO, &syn).unwrap();
     assert_eq!(verdict, deny(Reason::Internal), "an image of one line answers nothing");
 }
 

@@ -1,5 +1,6 @@
 //! Tests of neighbour discovery and ARP, which pass without policy (N21), and of workloads that may use nothing else.
 
+use enforcer_common::id::Ifindex;
 use enforcer_common::verdict::{Reason, Verdict};
 use enforcer_tests::packet::{Frame, Transport};
 use enforcer_tests::world::Unknown;
@@ -159,8 +160,8 @@ fn an_unknown_workload_gets_discovery_and_arp_only() {
         assert_eq!(stage.sends(U, &message(kind, "fe80::abcd", FAR)), unknown, "a channel out");
     }
     assert_eq!(stage.sends(U, &message(SOLICITATION, "::", "ff02::1:ff00:14")), ALLOW);
-    assert_eq!(stage.world.sends(U, &arp(42)), ALLOW);
-    assert_eq!(stage.world.receives(U, UPLINK, &arp(42)), ALLOW);
+    assert_eq!(stage.world.sends(Ifindex(U), &arp(42)), ALLOW);
+    assert_eq!(stage.world.receives(Ifindex(U), Ifindex(UPLINK), &arp(42)), ALLOW);
     assert_eq!(stage.world.flow_count(), 0);
 }
 
@@ -191,8 +192,8 @@ fn arp_is_as_long_as_arp_is() {
         for (length, verdict) in
             [(42, ALLOW), (64, ALLOW), (65, denied(Reason::Ethertype)), (1514, denied(Reason::Ethertype))]
         {
-            assert_eq!(stage.world.sends(device, &arp(length)), verdict, "{length} bytes of {device}");
-            let received: Verdict = stage.world.receives(device, UPLINK, &arp(length));
+            assert_eq!(stage.world.sends(Ifindex(device), &arp(length)), verdict, "{length} bytes of {device}");
+            let received: Verdict = stage.world.receives(Ifindex(device), Ifindex(UPLINK), &arp(length));
             assert_eq!(received, verdict, "{length} bytes to {device}");
         }
     }

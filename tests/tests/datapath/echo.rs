@@ -1,6 +1,7 @@
 //! Tests of ICMP. The NetworkPolicy API does not cover it (N21), so here it is a protocol of its own (D4). The id of an echo
 //! belongs to the side that sent the request, and does not match a request in the other direction.
 
+use enforcer_common::id::Ifindex;
 use enforcer_common::verdict::Reason;
 use enforcer_tests::packet::{Frame, Transport};
 
@@ -83,10 +84,10 @@ fn icmp_of_seven_bytes_is_short() {
     let stage = Stage::new(&[]);
     for v4 in FAMILIES {
         let mut frame = echo(host(v4, A), peer(v4), true, 7).bytes();
-        assert_eq!(stage.world.sends(A, &frame), ALLOW);
+        assert_eq!(stage.world.sends(Ifindex(A), &frame), ALLOW);
         frame.pop();
         let length = if v4 { 17 } else { 19 };
         frame[length] -= 1;
-        assert_eq!(stage.world.sends(A, &frame), denied(Reason::L4Short));
+        assert_eq!(stage.world.sends(Ifindex(A), &frame), denied(Reason::L4Short));
     }
 }

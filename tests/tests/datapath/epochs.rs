@@ -2,6 +2,7 @@
 //! (D7).
 
 use enforcer_common::flow_state::Role;
+use enforcer_common::id::Ifindex;
 use enforcer_tests::packet::Frame;
 
 use crate::stage::*;
@@ -120,7 +121,7 @@ fn another_device_is_judged_again_and_the_node_is_a_device() {
 #[test]
 fn other_addresses_of_the_workload_are_other_flows() {
     let mut stage = Stage::new(&[]);
-    let endpoint = stage.world.endpoint_mut(A).unwrap();
+    let endpoint = stage.world.endpoint_mut(Ifindex(A)).unwrap();
     let place = endpoint.owned as usize;
     endpoint.addresses[place] = address("10.0.0.99").into();
     endpoint.owners[place] = enforcer_common::id::OwnerId(4321);

@@ -22,27 +22,27 @@ fn without_room_a_new_flow_is_denied_by_its_own_reason() {
                 (None, syn(((own, 40_001), (other, 80)))),
                 (None, datagram((own, 40_001), (other, 53))),
             ] {
-                assert_eq!(full.judge(A, from, &frame), denied(reason), "{:?} from {from:?}", frame.transport);
+                assert_eq!(full.verdict_of(A, from, &frame), denied(reason), "{:?} from {from:?}", frame.transport);
             }
             let closed = syn(((other, 40_001), (own, 81)));
-            assert_eq!(full.judge(A, Some(UPLINK), &closed), NO_RULE, "policy is asked first");
-            assert_eq!(full.judge(A, Some(UPLINK), &ack(live)), ALLOW, "a live flow goes on");
-            assert_eq!(full.judge(A, None, &ack((live.1, live.0))), ALLOW, "in both directions");
-            assert_eq!(full.judge(A, Some(UPLINK), &syn(live)), ALLOW, "a SYN takes its entry over");
+            assert_eq!(full.verdict_of(A, Some(UPLINK), &closed), NO_RULE, "policy is asked first");
+            assert_eq!(full.verdict_of(A, Some(UPLINK), &ack(live)), ALLOW, "a live flow goes on");
+            assert_eq!(full.verdict_of(A, None, &ack((live.1, live.0))), ALLOW, "in both directions");
+            assert_eq!(full.verdict_of(A, Some(UPLINK), &syn(live)), ALLOW, "a SYN takes its entry over");
             for frame in [
                 syn(((node(v4), 40_000), (own, 22))),
                 data((node(v4), 40_000), (own, 22)),
                 datagram((node(v4), 40_000), (own, 5353)),
                 echo(node(v4), own, true, 7),
             ] {
-                assert_eq!(full.judge(A, Some(NODE), &frame), ALLOW, "the node: {:?}", frame.transport);
+                assert_eq!(full.verdict_of(A, Some(NODE), &frame), ALLOW, "the node: {:?}", frame.transport);
             }
             let own_packet = syn(((own, 40_000), (own, 80)));
-            assert_eq!(full.judge(A, None, &own_packet), denied(reason), "no state, no flow: itself included");
+            assert_eq!(full.verdict_of(A, None, &own_packet), denied(reason), "no state, no flow: itself included");
             assert_eq!(stage.world.flow_count(), 1);
             stage.apply(&[("a", CLOSED)]);
             let full = Refusing::flows(&stage.world, reason);
-            assert_eq!(full.judge(A, Some(UPLINK), &ack(live)), NO_RULE, "and is judged again");
+            assert_eq!(full.verdict_of(A, Some(UPLINK), &ack(live)), NO_RULE, "and is judged again");
         }
     }
 }

@@ -20,7 +20,7 @@ fn good<'a>(v4: bool) -> Frame<'a> {
 fn patched(frame: &Frame<'_>, at: usize, bytes: &[u8]) -> Verdict {
     let mut frame = frame.bytes();
     frame[at..at + bytes.len()].copy_from_slice(bytes);
-    Stage::new(&[]).world.sends(A, &frame)
+    Stage::new(&[]).world.sends(Ifindex(A), &frame)
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn padding_is_not_part_of_a_packet() {
     for v4 in FAMILIES {
         let mut frame = good(v4).bytes();
         frame.extend([0; 40]);
-        assert_eq!(Stage::new(&[]).world.sends(A, &frame), ALLOW);
+        assert_eq!(Stage::new(&[]).world.sends(Ifindex(A), &frame), ALLOW);
     }
 }
 
@@ -189,7 +189,7 @@ fn extension_headers_that_lie_about_their_length() {
         let mut frame = cut[..length].to_vec();
         let payload = (length - 54) as u16;
         frame[18..20].copy_from_slice(&payload.to_be_bytes());
-        assert!(matches!(stage.world.sends(A, &frame), Verdict::Deny(_)), "cut to {length} bytes");
+        assert!(matches!(stage.world.sends(Ifindex(A), &frame), Verdict::Deny(_)), "cut to {length} bytes");
     }
 }
 
@@ -204,7 +204,7 @@ fn tags_and_other_ethertypes() {
         }
         for direction in [Direction::Ingress, Direction::Egress] {
             let meta = Meta { ifindex: Ifindex(A), ingress_ifindex: Ifindex(NODE), vlan: true };
-            let verdict = stage.world.judge(direction, &meta, &good(v4).bytes()).0;
+            let verdict = stage.world.verdict_of(direction, &meta, &good(v4).bytes()).0;
             assert_eq!(verdict, denied(Reason::Vlan), "an accelerated tag");
         }
         for ethertype in [0u16, 1, 0x0600, 0x0801, 0x8035, 0x86dc, 0x8847, 0x8863, 0x88cc, 0x88e5, 0xffff] {
@@ -215,7 +215,7 @@ fn tags_and_other_ethertypes() {
     let meta = Meta { ifindex: Ifindex(A), ingress_ifindex: Ifindex(NODE), vlan: true };
     let mut arp = vec![0; 42];
     arp[12..14].copy_from_slice(&[8, 6]);
-    assert_eq!(stage.world.judge(Direction::Ingress, &meta, &arp).0, denied(Reason::Vlan), "ARP in a VLAN");
+    assert_eq!(stage.world.verdict_of(Direction::Ingress, &meta, &arp).0, denied(Reason::Vlan), "ARP in a VLAN");
     assert_eq!(patched(&good(true), 12, &[0x86, 0xdd]), MALFORMED, "IPv4 that calls itself IPv6");
     assert_eq!(patched(&good(false), 12, &[0x08, 0x00]), MALFORMED, "IPv6 that calls itself IPv4");
 }
@@ -238,9 +238,9 @@ fn runts_of_every_length() {
         let whole = good(v4).bytes();
         for length in 0..whole.len() {
             for device in [A, R, U] {
-                let sent = stage.world.sends(device, &whole[..length]);
+                let sent = stage.world.sends(Ifindex(device), &whole[..length]);
                 assert!(matches!(sent, Verdict::Deny(_)), "{length} bytes of {device}");
-                let received = stage.world.receives(device, NODE, &whole[..length]);
+                let received = stage.world.receives(Ifindex(device), Ifindex(NODE), &whole[..length]);
                 assert!(matches!(received, Verdict::Deny(_)), "{length} bytes to {device}");
             }
         }
@@ -253,7 +253,10 @@ fn runts_of_every_length() {
                     place.copy_from_slice(&ethertype);
                 }
                 for device in [A, R, U] {
-                    assert!(matches!(stage.world.sends(device, &frame), Verdict::Deny(_)), "{length} times {fill}");
+                    assert!(
+                        matches!(stage.world.sends(Ifindex(device), &frame), Verdict::Deny(_)),
+                        "{length} times {fill}"
+                    );
                 }
             }
         }
@@ -276,13 +279,13 @@ fn packets_of_over_64_kib() {
             let frame = Frame { payload: &payload[..size], ..Frame::new(host(v4, A), peer(v4), transport) };
             let mut frame = frame.bytes();
             frame[length..length + 2].copy_from_slice(&[0, 0]);
-            assert_eq!(stage.world.sends(A, &frame), verdict, "{why}");
+            assert_eq!(stage.world.sends(Ifindex(A), &frame), verdict, "{why}");
         }
         let datagram = Frame { payload: &payload, ..datagram((host(v4, A), 1), (peer(v4), 2)) };
         let mut frame = datagram.bytes();
         frame[length..length + 2].copy_from_slice(&[0, 0]);
         let udp = if v4 { 14 + 20 } else { 14 + 40 };
         frame[udp + 4..udp + 6].copy_from_slice(&[0, 0]);
-        assert_eq!(stage.world.sends(A, &frame), ALLOW, "UDP, whose length then is 0, too");
+        assert_eq!(stage.world.sends(Ifindex(A), &frame), ALLOW, "UDP, whose length then is 0, too");
     }
 }

@@ -1,5 +1,5 @@
 //! Tests of the fast path for live flows: frames that it handles, and frames that only look like them.
-//! `MemoryWorld::judge` also sends each frame that the fast path lets pass through the whole datapath.
+//! `MemoryWorld::verdict_of` also sends each frame that the fast path lets pass through the whole datapath.
 
 use enforcer_common::id::{Direction, Ifindex};
 use enforcer_common::packet::tcp;
@@ -81,7 +81,7 @@ fn play(steps: &[Step], spec: &str) -> usize {
             _ => Frame::new(destination, source, Transport::Udp { source: 80, destination: 40_000 }),
         };
         let frame = Frame { payload, extensions, ..frame }.bytes();
-        let _ = stage.judge(A, (!step.from_workload).then_some(step.way), &frame);
+        let _ = stage.verdict_of(A, (!step.from_workload).then_some(step.way), &frame);
     }
     stage.world.live_count()
 }
@@ -114,7 +114,7 @@ fn a_tag_beside_the_frame_is_seen_on_a_live_flow() {
         });
         let frame = Frame::new(host(v4, A), peer(v4), udp).bytes();
         for (vlan, verdict) in [(false, ALLOW), (false, ALLOW), (true, denied(Reason::Vlan)), (false, ALLOW)] {
-            assert_eq!(stage.world.judge(Direction::Egress, &meta(vlan), &frame).0, verdict, "{v4} {vlan}");
+            assert_eq!(stage.world.verdict_of(Direction::Egress, &meta(vlan), &frame).0, verdict, "{v4} {vlan}");
         }
         assert_eq!(stage.world.live_count(), 2);
     }

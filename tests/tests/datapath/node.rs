@@ -1,6 +1,7 @@
 //! Tests of D3: packets that the node itself made pass to workloads, and they open nothing else.
 
 use enforcer_common::flow_state::Role;
+use enforcer_common::id::Ifindex;
 use enforcer_common::packet::tcp;
 use enforcer_common::verdict::Reason;
 use enforcer_tests::packet::{Frame, Transport};
@@ -128,7 +129,7 @@ fn the_node_does_not_renew_what_the_workload_opened_and_policy_closed() {
 fn before_the_first_image_nobody_is_let_in() {
     let mut stage = Stage::new(&[]);
     stage.world.word = enforcer_common::id::PolicyWord::default();
-    stage.world.endpoint_mut(A).unwrap().flags = [0; 2];
+    stage.world.endpoint_mut(Ifindex(A)).unwrap().flags = [0; 2];
     for v4 in FAMILIES {
         let own = syn(((host(v4, A), 40_000), (peer(v4), 80)));
         assert_eq!(stage.sends(A, &own), denied(Reason::NoPolicy));

@@ -1,7 +1,7 @@
 //! Tests of D10: connections that are older than the daemon's first attach, within the window after it and outside of it.
 
 use enforcer_common::flow_state::{FlowValue, Role};
-use enforcer_common::id::Row;
+use enforcer_common::id::{Ifindex, Row};
 use enforcer_common::packet::tcp;
 use enforcer_common::verdict::Reason;
 use enforcer_tests::packet::{Frame, Transport};
@@ -14,7 +14,7 @@ const SERVER: &str = "{ from: anywhere, ports: [80/tcp] }";
 /// `a`, closed but for these rules, within the window.
 fn young(rules: &str) -> Stage {
     let mut stage = Stage::closed_but(rules);
-    stage.world.endpoint_mut(A).expect("its endpoint").window_end = 1_000;
+    stage.world.endpoint_mut(Ifindex(A)).expect("its endpoint").window_end = 1_000;
     stage.world.boot_time = 999;
     stage
 }
@@ -109,7 +109,7 @@ fn the_window_ends() {
         [(1_000, 999, ALLOW), (1_000, 1_000, NO_RULE), (1_000, 1_001, NO_RULE), (0, 0, NO_RULE), (0, 1, NO_RULE)]
     {
         let mut stage = young(SERVER);
-        stage.world.endpoint_mut(A).unwrap().window_end = window_end;
+        stage.world.endpoint_mut(Ifindex(A)).unwrap().window_end = window_end;
         stage.world.boot_time = boot_time;
         let segment = ack(((host(true, A), 80), (peer(true), 40_000)));
         assert_eq!(stage.sends(A, &segment), verdict, "at {boot_time} of {window_end}");
@@ -122,7 +122,7 @@ fn tables_that_contradict_themselves_are_not_forgiven() {
     let mut stage = young(SERVER);
     let (server, client) = ((host(true, A), 80), (peer(true), 40_000));
     for row in [Row(4_000), Row::NONE] {
-        let endpoint = stage.world.endpoint_mut(A).unwrap();
+        let endpoint = stage.world.endpoint_mut(Ifindex(A)).unwrap();
         for rows in &mut endpoint.rows {
             rows[1] = row;
         }

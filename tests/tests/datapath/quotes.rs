@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use enforcer_common::id::Ifindex;
 use enforcer_common::packet::tcp;
 use enforcer_tests::packet::{Frame, Transport};
 
@@ -170,7 +171,7 @@ fn a_quote_in_the_padding_matches_nothing() {
             let (at, length) = if v4 { (16, 20 + 8 + inside) } else { (18, 8 + inside) };
             frame[at..at + 2].copy_from_slice(&(length as u16).to_be_bytes());
             assert_eq!(
-                stage.world.receives(A, UPLINK, &frame),
+                stage.world.receives(Ifindex(A), Ifindex(UPLINK), &frame),
                 NO_RULE,
                 "{inside} bytes of the quote are the packet's"
             );

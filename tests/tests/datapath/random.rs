@@ -184,7 +184,7 @@ proptest! {
     fn nothing_leaves_under_a_foreign_address(traffic in traffic(), open in any::<bool>()) {
         let stage = Stage::with(&[], if open { Unknown::Open } else { Unknown::Strict });
         for (device, way, frame) in traffic {
-            let (verdict, _) = stage.judge(device, way, &frame);
+            let (verdict, _) = stage.verdict_of(device, way, &frame);
             if way.is_some() || verdict != Verdict::Allow || is_arp(&frame) {
                 continue;
             }
@@ -203,7 +203,7 @@ proptest! {
         let stage = Stage::new(&closed());
         let mut opened = std::collections::BTreeSet::new();
         for (device, way, frame) in traffic {
-            let (verdict, work) = stage.judge(device, way, &frame);
+            let (verdict, work) = stage.verdict_of(device, way, &frame);
             if verdict != Verdict::Allow {
                 continue;
             }
@@ -222,13 +222,13 @@ proptest! {
         // The node's own flows are its own: here nothing comes from it.
         let named = |(device, way, _): &&(u32, Way, Vec<u8>)| *device != U && *way != Some(NODE);
         for (device, way, frame) in before.iter().filter(named) {
-            let _ = stage.judge(*device, *way, frame);
+            let _ = stage.verdict_of(*device, *way, frame);
         }
         stage.unknown = Unknown::Strict;
         stage.apply(&closed());
         for _ in 0..2 {
             for (device, way, frame) in before.iter().chain(&after).filter(named) {
-                let (verdict, _) = stage.judge(*device, *way, frame);
+                let (verdict, _) = stage.verdict_of(*device, *way, frame);
                 let passes = verdict == Verdict::Allow;
                 prop_assert!(!passes || passes_by_itself(*device, *way, frame), "{device} {way:?}: {frame:02x?}");
             }
@@ -250,7 +250,7 @@ proptest! {
         if let Some(ethertype) = frame.get_mut(12..14) {
             ethertype.copy_from_slice(if v4 { &[0x08, 0x00] } else { &[0x86, 0xdd] });
         }
-        let _ = stage.judge(A, way, &frame);
+        let _ = stage.verdict_of(A, way, &frame);
     }
 }
 
@@ -267,7 +267,7 @@ fn random_traffic_is_not_inert() {
         for (device, way, frame) in traffic {
             let flows = stage.world.flow_count();
             frames += 1;
-            if stage.judge(device, way, &frame).0 == Verdict::Allow {
+            if stage.verdict_of(device, way, &frame).0 == Verdict::Allow {
                 allowed += 1;
                 again += usize::from(flows > 0 && stage.world.flow_count() == flows);
             }

@@ -34,11 +34,11 @@ impl<'a> Refusing<'a> {
     }
 
     /// Judges a frame that a device sends (`from` is `None`) or is to receive.
-    pub(crate) fn judge(&self, device: u32, from: Option<u32>, frame: &Frame<'_>) -> Verdict {
+    pub(crate) fn verdict_of(&self, device: u32, from: Option<u32>, frame: &Frame<'_>) -> Verdict {
         self.look(device, from, frame).0
     }
 
-    /// As `judge`, with what was found on the way.
+    /// As `verdict_of`, with what was found on the way.
     pub(crate) fn look(&self, device: u32, from: Option<u32>, frame: &Frame<'_>) -> (Verdict, Work) {
         let direction = if from.is_some() { Direction::Ingress } else { Direction::Egress };
         let meta = Meta { ifindex: Ifindex(device), ingress_ifindex: Ifindex(from.unwrap_or(device)), vlan: false };

@@ -1,7 +1,7 @@
 //! Tests of the addresses that a packet may carry: those of the sender, of the receiver, and of hosts outside the node.
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Address, OwnerId};
+use enforcer_common::id::{Address, Ifindex, OwnerId};
 use enforcer_common::packet::tcp;
 use enforcer_common::verdict::Reason;
 use enforcer_tests::packet::{Frame, Transport};
@@ -175,7 +175,7 @@ fn its_own_address_may_be_younger_than_the_image() {
     for v4 in FAMILIES {
         let mut stage = Stage::new(&[]);
         let young = address(if v4 { "10.0.0.99" } else { "fd00::99" });
-        let endpoint: &mut Endpoint = stage.world.endpoint_mut(A).unwrap();
+        let endpoint: &mut Endpoint = stage.world.endpoint_mut(Ifindex(A)).unwrap();
         let place = endpoint.owned as usize;
         endpoint.addresses[place] = Address::from(young);
         endpoint.owners[place] = OwnerId(4321);

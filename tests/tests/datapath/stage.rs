@@ -119,18 +119,18 @@ impl Stage {
     }
 
     /// Judges a frame and gives what was found on the way, too.
-    pub(crate) fn judge(&self, device: u32, from: Option<u32>, frame: &[u8]) -> (Verdict, Work) {
+    pub(crate) fn verdict_of(&self, device: u32, from: Option<u32>, frame: &[u8]) -> (Verdict, Work) {
         let direction = if from.is_some() { Direction::Ingress } else { Direction::Egress };
         let meta = Meta { ifindex: Ifindex(device), ingress_ifindex: Ifindex(from.unwrap_or(device)), vlan: false };
-        self.world.judge(direction, &meta, frame)
+        self.world.verdict_of(direction, &meta, frame)
     }
 
     pub(crate) fn sends(&self, device: u32, frame: &Frame<'_>) -> Verdict {
-        self.world.sends(device, &frame.bytes())
+        self.world.sends(Ifindex(device), &frame.bytes())
     }
 
     pub(crate) fn receives(&self, device: u32, from: u32, frame: &Frame<'_>) -> Verdict {
-        self.world.receives(device, from, &frame.bytes())
+        self.world.receives(Ifindex(device), Ifindex(from), &frame.bytes())
     }
 
     /// The flow of a frame that the device sends (`from` is `None`) or receives; it is only looked at.

@@ -1,5 +1,6 @@
 //! Tests of transport headers that are cut short or contradict themselves.
 
+use enforcer_common::id::Ifindex;
 use enforcer_common::verdict::{Reason, Verdict};
 use enforcer_tests::packet::{Frame, Transport};
 
@@ -80,7 +81,11 @@ fn a_header_is_not_read_from_the_padding() {
                 let (at, length) = if v4 { (16, 20 + inside) } else { (18, inside) };
                 frame[at..at + 2].copy_from_slice(&length.to_be_bytes());
                 let verdict = if inside == whole { ALLOW } else { SHORT };
-                assert_eq!(Stage::new(&[]).world.sends(A, &frame), verdict, "{inside} bytes of protocol {number}");
+                assert_eq!(
+                    Stage::new(&[]).world.sends(Ifindex(A), &frame),
+                    verdict,
+                    "{inside} bytes of protocol {number}"
+                );
             }
         }
     }

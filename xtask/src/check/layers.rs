@@ -23,7 +23,7 @@ const LAW: &[(&str, &[&str])] = &[
 ];
 
 /// These know all others.
-const FREE: &[&str] = &["admin", "agent", "cli", "lib", "main"];
+const FREE: &[&str] = &["agent", "cli", "lib", "main"];
 
 /// The modules of `enforcer-common`. Each may import those that stand before it, so no two import each other.
 const ORDER: &[&str] = &[

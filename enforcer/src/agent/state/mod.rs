@@ -65,7 +65,7 @@ pub enum InvalidState {
 /// Which version of which source belongs to a revision.
 #[derive(Deserialize, Serialize)]
 struct Index {
-    revision: u32,
+    revision: Revision,
     unknown: Unknown,
     versions: BTreeMap<String, u64>,
 }
@@ -123,7 +123,7 @@ impl StateDir {
             versions.insert(name, version);
         }
         self.saved.retain(|name, _| versions.contains_key(name));
-        let index = Index { revision: state.revision.0, unknown: state.unknown, versions };
+        let index = Index { revision: state.revision, unknown: state.unknown, versions };
         self.replace(&self.path.join(index_name(state.revision)), &framed(&serde_json::to_vec(&index)?))?;
         self.collect();
         Ok(())
@@ -154,7 +154,7 @@ impl StateDir {
             body => body?,
         };
         let index: Index = parsed(&path, &body)?;
-        if Revision(index.revision) != revision {
+        if index.revision != revision {
             return Err(InvalidState::Damaged { path });
         }
         let mut state = InForce { revision, unknown: index.unknown, ..InForce::default() };

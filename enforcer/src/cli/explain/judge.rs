@@ -30,9 +30,9 @@ pub(super) struct Disagreement {
     pub(super) own: IpAddr,
     /// Address of its peer.
     pub(super) peer: IpAddr,
-    /// Seen from the workload.
+    /// Direction of the flow, seen from the workload.
     pub(super) direction: Direction,
-    /// Of the destination.
+    /// Service of the destination.
     pub(super) service: Service,
     /// What packets get.
     pub(super) tables: Verdict,
@@ -65,8 +65,8 @@ impl<'a> Judge<'a> {
         Self { resolved, intent: Intent::new(image, resolved.snapshot(), unknown, None) }
     }
 
-    /// Judges a flow that the workload with the address `own` sends (egress) or gets (ingress).
-    pub(super) fn judge(
+    /// Verdict and reason of a flow that the workload with the address `own` sends (egress) or gets (ingress).
+    pub(super) fn explain_flow(
         &self,
         direction: Direction,
         own: IpAddr,
@@ -194,7 +194,7 @@ mod tests {
     }
 
     fn to_web(judge: &Judge<'_>, peer: [u8; 4]) -> Result<Answer, Disagreement> {
-        judge.judge(Direction::Ingress, WEB.into(), peer.into(), ANY)
+        judge.explain_flow(Direction::Ingress, WEB.into(), peer.into(), ANY)
     }
 
     #[test]
@@ -217,7 +217,11 @@ mod tests {
     fn an_unknown_workload_is_as_run_was_told() {
         let of = |unknown, disagrees| {
             let resolved = resolved("", disagrees);
-            Judge::new(&resolved, unknown).unwrap().judge(Direction::Egress, NEW.into(), OUT.into(), ANY).unwrap().text
+            Judge::new(&resolved, unknown)
+                .unwrap()
+                .explain_flow(Direction::Egress, NEW.into(), OUT.into(), ANY)
+                .unwrap()
+                .text
         };
         assert_eq!(of(Unknown::Strict, false), "egress   denied: no source names the workload");
         assert_eq!(

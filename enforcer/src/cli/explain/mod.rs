@@ -167,7 +167,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         for (direction, own, peer) in
             [(Direction::Egress, source, destination), (Direction::Ingress, destination, source)]
         {
-            let answer = judge.judge(direction, own, peer, port.service(peer))?;
+            let answer = judge.explain_flow(direction, own, peer, port.service(peer))?;
             println!("  {}", answer.text);
             allowed &= answer.allowed;
         }

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use super::names::{Names, Owned, Ruling, Service};
 use super::record::{FlowRecord, PacketSeen, Party, Ports, RecordedDecision, TransportSeen};
 
-/// A number in a denial that stands for nothing: the record is of another build.
+/// A denial holds the number of a reason or direction that this build does not know. Another version may have written it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum InvalidDenial {
     /// No such reason.

@@ -119,7 +119,7 @@ impl Links {
         }
     }
 
-    /// What is wrong with a link, the worst first. `program`: what it should run.
+    /// The worst fault of a link. `program` is the id of the program that it should run; with `None` it may run any.
     pub(crate) fn check(
         &self,
         ifindex: Ifindex,

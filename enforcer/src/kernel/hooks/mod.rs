@@ -93,7 +93,7 @@ impl Hooks {
         self.links.detach(ifindex)
     }
 
-    /// What is wrong with a link, the worst first. `any_program`: another program is not.
+    /// The worst fault of a link. With `any_program`, a link that runs another program than ours has no fault by that.
     pub(crate) fn check(
         &self,
         ifindex: Ifindex,

@@ -82,7 +82,7 @@ impl Programs {
         Ok(Self { sides: [from?, to?], sweep: Sweep::load(object, &fds)? })
     }
 
-    /// `None`: not all are there.
+    /// Opens the programs that are pinned in a directory. `None` means that a pin is missing.
     fn pinned(directory: &Path) -> Result<Option<Self>, KernelError> {
         let open = |name| {
             let path = directory.join(name);
@@ -139,7 +139,8 @@ fn id(fd: &OwnedFd) -> Result<u32, KernelError> {
     sys::program_id(fd.as_fd()).map_err(|source| KernelError::System { call: "read a program's information", source })
 }
 
-/// The maps are part of it: programs over maps whose pins were lost must not be taken over.
+/// The directory of the programs of one object over these maps. The ids of the maps are part of its name, because programs
+/// over maps whose pins were lost must not be taken over.
 fn directory(layout: &Layout, maps: &Maps, object: &[u8]) -> PathBuf {
     let maps = maps.of_programs().into_iter().flat_map(|(_, map)| map.id().to_ne_bytes());
     layout.programs().join(format!("{:016x}", hash(object.iter().copied().chain(maps))))
@@ -152,7 +153,7 @@ fn remove(directory: &Path) -> Result<(), KernelError> {
     std::fs::remove_dir_all(directory).map_err(at(directory, "remove"))
 }
 
-/// FNV-1a, 64 bits: it tells builds apart and guards against nothing.
+/// The 64-bit FNV-1a hash of some bytes. The hash tells builds apart and does not guard against an attacker.
 fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
     bytes
         .into_iter()

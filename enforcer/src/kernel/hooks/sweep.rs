@@ -16,20 +16,20 @@ use crate::kernel::error::KernelError;
 use crate::kernel::hooks::refused::refused;
 use crate::kernel::sys::{self, SyscallProgram};
 
-/// Its name in the object.
+/// Name of the sweep program in the object.
 pub(crate) const NAME: &str = "sweep";
 
-/// The program.
+/// The sweep program, loaded into the kernel.
 #[derive(Debug)]
 pub struct Sweep {
     fd: OwnedFd,
 }
 
 impl Sweep {
-    /// Loads it. `maps`: by the names of the object.
+    /// Loads the sweep program from an object. `maps` has a map for each name of the object.
     pub fn load(object: &[u8], maps: &BTreeMap<&str, BorrowedFd<'_>>) -> Result<Self, KernelError> {
         let mut object = Object::parse(object).map_err(boxed)?;
-        // All that came before the kernels with tcx. aya's own probe tries each by a call.
+        // Each kernel with tcx has all of these features of BTF. aya would find that out by a call for each.
         let features = BtfFeatures::new(true, true, true, true, true, true, true, true);
         let btf = object.fixup_and_sanitize_btf(&features).map_err(boxed)?;
         let btf = btf.ok_or(KernelError::MissingProgram { name: NAME })?.to_bytes();
@@ -59,12 +59,12 @@ impl Sweep {
         Ok(Self { fd })
     }
 
-    /// One that was loaded before.
+    /// Wraps the descriptor of a sweep program that was loaded before.
     pub(crate) fn loaded(fd: OwnedFd) -> Self {
         Self { fd }
     }
 
-    /// Runs it once: how many flows it deleted. At `cap` of them more may be left.
+    /// Runs the sweep once and gives the number of deleted flows. If the number is `cap`, more idle flows may be left.
     pub fn run(&self, arguments: SweepArguments) -> Result<u32, KernelError> {
         sys::syscall_run(self.fd.as_fd(), &mut arguments.to_words())
             .map_err(|source| KernelError::System { call: "run the sweep", source })

@@ -44,7 +44,7 @@ pub(super) fn info(link: &OwnedFd, ifindex: Ifindex) -> Result<LinkInfo, KernelE
     sys::link_info(link.as_fd()).map_err(on_device(ifindex, "read the link"))
 }
 
-/// The link that is pinned at a path, and what it is attached to. An object of another kind is none of ours.
+/// The link that is pinned at a path, and what it is attached to. An object of another kind is refused as foreign.
 pub(super) fn pinned(path: &Path) -> Result<(OwnedFd, LinkInfo), KernelError> {
     let link = sys::object_get(path).map_err(at(path, "open pin"))?;
     let info = sys::link_info(link.as_fd()).map_err(|_| KernelError::Foreign { path: path.to_path_buf() })?;

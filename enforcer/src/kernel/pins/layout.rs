@@ -49,7 +49,7 @@ pub(crate) struct Layout {
 #[derive(Debug, Default)]
 pub(crate) struct Others {
     pub(super) directories: Vec<PathBuf>,
-    /// An image of another layout is among them.
+    /// Whether one of the directories holds an image of another layout.
     pub(super) policy: bool,
 }
 
@@ -150,7 +150,8 @@ impl Layout {
     }
 }
 
-/// Directories of other versions that this build replaces. An error: one that it cannot go on from, or none of ours.
+/// Directories of other versions that this build replaces. It fails if the flows have another layout, or if a name is not
+/// ours.
 fn others(pin_dir: &Path) -> Result<Others, KernelError> {
     let mut others = Others::default();
     for name in names(pin_dir)? {

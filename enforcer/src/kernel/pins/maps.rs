@@ -50,7 +50,7 @@ pub(crate) struct DenialMaps {
     pub(crate) reported_busy: Arc<Map>,
 }
 
-/// What the sizes of some maps depend on.
+/// The numbers on which the sizes of some maps depend.
 struct Sizes {
     cpus: u32,
     flows: u32,
@@ -136,7 +136,7 @@ impl Sizes {
         let path = layout.map(row);
         match Map::pinned(&path) {
             Ok(map) => {
-                // Its size is a setting: another one counts from the next purge on, flows are worth more.
+                // Another size in the settings counts from the next purge on, because a new map would lose live flows.
                 let any_size = matches!(row.entries, Entries::Setting(_));
                 compare(name, map.attributes(), &expected, any_size)?;
                 let pinned = map.attributes().entries;

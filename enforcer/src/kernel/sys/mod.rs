@@ -74,7 +74,7 @@ fn object(command: i32, fd: i32, path: &Path) -> io::Result<c_long> {
     unsafe { bpf(command, &mut object) }
 }
 
-/// Waits until every program run that has begun is over. False: this kernel refuses to.
+/// Waits until every program run that has begun is over. `false` means that this kernel refuses the call.
 pub(crate) fn membarrier() -> bool {
     const MEMBARRIER_CMD_GLOBAL: i32 = 1;
     // SAFETY: takes three numbers.

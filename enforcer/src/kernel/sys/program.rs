@@ -13,24 +13,25 @@ use super::{address, bpf, command, owned};
 const SYSCALL: u32 = 31;
 /// `BPF_F_SLEEPABLE`; the kernel takes no other program of this type.
 const SLEEPABLE: u32 = 1 << 4;
-/// Bytes for what the verifier says. From 6.4 on it keeps the end where the whole finds no room.
+/// Bytes for the verifier's log. If the log does not fit, Linux 6.4 and later keep its end.
 const LOG: usize = 1 << 20;
 
 /// What makes a program of type syscall.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SyscallProgram<'a> {
-    /// At most 15 bytes count.
+    /// Name of the program, of which the kernel keeps at most 15 bytes.
     pub(crate) name: &'a str,
-    /// Relocated.
+    /// Instructions of the program after relocation.
     pub(crate) instructions: &'a [bpf_insn],
+    /// Licence that the program states.
     pub(crate) license: &'a CStr,
-    /// Types of the object.
+    /// The BTF types of the object, as the kernel has loaded them.
     pub(crate) btf: BorrowedFd<'a>,
-    /// The functions in `instructions`; the kernel takes no callback without.
+    /// The functions in `instructions`. Without this list the kernel refuses callbacks.
     pub(crate) functions: &'a FuncSecInfo,
 }
 
-/// Hands types to the kernel.
+/// Loads BTF types into the kernel.
 pub(crate) fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Load {

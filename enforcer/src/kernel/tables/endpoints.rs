@@ -23,11 +23,12 @@ use crate::kernel::sys::Map;
 use crate::kernel::tables::grace;
 use crate::kernel::tables::mmap::Mapped;
 
-/// Tag of a place that no device has and that is not free either: programs go on to the hash.
+/// Tag of a place in the array that is not free and belongs to no device. Programs that find this tag look in the hash.
 const SHADOW: u32 = u32::MAX;
-/// Words of an endpoint.
+/// Number of 32-bit words in an endpoint.
 const WORDS: usize = size_of::<Endpoint>() / 4;
-/// Order of storing, by the first word of each part and its length; what is not here is tag or window.
+/// The order in which the parts of an endpoint are stored, each as its first word and its number of words. Tag and window
+/// are missing, because they are stored apart.
 const ORDER: [(usize, usize); 7] = [
     (offset_of!(Endpoint, rows) / 4, 4),
     (offset_of!(Endpoint, flags) / 4, 2),
@@ -64,7 +65,7 @@ impl EndpointTable {
         while let Some(key) = more.next_key(last.as_deref()).map_err(on_map(map::ENDPOINTS_MORE, "next key"))? {
             if let Some(endpoint) = read_more(&more, &key)? {
                 let index = place_of(endpoint.ifindex);
-                // The array may have been lost alone.
+                // The pin of the array may have been lost while that of the hash was not.
                 if writable && array.read32(index, offset_of!(Endpoint, ifindex)) == 0 {
                     array.write32(index, offset_of!(Endpoint, ifindex), SHADOW);
                 }
@@ -97,7 +98,7 @@ impl EndpointTable {
         ids.map(|id| id.0).max().unwrap_or(0)
     }
 
-    /// How many are in the hash, their place in the array being another's.
+    /// Number of endpoints in the hash. Their place in the array belongs to another device.
     pub(crate) fn in_more(&self) -> usize {
         let elsewhere =
             |ifindex: &&Ifindex| self.array.read32(place_of(**ifindex), offset_of!(Endpoint, ifindex)) != ifindex.0;

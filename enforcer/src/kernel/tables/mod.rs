@@ -48,7 +48,7 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// Reads the tables and checks the image in force; not where it may be one of another layout.
+    /// Reads the tables and checks the image in force. An image that may have another layout is not checked.
     pub(crate) fn open(pins: &Pins, flow_quota: u32) -> Result<Self, KernelError> {
         let maps = &pins.maps().flows;
         let globals = Globals::open(maps, true)?;
@@ -167,8 +167,8 @@ impl Tables {
         self.endpoints.restore(ifindex)
     }
 
-    /// Frees the places of devices that were detached, once no program that ran there can read them any more; gives what
-    /// failed of single devices.
+    /// Frees the places of devices that were detached, once no program that ran there can read them any more. Gives the
+    /// errors of single devices.
     pub(crate) fn free(&mut self, detached: &[Ifindex]) -> Result<Vec<KernelError>, KernelError> {
         grace::wait()?;
         let mut errors = Vec::new();

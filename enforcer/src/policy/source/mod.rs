@@ -35,13 +35,13 @@ const SOURCES: &[Row] = &[Row { name: "directory", open: directory::open, restor
 /// Why the policies of an earlier run cannot be made again.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidKept {
-    /// Another build kept them.
+    /// Another build kept policies of a source that this build does not have.
     #[error("this build has no source of policies named {name}")]
     UnknownSource {
-        /// The name.
+        /// Name of the source.
         name: String,
     },
-    /// This build refuses what another one took.
+    /// This build refuses policies that another build accepted.
     #[error(transparent)]
     Refused(#[from] PolicyErrors),
 }

@@ -40,7 +40,7 @@ pub(super) struct Inside {
     pub(super) addresses: BTreeSet<IpAddr>,
     /// How many more there are.
     pub(super) unread: usize,
-    /// MAC addresses by ifindex, of the ends of our veths.
+    /// MAC addresses of the ends of our veths, by ifindex. The numbers belong to the container's namespace.
     pub(super) macs: BTreeMap<u32, [u8; 6]>,
     /// We may not look.
     pub(super) refused: bool,
@@ -109,7 +109,8 @@ impl Requests {
         Ok(routes)
     }
 
-    /// Addresses inside the namespace with this nsid and the MACs of these devices in it; nothing if it is gone.
+    /// Addresses inside the namespace with this nsid and the MACs of these devices in it; nothing if it is gone. The numbers
+    /// of the devices belong to that namespace.
     pub(super) async fn inside(&self, nsid: i32, devices: &BTreeSet<u32>) -> Result<Inside, NetlinkError> {
         let (addresses, unread) = match self.addresses(Some(nsid), ADDRESSES_INSIDE).await {
             Ok(found) => found,
