@@ -185,7 +185,9 @@ fn a_directory_of_another_version_that_is_gone_is_no_failure() {
         let deny = TestImage::new(Cell::Deny);
         let others = ["denials-998", "policy-998"].map(|name| rig.config.pin_dir.join(name));
         drop(rig.open());
-        others.iter().for_each(|other| fs::create_dir(other).unwrap());
+        for other in &others {
+            fs::create_dir(other).unwrap();
+        }
         let mut kernel = rig.open();
         fs::remove_dir(&others[0]).unwrap();
         let _ = apply(&mut kernel, &deny.plan(ISOLATED));

@@ -68,13 +68,11 @@ impl Pins {
             }
             Ok(()) | Err(_) => false,
         });
-        match failure {
-            Some(failure) => Err(failure),
-            None => {
-                self.others = Others::default();
-                Ok(())
-            }
+        if let Some(failure) = failure {
+            return Err(failure);
         }
+        self.others = Others::default();
+        Ok(())
     }
 
     /// Maps whose pin is gone or another's.
