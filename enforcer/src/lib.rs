@@ -13,4 +13,5 @@ pub mod lab;
 pub mod plan;
 pub mod policy;
 pub mod resolve;
+pub mod watch;
 pub mod workload;

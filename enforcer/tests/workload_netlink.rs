@@ -11,8 +11,8 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use enforcer::workload::finding::{Finding, Refusal};
-use enforcer::workload::inventory::Inventory;
 use enforcer::workload::model::Snapshot;
+use enforcer::workload::source::Earlier;
 use enforcer::workload::{Config, Mode};
 use enforcer_tests::net::sh;
 use workload_common::{Watch, addresses, behind, in_node, name_of, own};
@@ -24,7 +24,7 @@ fn inventory(text: &str) -> tempfile::NamedTempFile {
 }
 
 fn with_inventory(file: &tempfile::NamedTempFile) -> Config {
-    Config { inventory: Inventory::load(file.path()).unwrap(), ..Config::default() }
+    Config { inventory: Some(file.path().to_owned()), ..Config::default() }
 }
 
 #[test]
@@ -350,10 +350,26 @@ fn another_inventory_gives_other_names() {
         node.add_bridged("a", "va", &["10.88.0.2/16"]);
         let file = inventory("workloads:\n- {name: a, match: {interface: va}}\n");
         let mut watch = Watch::start(with_inventory(&file)).await;
-        assert_eq!(name_of(behind(&watch.discovery.snapshot(), "va").unwrap()), "default/a");
-        let other = inventory("workloads:\n- {name: b, match: {interface: va}}\n");
-        watch.discovery.use_inventory(Inventory::load(other.path()).unwrap()).await.unwrap();
-        assert_eq!(name_of(behind(&watch.discovery.snapshot(), "va").unwrap()), "default/b");
+        assert_eq!(name_of(behind(&watch.last, "va").unwrap()), "default/a");
+        std::fs::write(file.path(), "workloads:\n- {name: b, match: {interface: va}}\n").unwrap();
+        watch.until("the new name", |s| name_of(behind(s, "va").unwrap()) == "default/b").await;
+        // An error leaves the last good names, and is there to be read.
+        std::fs::write(file.path(), "workloads:\n- {nmae: c}\n").unwrap();
+        let reads = async {
+            while watch.discovery.refused_sources().is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), reads).await.unwrap();
+        assert!(watch.discovery.refused_sources()[0].contains("nmae"), "{:?}", watch.discovery.refused_sources());
+        assert_eq!(name_of(behind(&watch.last, "va").unwrap()), "default/b");
+        // A text that names nobody else is published too, because a later daemon goes on from it.
+        let text = "workloads:\n- {name: b, match: {interface: va}} # the same\n";
+        std::fs::write(file.path(), text).unwrap();
+        let published = tokio::time::timeout(Duration::from_secs(5), watch.discovery.changed()).await.unwrap().unwrap();
+        assert_eq!(published.kept["inventory"].as_ref(), text);
+        assert_eq!(published.snapshot, watch.last);
+        assert_eq!(watch.discovery.refused_sources(), Vec::<String>::new());
     });
 }
 
@@ -362,7 +378,9 @@ fn without_the_inventory_that_there_is_veths_are_shown_and_nobody_is_unknown() {
     in_node(async |node| {
         node.add_bridge();
         node.add_bridged("a", "va", &["10.88.0.2/16"]);
-        let mut discovery = enforcer::workload::start(Config { awaits_inventory: true, ..Config::default() }).unwrap();
+        let file = inventory("workloads:\n- {nmae: a}\n");
+        let config = Config { earlier: Earlier::Unknown, ..with_inventory(&file) };
+        let mut discovery = enforcer::workload::start(config).unwrap();
         let mut veths = discovery.unnamed_veths();
         let bound = |seconds| Duration::from_secs(seconds);
         let shown = tokio::time::timeout(bound(5), veths.changed()).await.unwrap();
@@ -371,10 +389,9 @@ fn without_the_inventory_that_there_is_veths_are_shown_and_nobody_is_unknown() {
         tokio::time::timeout(bound(5), async { while veths.changed().await.len() < 2 {} }).await.unwrap();
         // Longer than a source may take for its first list.
         assert!(tokio::time::timeout(bound(11), discovery.changed()).await.is_err(), "neither snapshot nor error");
-        let file = inventory("workloads:\n- {name: a, match: {interface: va}}\n");
-        discovery.use_inventory(Inventory::load(file.path()).unwrap()).await.unwrap();
-        let snapshot = discovery.changed().await.unwrap();
-        assert_eq!(name_of(behind(&snapshot, "va").unwrap()), "default/a");
+        std::fs::write(file.path(), "workloads:\n- {name: a, match: {interface: va}}\n").unwrap();
+        let published = discovery.changed().await.unwrap();
+        assert_eq!(name_of(behind(&published.snapshot, "va").unwrap()), "default/a");
         assert!(tokio::time::timeout(bound(1), veths.changed()).await.is_err(), "snapshots show them now");
     });
 }

@@ -6,9 +6,9 @@ use crate::compile::CompileError;
 use crate::flow::sink::InvalidFlowLog;
 use crate::kernel::KernelError;
 use crate::policy::load::PolicyErrors;
-use crate::policy::watch::WatchError;
+use crate::watch::WatchError;
 use crate::workload::WorkloadError;
-use crate::workload::inventory::InvalidInventory;
+use crate::workload::source::StartError;
 
 /// An error that ends `enforcer run`.
 #[derive(Debug, thiserror::Error)]
@@ -16,9 +16,6 @@ pub enum AgentError {
     /// The policies are refused and none are in force.
     #[error("{0}\n\nthe policies are refused, so no policy is in force and nothing was attached")]
     Policies(#[from] PolicyErrors),
-    /// The inventory is refused and no policies are in force.
-    #[error(transparent)]
-    Inventory(#[from] InvalidInventory),
     /// The policies pass a budget, and none are in force.
     #[error("{0}; therefore no policy is in force and nothing was attached")]
     Compile(#[from] CompileError),
@@ -49,7 +46,8 @@ impl AgentError {
     /// The exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Policies(_) | Self::Compile(_) | Self::Inventory(_) => 2,
+            Self::Policies(_) | Self::Compile(_) => 2,
+            Self::Workloads(WorkloadError::Source(StartError::Refused(_))) => 2,
             Self::Workloads(WorkloadError::SourceSilent { .. }) => 3,
             Self::Kernel(KernelError::Busy { .. }) => 5,
             Self::Kernel(_) => 4,

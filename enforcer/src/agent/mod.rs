@@ -6,7 +6,6 @@
 mod denials;
 mod devices;
 mod error;
-mod inventory;
 mod policies;
 mod reconcile;
 pub mod report;
@@ -22,17 +21,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 pub use self::error::AgentError;
-use self::inventory::InventoryFile;
-
 use self::policies::Policies;
 use self::reconcile::Reconciler;
 use crate::config::Settings;
 use crate::flow::sink::{FlowLog, Target};
 use crate::kernel::{self, Kernel, KernelConfig};
 use crate::plan::Unknown;
-use crate::policy::{self, watch};
-use crate::workload;
+use crate::policy;
 use crate::workload::runtime::RuntimeKind;
+use crate::workload::{self, source::Earlier};
 
 /// How often idle flows are freed.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -92,16 +89,17 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
         None
     });
     let enforced = kernel.revision().revision != Revision::NONE;
-    // Before the first reading, so that no change is missed.
-    let mut inventory_file = watch::watch(options.inventory.iter().cloned().collect())?;
     let config = policy::source::Config { directory: options.policies.clone() };
     let mut policies = Policies::load(&config, enforced, earlier.as_ref())?;
-    let (mut inventory, named) = InventoryFile::load(options.inventory.as_deref(), enforced, earlier.as_ref())?;
     let log = FlowLog::open(options.flow_log.clone(), &node)?;
     let config = workload::Config {
-        awaits_inventory: named.is_none(),
-        inventory: named.unwrap_or_default(),
         runtime: options.runtime.clone(),
+        inventory: options.inventory.clone(),
+        earlier: match &earlier {
+            _ if !enforced => Earlier::Nothing,
+            None => Earlier::Unknown,
+            Some(earlier) => Earlier::Known(earlier.workloads.clone()),
+        },
         uplinks: options.uplinks.clone(),
         owners: adopted_owners(&kernel),
         endpoints: kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect(),
@@ -110,7 +108,6 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     let mut reconciler = Reconciler::new(&options, &node, kernel, states, earlier, log)?;
     let mut discovery = workload::start(config)?;
     let mut unnamed = discovery.unnamed_veths();
-    reconciler.inventory(&inventory);
 
     // Not at once: until then the report of an earlier run says more.
     let mut sweep = interval_at(Instant::now() + SWEEP, SWEEP);
@@ -128,15 +125,6 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
                     reconciler.reconcile(&mut policies)?;
                 }
             }
-            () = inventory_file.changed() => {
-                let changed = inventory.reload();
-                reconciler.inventory(&inventory);
-                if let Some(changed) = changed {
-                    discovery.use_inventory(changed).await?;
-                    // Even if no workload of now is another one: the new text is the one to go on from.
-                    reconciler.reconcile(&mut policies)?;
-                }
-            }
             () = sleep_until(verify) => {
                 reconciler.verify(&mut policies)?;
                 verify = Instant::now() + VERIFY;
@@ -150,9 +138,10 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
                 reconciler.report(&policies, &discovery);
             }
             veths = unnamed.changed() => reconciler.close_new(&veths),
-            snapshot = discovery.changed() => {
+            published = discovery.changed() => {
                 let first = reconciler.awaits_sources();
-                reconciler.workloads(snapshot?, &mut policies)?;
+                let published = published?;
+                reconciler.workloads(&published, &mut policies)?;
                 if first {
                     reconciler.report(&policies, &discovery);
                 }

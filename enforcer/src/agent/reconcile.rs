@@ -13,7 +13,6 @@ use super::Options;
 use super::denials::DenialLog;
 use super::devices::{self, veths};
 use super::error::AgentError;
-use super::inventory::InventoryFile;
 use super::policies::Policies;
 use super::report::{Report, WorkloadLine};
 use super::state::{InForce, StateDir};
@@ -26,7 +25,8 @@ use crate::policy::source::{Kept, from_kept};
 use crate::policy::store::Reading;
 use crate::resolve::{ResolvedPolicy, resolve};
 use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
-use crate::workload::{Discovery, Mode};
+use crate::workload::source::Kept as Texts;
+use crate::workload::{Discovery, Mode, Published};
 
 /// The kernel side, and everything that the daemon keeps in step with it.
 pub(super) struct Reconciler {
@@ -36,8 +36,8 @@ pub(super) struct Reconciler {
     unknown: Unknown,
     window: Option<Duration>,
     snapshot: Option<Arc<Snapshot>>,
-    /// Texts of the sources of workloads.
-    texts: BTreeMap<String, Arc<str>>,
+    /// Texts of the sources from which the snapshot was made.
+    texts: Texts,
     resolved: Option<Arc<ResolvedPolicy>>,
     /// What is in the kernel, wholly; `None`: something is left to be done.
     intent: Option<Intent>,
@@ -68,7 +68,7 @@ impl Reconciler {
             // A veth that appeared while no daemon ran is new all the same: the window is for the first run alone.
             window: options.settings.window().filter(|_| kernel.is_first_run()),
             snapshot: None,
-            texts: BTreeMap::new(),
+            texts: Texts::new(),
             resolved: None,
             intent: None,
             owners: BTreeMap::new(),
@@ -106,8 +106,10 @@ impl Reconciler {
         }
     }
 
-    /// Takes a new snapshot of the workloads.
-    pub(super) fn workloads(&mut self, snapshot: Arc<Snapshot>, policies: &mut Policies) -> Result<(), AgentError> {
+    /// Takes a new snapshot of the workloads. It is put in force even if no workload has changed: the texts of the
+    /// sources, which come with it, are what a later daemon goes on from.
+    pub(super) fn workloads(&mut self, published: &Published, policies: &mut Policies) -> Result<(), AgentError> {
+        let snapshot = Arc::clone(&published.snapshot);
         self.close_new(&snapshot.local.values().flat_map(|workload| workload.endpoints.keys().copied()).collect());
         let before = self.snapshot.as_deref();
         match devices::News::between(before, &snapshot) {
@@ -124,6 +126,7 @@ impl Reconciler {
             None => {}
         }
         self.snapshot = Some(snapshot);
+        self.texts = published.kept.clone();
         self.reconcile(policies)
     }
 
@@ -259,18 +262,13 @@ impl Reconciler {
         self.snapshot.is_none()
     }
 
-    /// Notes the inventory from which the coming snapshots are made.
-    pub(super) fn inventory(&mut self, file: &InventoryFile) {
-        self.texts = file.kept();
-        self.report.inventory_error = file.error().map(str::to_owned);
-    }
-
     /// Writes the report for `status` if it has changed.
     pub(super) fn report(&mut self, policies: &Policies, discovery: &Discovery) {
         let counts = self.denials.counts();
         let report = Report {
             policies: policies.places(),
             policy_error: policies.error(),
+            refused_sources: discovery.refused_sources(),
             findings: discovery.findings().iter().map(ToString::to_string).collect(),
             refused_claims: discovery.refused(),
             awaits_sources: self.awaits_sources(),

@@ -13,8 +13,9 @@ pub struct Report {
     pub policy_count: usize,
     /// The error for which the newest policies are not in force.
     pub policy_error: Option<String>,
-    /// The error for which the newest inventory is not in force.
-    pub inventory_error: Option<String>,
+    /// Errors for which the newest version of a source of workloads, such as the inventory, is not in force.
+    #[serde(default)]
+    pub refused_sources: Vec<String>,
     /// The error for which the newest state of workloads and policies is not in the kernel.
     pub apply_error: Option<String>,
     /// True until every source of workloads has given its first list.

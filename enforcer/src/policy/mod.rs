@@ -18,7 +18,6 @@ pub mod parse;
 mod position;
 pub mod source;
 pub mod store;
-pub mod watch;
 mod yaml;
 
 pub use caution::Caution;

@@ -4,22 +4,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use enforcer_common::id::Ifindex;
 
-use super::source::inventory::Inventory;
+use super::source::Earlier;
 use super::source::runtime::RuntimeKind;
 
 /// What discovery watches, and what an earlier daemon knew.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// The inventory; empty if there is none.
-    pub inventory: Inventory,
-    /// True if there is an inventory whose content is not known. Then there is no snapshot before
-    /// `Discovery::use_inventory`.
-    pub awaits_inventory: bool,
     /// Container runtime.
     pub runtime: Option<RuntimeKind>,
+    /// Inventory file.
+    pub inventory: Option<PathBuf>,
+    /// What an earlier run left in force. A source that has errors goes on from there.
+    pub earlier: Earlier,
     /// Devices that are uplinks whatever else is known of them.
     pub uplinks: Vec<String>,
     /// The owner of each address in an earlier run, named by the ifindex of one of its veths.

@@ -14,16 +14,15 @@ use std::time::Duration;
 
 use enforcer_common::id::Ifindex;
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::config::Config;
 use super::finding::Finding;
-use super::merger::{Merger, Published};
-use super::model::Snapshot;
+use super::merger::Merger;
+pub use super::merger::Published;
 use super::netlink::{Mode, NetlinkError, Watcher};
-use super::source::inventory::{self, Inventory};
-use super::source::{self, Listed, SourceState, Sources};
+use super::source::{self, Listed, SourceError, SourceState, StartError};
 use super::store::Store;
 
 /// A source that has given no list within this time has failed.
@@ -48,6 +47,9 @@ pub enum WorkloadError {
         /// Its last error, if it had one.
         last_error: Option<String>,
     },
+    /// A source cannot start.
+    #[error(transparent)]
+    Source(#[from] StartError),
     /// The discovery task is gone.
     #[error("the task that finds workloads has stopped; start the daemon again")]
     Stopped,
@@ -66,10 +68,7 @@ pub struct Discovery {
     published: watch::Receiver<Option<Arc<Published>>>,
     veths: watch::Receiver<BTreeSet<Ifindex>>,
     sources: Vec<watch::Receiver<SourceState>>,
-    inventory: inventory::Input,
-    /// Answered when a snapshot has what the sources said before.
-    shown: mpsc::Sender<oneshot::Sender<()>>,
-    /// When the first snapshot must be there; `None` once it is, and while it waits for the inventory.
+    /// When the first snapshot must be there; `None` once it is.
     deadline: Option<Instant>,
     mode: Mode,
     overruns: Arc<AtomicU64>,
@@ -96,17 +95,16 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
             _ = report.set(error);
         }
     });
-    let Sources { all, inventory } = source::start(&config);
+    let all = source::start(&config)?;
     let sources = all.iter().map(|source| source.state.clone()).collect();
     let (publish, published) = watch::channel(None);
     let (show, veths) = watch::channel(BTreeSet::new());
-    let (shown, asked) = mpsc::channel(4);
-    let deadline = (!config.awaits_inventory).then(|| Instant::now() + FIRST_LIST);
+    let deadline = Some(Instant::now() + FIRST_LIST);
     let mut store = Store::new();
     store.restore(config.owners, &config.endpoints, &config.uplink_ifindexes);
     let merger = Merger::new(store, all, config.uplinks, requests, views);
-    tokio::spawn(merger.run(publish, show, asked));
-    Ok(Discovery { published, veths, sources, inventory, shown, deadline, mode, overruns, heard, failure })
+    tokio::spawn(merger.run(publish, show));
+    Ok(Discovery { published, veths, sources, deadline, mode, overruns, heard, failure })
 }
 
 /// The veths (by ifindex) that belong to workloads, whatever names the sources will give them.
@@ -125,19 +123,27 @@ impl UnnamedVeths {
 }
 
 impl Discovery {
-    /// Waits for a snapshot that differs from the one returned last. The first snapshot is returned at once. Cancel
-    /// safe.
-    pub async fn changed(&mut self) -> Result<Arc<Snapshot>, WorkloadError> {
-        let change = self.published.changed();
-        let changed = match self.deadline {
-            Some(deadline) => timeout_at(deadline, change).await.map_err(|_| self.silent())?,
-            None => change.await,
-        };
-        if changed.is_err() {
-            return Err(WorkloadError::Stopped);
+    /// Waits for a snapshot, or texts of the sources, that differ from those returned last. The first snapshot is
+    /// returned at once. Cancel safe.
+    pub async fn changed(&mut self) -> Result<Arc<Published>, WorkloadError> {
+        while let Some(deadline) = self.deadline {
+            let Ok(changed) = timeout_at(deadline, self.published.changed()).await else {
+                // A source that has errors waits for a person, who may need longer.
+                if !self.sources.iter().any(|source| awaits_correction(&source.borrow())) {
+                    return Err(self.silent());
+                }
+                self.deadline = Some(Instant::now() + FIRST_LIST);
+                continue;
+            };
+            self.deadline = None;
+            return self.published(changed);
         }
-        self.deadline = None;
-        self.latest().map(|published| Arc::clone(&published.snapshot)).ok_or(WorkloadError::Stopped)
+        let changed = self.published.changed().await;
+        self.published(changed)
+    }
+
+    fn published(&self, changed: Result<(), watch::error::RecvError>) -> Result<Arc<Published>, WorkloadError> {
+        changed.ok().and_then(|()| self.latest()).ok_or(WorkloadError::Stopped)
     }
 
     /// The veths that are known before the first snapshot.
@@ -150,17 +156,26 @@ impl Discovery {
         let states = self.sources.iter().map(|source| source.borrow().clone());
         let silent = states.into_iter().find(|state| state.listed == Listed::Never);
         let silent = silent.unwrap_or_else(|| SourceState { name: "netlink".to_owned(), ..SourceState::default() });
-        WorkloadError::SourceSilent { source_name: silent.name, within: FIRST_LIST, last_error: silent.error }
-    }
-
-    /// The present snapshot.
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.latest().map(|published| Arc::clone(&published.snapshot)).unwrap_or_default()
+        WorkloadError::SourceSilent {
+            source_name: silent.name,
+            within: FIRST_LIST,
+            last_error: silent.error.map(|error| error.to_string()),
+        }
     }
 
     /// What a person should know about the present snapshot.
     pub fn findings(&self) -> BTreeSet<Finding> {
         self.latest().map(|published| published.findings.clone()).unwrap_or_default()
+    }
+
+    /// Errors of sources whose newest version does not count until a person has corrected it.
+    pub fn refused_sources(&self) -> Vec<String> {
+        let states = self.sources.iter().map(|source| source.borrow());
+        let refusal = |state: &SourceState| match &state.error {
+            Some(SourceError::Refused(error)) => Some(error.clone()),
+            Some(SourceError::Down(_)) | None => None,
+        };
+        states.filter_map(|state| refusal(&state)).collect()
     }
 
     /// How many address claims have been refused so far.
@@ -189,20 +204,12 @@ impl Discovery {
         self.failure.get()
     }
 
-    /// Replaces the inventory. If there is a snapshot already, this returns when a snapshot contains the new
-    /// inventory.
-    pub async fn use_inventory(&mut self, inventory: Inventory) -> Result<(), WorkloadError> {
-        let (done, wait) = oneshot::channel();
-        self.inventory.set(&inventory);
-        self.shown.send(done).await.map_err(|_| WorkloadError::Stopped)?;
-        wait.await.map_err(|_| WorkloadError::Stopped)?;
-        if self.latest().is_none() {
-            self.deadline.get_or_insert_with(|| Instant::now() + FIRST_LIST);
-        }
-        Ok(())
-    }
-
     fn latest(&self) -> Option<Arc<Published>> {
         self.published.borrow().clone()
     }
+}
+
+/// Whether a source has said nothing yet because what it says has errors.
+fn awaits_correction(state: &SourceState) -> bool {
+    state.listed == Listed::Never && matches!(state.error, Some(SourceError::Refused(_)))
 }

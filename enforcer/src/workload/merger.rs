@@ -13,13 +13,13 @@ use std::time::Duration;
 use enforcer_common::id::Ifindex;
 
 use futures_util::future::select_all;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::finding::Finding;
 use super::model::Snapshot;
 use super::netlink::{Change, Requests};
-use super::source::{Listed, Source, SourceState};
+use super::source::{Kept, Listed, Source, SourceError, SourceState};
 use super::statement::FoundBy;
 use super::store::{Inputs, Store};
 use super::view::NetworkView;
@@ -29,8 +29,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What discovery publishes to the agent.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Published {
-    pub(super) snapshot: Arc<Snapshot>,
+pub struct Published {
+    /// The workloads.
+    pub snapshot: Arc<Snapshot>,
+    /// The texts of the sources from which the snapshot was made.
+    pub kept: Kept,
     pub(super) findings: BTreeSet<Finding>,
     pub(super) refused: u64,
 }
@@ -40,6 +43,8 @@ pub(super) struct Published {
 pub(super) struct Merger {
     store: Store,
     sources: Vec<Source>,
+    /// What each source said when its paths were looked up last.
+    states: Vec<SourceState>,
     uplinks: Vec<String>,
     requests: Requests,
     views: mpsc::Receiver<Change>,
@@ -56,23 +61,20 @@ impl Merger {
         requests: Requests,
         views: mpsc::Receiver<Change>,
     ) -> Self {
-        let (gone, netns) = (BTreeSet::new(), BTreeMap::new());
-        Self { store, sources, uplinks, requests, views, view: None, gone, netns }
+        let (gone, netns, states) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
+        Self { store, sources, states, uplinks, requests, views, view: None, gone, netns }
     }
 
-    /// Runs until nobody listens or netlink has stopped. A caller that has changed a source can then ask by `shown`.
-    /// It is answered once a snapshot contains the change, if there is any snapshot yet.
+    /// Runs until nobody listens or netlink has stopped.
     pub(super) async fn run(
         mut self,
         publish: watch::Sender<Option<Arc<Published>>>,
         veths: watch::Sender<BTreeSet<Ifindex>>,
-        mut shown: mpsc::Receiver<oneshot::Sender<()>>,
     ) {
         // Until the first snapshot.
         let mut veths = Some(veths);
         let mut again = Instant::now() + LOOK_AGAIN;
         loop {
-            let mut done = None;
             tokio::select! {
                 change = self.views.recv() => {
                     let Some(change) = change else { return };
@@ -89,10 +91,6 @@ impl Merger {
                     }
                 }
                 () = changed(&mut self.sources) => {}
-                asked = shown.recv() => {
-                    let Some(asked) = asked else { return };
-                    done = Some(asked);
-                }
                 () = sleep_until(again) => {
                     again = Instant::now() + LOOK_AGAIN;
                     if !self.resolve().await {
@@ -105,9 +103,6 @@ impl Merger {
             self.publish(&publish);
             if publish.borrow().is_some() {
                 veths = None;
-            }
-            if let Some(done) = done {
-                _ = done.send(());
             }
         }
     }
@@ -131,10 +126,12 @@ impl Merger {
         !self.gone.is_empty() || before != now
     }
 
-    /// Asks the kernel what each path stands for; tells whether that is news.
+    /// Takes what the sources say now, and asks the kernel what each path of it stands for; tells whether one stands for
+    /// something else than before. The statements count only together with what their paths stand for.
     async fn resolve(&mut self) -> bool {
+        let states: Vec<SourceState> = self.sources.iter().map(|source| source.state.borrow().clone()).collect();
         let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
-        for statement in self.states().iter().flat_map(|state| state.statements.iter()) {
+        for statement in states.iter().flat_map(|state| state.statements.iter()) {
             if let FoundBy::Netns(candidates) = &statement.found_by {
                 paths.extend(candidates.iter().cloned());
             }
@@ -155,12 +152,8 @@ impl Merger {
         }
         let news = self.netns != netns;
         self.netns = netns;
+        self.states = states;
         news
-    }
-
-    /// What the sources say now.
-    fn states(&self) -> Vec<SourceState> {
-        self.sources.iter().map(|source| source.state.borrow().clone()).collect()
     }
 
     /// Shows the veths that no source can make an uplink.
@@ -172,7 +165,7 @@ impl Merger {
 
     fn publish(&mut self, to: &watch::Sender<Option<Arc<Published>>>) {
         let Some(view) = self.view.clone() else { return };
-        let states = self.states();
+        let states = &self.states;
         // Before every source has spoken nobody can tell an unknown workload from one whose name is still to come.
         if states.iter().any(|state| state.listed == Listed::Never) {
             return;
@@ -180,7 +173,7 @@ impl Merger {
         let outcome = self.store.update(&Inputs {
             view: &view,
             gone: &std::mem::take(&mut self.gone),
-            sources: &states,
+            sources: states,
             netns: &self.netns,
             uplinks: &self.uplinks,
             now: Instant::now().into_std(),
@@ -190,19 +183,22 @@ impl Merger {
         }
         let mut findings = outcome.findings;
         for SourceState { name, error, .. } in states {
-            findings.extend(error.map(|error| Finding::SourceDown { source: name, error }));
+            if let Some(SourceError::Down(error)) = error {
+                findings.insert(Finding::SourceDown { source: name.clone(), error: error.clone() });
+            }
         }
+        let texts = self.sources.iter().zip(states);
+        let kept: Kept =
+            texts.filter_map(|(source, state)| Some((source.name.to_owned(), state.kept.clone()?))).collect();
         let refused = self.store.refused();
         to.send_if_modified(|published| {
             let before = published.as_deref();
             warn_of_news(&findings, before.map(|old| &old.findings));
-            let same = before.is_some_and(|old| *old.snapshot == outcome.snapshot);
-            let snapshot = match published {
-                Some(old) if same => Arc::clone(&old.snapshot),
-                _ => Arc::new(outcome.snapshot),
-            };
-            *published = Some(Arc::new(Published { snapshot, findings, refused }));
-            !same
+            let same = before.filter(|old| *old.snapshot == outcome.snapshot).map(|old| Arc::clone(&old.snapshot));
+            let news = same.is_none() || before.is_some_and(|old| old.kept != kept);
+            let snapshot = same.unwrap_or_else(|| Arc::new(outcome.snapshot));
+            *published = Some(Arc::new(Published { snapshot, kept, findings, refused }));
+            news
         });
     }
 }
@@ -233,6 +229,9 @@ fn leads(view: &NetworkView) -> BTreeMap<i32, BTreeSet<Ifindex>> {
 
 /// Waits for news of any source.
 async fn changed(sources: &mut [Source]) {
+    if sources.is_empty() {
+        return std::future::pending().await;
+    }
     let news = sources.iter_mut().map(|source| {
         Box::pin(async {
             // A source that has ended says nothing else any more.

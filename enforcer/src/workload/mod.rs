@@ -15,6 +15,6 @@ pub mod store;
 pub mod view;
 
 pub use self::config::Config;
-pub use self::discovery::{Discovery, FIRST_LIST, UnnamedVeths, WorkloadError, start};
+pub use self::discovery::{Discovery, FIRST_LIST, Published, UnnamedVeths, WorkloadError, start};
 pub use self::netlink::{Mode, NetlinkError};
 pub use self::source::{inventory, runtime};

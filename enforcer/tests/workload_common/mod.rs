@@ -53,7 +53,7 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) async fn start(config: Config) -> Self {
         let mut discovery = start(config).unwrap();
-        let last = discovery.changed().await.unwrap();
+        let last = Arc::clone(&discovery.changed().await.unwrap().snapshot);
         Self { discovery, last }
     }
 
@@ -65,7 +65,7 @@ impl Watch {
             let Ok(next) = next else {
                 panic!("not seen in time: {what}\nlast: {:#?}\n{:#?}", self.last, self.discovery.findings());
             };
-            self.last = next.unwrap();
+            self.last = Arc::clone(&next.unwrap().snapshot);
         }
         Arc::clone(&self.last)
     }

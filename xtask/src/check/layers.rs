@@ -9,8 +9,10 @@ use crate::{check::Violation, source::Source};
 
 /// A stage and what it may import of its siblings; a path admits everything below it.
 const LAW: &[(&str, &[&str])] = &[
-    ("policy", &[]),
-    ("workload", &[]),
+    // Ticks when a file may have changed: any source may read files.
+    ("watch", &[]),
+    ("policy", &["watch"]),
+    ("workload", &["watch"]),
     ("resolve", &["policy", "workload"]),
     ("compile", &["resolve", "policy::model", "workload::model"]),
     ("plan", &["compile::image", "workload::model"]),

@@ -24,8 +24,8 @@ pub(super) enum Trouble {
     },
     /// The newest policies were refused.
     Policies(String),
-    /// The newest inventory was refused.
-    Inventory(String),
+    /// The newest version of a source of workloads, such as the inventory, was refused.
+    Source(String),
     /// The newest image could not be put in force.
     Apply(String),
     /// A part of the plan in force could not be done.
@@ -50,7 +50,7 @@ impl Trouble {
         troubles.extend(missing.map(|endpoint| Self::NotAttached { ifindex: endpoint.ifindex }));
         if let Some(report) = report {
             troubles.extend(report.policy_error.clone().map(Self::Policies));
-            troubles.extend(report.inventory_error.clone().map(Self::Inventory));
+            troubles.extend(report.refused_sources.iter().cloned().map(Self::Source));
             troubles.extend(report.apply_error.clone().map(Self::Apply));
             troubles.extend(report.unfinished.iter().cloned().map(Self::Unfinished));
             if report.awaits_sources {
@@ -70,7 +70,7 @@ impl Trouble {
             Self::NoPolicy => "no policy is in force yet",
             Self::NotAttached { .. } => "a veth lacks a program, or another program runs before it",
             Self::Policies(_) => "the newest policies are not in force",
-            Self::Inventory(_) => "the newest inventory is not in force",
+            Self::Source(_) => "the newest names of workloads are not in force",
             Self::Apply(_) => "the newest state of policies and workloads is not in the kernel",
             Self::Unfinished(_) => "the daemon could not finish a change and tries again",
             Self::AwaitsSources => "the names of the workloads are not known yet",
@@ -86,7 +86,7 @@ impl fmt::Display for Trouble {
             Self::NoDaemon => f.write_str("attached programs stay in force, but a new veth is unprotected"),
             Self::NoPolicy => f.write_str("the daemon has not finished its first start"),
             Self::NotAttached { ifindex } => write!(f, "ifindex {ifindex}"),
-            Self::Policies(error) | Self::Inventory(error) | Self::Apply(error) | Self::Unfinished(error) => {
+            Self::Policies(error) | Self::Source(error) | Self::Apply(error) | Self::Unfinished(error) => {
                 f.write_str(error)
             }
             Self::AwaitsSources => f.write_str("what is in force stays, and a new veth is closed"),
@@ -114,8 +114,8 @@ mod tests {
                 Trouble::NoDaemon => Some(Trouble::NoPolicy),
                 Trouble::NoPolicy => Some(Trouble::NotAttached { ifindex: Ifindex(7) }),
                 Trouble::NotAttached { .. } => Some(Trouble::Policies("a".to_owned())),
-                Trouble::Policies(_) => Some(Trouble::Inventory("b".to_owned())),
-                Trouble::Inventory(_) => Some(Trouble::Apply("c".to_owned())),
+                Trouble::Policies(_) => Some(Trouble::Source("b".to_owned())),
+                Trouble::Source(_) => Some(Trouble::Apply("c".to_owned())),
                 Trouble::Apply(_) => Some(Trouble::Unfinished("d".to_owned())),
                 Trouble::Unfinished(_) => Some(Trouble::AwaitsSources),
                 Trouble::AwaitsSources => Some(Trouble::Disagreements(1)),

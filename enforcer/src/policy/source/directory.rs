@@ -16,7 +16,7 @@ use crate::policy::PolicyError;
 use crate::policy::error::Problem;
 use crate::policy::finding::PolicyFinding;
 use crate::policy::load::{Loaded, PolicyErrors, SourceFile, assemble, from_sources};
-use crate::policy::watch::{ChangeStream, watch};
+use crate::watch::{ChangeStream, watch};
 
 /// Bytes of one file.
 const FILE_BYTES: u64 = 8 << 20;

@@ -15,7 +15,7 @@ use self::shape::Opened;
 pub use self::shape::{Config, Said, Source, Unit};
 use super::load::{PolicyErrors, SourceFile};
 use super::model::PolicySet;
-use super::watch::WatchError;
+use crate::watch::WatchError;
 
 /// Files of each source by its name: enough to make the same policies again.
 pub type Kept = BTreeMap<String, Vec<Arc<[SourceFile]>>>;

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 
 use crate::policy::load::{Loaded, PolicyErrors};
 use crate::policy::origin::ObjectName;
-use crate::policy::watch::WatchError;
+use crate::watch::WatchError;
 
 /// Where policies come from.
 #[derive(Clone, Debug)]

@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
+use crate::watch::WatchError;
 use crate::workload::model::Labels;
 use crate::workload::statement::Statement;
 
@@ -24,13 +26,61 @@ pub struct SourceState {
     pub name: String,
     /// How complete the statements are.
     pub listed: Listed,
-    /// Why the source cannot be read at the moment; what it said last still holds.
-    pub error: Option<String>,
+    /// Why the statements are not what the source says now; what it said last still holds.
+    pub error: Option<SourceError>,
     /// What it says, one statement for each workload or part of one.
     pub statements: Arc<Vec<Statement>>,
     /// Labels of namespaces.
     pub namespaces: Arc<BTreeMap<String, Labels>>,
+    /// The text from which a later daemon can make the same statements; `None`: the source says them again by itself.
+    pub kept: Option<Arc<str>>,
 }
+
+/// Why a source adds nothing new to what it has said.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum SourceError {
+    /// It does not answer, and it is asked again.
+    Down(String),
+    /// It says something that has errors, and a person has to correct it.
+    Refused(String),
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Down(error) | Self::Refused(error) => f.write_str(error),
+        }
+    }
+}
+
+/// Texts of sources, by the names of the sources.
+pub type Kept = BTreeMap<String, Arc<str>>;
+
+/// What an earlier daemon left in force.
+#[derive(Clone, Debug, Default)]
+pub enum Earlier {
+    /// Nothing, so a source that has errors ends the start.
+    #[default]
+    Nothing,
+    /// An image whose sources are not known. It stays until every source is read without errors.
+    Unknown,
+    /// An image that was made with these texts. A source without a text had none.
+    Known(Kept),
+}
+
+/// Why a source cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What it says has errors, and nothing is in force that could stay.
+    #[error(transparent)]
+    Refused(Box<dyn std::error::Error + Send + Sync>),
+    /// Its files cannot be watched.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+}
+
+/// A source that was started; `None`: the configuration does not name it.
+pub(super) type Started = Result<Option<Source>, StartError>;
 
 /// How complete the statements of a source are.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -47,6 +97,8 @@ pub enum Listed {
 /// A source that runs for as long as this is kept.
 #[derive(Debug)]
 pub(in crate::workload) struct Source {
+    /// Under which name the text of its state is kept.
+    pub(in crate::workload) name: &'static str,
     /// Its newest state.
     pub(in crate::workload) state: watch::Receiver<SourceState>,
     /// Asks for a list `LISTED_WITHIN` from now, if the source gives lists.

@@ -1,13 +1,13 @@
 //! The inventory file as a source: it gives names, labels and ports to workloads that no runtime names.
 //!
-//! Input: YAML text. Output: an `Inventory` that is valid by construction, or an error with file, line and column. While one
-//! inventory replaces another, this module also gives the state of the source. `docs/inventory-reference.md` describes the
-//! format for users.
+//! Input: YAML text. Output: an `Inventory` that is valid by construction, or an error with file, line and column. `file`
+//! reads the text again when it may have changed. `docs/inventory-reference.md` describes the format for users.
 
 #![forbid(unsafe_code)]
 
 mod document;
 mod error;
+mod file;
 #[cfg(test)]
 mod tests;
 
@@ -16,15 +16,14 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 pub use self::error::{InvalidInventory, Mistake};
-use super::shape::{Listed, Source, SourceState};
+pub(super) use self::file::start;
+use super::shape::{Listed, SourceState};
 use crate::workload::model::{Labels, NamedPort, WorkloadName};
 use crate::workload::statement::{About, FoundBy, Statement};
 
 /// Name of the inventory among the sources of workloads.
-pub const NAME: &str = "inventory";
+const NAME: &str = "inventory";
 
 /// Larger files are refused.
 pub const MAX_BYTES: u64 = 8 << 20;
@@ -90,34 +89,14 @@ impl Inventory {
     }
 }
 
-/// The source's end of the inventory: takes one in the place of another.
-#[derive(Debug)]
-pub(in crate::workload) struct Input(watch::Sender<SourceState>);
-
-/// The inventory as a source; `None`: there is one, and nobody knows yet what it says.
-pub(in crate::workload) fn start(inventory: Option<&Inventory>) -> (Input, Source) {
-    let (to, state) = watch::channel(inventory.map_or_else(silent, state_of));
-    (Input(to), Source { state, again: None })
-}
-
-impl Input {
-    /// This inventory counts from now on.
-    pub(in crate::workload) fn set(&self, inventory: &Inventory) {
-        self.0.send_replace(state_of(inventory));
-    }
-}
-
-fn silent() -> SourceState {
-    SourceState { name: "the inventory".to_owned(), ..SourceState::default() }
-}
-
 /// What an inventory says.
 pub(in crate::workload) fn state_of(inventory: &Inventory) -> SourceState {
     SourceState {
+        name: format!("the {NAME}"),
         listed: Listed::Standing,
         statements: Arc::new(inventory.entries.iter().map(statement).collect()),
         namespaces: Arc::new(inventory.namespaces.clone()),
-        ..silent()
+        ..SourceState::default()
     }
 }
 

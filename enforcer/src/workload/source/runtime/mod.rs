@@ -19,8 +19,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use self::api::Api;
 pub(in crate::workload) use self::container::statements;
 pub use self::container::{COMPOSE_PROJECT_LABEL, CONTAINER_LABEL, Container, NAMESPACE_LABEL, PORT_LABEL_PREFIX};
-use super::shape::{LISTED_WITHIN, Listed, Source, SourceState};
+use super::shape::{LISTED_WITHIN, Listed, Source, SourceError, SourceState, Started};
+use crate::workload::config::Config;
 
+/// Name of the runtime among the sources of workloads.
+const NAME: &str = "runtime";
 /// Pause before the socket is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 /// A list at least so often, against events that were missed.
@@ -59,10 +62,11 @@ impl fmt::Display for RuntimeKind {
 }
 
 /// Watches the runtime for as long as somebody listens.
-pub(in crate::workload) fn start(kind: RuntimeKind) -> Source {
+pub(super) fn start(config: &Config) -> Started {
+    let Some(kind) = config.runtime.clone() else { return Ok(None) };
     let (to, state) = watch::channel(SourceState { name: kind.to_string(), ..SourceState::default() });
     let again = Arc::new(Notify::new());
-    let source = Source { state, again: Some(Arc::clone(&again)) };
+    let source = Source { name: NAME, state, again: Some(Arc::clone(&again)) };
     tokio::spawn(async move {
         while !to.is_closed() {
             let result = tokio::select! {
@@ -73,6 +77,7 @@ pub(in crate::workload) fn start(kind: RuntimeKind) -> Source {
                 Ok(()) => "the runtime ended its stream of events".to_owned(),
                 Err(error) => error_chain(&error),
             };
+            let error = SourceError::Down(error);
             to.send_if_modified(|state| {
                 let news = state.error.as_ref() != Some(&error);
                 state.error = Some(error);
@@ -81,7 +86,7 @@ pub(in crate::workload) fn start(kind: RuntimeKind) -> Source {
             sleep(RETRY).await;
         }
     });
-    source
+    Ok(Some(source))
 }
 
 /// One connection: subscribe, list, and list again after every event.
