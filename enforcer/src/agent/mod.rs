@@ -90,7 +90,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     });
     let enforced = kernel.revision().revision != Revision::NONE;
     let config = policy::source::Config { directory: options.policies.clone() };
-    let mut policies = Policies::load(&config, enforced, earlier.as_ref())?;
+    let mut policies = Policies::load(&config, enforced, earlier.as_ref()).await?;
     let log = FlowLog::open(options.flow_log.clone(), &node)?;
     let config = workload::Config {
         runtime: options.runtime.clone(),

@@ -25,3 +25,4 @@ mod sctp;
 mod spoof;
 mod unknown;
 mod workloads;
+mod writers;
