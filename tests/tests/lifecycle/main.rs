@@ -11,6 +11,7 @@ mod common;
 mod errors;
 mod flood;
 mod frames;
+mod hostile;
 mod kills;
 mod node;
 mod older;
