@@ -92,6 +92,7 @@ fn look_up<I: ReadImage>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::OwnerId;
     use crate::image::{Header, Line};
 
     struct Lines([Line; 3]);
@@ -106,8 +107,8 @@ mod tests {
         }
     }
 
-    /// What an image with one row, one peer class, one port class and this cell says.
-    fn said_by(byte: u8) -> Verdict {
+    /// An image with one row, one peer class, one port class and this cell.
+    fn image(byte: u8) -> Lines {
         let header = Header {
             magic: Header::MAGIC,
             port_classes: 1,
@@ -121,6 +122,12 @@ mod tests {
         };
         let mut image = Lines([header.to_line(), Line::ZERO, Line::ZERO]);
         image.0[2].write(0, &[byte]);
+        image
+    }
+
+    /// What it says.
+    fn said_by(byte: u8) -> Verdict {
+        let image = image(byte);
         let entry = AddressEntry::new(PeerClass(0), false, false);
         decide(&image, Row(0), &Address([0; 4]), Some(entry), PortKey::tcp(0))
     }
@@ -142,5 +149,23 @@ mod tests {
             }
         }
         assert_eq!(known, 3);
+    }
+
+    #[test]
+    fn a_workload_reaches_itself_but_not_who_shows_its_address_too() {
+        let (own, other) = (Address([1; 4]), Address([2; 4]));
+        let mut endpoint = Endpoint { rows: [[Row(0); 2]; 2], owned: 1, ..Endpoint::FREE };
+        (endpoint.addresses[0], endpoint.owners[0]) = (own, OwnerId(7));
+        let entry = AddressEntry::new(PeerClass(0), true, false);
+        let said = |peer: &Address, entry| {
+            [Direction::Ingress, Direction::Egress].map(|direction| {
+                let question = Question { direction, peer, entry: Some(entry), port: PortKey::tcp(80) };
+                answer(Some(&image(Cell::Deny as u8)), Slot::of(0), &endpoint, &question)
+            })
+        };
+        let denied = [Verdict::Deny(Reason::NoRule); 2];
+        assert_eq!(said(&own, entry), [Verdict::Allow; 2], "N19");
+        assert_eq!(said(&own, entry.disputed()), denied, "it may be the other one's packet");
+        assert_eq!(said(&other, entry), denied);
     }
 }

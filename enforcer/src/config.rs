@@ -21,6 +21,14 @@ pub struct Settings {
     /// For how long after the first attach a segment of an older connection is accepted as one (D10), in seconds; 0 turns
     /// it off.
     pub older_connections_seconds: u64,
+    /// Lines of the flow log that one workload can cause in a second; what it has beyond is told as a sum. 0: any number.
+    pub flow_log_lines_per_second: u32,
+    /// Lines of the flow log that one workload can cause at once, after it was quiet.
+    pub flow_log_burst: u32,
+    /// Size from which the flow log's file is put aside and a new one begun, in MiB. 0: never.
+    pub flow_log_mib: u64,
+    /// Files of the flow log that are kept beside the newest one.
+    pub flow_log_kept_files: u32,
     /// Where the sources of the policy in force and the state for `status` are kept. Below it each pin directory has a
     /// directory of its own. On a tmpfs: it is of no use after a reboot.
     pub state_dir: PathBuf,
@@ -32,6 +40,10 @@ impl Default for Settings {
             flows: limits::FLOWS,
             flow_quota: limits::FLOW_QUOTA,
             older_connections_seconds: 60,
+            flow_log_lines_per_second: 200,
+            flow_log_burst: 2_000,
+            flow_log_mib: 100,
+            flow_log_kept_files: 4,
             state_dir: PathBuf::from("/run/enforcer"),
         }
     }
@@ -83,11 +95,24 @@ impl Settings {
             serde_yaml::from_str(&text)
                 .map_err(|error| InvalidSettings::Malformed { path: path.to_owned(), message: error.to_string() })?
         };
-        let Self { flows, flow_quota, older_connections_seconds, state_dir: _ } = &settings;
+        let Self {
+            flows,
+            flow_quota,
+            older_connections_seconds,
+            flow_log_lines_per_second,
+            flow_log_burst,
+            flow_log_mib,
+            flow_log_kept_files,
+            state_dir: _,
+        } = &settings;
         for (setting, value, low, high) in [
             ("flows", u64::from(*flows), 1024, 16 << 20),
             ("flow_quota", u64::from(*flow_quota), 64, u64::from(*flows)),
             ("older_connections_seconds", *older_connections_seconds, 0, 3600),
+            ("flow_log_lines_per_second", u64::from(*flow_log_lines_per_second), 0, 1_000_000),
+            ("flow_log_burst", u64::from(*flow_log_burst), 1, 1_000_000),
+            ("flow_log_mib", *flow_log_mib, 0, 1 << 20),
+            ("flow_log_kept_files", u64::from(*flow_log_kept_files), 1, 1000),
         ] {
             if !(low..=high).contains(&value) {
                 return Err(InvalidSettings::OutOfRange { path: path.to_owned(), setting, value, low, high });
@@ -153,7 +178,16 @@ mod tests {
                 vec![$((stringify!($name).to_owned(), serde_json::to_value($name).unwrap())),*]
             }};
         }
-        let defaults = defaults!(flows, flow_quota, older_connections_seconds, state_dir);
+        let defaults = defaults!(
+            flows,
+            flow_quota,
+            older_connections_seconds,
+            flow_log_lines_per_second,
+            flow_log_burst,
+            flow_log_mib,
+            flow_log_kept_files,
+            state_dir
+        );
         let plain = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let expected: Vec<(String, String)> =
             defaults.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
@@ -185,7 +219,7 @@ mod tests {
             }
             checked += 1;
         }
-        assert_eq!(checked, 3, "settings with a range");
+        assert_eq!(checked, 7, "settings with a range");
     }
 
     #[test]

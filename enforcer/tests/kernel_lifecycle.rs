@@ -6,6 +6,7 @@ mod kernel_support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown};
 
 use aya::EbpfLoader;
 use aya::maps::{Array, HashMap, Map, MapData};
@@ -121,6 +122,30 @@ fn what_does_not_fit_is_refused_by_name_and_stays_enforced() {
             let error = Kernel::open(&rig.config).unwrap_err();
             assert!(matches!(error, KernelError::OtherNamespace { .. }), "{error}");
         });
+        drop(rig.open());
+    });
+}
+
+#[test]
+fn a_pin_directory_that_another_user_made_is_refused_by_its_owner() {
+    const NOBODY: u32 = 65_534;
+    with_rig(|rig| {
+        let pins = &rig.config.pin_dir;
+        let parent = pins.parent().unwrap();
+        assert_eq!(fs::metadata(parent).unwrap().mode() & 0o002, 0o002, "as it is mounted, anybody can make one");
+        fs::create_dir(pins).unwrap();
+        chown(pins, Some(NOBODY), None).unwrap();
+        let error = Kernel::open(&rig.config).unwrap_err();
+        assert!(matches!(error, KernelError::ForeignOwner { owner: NOBODY, .. }), "{error}");
+        let message = error.to_string();
+        for part in
+            ["user 65534 (nobody)", &pins.display().to_string(), "rm -r", &format!("write to {}", parent.display())]
+        {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        let errors = purge(pins).unwrap_err();
+        assert!(matches!(&errors[..], [KernelError::ForeignOwner { .. }]), "{errors:?}");
+        fs::remove_dir(pins).unwrap();
         drop(rig.open());
     });
 }

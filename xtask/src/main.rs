@@ -11,6 +11,7 @@ mod check;
 mod demo;
 mod docs;
 mod kernel;
+mod mutants;
 mod run;
 mod setup;
 mod source;
@@ -56,6 +57,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Change single lines of the code that decides, and list the changes that no fast test notices.
+    Mutants(mutants::Options),
     /// Build everything and run `enforcer demo`.
     Demo,
     /// Write docs/cli.md anew from the help texts of `enforcer`.
@@ -79,6 +82,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::BuildEbpf { release: _ } => build_ebpf::run(&workspace),
         Command::Bench { arguments } => bench::run(&workspace, &arguments),
+        Command::Mutants(options) => mutants::run(&workspace, &options),
         Command::Demo => demo::run(&workspace),
         Command::Docs => docs::run(&workspace),
         Command::Test { tier } => test::run(&workspace, tier),

@@ -8,14 +8,16 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use enforcer_common::denial::Denial;
 use enforcer_common::id::IncarnationId;
 use jiff::Timestamp;
 
 use super::error::AgentError;
 use crate::flow::enrich::Enricher;
-use crate::flow::names::NameTable;
+use crate::flow::limit::{LineLimit, LineRate};
+use crate::flow::names::{NameTable, Names};
 use crate::flow::sink::{FlowLog, SinkCounts};
 use crate::kernel::{Denials, KernelError, NewDenials};
 
@@ -44,6 +46,8 @@ struct Shared {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LogCounts {
     pub(super) sink: SinkCounts,
+    /// Records that a workload was over its limit with. Their packets are in a sum.
+    pub(super) over_limit: u64,
     /// Packets on which kernel and policies disagree.
     pub(super) disagreements: u64,
 }
@@ -51,9 +55,16 @@ pub(super) struct LogCounts {
 impl DenialLog {
     /// Starts the thread. Its first reading brings what was denied while no daemon ran; `names` has the names for
     /// those records.
-    pub(super) fn start(denials: Denials, log: FlowLog, node: &str, names: NameTable) -> Result<Self, AgentError> {
+    pub(super) fn start(
+        denials: Denials,
+        log: FlowLog,
+        rate: Option<LineRate>,
+        node: &str,
+        names: NameTable,
+    ) -> Result<Self, AgentError> {
         let shared = Arc::new(Shared { names: Mutex::new(names), ..Shared::default() });
-        let reader = Reader { shared: Arc::clone(&shared), denials, log, enricher: Enricher::new(node) };
+        let (limit, enricher) = (LineLimit::new(rate), Enricher::new(node));
+        let reader = Reader { shared: Arc::clone(&shared), denials, limit, log, enricher };
         let thread = thread::Builder::new()
             .name("denials".to_owned())
             .spawn(move || reader.run())
@@ -103,6 +114,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Reader {
     shared: Arc<Shared>,
     denials: Denials,
+    limit: LineLimit,
     log: FlowLog,
     enricher: Enricher,
 }
@@ -121,7 +133,7 @@ impl Reader {
             }
         }
         let (reading, failure) = self.denials.flush();
-        self.write(&reading, failure);
+        self.write(&reading, failure, true);
         let counts = self.log.finish(LAST_WORDS);
         if counts.lost_packets > 0 {
             tracing::warn!(
@@ -134,24 +146,26 @@ impl Reader {
     /// True: more is waiting.
     fn read(&mut self) -> bool {
         let (reading, failure) = self.denials.poll();
-        self.write(&reading, failure);
+        self.write(&reading, failure, false);
         reading.more
     }
 
-    fn write(&mut self, reading: &NewDenials, failure: Option<KernelError>) {
+    /// `last`: nothing is written after this.
+    fn write(&mut self, reading: &NewDenials, failure: Option<KernelError>, last: bool) {
         if let Some(error) = failure {
             tracing::warn!(%error, "cannot read all denied packets from the kernel; trying again");
         }
         let now = Timestamp::now();
-        let names = locked(&self.shared.names);
+        let at = Instant::now();
+        let shared = Arc::clone(&self.shared);
+        let names = locked(&shared.names);
         for denial in &reading.denials {
-            match self.enricher.enrich(&*names, now, denial) {
-                Ok(record) => self.log.push(record),
-                Err(error) => tracing::error!(
-                    %error,
-                    "skipped a denial record with an unknown reason or direction (written by another version?)"
-                ),
+            if let Some(denial) = self.limit.pass(*denial, at) {
+                self.push(&*names, now, &denial);
             }
+        }
+        for denial in self.limit.rest(at, last) {
+            self.push(&*names, now, &denial);
         }
         drop(names);
         match self.denials.newly_lost() {
@@ -162,8 +176,21 @@ impl Reader {
                 tracing::warn!(%error, "cannot read how many denied packets the flow log has missed; trying again");
             }
         }
-        *locked(&self.shared.counts) =
-            LogCounts { sink: self.log.counts(), disagreements: self.enricher.disagreements() };
+        *locked(&self.shared.counts) = LogCounts {
+            sink: self.log.counts(),
+            over_limit: self.limit.withheld(),
+            disagreements: self.enricher.disagreements(),
+        };
+    }
+
+    fn push(&mut self, names: &dyn Names, now: Timestamp, denial: &Denial) {
+        match self.enricher.enrich(names, now, denial) {
+            Ok(record) => self.log.push(record),
+            Err(error) => tracing::error!(
+                %error,
+                "skipped a denial record with an unknown reason or direction (written by another version?)"
+            ),
+        }
     }
 
     fn forget(&mut self) {

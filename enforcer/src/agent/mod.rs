@@ -24,7 +24,7 @@ pub use self::error::AgentError;
 use self::policies::Policies;
 use self::reconcile::Reconciler;
 use crate::config::Settings;
-use crate::flow::sink::{FlowLog, Target};
+use crate::flow::sink::{FlowLog, Rotation, Target};
 use crate::kernel::{self, Kernel, KernelConfig};
 use crate::plan::Unknown;
 use crate::policy;
@@ -90,8 +90,8 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     });
     let enforced = kernel.revision().revision != Revision::NONE;
     let config = policy::source::Config { directory: options.policies.clone() };
-    let mut policies = Policies::load(&config, enforced, earlier.as_ref())?;
-    let log = FlowLog::open(options.flow_log.clone(), &node)?;
+    let mut policies = Policies::load(&config, enforced, earlier.as_ref()).await?;
+    let log = FlowLog::open(options.flow_log.clone(), rotation(&options.settings), &node)?;
     let config = workload::Config {
         runtime: options.runtime.clone(),
         inventory: options.inventory.clone(),
@@ -151,6 +151,12 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     reconciler.finish();
     tracing::info!("the daemon has stopped; enforcement stays on until `enforcer purge` removes it");
     Ok(())
+}
+
+/// When the file of the flow log is put aside; `None`: never.
+fn rotation(settings: &Settings) -> Option<Rotation> {
+    let (bytes, kept) = (settings.flow_log_mib << 20, settings.flow_log_kept_files);
+    (bytes > 0).then_some(Rotation { bytes, kept })
 }
 
 /// The workload that owned each address, named by one of its veths. An address of two workloads was disputed, and

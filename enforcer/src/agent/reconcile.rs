@@ -17,6 +17,8 @@ use super::policies::Policies;
 use super::report::{Report, WorkloadLine};
 use super::state::{InForce, StateDir};
 use crate::compile::compile;
+use crate::config::Settings;
+use crate::flow::limit::LineRate;
 use crate::flow::names::NameTable;
 use crate::flow::sink::FlowLog;
 use crate::kernel::{Applied, Drift, Kernel, SWEEP_CAP};
@@ -60,7 +62,7 @@ impl Reconciler {
         if let Some(earlier) = earlier {
             name_earlier(&kernel, earlier, &mut names);
         }
-        let denials = DenialLog::start(kernel.denials()?, log, node, names)?;
+        let denials = DenialLog::start(kernel.denials()?, log, line_rate(&options.settings), node, names)?;
         Ok(Self {
             denials,
             states,
@@ -279,6 +281,7 @@ impl Reconciler {
             unknown_veths: self.unknown().flat_map(veths).map(str::to_owned).collect(),
             flow_log_lines: counts.sink.lines,
             flow_log_merged: counts.sink.merged_records,
+            flow_log_over_limit: counts.over_limit,
             disagreements: counts.disagreements,
             ..self.report.clone()
         };
@@ -315,6 +318,12 @@ impl Reconciler {
     pub(super) fn finish(self) {
         self.denials.finish();
     }
+}
+
+/// How many lines of the flow log a workload may cause; `None`: any number.
+fn line_rate(settings: &Settings) -> Option<LineRate> {
+    let (per_second, burst) = (settings.flow_log_lines_per_second, settings.flow_log_burst);
+    (per_second > 0).then_some(LineRate { per_second, burst })
 }
 
 /// Gives names to denials of the image that an earlier daemon left, until this daemon has put an image in force.

@@ -44,6 +44,9 @@ pub struct Report {
     pub flow_log_lines: u64,
     /// Records for which the flow log had no room. Their packets are reported as a sum, without their flows.
     pub flow_log_merged: u64,
+    /// Records beyond what a workload may write to the flow log. Their packets are reported as a sum, without their flows.
+    #[serde(default)]
+    pub flow_log_over_limit: u64,
     /// Packets that the kernel denied although the policies allow them, which is a defect of Enforcer.
     pub disagreements: u64,
     /// Parts of the kernel state that something else had changed and that the daemon has repaired.

@@ -4,6 +4,8 @@ pub mod demo;
 pub mod explain;
 pub mod flows;
 pub mod in_force;
+mod log;
+mod out;
 #[cfg(test)]
 mod page;
 pub mod purge;
@@ -57,7 +59,7 @@ const USAGE: u8 = 2;
 
 /// Runs a command.
 pub fn dispatch(cli: Cli) -> ExitCode {
-    log_to_stderr(cli.verbose);
+    log::to_stderr(cli.verbose);
     let result = match cli.command {
         Command::Run(args) => return run::run(args),
         Command::Validate(args) => return validate::run(&args),
@@ -68,29 +70,7 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Command::Purge(args) => purge::run(&args),
     };
     result.unwrap_or_else(|error| {
-        complain(&error);
+        out::complain(&error);
         ExitCode::from(USAGE)
     })
-}
-
-/// An error for people: what went wrong, then why.
-#[allow(clippy::print_stderr, reason = "a command's error is not a log line")]
-fn complain(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
-}
-
-fn log_to_stderr(verbose: u8) {
-    let level = match verbose {
-        0 => "info",
-        1 => "debug",
-        _ => "trace",
-    };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("ENFORCER_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("warn,enforcer={level}")));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_target(false)
-        .init();
 }

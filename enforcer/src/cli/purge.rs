@@ -2,11 +2,10 @@
 //!
 //! Input: the daemon's pin directory and settings. Output: a message, and the exit code.
 
-#![allow(clippy::print_stderr, reason = "what was removed is told to the person who asked")]
-
 use std::process::ExitCode;
 
 use super::in_force::Place;
+use super::out;
 use crate::kernel;
 
 /// Remove enforcement from this node.
@@ -29,11 +28,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let states = args.place.states()?;
     if let Err(errors) = kernel::purge(&args.place.pin_dir) {
         for error in errors {
-            super::complain(&error.into());
+            out::complain(&error.into());
         }
         return Ok(ExitCode::FAILURE);
     }
     states.remove()?;
-    eprintln!("nothing of enforcer is left in {}", args.place.pin_dir.display());
+    out::note(&format!("nothing of enforcer is left in {}", args.place.pin_dir.display()));
     Ok(ExitCode::SUCCESS)
 }

@@ -82,7 +82,7 @@ pub fn run(args: Args) -> ExitCode {
     match start(args) {
         Ok(code) => code,
         Err(error) => {
-            super::complain(&error);
+            super::out::complain(&error);
             ExitCode::from(error.downcast_ref::<agent::AgentError>().map_or(super::USAGE, agent::AgentError::exit_code))
         }
     }

@@ -2,11 +2,10 @@
 //!
 //! Input: files and directories. Output: every error and warning on stdout, a count on stderr, and the exit code.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the findings are what the command is for")]
-
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::out;
 use crate::policy::Problem;
 use crate::policy::load::Loaded;
 use crate::policy::source::directory::load_paths;
@@ -41,28 +40,28 @@ pub fn run(args: &Args) -> ExitCode {
     match load_paths(paths) {
         Ok(Loaded { set, warnings, sources }) => {
             for warning in &warnings {
-                println!("{warning}\n");
+                out::tell(&format!("{warning}\n"));
             }
-            eprintln!(
+            out::note(&format!(
                 "{} and {} in {}",
                 count(set.policies.len(), "policy", "policies"),
                 count(warnings.len(), "warning", "warnings"),
                 count(sources.len(), "file", "files"),
-            );
+            ));
             ExitCode::from(if *strict && !warnings.is_empty() { FINDINGS } else { 0 })
         }
         Err(refused) => {
             for warning in refused.warnings() {
-                println!("{warning}\n");
+                out::tell(&format!("{warning}\n"));
             }
             for error in refused.errors() {
-                println!("{error}\n");
+                out::tell(&format!("{error}\n"));
             }
-            eprintln!(
+            out::note(&format!(
                 "{} and {}",
                 count(refused.errors().len(), "error", "errors"),
                 count(refused.warnings().len(), "warning", "warnings"),
-            );
+            ));
             let is_unreadable = refused.errors().iter().any(|error| matches!(error.what, Problem::Unreadable { .. }));
             ExitCode::from(if is_unreadable { UNREADABLE } else { FINDINGS })
         }

@@ -8,6 +8,7 @@ pub mod enrich;
 #[cfg(test)]
 mod fixture;
 pub mod hubble;
+pub mod limit;
 pub mod names;
 pub mod record;
 mod resolved;

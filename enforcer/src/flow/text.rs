@@ -42,6 +42,26 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
+/// Lines of which each is [`printable`].
+pub fn printable_lines(text: &str) -> String {
+    joined(text, "\n", |line| printable(line))
+}
+
+/// A text of several lines in a place where each line begins something else: all but the first are indented, so that none
+/// can pass for one of its own.
+pub fn continued(text: &str) -> String {
+    joined(text.trim_end_matches('\n'), "\n  ", |line| printable(line))
+}
+
+/// JSON of several lines, each of them [`json_escaped`]. Between its tokens there may be line breaks, in its strings never.
+pub fn json_lines(json: &str) -> String {
+    joined(json, "\n", |line| json_escaped(line))
+}
+
+fn joined<'a>(text: &'a str, between: &str, safe: impl Fn(&'a str) -> Cow<'a, str>) -> String {
+    text.split('\n').map(safe).collect::<Vec<_>>().join(between)
+}
+
 /// With every misleading character written as JSON writes it. Inside a JSON string this does not change the value, and
 /// outside of strings valid JSON on one line has none but tabs and carriage returns.
 pub fn json_escaped(json: &str) -> Cow<'_, str> {
@@ -94,6 +114,16 @@ mod tests {
     fn what_steers_a_terminal_is_written_out() {
         assert_eq!(printable("a\u{1b}[31m\u{202e}b\n\u{9b}"), "a\\u{1b}[31m\\u{202e}b\\u{a}\\u{9b}");
         assert!(matches!(printable("web-1 \u{e4}\u{4f60}"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn line_breaks_stay_where_lines_are_meant() {
+        assert_eq!(printable_lines("a\u{1b}\nb\n"), "a\\u{1b}\nb\n");
+        assert_eq!(continued("a\nTROUBLE: b\u{7}\n\n"), "a\n  TROUBLE: b\\u{7}");
+        let value = serde_json::json!({"a\u{202e}": ["b\u{1b}[0m\n"]});
+        let safe = json_lines(&format!("{value:#}"));
+        assert!(safe.lines().count() > 3 && safe.lines().all(|line| !line.chars().any(misleads)), "{safe:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), value);
     }
 
     #[test]

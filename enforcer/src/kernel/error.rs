@@ -24,7 +24,7 @@ pub enum KernelError {
     },
     /// The pin directory is not on a bpf file system.
     #[error(
-        "{} is not on a bpf file system; run `mount -t bpf bpf /sys/fs/bpf`, or choose another --pin-dir",
+        "{} is not on a bpf file system; run `mount -t bpf -o mode=0700 bpf /sys/fs/bpf`, or choose another --pin-dir",
         path.display()
     )]
     NoBpffs {
@@ -60,8 +60,12 @@ pub enum KernelError {
         /// What was found.
         path: PathBuf,
     },
-    /// Somebody else owns the directory.
-    #[error("the directory {} belongs to user {owner}; choose another --pin-dir", path.display())]
+    /// Somebody else has made the directory.
+    #[error(
+        "the directory {} belongs to {}; remove it with `rm -r`, let nobody but root write to {}, and start again, or \
+             choose another --pin-dir",
+        path.display(), user(*owner), path.parent().unwrap_or(path).display()
+    )]
     ForeignOwner {
         /// The directory.
         path: PathBuf,
@@ -217,6 +221,14 @@ pub enum KernelError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// A user by id, and by name if there is one.
+fn user(id: u32) -> String {
+    match nix::unistd::User::from_uid(id.into()) {
+        Ok(Some(user)) => format!("user {id} ({})", user.name),
+        Ok(None) | Err(_) => format!("user {id}"),
+    }
 }
 
 impl From<Impossible> for KernelError {

@@ -37,6 +37,9 @@ pub enum Problem {
         /// The limit.
         limit: u64,
     },
+    /// A file that somebody may be writing.
+    #[error("the file is open for writing, so it may be half written")]
+    BeingWritten,
     /// Bytes that are not UTF-8.
     #[error("the file is not UTF-8")]
     NotUtf8,
@@ -339,6 +342,7 @@ impl Problem {
             Self::FileTooLarge { .. } | Self::FileNodes { .. } => "split the file into several files",
             Self::DocumentNodes { .. } => "split the policy into several policies: the policies of a workload add up",
             Self::FileRequirements { .. } => "split the file, or select by fewer labels",
+            Self::BeingWritten => "close the file, or end the program that has it open (`fuser -v FILE` names it)",
             Self::NotUtf8 | Self::Unprintable { .. } => "save the file as UTF-8 text",
             Self::TooDeep { .. } => "no policy needs so many levels: look for an extra bracket or indent",
             Self::AliasBomb => "write the values out instead of using anchors and aliases",

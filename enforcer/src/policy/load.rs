@@ -49,6 +49,11 @@ impl PolicyErrors {
         &self.errors
     }
 
+    /// Whether a file was not read because somebody may be writing it.
+    pub fn is_being_written(&self) -> bool {
+        self.errors.iter().any(|error| matches!(error.what, Problem::BeingWritten))
+    }
+
     /// The warnings beside them.
     pub fn warnings(&self) -> &[PolicyWarning] {
         &self.warnings

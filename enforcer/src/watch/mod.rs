@@ -1,9 +1,13 @@
-//! Says when to read files again.
+//! Says when to read files again, reads them whole, and says whether what was read counts.
 //!
 //! Input: paths of files and directories, which may not exist yet. Output: a tick whenever one of them may have changed. A tick
-//! says nothing more, because events can be lost, merged and misread. The reader reads everything and compares.
+//! says nothing more, because events can be lost, merged and misread. The reader reads everything and compares. `read` gives
+//! no file that somebody is writing, and `patience` says for how long the reader waits for such a file.
 
 mod interest;
+mod lease;
+pub mod patience;
+pub mod read;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -113,6 +113,32 @@ fn an_error_is_judged_again_with_its_flow() {
 }
 
 #[test]
+fn an_error_of_a_stale_flow_is_judged_by_the_peer_that_it_quotes_and_not_by_its_sender() {
+    for v4 in FAMILIES {
+        let (own, port) = (host(v4, A), |to: String| but(&format!("{{ to: [{to}], ports: [80/tcp] }}")));
+        let only = |address: IpAddr| port(format!("{{ cidr: \"{address}/{}\" }}", if v4 { 32 } else { 128 }));
+        let neighbour = port("{ workloads: { app: b } }".to_owned());
+        // The image knows the address of one of the two, and tells it apart from the other.
+        for (quoted_peer, sender, own_rule, sender_rule) in [
+            (peer(v4), node(v4), only(peer(v4)), only(node(v4))),
+            (host(v4, B), stranger(v4), neighbour.clone(), only(stranger(v4))),
+            (peer(v4), stranger(v4), only(peer(v4)), only(stranger(v4))),
+        ] {
+            let mut stage = Stage::new(&[("a", &own_rule)]);
+            let sent = syn(((own, 40_000), (quoted_peer, 80)));
+            let error = error(sender, own, &quoted(&sent, 8)).bytes();
+            let judge = |stage: &Stage| stage.world.receives(Ifindex(A), Ifindex(UPLINK), &error);
+            assert_eq!(judge(&stage), NO_RULE, "nothing was sent yet");
+            assert_eq!(stage.sends(A, &sent), ALLOW);
+            stage.apply(&[("a", &own_rule)]);
+            assert_eq!(judge(&stage), ALLOW, "{quoted_peer} is still allowed, whoever {sender} is");
+            stage.apply(&[("a", &sender_rule)]);
+            assert_eq!(judge(&stage), NO_RULE, "{quoted_peer} is closed since, though {sender} is allowed");
+        }
+    }
+}
+
+#[test]
 fn an_error_about_the_nodes_flow_leaves_a_closed_workload() {
     for v4 in FAMILIES {
         let stage = Stage::new(&[("a", CLOSED)]);

@@ -155,6 +155,8 @@ fn what_is_lost_while_no_daemon_runs_is_told_by_the_next_one_once() {
 #[test]
 fn more_flows_than_there_is_room_for() {
     let (mut stage, socket) = two();
+    // A limit would keep the queue from filling.
+    stage.settings("flow_log_lines_per_second: 0\n");
     // At the sender: what a may send to b would fill its own share of the flow table.
     stage.policy("a.yaml", &policy("a", "[egress]", ""));
     let nonce = nonce();
@@ -180,4 +182,74 @@ fn more_flows_than_there_is_room_for() {
     println!("{merged} merged");
     assert!(merged > 0, "the queue was full: {account:?}");
     assert_eq!(tap.arrived(&nonce), 1, "only the control");
+}
+
+#[test]
+fn a_flood_takes_few_lines_and_every_packet_of_it_is_counted() {
+    let (mut stage, socket) = two();
+    stage.policy("a.yaml", &policy("a", "[egress]", ""));
+    stage.settings("flow_log_lines_per_second: 50\nflow_log_burst: 100\n");
+    let nonce = nonce();
+    let tap = Wire::tap(stage.at("b"), move |frame| frame.holds(&nonce)).unwrap();
+    let victim = address(&stage, "b", true);
+    socket.send_to(&nonce, SocketAddr::new(victim, 9)).unwrap();
+    assert_eq!(tap.arrived(&nonce), 1, "positive control");
+    let begin = Instant::now();
+    stage.start();
+    let mut numbers = Numbers::new();
+    let sent: u64 = (0..8).map(|_| flows(&socket, victim, &nonce, &mut numbers)).sum();
+    // Another workload has its own bucket: what c sends is denied at b. The kernel merges what comes within a second of a flood.
+    std::thread::sleep(Duration::from_secs(3));
+    let source = SocketAddr::new(address(&stage, "c", true), 0);
+    let other = stage.at("c").enter(|| UdpSocket::bind(source).unwrap()).unwrap();
+    for port in 20_001..=20_020 {
+        other.send_to(&nonce, SocketAddr::new(victim, port)).unwrap();
+    }
+    let account = balances(&stage, Direction::Egress, sent);
+    balances(&stage, Direction::Ingress, 20);
+    let records = stage.log();
+    let (sums, lines): (Vec<_>, Vec<_>) =
+        records.iter().filter(|record| record.direction == "EGRESS").partition(|record| record.destination.is_none());
+    let most = 100 + 50 * (begin.elapsed().as_secs() + 1);
+    println!("{account:?}: {} lines of at most {most}, and {} sums", lines.len(), sums.len());
+    assert!(lines.len() as u64 <= most && lines.len() >= 100, "{} lines, at most {most}", lines.len());
+    assert!(!sums.is_empty() && sums.len() as u64 <= begin.elapsed().as_secs() + 2, "{} sums", sums.len());
+    assert!(sums.iter().all(|sum| sum.from == "t/a"), "a sum names its workload: {sums:#?}");
+    let ports = records.iter().filter(|record| record.direction == "INGRESS" && record.from == "t/c");
+    assert_eq!(ports.count(), 20, "each flow of the other workload has its line");
+    let over = || stage.status().0["report"]["flow_log_over_limit"].as_u64().unwrap();
+    stage.until("status says how many records there were", || over() + lines.len() as u64 >= account.logged);
+    assert_eq!(tap.arrived(&nonce), 1, "only the control");
+}
+
+#[test]
+fn a_full_log_is_put_aside_and_no_packet_is_forgotten() {
+    let (mut stage, socket) = two();
+    stage.policy("a.yaml", &policy("a", "[egress]", ""));
+    stage.settings("flow_log_lines_per_second: 0\nflow_log_mib: 1\nflow_log_kept_files: 90\n");
+    stage.start();
+    let (victim, nonce) = (address(&stage, "b", true), nonce());
+    let mut numbers = Numbers::new();
+    let mut sent = 0;
+    for _ in 0..4 {
+        sent += flows(&socket, victim, &nonce, &mut numbers);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    stage.terminate();
+    let mut counted = log::lost(&stage.options.flow_log);
+    let mut files = 0;
+    for entry in std::fs::read_dir(stage.options.flow_log.parent().unwrap()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_string_lossy().starts_with(&*stage.options.flow_log.to_string_lossy()) {
+            counted += log::read(&path).iter().map(|record| record.count).sum::<u64>();
+            if path != stage.options.flow_log {
+                counted += log::lost(&path);
+            }
+            files += 1;
+        }
+    }
+    let counts = stage.view().denied[&(Direction::Egress, Reason::NoRule)];
+    assert_eq!((counts.logged + counts.suppressed + counts.lost, counted), (sent, sent));
+    println!("{files} files");
+    assert!(files > 2, "{files} files");
 }

@@ -9,7 +9,7 @@ use crate::{check::Violation, source::Source};
 
 /// A stage and what it may import of its siblings; a path admits everything below it.
 const LAW: &[(&str, &[&str])] = &[
-    // Ticks when a file may have changed: any source may read files.
+    // Ticks when a file may have changed, and reads it whole: any source may read files.
     ("watch", &[]),
     ("policy", &["watch"]),
     ("workload", &["watch"]),
@@ -267,7 +267,7 @@ mod tests {
     fn the_line_is_named() {
         assert_eq!(
             messages("enforcer/src/policy/parse.rs", "//! Job.\n\nuse std::fmt;\nuse crate::workload;\n"),
-            ["enforcer/src/policy/parse.rs:4: policy imports workload; it may import no sibling"]
+            ["enforcer/src/policy/parse.rs:4: policy imports workload; it may import watch"]
         );
     }
 

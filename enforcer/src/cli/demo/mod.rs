@@ -3,8 +3,6 @@
 //! The daemon is `enforcer run` as a child process, and it does not know that it runs in a demo. The table combines the
 //! results of the connections with the flow log, and both must agree.
 
-#![allow(clippy::print_stdout, reason = "the table is what the command is for")]
-
 mod shop;
 mod table;
 
@@ -13,6 +11,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
+
+use super::out;
 
 /// Show enforcement at work in temporary network namespaces.
 ///
@@ -56,6 +56,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     });
     drop(shop);
     let rows = outcome.context("the demo could not be finished; everything that it made is removed")?;
-    print!("{}", table::render(&rows));
+    out::tell(table::render(&rows).trim_end_matches('\n'));
     Ok(if rows.iter().all(table::Row::agrees) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -3,8 +3,6 @@
 //! Input: policies and an inventory from files, or what a daemon has in force. Output: the deciding rule of each direction on
 //! stdout, and the exit code.
 
-#![allow(clippy::print_stdout, reason = "the answer is what the command is for")]
-
 mod judge;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +18,8 @@ use enforcer_common::id::Direction;
 
 use self::judge::Judge;
 use super::in_force::{self, Sources};
+use super::out;
+use crate::flow::text::continued;
 use crate::plan::Unknown;
 use crate::policy::model::Transport;
 use crate::policy::source::directory::load_paths;
@@ -163,17 +163,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let judge = Judge::new(&resolved, unknown)?;
     let mut allowed = true;
     for (source, destination) in pairs(&resolved, from, to)? {
-        println!("{from} ({source}) -> {to} ({destination})");
+        out::tell(&format!("{from} ({source}) -> {to} ({destination})"));
         for (direction, own, peer) in
             [(Direction::Egress, source, destination), (Direction::Ingress, destination, source)]
         {
             let answer = judge.explain_flow(direction, own, peer, port.service(peer))?;
-            println!("  {}", answer.text);
+            out::tell(&format!("  {}", continued(&answer.text)));
             allowed &= answer.allowed;
         }
     }
     let verdict = if allowed { Expected::Allow } else { Expected::Deny };
-    println!("{}", if allowed { "ALLOWED" } else { "DENIED" });
+    out::tell(if allowed { "ALLOWED" } else { "DENIED" });
     Ok(ExitCode::from(u8::from(verdict != expect.unwrap_or(Expected::Allow))))
 }
 

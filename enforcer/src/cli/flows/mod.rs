@@ -18,6 +18,7 @@ use enforcer_common::verdict::REASONS;
 
 use self::filter::{Filter, PartyFilter};
 use self::input::{Input, Line};
+use super::out;
 use crate::flow::hubble::GetFlowsResponse;
 use crate::flow::text::{json_escaped, printable};
 
@@ -95,7 +96,7 @@ fn exit_code(args: &Args, printed: Result<u64, Failure>) -> io::Result<ExitCode>
         Err(Failure::Output(error)) => Err(error),
         Err(Failure::Input(error)) => {
             let file = args.file.to_string_lossy();
-            eprintln!("error: cannot read {}: {error}", printable(&file));
+            out::note(&format!("error: cannot read {}: {error}", printable(&file)));
             Ok(ExitCode::from(2))
         }
     }

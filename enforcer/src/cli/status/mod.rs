@@ -2,8 +2,7 @@
 //!
 //! Input: what is pinned, and the daemon's last report. Output: text or JSON on stdout, and the exit code.
 
-#![allow(clippy::print_stdout, reason = "the state is what the command is for")]
-
+mod plain;
 mod text;
 mod trouble;
 
@@ -18,6 +17,7 @@ use enforcer_common::schema::Group;
 use self::text::as_text;
 use self::trouble::Trouble;
 use super::in_force::Place;
+use super::out;
 use crate::agent::report::Report;
 use crate::kernel::KernelError;
 use crate::kernel::status::{self, StatusView};
@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let view = match status::read(&args.place.pin_dir) {
         Ok(view) => view,
         Err(error @ KernelError::NothingPinned { .. }) => {
-            println!("{error}");
+            out::tell(&error.to_string());
             return Ok(ExitCode::from(super::USAGE));
         }
         Err(error) => return Err(error.into()),
@@ -56,9 +56,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         fs::read_to_string(args.place.states()?.report()).ok().and_then(|text| serde_json::from_str(&text).ok());
     let troubles: Vec<String> = Trouble::all(&view, report.as_ref()).iter().map(ToString::to_string).collect();
     if args.json {
-        println!("{:#}", as_json(&view, report.as_ref(), &troubles));
+        out::tell_json(&as_json(&view, report.as_ref(), &troubles));
     } else {
-        print!("{}", as_text(&view, report.as_ref(), &troubles));
+        out::tell(as_text(&view, report.as_ref(), &troubles).trim_end_matches('\n'));
     }
     Ok(ExitCode::from(u8::from(!troubles.is_empty())))
 }

@@ -9,13 +9,17 @@ use enforcer_common::id::{Direction, Row};
 use enforcer_common::image::Header;
 use enforcer_common::limits;
 
+use super::plain::plain;
 use super::{direction_name, names};
 use crate::agent::report::Report;
 use crate::compile;
+use crate::flow::text::continued;
 use crate::kernel::status::StatusView;
 
 /// All of it.
 pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> String {
+    let report = report.map(plain);
+    let report = report.as_ref();
     let mut text = String::new();
     let mut line = |name: &str, value: String| text.push_str(&format!("{name:<12}{value}\n"));
     let daemon = match (view.daemon, report) {
@@ -29,7 +33,12 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
         line("policies", format!("{} from {}", report.policy_count, report.policies));
         line("discovery", report.discovery.clone());
         line("unknown", unknown(report));
-        line("flow log", format!("{} lines written, {} records merged", report.flow_log_lines, report.flow_log_merged));
+        let over = match report.flow_log_over_limit {
+            0 => String::new(),
+            count => format!(", {count} more over the limit of their workload"),
+        };
+        let (lines, merged) = (report.flow_log_lines, report.flow_log_merged);
+        line("flow log", format!("{lines} lines written, {merged} records merged{over}"));
     }
     // Repairs and refused claims are shown only if there are any.
     if let Some(report) = report.filter(|report| report.repaired > 0) {
@@ -91,7 +100,7 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
         text.push_str(&format!("note: {finding}\n"));
     }
     for trouble in troubles {
-        text.push_str(&format!("TROUBLE: {trouble}\n"));
+        text.push_str(&format!("TROUBLE: {}\n", continued(trouble)));
     }
     if troubles.is_empty() {
         text.push_str("healthy\n");
@@ -150,6 +159,7 @@ mod tests {
 
     use super::*;
     use crate::agent::report::WorkloadLine;
+    use crate::flow::text::{json_lines, misleads};
     use crate::kernel::FlowFill;
     use crate::kernel::status::{EndpointView, LinkView};
 
@@ -249,6 +259,43 @@ mod tests {
             ..view()
         };
         insta::assert_snapshot!(as_text(&view, None, &[]));
+    }
+
+    #[test]
+    fn no_name_steers_a_terminal_or_passes_for_a_line_of_its_own() {
+        const NAME: &str = "a\u{1b}[2J\u{9b}1m\u{202e}b\nTROUBLE: c\nhealthy";
+        let name = || NAME.to_owned();
+        let hostile = Report {
+            policies: name(),
+            policy_error: Some(name()),
+            refused_sources: vec![name()],
+            apply_error: Some(name()),
+            unfinished: vec![name()],
+            findings: vec![name()],
+            discovery: name(),
+            uplinks: vec![name()],
+            workloads: vec![WorkloadLine {
+                name: name(),
+                endpoints: vec![(10, name())],
+                addresses: vec![name()],
+                policies: [1, 1],
+            }],
+            unknown_workloads: 1,
+            unknown_veths: vec![name()],
+            ..Report::default()
+        };
+        let troubles: Vec<String> =
+            super::super::Trouble::all(&view(), Some(&hostile)).iter().map(ToString::to_string).collect();
+        let text = as_text(&view(), Some(&hostile), &troubles);
+        for line in text.lines() {
+            assert!(!line.chars().any(misleads), "{line:?}");
+            assert!(!line.starts_with("TROUBLE: c") && line != "healthy", "{text}");
+        }
+        assert!(text.contains("a\\u{1b}[2J"), "{text}");
+        let json = json_lines(&format!("{:#}", super::super::as_json(&view(), Some(&hostile), &troubles)));
+        assert!(json.lines().all(|line| !line.chars().any(misleads)), "{json}");
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value["report"]["workloads"][0]["name"], NAME, "programs get the name as it is");
     }
 
     #[test]

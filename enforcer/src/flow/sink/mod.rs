@@ -7,6 +7,7 @@
 pub mod json;
 mod output;
 mod overflow;
+mod rotate;
 mod writer;
 
 use std::io;
@@ -22,6 +23,7 @@ use jiff::Timestamp;
 
 use self::output::{FileOutput, Output, StdoutOutput};
 use self::overflow::Overflow;
+pub use self::rotate::Rotation;
 use self::writer::Writer;
 use super::record::FlowRecord;
 
@@ -33,7 +35,7 @@ const QUEUE: usize = 8192;
 pub enum Target {
     /// Standard output.
     Stdout,
-    /// A file: appended to, mode 0600, opened anew when it was moved away.
+    /// A file: appended to, mode 0600, opened anew when it was moved away, and put aside when it is large.
     File(PathBuf),
 }
 
@@ -68,7 +70,7 @@ pub struct SinkCounts {
     pub lost_packets: u64,
     /// Failed writes and openings. Nothing is lost by one alone: it is tried again.
     pub errors: u64,
-    /// How often the file was opened anew, since another one, or none, was at its path.
+    /// How often the file was opened anew, since another one, or none, was at its path, or because it was put aside.
     pub reopened: u64,
 }
 
@@ -133,10 +135,10 @@ pub struct FlowLog {
 
 impl FlowLog {
     /// Opens the log and starts its thread. A full or read-only disk is waited for; a path that cannot be right is not.
-    pub fn open(target: Target, node: &str) -> Result<Self, InvalidFlowLog> {
+    pub fn open(target: Target, rotation: Option<Rotation>, node: &str) -> Result<Self, InvalidFlowLog> {
         match target {
             Target::Stdout => Self::start(StdoutOutput::new().map_err(InvalidFlowLog::Stdout)?, node, QUEUE),
-            Target::File(path) => match FileOutput::new(path.clone()) {
+            Target::File(path) => match FileOutput::new(path.clone(), rotation) {
                 Ok(output) => Self::start(output, node, QUEUE),
                 Err(source) => Err(InvalidFlowLog::Open { path, source }),
             },

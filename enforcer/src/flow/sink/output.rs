@@ -2,17 +2,19 @@
 //!
 //! Input: bytes. Output: a file that follows its path, or standard output.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
+use super::rotate::{Rotation, put_aside};
+
 /// Takes bytes.
 pub(super) trait Output: Write + Send {
     /// Makes sure that the next bytes go where they should. True: that is another place than before, and it starts with
-    /// a new line.
-    fn ready(&mut self) -> io::Result<bool>;
+    /// a new line. `between_lines`: the next bytes begin a line.
+    fn ready(&mut self, between_lines: bool) -> io::Result<bool>;
 }
 
 /// Standard output, unbuffered.
@@ -35,7 +37,7 @@ impl Write for StdoutOutput {
 }
 
 impl Output for StdoutOutput {
-    fn ready(&mut self) -> io::Result<bool> {
+    fn ready(&mut self, _: bool) -> io::Result<bool> {
         Ok(false)
     }
 }
@@ -43,13 +45,16 @@ impl Output for StdoutOutput {
 /// A file that is appended to, and opened anew when its path leads elsewhere.
 pub(super) struct FileOutput {
     path: PathBuf,
+    rotation: Option<Rotation>,
+    /// The file could not be put aside the last time.
+    is_stuck: bool,
     file: Option<File>,
 }
 
 impl FileOutput {
     /// Opens the file. An error that time may heal is kept for later.
-    pub(super) fn new(path: PathBuf) -> io::Result<Self> {
-        let mut output = Self { path, file: None };
+    pub(super) fn new(path: PathBuf, rotation: Option<Rotation>) -> io::Result<Self> {
+        let mut output = Self { path, rotation, is_stuck: false, file: None };
         match output.open() {
             Ok(()) => Ok(output),
             Err(error) if heals(&error) => Ok(output),
@@ -72,6 +77,28 @@ impl FileOutput {
         }
         self.file = Some(file);
         Ok(())
+    }
+
+    /// Puts the open file aside if it is large enough. If that fails, the log goes on in the same file: a log that is too
+    /// large is better than none.
+    fn was_put_aside(&mut self) -> bool {
+        let (Some(rotation), Some(file)) = (self.rotation, &self.file) else { return false };
+        let is_large = |found: &Metadata| found.is_file() && found.len() >= rotation.bytes;
+        if !file.metadata().is_ok_and(|found| is_large(&found)) {
+            return false;
+        }
+        match put_aside(&self.path, rotation.kept) {
+            Ok(()) => {
+                self.is_stuck = false;
+                true
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_stuck, true) {
+                    tracing::warn!(%error, "cannot put the full flow log aside; going on in the same file, and trying again");
+                }
+                false
+            }
+        }
     }
 
     /// Whether the path still leads to the open file.
@@ -112,8 +139,8 @@ impl Write for FileOutput {
 }
 
 impl Output for FileOutput {
-    fn ready(&mut self) -> io::Result<bool> {
-        if self.in_place() {
+    fn ready(&mut self, between_lines: bool) -> io::Result<bool> {
+        if self.in_place() && !(between_lines && self.was_put_aside()) {
             return Ok(false);
         }
         self.open()?;

@@ -22,7 +22,7 @@ pub(super) fn record(count: u64) -> FlowRecord {
 }
 
 fn open(path: &Path) -> FlowLog {
-    FlowLog::open(Target::File(path.to_owned()), "n1").unwrap()
+    FlowLog::open(Target::File(path.to_owned()), None, "n1").unwrap()
 }
 
 /// Denied packets that a log accounts for: in its records, and as lost.
@@ -57,6 +57,9 @@ struct DiskState {
     text: Vec<u8>,
     room: usize,
     moved: bool,
+    /// Put aside between lines from this size on, if it is not 0.
+    limit: usize,
+    older: Vec<Vec<u8>>,
 }
 
 impl Disk {
@@ -83,8 +86,13 @@ impl Write for Disk {
 }
 
 impl Output for Disk {
-    fn ready(&mut self) -> io::Result<bool> {
+    fn ready(&mut self, between_lines: bool) -> io::Result<bool> {
         let mut disk = self.0.lock().unwrap();
+        if between_lines && disk.limit > 0 && disk.text.len() >= disk.limit {
+            let full = std::mem::take(&mut disk.text);
+            disk.older.push(full);
+            return Ok(true);
+        }
         if std::mem::take(&mut disk.moved) {
             disk.text.clear();
             return Ok(true);
@@ -214,8 +222,26 @@ fn a_line_that_was_half_written_when_the_file_moved_is_written_whole() {
 }
 
 #[test]
+fn a_half_written_line_is_ended_before_the_file_is_put_aside() {
+    let disk = Disk::default();
+    (disk.0.lock().unwrap().room, disk.0.lock().unwrap().limit) = (300, 100);
+    let log = FlowLog::start(disk.clone(), "n1", 100).unwrap();
+    log.push(record(5));
+    wait_for("two attempts", || log.counts().errors > 1);
+    disk.0.lock().unwrap().room = usize::MAX;
+    wait_for("the first line", || log.counts().lines == 1);
+    log.push(record(6));
+    let counts = log.finish(SOON);
+    let older = disk.0.lock().unwrap().older.clone();
+    let files = older.iter().map(|text| String::from_utf8(text.clone()).unwrap()).chain([disk.text()]);
+    let told: Vec<(u64, u64)> = files.map(|text| packets(&text)).filter(|told| *told != (0, 0)).collect();
+    assert_eq!(told, [(5, 0), (6, 0)], "each line is whole, and in one file");
+    assert_eq!(counts.reopened, older.len() as u64);
+}
+
+#[test]
 fn what_cannot_be_written_at_the_end_is_counted_as_lost() {
-    let output = FileOutput::new("/dev/full".into()).unwrap();
+    let output = FileOutput::new("/dev/full".into(), None).unwrap();
     let log = FlowLog::start(output, "n1", 2).unwrap();
     log.push(record(5));
     wait_for("an error", || log.counts().errors > 0);
@@ -233,7 +259,7 @@ fn what_cannot_be_written_at_the_end_is_counted_as_lost() {
 fn a_path_that_cannot_be_right_is_refused_at_once() {
     let directory = tempfile::tempdir().unwrap();
     for path in [directory.path().join("none/flows.json"), directory.path().to_owned()] {
-        let refused = FlowLog::open(Target::File(path.clone()), "n1").map(|_| ()).unwrap_err();
+        let refused = FlowLog::open(Target::File(path.clone()), None, "n1").map(|_| ()).unwrap_err();
         assert!(refused.to_string().contains(path.to_str().unwrap()), "{refused}");
     }
 }
@@ -254,7 +280,7 @@ fn a_stuck_output_never_stops_the_agent() {
         }
     }
     impl Output for Stuck {
-        fn ready(&mut self) -> io::Result<bool> {
+        fn ready(&mut self, _: bool) -> io::Result<bool> {
             Ok(false)
         }
     }
@@ -273,4 +299,52 @@ fn a_stuck_output_never_stops_the_agent() {
     let counts = agent.join().unwrap();
     assert_eq!((counts.lines, counts.merged_records), (0, 1000 - 4), "the queue has four places");
     assert_eq!(counts.lost_packets, 1001, "what never came out is not forgotten");
+}
+
+#[test]
+fn a_log_that_grows_is_put_aside_and_loses_and_tears_no_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("flows.json");
+    let rotation = Rotation { bytes: 20_000, kept: 1000 };
+    let log = FlowLog::open(Target::File(path.clone()), Some(rotation), "n1").unwrap();
+    for _ in 0..100 {
+        for _ in 0..20 {
+            log.push(record(3));
+        }
+        log.lost_in_ring(Timestamp::UNIX_EPOCH, 2);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let counts = log.finish(SOON);
+    let mut files = 0;
+    let (mut counted, mut lost, mut lines) = (0, 0, 0);
+    for entry in std::fs::read_dir(directory.path()).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (more, missing) = packets(&text);
+        (counted, lost) = (counted + more, lost + missing);
+        lines += text.lines().count() as u64;
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
+        // A batch ends above the limit.
+        assert!(text.len() < 20_000 + 2 * 256 * 1024, "{} has {} bytes", path.display(), text.len());
+        files += 1;
+    }
+    assert!(files > 3, "{files} files");
+    assert_eq!((counted, lost), (6_000, 200));
+    assert_eq!((counts.lines, counts.reopened, counts.errors), (lines, files - 1, 0));
+}
+
+#[test]
+fn a_log_that_cannot_be_put_aside_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("flows.json");
+    // A directory with something in it cannot be replaced by a file.
+    std::fs::create_dir_all(directory.path().join("flows.json.1/full")).unwrap();
+    let log = FlowLog::open(Target::File(path.clone()), Some(Rotation { bytes: 1, kept: 1 }), "n1").unwrap();
+    for lines in 1..=3 {
+        log.push(record(1));
+        wait_for("the line", || log.counts().lines == lines);
+    }
+    let counts = log.finish(SOON);
+    assert_eq!(packets(&std::fs::read_to_string(&path).unwrap()), (3, 0));
+    assert_eq!((counts.errors, counts.reopened), (0, 0));
 }

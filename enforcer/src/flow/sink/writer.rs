@@ -124,7 +124,7 @@ impl<O: Output> Writer<O> {
     }
 
     fn try_write(&mut self) -> io::Result<()> {
-        if self.output.ready()? {
+        if self.output.ready(self.batch.is_between_lines())? {
             self.shared.reopened.fetch_add(1, Relaxed);
             self.batch.rewind();
         }
@@ -159,6 +159,11 @@ impl Batch {
 
     fn rest(&self) -> &[u8] {
         &self.text.as_bytes()[self.written..]
+    }
+
+    /// Whether what was written of it ends with a whole line.
+    fn is_between_lines(&self) -> bool {
+        self.written == 0 || self.lines.iter().any(|line| line.end == self.written)
     }
 
     /// Back to the start of the line that is half written: the other half went to another place.

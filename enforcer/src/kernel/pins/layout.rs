@@ -17,7 +17,7 @@
 //! ```
 //! A pin whose name ends in `-new` is about to be renamed to the name without it. Names on a bpf file system cannot have dots.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -225,13 +225,20 @@ fn make(directory: &Path, with_parents: bool) -> Result<(), KernelError> {
     if !found.is_dir() {
         return Err(KernelError::Foreign { path: directory.to_path_buf() });
     }
-    if found.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(KernelError::ForeignOwner { path: directory.to_path_buf(), owner: found.uid() });
-    }
+    check_owner(directory, &found)?;
     if found.permissions().mode() & 0o077 != 0 {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(at(directory, "chmod"))?;
     }
     Ok(())
+}
+
+/// Refuses what another user has made: it can hold anything, and its owner can change it at any time.
+pub(crate) fn check_owner(directory: &Path, found: &Metadata) -> Result<(), KernelError> {
+    let owner = found.uid();
+    if owner == nix::unistd::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(KernelError::ForeignOwner { path: directory.to_path_buf(), owner })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::path::Path;
 use enforcer_common::id::Ifindex;
 
 use crate::kernel::error::{KernelError, at, on_device};
-use crate::kernel::pins::layout::{is_version, names};
+use crate::kernel::pins::layout::{check_owner, is_version, names};
 use crate::kernel::pins::lock::lock;
 use crate::kernel::preflight;
 use crate::kernel::sys;
@@ -20,9 +20,12 @@ use crate::kernel::sys;
 /// this is refused, because the daemon would make everything again.
 pub fn purge(pin_dir: &Path) -> Result<(), Vec<KernelError>> {
     preflight::check(pin_dir).map_err(|error| vec![error])?;
-    if !pin_dir.exists() {
-        return Ok(());
-    }
+    let found = match fs::symlink_metadata(pin_dir) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(vec![at(pin_dir, "stat")(error)]),
+    };
+    check_owner(pin_dir, &found).map_err(|error| vec![error])?;
     let _lock = lock(pin_dir).map_err(|error| vec![error])?;
     let mut errors = Vec::new();
     match names(pin_dir) {

@@ -1,11 +1,11 @@
 //! A directory of policy files as a source. Its policies count as a whole or not at all.
 //!
 //! Input: a directory. Output: the policies of every policy file in it, sorted by path, or all errors. Nothing here can
-//! block: pipes and devices are never opened for reading, and the size of a file is bounded.
+//! block: pipes and devices are never opened for reading, and the size of a file is bounded. The daemon reads no file that is
+//! open for writing.
 
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use futures_util::FutureExt as _;
@@ -16,6 +16,7 @@ use crate::policy::PolicyError;
 use crate::policy::error::Problem;
 use crate::policy::finding::PolicyFinding;
 use crate::policy::load::{Loaded, PolicyErrors, SourceFile, assemble, from_sources};
+use crate::watch::read::{Unread, Writers, read};
 use crate::watch::{ChangeStream, watch};
 
 /// Bytes of one file.
@@ -52,22 +53,26 @@ impl Source for Directory {
     }
 
     fn read(&mut self) -> Said {
-        Said::from([(Unit::Whole, load(&self.path))])
+        Said::from([(Unit::Whole, load_from(&self.path, Writers::Awaited))])
     }
 }
 
-/// Reads every policy below `directory`.
+/// Reads every policy below `directory`, also of files that are open for writing.
 pub fn load(directory: &Path) -> Result<Loaded, PolicyErrors> {
-    let Tree { files, errors } = Tree::read(directory);
+    load_from(directory, Writers::Ignored)
+}
+
+fn load_from(directory: &Path, writers: Writers) -> Result<Loaded, PolicyErrors> {
+    let Tree { files, errors, .. } = Tree::read(directory, writers);
     assemble(files, errors)
 }
 
 /// Reads files and directories as one set. A file is read whatever its ending, and shown by the path given for it.
 pub fn load_paths(paths: &[PathBuf]) -> Result<Loaded, PolicyErrors> {
-    let mut all = Tree::default();
+    let mut all = Tree::new(Writers::Ignored);
     for path in paths {
         if path.is_dir() {
-            let Tree { files, errors } = Tree::read(path);
+            let Tree { files, errors, .. } = Tree::read(path, Writers::Ignored);
             let full = |inner: &str| path.join(inner).to_string_lossy().into();
             all.files.extend(files.into_iter().map(|file| SourceFile { path: full(&file.path), ..file }));
             all.errors.extend(errors.into_iter().map(|error| PolicyFinding { file: full(&error.file), ..error }));
@@ -79,8 +84,9 @@ pub fn load_paths(paths: &[PathBuf]) -> Result<Loaded, PolicyErrors> {
 }
 
 /// What a directory tree holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tree {
+    writers: Writers,
     files: Vec<SourceFile>,
     errors: Vec<PolicyError>,
 }
@@ -93,9 +99,13 @@ fn is_policy_file(name: &str) -> bool {
 }
 
 impl Tree {
+    fn new(writers: Writers) -> Self {
+        Self { writers, files: Vec::new(), errors: Vec::new() }
+    }
+
     /// Reads the tree below `directory`.
-    fn read(directory: &Path) -> Self {
-        let mut tree = Self::default();
+    fn read(directory: &Path, writers: Writers) -> Self {
+        let mut tree = Self::new(writers);
         let name = directory.to_string_lossy();
         match fs::metadata(directory) {
             Ok(metadata) if metadata.is_dir() => tree.directory(directory, "", &[identity(&metadata)]),
@@ -109,7 +119,7 @@ impl Tree {
 
     /// Reads one file under the name `path`, whatever its ending.
     fn file(&mut self, file: &Path, path: &str) {
-        match read_file(file) {
+        match read_file(file, self.writers) {
             Ok(text) => self.files.push(SourceFile { path: path.into(), text }),
             Err(problem) => self.refuse(path, problem),
         }
@@ -172,25 +182,13 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-fn read_file(path: &Path) -> Result<String, Problem> {
-    let unreadable = |cause: io::Error| Problem::Unreadable { cause };
-    let check = |metadata: &Metadata| match metadata {
-        metadata if !metadata.is_file() => Err(Problem::NotRegular),
-        metadata if metadata.len() > FILE_BYTES => Err(Problem::FileTooLarge { limit: FILE_BYTES }),
-        _ => Ok(()),
-    };
-    // Opening a device can have effects, and the name may come to mean another file between the two checks; then
-    // O_NONBLOCK keeps the opening of a pipe from waiting for its other end.
-    check(&fs::metadata(path).map_err(unreadable)?)?;
-    let file: File =
-        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    check(&metadata)?;
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len() + 1).unwrap_or(0));
-    file.take(FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > FILE_BYTES {
-        return Err(Problem::FileTooLarge { limit: FILE_BYTES });
-    }
+fn read_file(path: &Path, writers: Writers) -> Result<String, Problem> {
+    let bytes = read(path, FILE_BYTES, writers).map_err(|unread| match unread {
+        Unread::Failed(cause) => Problem::Unreadable { cause },
+        Unread::NotRegular => Problem::NotRegular,
+        Unread::TooLarge { size: _ } => Problem::FileTooLarge { limit: FILE_BYTES },
+        Unread::BeingWritten => Problem::BeingWritten,
+    })?;
     String::from_utf8(bytes).map_err(|_| Problem::NotUtf8)
 }
 

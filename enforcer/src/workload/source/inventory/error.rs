@@ -32,6 +32,22 @@ pub enum InvalidInventory {
         /// The limit.
         limit: u64,
     },
+    /// A pipe, a device or a directory.
+    #[error("the inventory {path} is not a regular file", path = .path.display())]
+    NotRegular {
+        /// Path.
+        path: PathBuf,
+    },
+    /// Somebody may be writing the file.
+    #[error(
+        "the inventory file {path} is open for writing, so it may be half written; close it, or end the program that \
+         has it open",
+        path = .path.display()
+    )]
+    BeingWritten {
+        /// File.
+        path: PathBuf,
+    },
     /// Not YAML, or not of the documented shape.
     #[error("{path}:{line}:{column}: {message}\n{snippet}", path = .path.display())]
     Syntax {

@@ -1,17 +1,23 @@
 //! Decides which version of the inventory file counts: the last one without errors, or the one that an earlier daemon left
 //! in force.
 //!
-//! Input: the file, and the text that an earlier daemon kept. Output: the state of the source, each time it has changed.
+//! Input: the file, and the text that an earlier daemon kept. Output: the state of the source, each time it has changed. A
+//! reading that may show half of a change is left for later.
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::error::Error as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::watch::{self, Sender};
+use tokio::time::sleep_until;
 
 use super::{InvalidInventory, Inventory, NAME, state_of};
+use crate::watch::patience::{Found, Next, Patience};
+use crate::watch::read::{Writers, has_documents};
 use crate::watch::{ChangeStream, watch};
 use crate::workload::config::Config;
 use crate::workload::source::shape::{Earlier, Listed, Source, SourceError, SourceState, StartError, Started};
@@ -21,61 +27,120 @@ pub(in crate::workload::source) fn start(config: &Config) -> Started {
     let Some(path) = config.inventory.clone() else { return Ok(None) };
     // Before the first reading, so that no change is missed.
     let changes = watch(vec![path.clone()])?;
-    let first = first(&path, &config.earlier).map_err(|error| StartError::Refused(Box::new(error)))?;
+    let mut reader = Reader { path, patience: Patience::default(), due: None };
+    let first = reader.first(&config.earlier).map_err(|error| StartError::Refused(Box::new(error)))?;
     let (to, state) = watch::channel(first);
-    tokio::spawn(async move { follow(&path, changes, &to).await });
+    tokio::spawn(async move { reader.follow(changes, &to).await });
     Ok(Some(Source { name: NAME, state, again: None }))
 }
 
-async fn follow(path: &Path, mut changes: ChangeStream, to: &Sender<SourceState>) {
-    loop {
-        tokio::select! {
-            () = changes.changed() => { to.send_if_modified(|state| read_again(path, state)); }
-            () = to.closed() => return,
-        }
-    }
+/// What reads the file.
+struct Reader {
+    path: PathBuf,
+    patience: Patience,
+    /// When the file is read again if the last reading did not count.
+    due: Option<Instant>,
 }
 
-/// The state at the start. If the file has errors, what an earlier daemon kept of it still counts; if nobody knows what
-/// that was, the source has not spoken yet.
-fn first(path: &Path, earlier: &Earlier) -> Result<SourceState, InvalidInventory> {
-    let error = match read(path) {
-        Ok(state) => return Ok(state),
-        Err(error) => error,
-    };
-    let kept = match earlier {
-        Earlier::Nothing => return Err(error),
-        Earlier::Unknown => None,
-        // An earlier run without an inventory kept none, and that is what goes on.
-        Earlier::Known(kept) => parsed(path, kept.get(NAME).map_or("", |text| text)).ok(),
-    };
-    let error = whole(&error);
-    tracing::error!(
-        "the inventory has errors and is not used; what the earlier daemon enforced stays in force:\n{error}"
-    );
-    let unspoken = SourceState { listed: Listed::Never, ..state_of(&Inventory::default()) };
-    Ok(SourceState { error: Some(SourceError::Refused(error)), ..kept.unwrap_or(unspoken) })
-}
-
-/// Reads the file again; tells whether that changes the state.
-fn read_again(path: &Path, state: &mut SourceState) -> bool {
-    let next = match read(path) {
-        Ok(next) if next.listed == state.listed && next.kept == state.kept => {
-            SourceState { error: None, ..state.clone() }
+impl Reader {
+    async fn follow(mut self, mut changes: ChangeStream, to: &Sender<SourceState>) {
+        loop {
+            let due = self.due.map(Into::into);
+            tokio::select! {
+                () = changes.changed() => {}
+                () = async { if let Some(due) = due { sleep_until(due).await } }, if due.is_some() => {}
+                () = to.closed() => return,
+            }
+            to.send_if_modified(|state| self.again(state));
         }
-        Ok(next) => next,
-        Err(error) => SourceState { error: Some(SourceError::Refused(whole(&error))), ..state.clone() },
-    };
-    let changed = next.kept != state.kept || next.listed != state.listed || next.error != state.error;
-    if let (true, Some(error)) = (changed, &next.error) {
-        tracing::error!("the inventory has errors and is not used; the last good one stays in force:\n{error}");
     }
-    *state = next;
-    changed
+
+    /// The state at the start. If the file has errors, what an earlier daemon kept of it still counts; if nobody knows what
+    /// that was, the source has not spoken yet.
+    fn first(&mut self, earlier: &Earlier) -> Result<SourceState, InvalidInventory> {
+        let kept = match earlier {
+            Earlier::Nothing => return self.first_of_all(),
+            Earlier::Unknown => None,
+            // An earlier run without an inventory kept none, and that is what goes on.
+            Earlier::Known(kept) => parsed(&self.path, kept.get(NAME).map_or("", |text| text)).ok(),
+        };
+        let unspoken = SourceState { listed: Listed::Never, ..state_of(&Inventory::default()) };
+        let kept = kept.unwrap_or(unspoken);
+        let read = read(&self.path);
+        if self.waits(kept.kept.as_deref(), &read) {
+            return Ok(kept);
+        }
+        match read {
+            Ok(state) => Ok(state),
+            Err(error) => {
+                let error = whole(&error);
+                tracing::error!(
+                    "the inventory has errors and is not used; what the earlier daemon enforced stays in force:\n{error}"
+                );
+                Ok(SourceState { error: Some(SourceError::Refused(error)), ..kept })
+            }
+        }
+    }
+
+    /// The state at the start if nothing is in force that could stay. A writer is waited for here: discovery has no other
+    /// work before the sources speak.
+    fn first_of_all(&mut self) -> Result<SourceState, InvalidInventory> {
+        let mut state = read(&self.path);
+        while self.waits(None, &state) {
+            let until = self.due.unwrap_or_else(Instant::now);
+            std::thread::sleep(until.saturating_duration_since(Instant::now()));
+            state = read(&self.path);
+        }
+        state
+    }
+
+    /// Reads the file again; tells whether that changes the state.
+    fn again(&mut self, state: &mut SourceState) -> bool {
+        let read = read(&self.path);
+        if self.waits(state.kept.as_deref(), &read) {
+            return false;
+        }
+        let next = match read {
+            Ok(next) if next.listed == state.listed && next.kept == state.kept => {
+                SourceState { error: None, ..state.clone() }
+            }
+            Ok(next) => next,
+            Err(error) => SourceState { error: Some(SourceError::Refused(whole(&error))), ..state.clone() },
+        };
+        let changed = next.kept != state.kept || next.listed != state.listed || next.error != state.error;
+        if let (true, Some(error)) = (changed, &next.error) {
+            tracing::error!("the inventory has errors and is not used; the last good one stays in force:\n{error}");
+        }
+        *state = next;
+        changed
+    }
+
+    /// Whether a reading does not count yet, beside the text that counts.
+    fn waits(&mut self, in_use: Option<&str>, read: &Result<SourceState, InvalidInventory>) -> bool {
+        let (found, news) = match read {
+            Err(InvalidInventory::BeingWritten { .. }) => {
+                (Found::BeingWritten, "the inventory is open for writing; it stays as it is until it is closed")
+            }
+            Ok(state) if in_use.is_some_and(has_documents) && !state.kept.as_deref().is_some_and(has_documents) => {
+                let file = BTreeSet::from([NAME.to_owned()]);
+                (Found::Emptied(file), "the inventory is empty; it stays as it was, in case it is filled again")
+            }
+            Ok(_) | Err(_) => (Found::Whole, ""),
+        };
+        match self.patience.next(found, Instant::now()) {
+            Next::Counts => self.due = None,
+            Next::Waits(until) => {
+                if self.due.replace(until).is_none() {
+                    tracing::info!("{news}");
+                }
+            }
+        }
+        self.due.is_some()
+    }
 }
 
 fn read(path: &Path) -> Result<SourceState, InvalidInventory> {
-    parsed(path, &Inventory::read(path)?)
+    parsed(path, &Inventory::read(path, Writers::Awaited)?)
 }
 
 fn parsed(path: &Path, text: &str) -> Result<SourceState, InvalidInventory> {
@@ -92,6 +157,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::watch::patience::{EMPTIED, LONGEST};
     use crate::workload::source::shape::Kept;
     use crate::workload::statement::About;
 
@@ -100,6 +166,18 @@ mod tests {
 
     fn earlier(inventory: &str) -> Earlier {
         Earlier::Known(Kept::from([(NAME.to_owned(), inventory.into())]))
+    }
+
+    fn reader(path: &Path) -> Reader {
+        Reader { path: path.to_owned(), patience: Patience::default(), due: None }
+    }
+
+    fn first(path: &Path, earlier: &Earlier) -> Result<SourceState, InvalidInventory> {
+        reader(path).first(earlier)
+    }
+
+    fn read_again(path: &Path, state: &mut SourceState) -> bool {
+        reader(path).again(state)
     }
 
     /// The names that the state gives, and the text that it keeps.
@@ -170,5 +248,44 @@ mod tests {
             assert_eq!((state.listed, said(&state), &state.error), (Listed::Standing, (Vec::new(), Some("")), &None));
             fs::write(&path, BAD).unwrap();
         }
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_or_was_emptied_stays_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("inventory.yaml");
+        fs::write(&path, GOOD).unwrap();
+        let a = (vec!["default/a".to_owned()], Some(GOOD));
+        let (mut reader, mut state) = (reader(&path), first(&path, &Earlier::Nothing).unwrap());
+        let writer = fs::File::create(&path).unwrap();
+        assert!(!reader.again(&mut state));
+        assert!((said(&state), &state.error) == (a.clone(), &None) && reader.due.is_some(), "emptied and open");
+        let beside = first(&path, &earlier(GOOD)).unwrap();
+        assert_eq!((said(&beside), &beside.error), (a.clone(), &None), "a start beside the writer");
+        drop(writer);
+        assert!(!reader.again(&mut state));
+        assert!(said(&state) == a && reader.due.is_some(), "emptied");
+        let beside = first(&path, &earlier(GOOD)).unwrap();
+        assert_eq!((said(&beside), &beside.error), (a, &None), "a start beside the empty file");
+        // As if the time had passed.
+        reader.patience = Patience::default();
+        _ = reader.patience.next(Found::Emptied(BTreeSet::from([NAME.to_owned()])), Instant::now() - EMPTIED);
+        assert!(reader.again(&mut state));
+        assert_eq!((said(&state), reader.due), ((Vec::new(), Some("")), None));
+    }
+
+    #[test]
+    fn a_writer_that_does_not_end_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("inventory.yaml");
+        fs::write(&path, GOOD).unwrap();
+        let (mut reader, mut state) = (reader(&path), first(&path, &Earlier::Nothing).unwrap());
+        let writer = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        _ = reader.patience.next(Found::BeingWritten, Instant::now() - LONGEST);
+        assert!(reader.again(&mut state), "the error is news");
+        assert!(refusal(&state).contains("open for writing"), "{}", refusal(&state));
+        assert_eq!(said(&state), (vec!["default/a".to_owned()], Some(GOOD)));
+        drop(writer);
+        assert!(reader.again(&mut state) && state.error.is_none());
     }
 }

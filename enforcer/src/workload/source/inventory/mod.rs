@@ -12,6 +12,7 @@ mod file;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 pub use self::error::{InvalidInventory, Mistake};
 pub(super) use self::file::start;
 use super::shape::{Listed, SourceState};
+use crate::watch::read::{Unread, Writers, read};
 use crate::workload::model::{Labels, NamedPort, WorkloadName};
 use crate::workload::statement::{About, FoundBy, Statement};
 
@@ -68,19 +70,23 @@ pub enum Match {
 }
 
 impl Inventory {
-    /// Reads and parses a file.
+    /// Reads and parses a file, also one that is open for writing.
     pub fn load(path: &Path) -> Result<Self, InvalidInventory> {
-        Self::parse(path, &Self::read(path)?)
+        Self::parse(path, &Self::read(path, Writers::Ignored)?)
     }
 
     /// The text of a file that is not too large.
-    pub fn read(path: &Path) -> Result<String, InvalidInventory> {
-        let unreadable = |source| InvalidInventory::Unreadable { path: path.to_owned(), source };
-        let size = std::fs::metadata(path).map_err(unreadable)?.len();
-        if size > MAX_BYTES {
-            return Err(InvalidInventory::TooLarge { path: path.to_owned(), size, limit: MAX_BYTES });
-        }
-        std::fs::read_to_string(path).map_err(unreadable)
+    fn read(path: &Path, writers: Writers) -> Result<String, InvalidInventory> {
+        let path = path.to_owned();
+        let bytes = match read(&path, MAX_BYTES, writers) {
+            Ok(bytes) => bytes,
+            Err(Unread::Failed(source)) => return Err(InvalidInventory::Unreadable { path, source }),
+            Err(Unread::NotRegular) => return Err(InvalidInventory::NotRegular { path }),
+            Err(Unread::TooLarge { size }) => return Err(InvalidInventory::TooLarge { path, size, limit: MAX_BYTES }),
+            Err(Unread::BeingWritten) => return Err(InvalidInventory::BeingWritten { path }),
+        };
+        let not_utf8 = |_| io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8");
+        String::from_utf8(bytes).map_err(not_utf8).map_err(|source| InvalidInventory::Unreadable { path, source })
     }
 
     /// Parses the text of a file; `path` is for messages.

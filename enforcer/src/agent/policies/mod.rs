@@ -1,0 +1,201 @@
+//! Decides which policies are in use: for each source the last ones without errors, or those that an earlier daemon left in
+//! force.
+//!
+//! Input: the policy sources and the state that an earlier daemon kept. Output: one set of policies, and the errors. A reading
+//! that may show half of a change is left for later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use tokio::time::{sleep, sleep_until};
+
+use super::error::AgentError;
+use super::state::InForce;
+use crate::policy::PolicyWarning;
+use crate::policy::source::{self, Config, Said, Sources, Unit};
+use crate::policy::store::{Reading, Store};
+use crate::watch::patience::{Found, Next, Patience};
+use crate::watch::read::has_documents;
+
+/// The sources of policies, and the policies of them that are in use.
+#[derive(Debug)]
+pub(super) struct Policies {
+    sources: Sources,
+    store: Store,
+    patience: BTreeMap<&'static str, Patience>,
+    /// When a source is read again whose last reading did not count.
+    due: BTreeMap<&'static str, Instant>,
+}
+
+impl Policies {
+    /// Reads all sources. If a source has errors, its policies of an earlier daemon stay in use. `enforced` says that
+    /// an image of an earlier daemon is in force. If its sources are not known, that image stays unchanged until all
+    /// sources are read without errors.
+    pub(super) async fn load(config: &Config, enforced: bool, earlier: Option<&InForce>) -> Result<Self, AgentError> {
+        // They watch from here on, before the first reading, so that no change is missed.
+        let sources = Sources::open(config)?;
+        let store = Store::new(sources.names());
+        let mut policies = Self { sources, store, patience: BTreeMap::new(), due: BTreeMap::new() };
+        let names: Vec<&'static str> = policies.sources.names().collect();
+        for name in names {
+            if enforced {
+                policies.first_beside_earlier(name, earlier);
+            } else {
+                policies.first(name).await?;
+            }
+        }
+        Ok(policies)
+    }
+
+    /// Reads a source while nothing is in force that could stay. A file that is being written is waited for here.
+    async fn first(&mut self, name: &'static str) -> Result<(), AgentError> {
+        let mut said = self.sources.read(name);
+        while let Next::Waits(until) = self.next(name, &said) {
+            sleep(until.saturating_duration_since(Instant::now())).await;
+            said = self.sources.read(name);
+        }
+        // An object of an API that is refused stops nobody but itself.
+        if let Some(whole) = said.remove(&Unit::Whole) {
+            said.insert(Unit::Whole, Ok(whole?));
+        }
+        self.take_first(name, said);
+        Ok(())
+    }
+
+    /// Reads a source while an image of an earlier daemon is in force.
+    fn first_beside_earlier(&mut self, name: &'static str, earlier: Option<&InForce>) {
+        let said = self.sources.read(name);
+        let kept = earlier.and_then(|earlier| earlier.policies.get(name));
+        let before = kept.iter().flat_map(|kept| kept.iter()).flat_map(|files| files.iter());
+        let found = found(before.map(|file| (&*file.path, &*file.text)), &said);
+        let waits = matches!(self.judge(name, found), Next::Waits(_));
+        if (waits || said.values().any(Result::is_err))
+            && let Some(kept) = kept.and_then(|kept| source::restore(name, kept))
+        {
+            warn(&self.store.take(name, kept).warnings);
+        }
+        if !waits {
+            self.take_first(name, said);
+        }
+    }
+
+    fn take_first(&mut self, name: &'static str, said: Said) {
+        let news = self.store.take(name, said);
+        warn(&news.warnings);
+        for error in news.errors {
+            tracing::error!(
+                "the policies have errors and are not used; what the earlier daemon enforced stays in force:\n{error}"
+            );
+        }
+    }
+
+    /// Waits until a source may have changed or is to be read again, and returns its name. Cancel safe.
+    pub(super) async fn changed(&mut self) -> &'static str {
+        let due = self.due.iter().min_by_key(|(_, at)| **at).map(|(name, at)| (*name, *at));
+        let Some((name, at)) = due else { return self.sources.changed().await };
+        tokio::select! {
+            changed = self.sources.changed() => changed,
+            () = sleep_until(at.into()) => name,
+        }
+    }
+
+    /// Reads a source again. Returns true if the set of policies, or the position of a line in it, has changed.
+    pub(super) fn reload(&mut self, source: &'static str) -> bool {
+        let said = self.sources.read(source);
+        if let Next::Waits(_) = self.next(source, &said) {
+            return false;
+        }
+        let news = self.store.take(source, said);
+        for error in news.errors {
+            tracing::error!("the policies have errors and are not used; the last good ones stay in force:\n{error}");
+        }
+        warn(&news.warnings);
+        news.changed
+    }
+
+    /// Whether a reading counts, beside what is in use of the same source.
+    fn next(&mut self, source: &'static str, said: &Said) -> Next {
+        let in_use = self.store.current().and_then(|reading| reading.sources.get(source));
+        let before = in_use.into_iter().flatten().flat_map(|files| files.iter());
+        let found = found(before.map(|file| (&*file.path, &*file.text)), said);
+        self.judge(source, found)
+    }
+
+    fn judge(&mut self, source: &'static str, found: Found) -> Next {
+        let news = match &found {
+            Found::BeingWritten => {
+                "a policy file is open for writing; the policies stay as they are until it is closed"
+            }
+            Found::Emptied(_) => {
+                "a policy file has no policies any more; the policies stay as they are, in case it is filled again"
+            }
+            Found::Whole => "",
+        };
+        let next = self.patience.entry(source).or_default().next(found, Instant::now());
+        match next {
+            Next::Waits(until) => {
+                if self.due.insert(source, until).is_none() {
+                    tracing::info!("{news}");
+                }
+            }
+            Next::Counts => _ = self.due.remove(source),
+        }
+        next
+    }
+
+    /// Notes that the current set is in force.
+    pub(super) fn settle(&mut self) {
+        self.store.settle();
+    }
+
+    /// Notes that the current set cannot be put in force. Returns true if the set before it is in use again.
+    pub(super) fn roll_back(&mut self, error: &str) -> bool {
+        let rolled_back = self.store.roll_back(error);
+        if rolled_back {
+            tracing::error!("the policies cannot be put in force; the last good ones stay in force: {error}");
+        }
+        rolled_back
+    }
+
+    /// The policies that are in use; `None` if those of an earlier daemon are in force, but their text is not known.
+    pub(super) fn current(&self) -> Option<&Reading> {
+        self.store.current()
+    }
+
+    /// The places from which the policies are read.
+    pub(super) fn places(&self) -> String {
+        self.sources.places()
+    }
+
+    /// The error for which the newest policies of the sources are not in force.
+    pub(super) fn error(&self) -> Option<String> {
+        self.store.error()
+    }
+}
+
+/// What a reading found, beside the files that are in use, by path and text.
+fn found<'a>(in_use: impl Iterator<Item = (&'a str, &'a str)>, said: &Said) -> Found {
+    // Files make up a whole; an object of an API is never half written.
+    match said.get(&Unit::Whole) {
+        Some(Err(errors)) if errors.is_being_written() => Found::BeingWritten,
+        Some(Ok(loaded)) => {
+            let empty =
+                |path: &str| loaded.sources.iter().any(|file| &*file.path == path && !has_documents(&file.text));
+            let emptied: BTreeSet<String> = in_use
+                .filter(|(path, text)| has_documents(text) && empty(path))
+                .map(|(path, _)| path.to_owned())
+                .collect();
+            if emptied.is_empty() { Found::Whole } else { Found::Emptied(emptied) }
+        }
+        Some(Err(_)) | None => Found::Whole,
+    }
+}
+
+fn warn(warnings: &[PolicyWarning]) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+#[cfg(test)]
+mod tests;

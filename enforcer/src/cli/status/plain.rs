@@ -1,0 +1,76 @@
+//! Makes the names in a report safe to print. Workloads, devices and labels have names that others chose.
+//!
+//! Input: the daemon's report. Output: the same report, with one printable line in each text. The errors are no part of this:
+//! they become troubles, whose further lines are indented.
+
+use crate::agent::report::{Report, WorkloadLine};
+use crate::flow::text::printable;
+
+fn text(name: &str) -> String {
+    printable(name).into_owned()
+}
+
+fn texts(names: &[String]) -> Vec<String> {
+    names.iter().map(|name| text(name)).collect()
+}
+
+/// The report as people see it.
+pub(super) fn plain(report: &Report) -> Report {
+    // Taken apart whole: a new field does not compile until somebody has thought of the names in it.
+    let Report {
+        pid,
+        policies,
+        policy_count,
+        policy_error,
+        refused_sources,
+        apply_error,
+        awaits_sources,
+        unfinished,
+        findings,
+        refused_claims,
+        discovery,
+        uplinks,
+        workloads,
+        unknown_open,
+        unknown_workloads,
+        unknown_veths,
+        flow_log_lines,
+        flow_log_merged,
+        flow_log_over_limit,
+        disagreements,
+        repaired,
+    } = report;
+    Report {
+        pid: *pid,
+        policies: text(policies),
+        policy_count: *policy_count,
+        policy_error: policy_error.clone(),
+        refused_sources: refused_sources.clone(),
+        apply_error: apply_error.clone(),
+        awaits_sources: *awaits_sources,
+        unfinished: unfinished.clone(),
+        findings: texts(findings),
+        refused_claims: *refused_claims,
+        discovery: text(discovery),
+        uplinks: texts(uplinks),
+        workloads: workloads.iter().map(workload).collect(),
+        unknown_open: *unknown_open,
+        unknown_workloads: *unknown_workloads,
+        unknown_veths: texts(unknown_veths),
+        flow_log_lines: *flow_log_lines,
+        flow_log_merged: *flow_log_merged,
+        flow_log_over_limit: *flow_log_over_limit,
+        disagreements: *disagreements,
+        repaired: *repaired,
+    }
+}
+
+fn workload(line: &WorkloadLine) -> WorkloadLine {
+    let WorkloadLine { name, endpoints, addresses, policies } = line;
+    WorkloadLine {
+        name: text(name),
+        endpoints: endpoints.iter().map(|(ifindex, device)| (*ifindex, text(device))).collect(),
+        addresses: texts(addresses),
+        policies: *policies,
+    }
+}
