@@ -21,6 +21,8 @@ pub struct Settings {
     /// For how long after the first attach a segment of an older connection is accepted as one (D10), in seconds; 0 turns
     /// it off.
     pub older_connections_seconds: u64,
+    /// For how long after a veth was first seen the addresses that its workload shows are pinned to it (D11), in seconds.
+    pub settling_seconds: u64,
     /// Where the sources of the policy in force and the state for `status` are kept. Below it each pin directory has a
     /// directory of its own. On a tmpfs: it is of no use after a reboot.
     pub state_dir: PathBuf,
@@ -32,6 +34,7 @@ impl Default for Settings {
             flows: limits::FLOWS,
             flow_quota: limits::FLOW_QUOTA,
             older_connections_seconds: 60,
+            settling_seconds: 10,
             state_dir: PathBuf::from("/run/enforcer"),
         }
     }
@@ -83,11 +86,12 @@ impl Settings {
             serde_yaml::from_str(&text)
                 .map_err(|error| InvalidSettings::Malformed { path: path.to_owned(), message: error.to_string() })?
         };
-        let Self { flows, flow_quota, older_connections_seconds, state_dir: _ } = &settings;
+        let Self { flows, flow_quota, older_connections_seconds, settling_seconds, state_dir: _ } = &settings;
         for (setting, value, low, high) in [
             ("flows", u64::from(*flows), 1024, 16 << 20),
             ("flow_quota", u64::from(*flow_quota), 64, u64::from(*flows)),
             ("older_connections_seconds", *older_connections_seconds, 0, 3600),
+            ("settling_seconds", *settling_seconds, 0, 3600),
         ] {
             if !(low..=high).contains(&value) {
                 return Err(InvalidSettings::OutOfRange { path: path.to_owned(), setting, value, low, high });
@@ -153,7 +157,7 @@ mod tests {
                 vec![$((stringify!($name).to_owned(), serde_json::to_value($name).unwrap())),*]
             }};
         }
-        let defaults = defaults!(flows, flow_quota, older_connections_seconds, state_dir);
+        let defaults = defaults!(flows, flow_quota, older_connections_seconds, settling_seconds, state_dir);
         let plain = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let expected: Vec<(String, String)> =
             defaults.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
@@ -185,7 +189,7 @@ mod tests {
             }
             checked += 1;
         }
-        assert_eq!(checked, 3, "settings with a range");
+        assert_eq!(checked, 4, "settings with a range");
     }
 
     #[test]

@@ -23,5 +23,7 @@ mod restart;
 mod rings;
 mod sctp;
 mod spoof;
+mod strays;
 mod unknown;
+mod vouchers;
 mod workloads;
