@@ -34,9 +34,10 @@ pub fn answer<I: ReadImage>(image: Option<&I>, slot: Slot, endpoint: &Endpoint, 
     let Some(image) = image else {
         return Verdict::Deny(Reason::Internal);
     };
-    // A workload cannot block access to itself (N19); from an address that another one shows too, it may be the other one.
-    let disputed = question.entry.is_some_and(AddressEntry::is_disputed);
-    if !disputed && endpoint.owner_of(question.peer).is_some() {
+    // A workload cannot block access to itself (N19). At an address for which nobody else vouches, or to which another one
+    // has an equal claim, it may be somebody else.
+    let exempt = question.entry.is_some_and(AddressEntry::is_exempt);
+    if exempt && endpoint.owner_of(question.peer).is_some() {
         return Verdict::Allow;
     }
     let row = endpoint.row(slot, question.direction);

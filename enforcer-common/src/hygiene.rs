@@ -43,9 +43,11 @@ pub fn check(place: &Place<'_>, packet: &Packet) -> Result<(), Reason> {
             if !place.own && !packet.destination.is_group() && !routed {
                 return Err(Reason::NotAddressed);
             }
-            // The workload's own address may be younger than the image.
-            let local =
-                place.source.is_some_and(AddressEntry::is_local) || place.endpoint.owner_of(&packet.source).is_some();
+            // A source that a workload merely shows may be its true owner's, who is outside (D11). The workload's own
+            // address may be younger than the image.
+            let own = || place.endpoint.owner_of(&packet.source).is_some();
+            let shown = place.source.is_some_and(AddressEntry::is_shown);
+            let local = place.source.is_some_and(AddressEntry::is_vouched) || !shown && own();
             if place.from_uplink && local { Err(Reason::SpoofedFromUplink) } else { Ok(()) }
         }
     }

@@ -15,7 +15,9 @@ use enforcer::policy::model::{
 };
 use enforcer::policy::origin::Origin;
 use enforcer::resolve::resolve;
-use enforcer::workload::model::{Identity, Labels, LocalWorkload, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName};
+use enforcer::workload::model::{
+    Identity, Labels, LocalWorkload, Past, RemoteWorkload, Snapshot, Vouched, WorkloadKey, WorkloadName, given_by,
+};
 use ipnetwork::IpNetwork;
 
 const LOCAL: usize = 100;
@@ -65,11 +67,12 @@ fn snapshot(remote: usize) -> Snapshot {
     let local = (0..LOCAL).map(|place| {
         let workload = LocalWorkload {
             identity: Some(identity(place * 7)),
-            addresses: BTreeSet::from([address(place)]),
-            disputed: BTreeSet::new(),
+            addresses: given_by("the inventory", [address(place)]),
+            disputed: Vouched::new(),
             endpoints: BTreeMap::new(),
             routes: false,
             disagrees: false,
+            past: Past::default(),
         };
         (WorkloadKey(place as u64 + 1), workload)
     });

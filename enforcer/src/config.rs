@@ -29,6 +29,8 @@ pub struct Settings {
     pub flow_log_mib: u64,
     /// Files of the flow log that are kept beside the newest one.
     pub flow_log_kept_files: u32,
+    /// For how long after a veth was first seen the addresses that its workload shows are pinned to it (D11), in seconds.
+    pub settling_seconds: u64,
     /// Where the sources of the policy in force and the state for `status` are kept. Below it each pin directory has a
     /// directory of its own. On a tmpfs: it is of no use after a reboot.
     pub state_dir: PathBuf,
@@ -44,6 +46,7 @@ impl Default for Settings {
             flow_log_burst: 2_000,
             flow_log_mib: 100,
             flow_log_kept_files: 4,
+            settling_seconds: 10,
             state_dir: PathBuf::from("/run/enforcer"),
         }
     }
@@ -103,6 +106,7 @@ impl Settings {
             flow_log_burst,
             flow_log_mib,
             flow_log_kept_files,
+            settling_seconds,
             state_dir: _,
         } = &settings;
         for (setting, value, low, high) in [
@@ -113,6 +117,7 @@ impl Settings {
             ("flow_log_burst", u64::from(*flow_log_burst), 1, 1_000_000),
             ("flow_log_mib", *flow_log_mib, 0, 1 << 20),
             ("flow_log_kept_files", u64::from(*flow_log_kept_files), 1, 1000),
+            ("settling_seconds", *settling_seconds, 0, 3600),
         ] {
             if !(low..=high).contains(&value) {
                 return Err(InvalidSettings::OutOfRange { path: path.to_owned(), setting, value, low, high });
@@ -186,6 +191,7 @@ mod tests {
             flow_log_burst,
             flow_log_mib,
             flow_log_kept_files,
+            settling_seconds,
             state_dir
         );
         let plain = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -219,7 +225,8 @@ mod tests {
             }
             checked += 1;
         }
-        assert_eq!(checked, 7, "settings with a range");
+        assert_eq!(checked, 8, "settings with a range");
+        assert_eq!(checked, 4, "settings with a range");
     }
 
     #[test]

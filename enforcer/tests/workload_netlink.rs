@@ -11,9 +11,9 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use enforcer::workload::finding::{Finding, Refusal};
-use enforcer::workload::model::Snapshot;
+use enforcer::workload::model::{LocalWorkload, Snapshot};
 use enforcer::workload::source::Earlier;
-use enforcer::workload::{Config, Mode};
+use enforcer::workload::{Config, Mode, Settling};
 use enforcer_tests::net::sh;
 use workload_common::{Watch, addresses, behind, in_node, name_of, own};
 
@@ -21,6 +21,11 @@ fn inventory(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     file
+}
+
+/// With time for what a busy machine does late.
+fn settling() -> Config {
+    Config { settling: Settling(Duration::from_secs(600)), ..Config::default() }
 }
 
 fn with_inventory(file: &tempfile::NamedTempFile) -> Config {
@@ -153,6 +158,19 @@ fn a_far_end_that_moves_on_takes_the_name_from_its_veth() {
         node.ip("a", &format!("link set eth0 netns {}", node.name("nested")));
         let snapshot = watch.until("an unknown", |s| behind(s, "va").is_some_and(|w| w.identity.is_none())).await;
         assert_ne!(*snapshot.local.keys().next().unwrap(), first);
+        assert!(behind(&snapshot, "va").is_some_and(LocalWorkload::lost_its_name), "{snapshot:#?}");
+        // What is shown there is nobody's.
+        node.ip("nested", "link set eth0 up");
+        node.add_address("nested", "10.88.0.2/16");
+        node.add_bridged("b", "vb", &["10.88.0.9/16"]);
+        let snapshot = watch.until("another one", |s| behind(s, "vb").is_some_and(|w| !own(w).is_empty())).await;
+        assert!(behind(&snapshot, "va").is_some_and(|w| own(w).is_empty()), "{snapshot:#?}");
+        // Not even the way back gives the name back.
+        node.ip("nested", &format!("link set eth0 netns {}", node.name("a")));
+        node.ip("a", "link set eth0 up");
+        node.add_bridged("c", "vc", &["10.88.0.10/16"]);
+        let snapshot = watch.until("a third one", |s| behind(s, "vc").is_some_and(|w| !own(w).is_empty())).await;
+        assert!(behind(&snapshot, "va").is_some_and(LocalWorkload::lost_its_name), "{snapshot:#?}");
     });
 }
 
@@ -192,6 +210,9 @@ fn a_stolen_address_gains_nothing_and_costs_its_owner_nothing() {
                         Refusal::Gateway => "gateway",
                         Refusal::Declared { .. } => "inventory",
                         Refusal::Owned { .. } => "owned",
+                        Refusal::NotGiven { .. } => "not given",
+                        Refusal::Floating { .. } => "floating",
+                        Refusal::Late => "late",
                         Refusal::OffSubnet => "off subnet",
                         Refusal::Reserved => "reserved",
                     },
@@ -216,7 +237,7 @@ fn thousands_of_addresses_and_devices_inside_hold_nobody_up_and_are_followed_to_
     in_node(async |node| {
         node.add_bridge();
         node.add_bridged("flood", "vflood", &["10.88.0.3/16"]);
-        let mut watch = Watch::start(Config::default()).await;
+        let mut watch = Watch::start(settling()).await;
         let mac = |s: &Snapshot| behind(s, "vflood").and_then(|w| w.endpoints.values().next()?.peer_mac);
         let before = mac(&watch.last);
         let mut batch = String::new();
@@ -324,7 +345,7 @@ fn a_storm_that_overruns_the_socket_ends_in_the_truth() {
     in_node(async |node| {
         node.add_bridge();
         node.add_bridged("a", "va", &["10.88.0.2/16"]);
-        let mut watch = Watch::start(Config::default()).await;
+        let mut watch = Watch::start(settling()).await;
         // Duplicate address detection ends with an event, which must not come after the storm and put things right.
         tokio::time::sleep(Duration::from_secs(3)).await;
         // This thread also runs discovery, so nothing is read while the batch goes through: more than 8 MiB of events.

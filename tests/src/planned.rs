@@ -61,7 +61,7 @@ pub fn end(resolved: &ResolvedPolicy, place: &Place, v4: bool) -> End {
             let found = resolved.snapshot().local.iter().find(|(_, workload)| name(workload) == *wanted);
             let (key, workload) = found.unwrap_or_else(|| panic!("the inventory has no {wanted}"));
             let address =
-                *workload.addresses.iter().find(|address| address.is_ipv4() == v4).expect("an address of each family");
+                *workload.addresses.keys().find(|address| address.is_ipv4() == v4).expect("an address of each family");
             let ifindex = *workload.endpoints.keys().next().expect("a device");
             End { address, local: Some((*key, ifindex)), party: wanted.clone() }
         }

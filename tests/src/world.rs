@@ -98,7 +98,7 @@ impl MemoryWorld {
             ..Endpoint::FREE
         };
         assert!(workload.addresses.len() <= OWN_ADDRESSES, "more addresses than an endpoint holds");
-        for (place, address) in workload.addresses.iter().enumerate() {
+        for (place, address) in workload.addresses.keys().enumerate() {
             endpoint.owners[place] = self.owner();
             endpoint.addresses[place] = Address::from(*address);
         }
@@ -170,6 +170,7 @@ fn set_rows(
     (endpoint.flags[slot.index()], endpoint.rows[slot.index()]) = match (&workload.identity, unknown) {
         (Some(_), _) => (routes, [Direction::Ingress, Direction::Egress].map(|direction| image.row(key, direction))),
         (None, Unknown::Strict) => (Endpoint::UNKNOWN, [Row::NONE; 2]),
+        (None, Unknown::Open) if workload.lost_its_name() => (Endpoint::UNKNOWN, [Row::NONE; 2]),
         (None, Unknown::Open) => (Endpoint::ROUTES, [Row::NOT_ISOLATED; 2]),
     };
 }

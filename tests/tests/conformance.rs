@@ -12,7 +12,7 @@ use enforcer::compile::{Image, compile};
 use enforcer::policy::load::{SourceFile, from_sources};
 use enforcer::resolve::resolve;
 use enforcer::workload::model::{
-    Identity, Interface, Labels, LocalWorkload, NamedPort, Snapshot, WorkloadKey, WorkloadName,
+    Identity, Interface, Labels, LocalWorkload, NamedPort, Past, Snapshot, Vouched, WorkloadKey, WorkloadName, given_by,
 };
 use enforcer_common::id::Ifindex;
 use enforcer_common::verdict::Verdict;
@@ -163,11 +163,12 @@ fn cluster(row: u32, step: usize) -> Snapshot {
                 labels,
                 ports: ports.clone(),
             }),
-            addresses: BTreeSet::from([address(place)]),
-            disputed: BTreeSet::new(),
+            addresses: given_by("the inventory", [address(place)]),
+            disputed: Vouched::new(),
             endpoints: BTreeMap::from([(Ifindex(u32::from(place) + 1), interface)]),
             routes: false,
             disagrees: false,
+            past: Past::default(),
         };
         snapshot.local.insert(WorkloadKey(u64::from(place)), workload);
     }

@@ -34,6 +34,7 @@ impl AddressEntry {
     const LOCAL: u32 = 1 << 31;
     const NODE: u32 = 1 << 30;
     const DISPUTED: u32 = 1 << 29;
+    const SHOWN: u32 = 1 << 28;
     /// The highest peer class that fits.
     pub const MAX_CLASS: u32 = (1 << 28) - 1;
 
@@ -64,6 +65,31 @@ impl AddressEntry {
     #[inline(always)]
     pub const fn is_disputed(self) -> bool {
         self.0 & Self::DISPUTED != 0
+    }
+
+    /// The same entry for an address of which only the workload itself says that it is its own (D11).
+    #[must_use]
+    pub const fn shown(self) -> Self {
+        Self(self.0 | Self::SHOWN)
+    }
+
+    /// See [`AddressEntry::shown`]. Whoever else sends from the address may be its true owner, and nobody is dropped for
+    /// that; but only what comes from the workload gets the rights of its labels.
+    #[inline(always)]
+    pub const fn is_shown(self) -> bool {
+        self.0 & Self::SHOWN != 0
+    }
+
+    /// A workload on this node has the address, and somebody else says so: from elsewhere it is spoofed.
+    #[inline(always)]
+    pub const fn is_vouched(self) -> bool {
+        self.0 & (Self::LOCAL | Self::SHOWN) == Self::LOCAL
+    }
+
+    /// Traffic of its workload with it is the workload's with itself (N19).
+    #[inline(always)]
+    pub const fn is_exempt(self) -> bool {
+        self.0 & (Self::LOCAL | Self::SHOWN | Self::DISPUTED) == Self::LOCAL
     }
 
     /// This node has the address.

@@ -186,7 +186,13 @@ fn an_entry_keeps_class_and_marks_apart() {
     for class in [0, 1, AddressEntry::MAX_CLASS] {
         for (local, node) in [(false, false), (true, false), (false, true), (true, true)] {
             let entry = AddressEntry::new(PeerClass(class), local, node);
-            assert_eq!((entry.class(), entry.is_local(), entry.is_node()), (PeerClass(class), local, node));
+            for marked in [entry, entry.shown(), entry.disputed(), entry.shown().disputed()] {
+                assert_eq!((marked.class(), marked.is_local(), marked.is_node()), (PeerClass(class), local, node));
+            }
+            assert_eq!((entry.is_vouched(), entry.is_exempt()), (local, local));
+            assert_eq!((entry.disputed().is_vouched(), entry.disputed().is_exempt()), (local, false));
+            assert!(entry.shown().is_shown() && !entry.is_shown() && !entry.disputed().is_shown());
+            assert!(!entry.shown().is_vouched() && !entry.shown().is_exempt());
         }
     }
 }

@@ -113,7 +113,8 @@ impl<T: AskPolicy + Devices + Flows + Clock, I: ReadImage> Case<'_, T, I> {
             from_uplink: ingress && tables.is_uplink(meta.ingress_ifindex),
         };
         hygiene::check(&place, packet)?;
-        Ok(peer)
+        // Not from the workload that shows the address, so without the rights of its labels: as from any other address.
+        Ok(peer.filter(|entry| !(place.from_uplink && entry.is_shown())))
     }
 
     /// A packet that no live flow vouches for: one that opens a flow (judged as new whatever state there is), one of a

@@ -53,17 +53,18 @@ mod tests {
     use enforcer_common::id::Ifindex;
 
     use super::*;
-    use crate::workload::model::{Interface, WorkloadKey};
+    use crate::workload::model::{Interface, Past, Vouched, WorkloadKey};
 
     fn snapshot(uplinks: &[&str], veths: &[&str]) -> Snapshot {
         let interface = |name: &&str| Interface { name: (*name).to_owned(), peer_mac: None, existed_at_start: false };
         let workload = LocalWorkload {
             identity: None,
-            addresses: BTreeSet::new(),
-            disputed: BTreeSet::new(),
+            addresses: Vouched::new(),
+            disputed: Vouched::new(),
             endpoints: (10..).map(Ifindex).zip(veths.iter().map(interface)).collect(),
             routes: false,
             disagrees: false,
+            past: Past::default(),
         };
         Snapshot {
             local: BTreeMap::from([(WorkloadKey(1), workload)]),

@@ -11,7 +11,7 @@ mod reconcile;
 pub mod report;
 pub mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,6 +28,7 @@ use crate::flow::sink::{FlowLog, Rotation, Target};
 use crate::kernel::{self, Kernel, KernelConfig};
 use crate::plan::Unknown;
 use crate::policy;
+use crate::workload::model::{Past, Snapshot};
 use crate::workload::runtime::RuntimeKind;
 use crate::workload::{self, source::Earlier};
 
@@ -103,6 +104,8 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
         uplinks: options.uplinks.clone(),
         owners: adopted_owners(&kernel),
         endpoints: kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect(),
+        pasts: adopted_pasts(&kernel, earlier.as_ref().map(|earlier| &*earlier.snapshot)),
+        settling: workload::Settling(Duration::from_secs(options.settings.settling_seconds)),
         uplink_ifindexes: kernel.pinned_uplinks(),
     };
     let mut reconciler = Reconciler::new(&options, &node, kernel, states, earlier, log)?;
@@ -157,6 +160,16 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
 fn rotation(settings: &Settings) -> Option<Rotation> {
     let (bytes, kept) = (settings.flow_log_mib << 20, settings.flow_log_kept_files);
     (bytes > 0).then_some(Rotation { bytes, kept })
+}
+
+/// What an earlier daemon remembered of the veths that still have its programs: only those are certain to be the same ones.
+fn adopted_pasts(kernel: &Kernel, earlier: Option<&Snapshot>) -> BTreeMap<Ifindex, Past> {
+    let local = earlier.into_iter().flat_map(|snapshot| snapshot.local.values());
+    let mut pasts: BTreeMap<Ifindex, Past> =
+        local.flat_map(|workload| workload.endpoints.keys().map(|veth| (*veth, workload.past.clone()))).collect();
+    let adopted: BTreeSet<Ifindex> = kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect();
+    pasts.retain(|veth, _| adopted.contains(veth));
+    pasts
 }
 
 /// The workload that owned each address, named by one of its veths. An address of two workloads was disputed, and

@@ -307,7 +307,8 @@ impl Reconciler {
         let line = |(key, workload): (&WorkloadKey, &LocalWorkload)| WorkloadLine {
             name: workload.identity.as_ref().map(|identity| identity.name.to_string()).unwrap_or_default(),
             endpoints: workload.endpoints.iter().map(|(index, device)| (index.0, device.name.clone())).collect(),
-            addresses: workload.addresses.iter().map(ToString::to_string).collect(),
+            addresses: workload.addresses.keys().map(ToString::to_string).collect(),
+            vouchers: vouchers(workload),
             policies: [Direction::Ingress, Direction::Egress]
                 .map(|direction| resolved.isolation(*key, direction).map_or(0, |isolation| isolation.policies.len())),
         };
@@ -339,6 +340,16 @@ fn name_earlier(kernel: &Kernel, earlier: InForce, names: &mut NameTable) {
         adopted.filter_map(|endpoint| Some((endpoint.id, key_of(endpoint.ifindex)?))).collect();
     let resolved = Arc::new(resolve(Arc::new(set), Arc::clone(&snapshot)));
     names.install(earlier.revision, &snapshot, &owners, resolved);
+}
+
+/// Who vouches for each address, disputed ones included.
+fn vouchers(workload: &LocalWorkload) -> BTreeMap<String, String> {
+    let own = workload.addresses.iter().map(|(address, voucher)| (address.to_string(), voucher.short()));
+    let disputed = workload.disputed.iter().map(|(address, voucher)| {
+        let short = format!("{}, disputed", voucher.short());
+        (address.to_string(), short)
+    });
+    own.chain(disputed).collect()
 }
 
 fn mode_text(mode: Mode) -> &'static str {

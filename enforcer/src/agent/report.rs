@@ -1,5 +1,7 @@
 //! The daemon's report about itself, which `enforcer status` reads. The daemon writes it beside its state at each change.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// What only the daemon itself knows. `status` reads everything else from the pins.
@@ -62,6 +64,9 @@ pub struct WorkloadLine {
     pub endpoints: Vec<(u32, String)>,
     /// Its addresses.
     pub addresses: Vec<String>,
+    /// Who vouches for each of its addresses, in a word or two.
+    #[serde(default)]
+    pub vouchers: BTreeMap<String, String>,
     /// Policies that isolate it: ingress, egress.
     pub policies: [usize; 2],
 }

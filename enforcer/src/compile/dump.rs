@@ -46,7 +46,8 @@ fn write_all(text: &mut String, image: &Image, header: &Header, line: &Line) -> 
     for (address, entry) in &image.addresses {
         let local = if entry.is_local() { ", local" } else { "" };
         let node = if entry.is_node() { ", node" } else { "" };
-        writeln!(text, "  {}: class {}{local}{node}", IpAddr::from(*address), entry.class().0)?;
+        let shown = if entry.is_shown() { ", merely shown" } else { "" };
+        writeln!(text, "  {}: class {}{local}{shown}{node}", IpAddr::from(*address), entry.class().0)?;
     }
     for (v4, name) in [(true, "IPv4"), (false, "IPv6")] {
         writeln!(text, "\n{name} ranges")?;

@@ -36,6 +36,8 @@ pub(super) struct Deltas {
     addresses: BTreeMap<Address, DeltaId>,
     /// The delta of each IPv4 and IPv6 prefix.
     pub(super) prefixes: BTreeMap<IpNetwork, DeltaId>,
+    /// The same for an address that is merely shown: what denies, and nothing that allows (D11).
+    pub(super) prefixes_of_shown: BTreeMap<IpNetwork, DeltaId>,
 }
 
 impl Deltas {
@@ -90,13 +92,14 @@ pub(super) fn deltas(rows: &Rows, resolved: &ResolvedPolicy) -> Deltas {
         }
     }
     let mut store = Store::new(&bundles);
-    Deltas {
-        everybody: store.intern(everybody),
-        groups: groups.into_iter().map(|list| store.intern(list)).collect(),
-        addresses: addresses.into_iter().map(|(at, list)| (at, store.intern(list))).collect(),
-        prefixes: prefixes.into_iter().map(|(at, list)| (at, store.intern(list))).collect(),
-        stored: store.deltas,
-    }
+    let everybody = store.intern(everybody);
+    let groups = groups.into_iter().map(|list| store.intern(list)).collect();
+    let addresses = addresses.into_iter().map(|(at, list)| (at, store.intern(list))).collect();
+    let prefixes: BTreeMap<IpNetwork, DeltaId> =
+        prefixes.into_iter().map(|(at, list)| (at, store.intern(list))).collect();
+    let of_shown = |(at, delta): (&IpNetwork, &DeltaId)| Some((*at, store.denials(*delta)?));
+    let prefixes_of_shown = prefixes.iter().filter_map(of_shown).collect();
+    Deltas { everybody, groups, addresses, prefixes, prefixes_of_shown, stored: store.deltas }
 }
 
 /// Deltas by the bundles that they add and take away.
@@ -109,6 +112,20 @@ struct Store<'a> {
 impl<'a> Store<'a> {
     fn new(bundles: &'a [Bundle]) -> Self {
         Self { bundles, known: HashMap::from([(Vec::new(), DeltaId::NONE)]), deltas: vec![Vec::new()] }
+    }
+
+    /// The part of a delta that denies; `None`: nothing of it does.
+    fn denials(&mut self, of: DeltaId) -> Option<DeltaId> {
+        let all = &self.deltas[of.0 as usize];
+        let denials: Delta = all.iter().filter(|(_, effect, _)| effect.rank.denies()).copied().collect();
+        if denials.len() == all.len() {
+            return (!denials.is_empty()).then_some(of);
+        }
+        if denials.is_empty() {
+            return None;
+        }
+        self.deltas.push(denials);
+        Some(DeltaId(self.deltas.len() as u32 - 1))
     }
 
     fn intern(&mut self, mut list: Vec<(u32, i32)>) -> DeltaId {

@@ -37,8 +37,15 @@ enum What {
 
 pub(super) fn walk(resolved: &ResolvedPolicy, deltas: &Deltas, states: States<'_>) -> Result<Found, CompileError> {
     let mut walker = Walker { deltas, states, numbers: Vec::new(), classes: Vec::new(), addresses: Vec::new() };
-    let v4 = walker.family(&stops(resolved, deltas, true), u128::from(u32::MAX))?;
-    let v6 = walker.family(&stops(resolved, deltas, false), u128::MAX)?;
+    let mut ranges = |v4: bool, end: u128| -> Result<Vec<(u128, PeerClass)>, CompileError> {
+        let cuts = walker.family(&stops(resolved, deltas, v4, false), end)?;
+        let ranges = walker.ranges(&cuts);
+        // Merely shown addresses are none of those that the ranges are for, and blocks mean something else for them.
+        walker.family(&stops(resolved, deltas, v4, true), end)?;
+        Ok(ranges)
+    };
+    let v4 = ranges(true, u128::from(u32::MAX))?;
+    let v6 = ranges(false, u128::MAX)?;
     let Walker { states, classes, addresses, .. } = walker;
     let tuples = states.tuples.values;
     Ok(Found {
@@ -49,14 +56,16 @@ pub(super) fn walk(resolved: &ResolvedPolicy, deltas: &Deltas, states: States<'_
     })
 }
 
-/// The prefixes and known addresses of a family; what holds another comes before it.
-fn stops(resolved: &ResolvedPolicy, deltas: &Deltas, v4: bool) -> Vec<Stop> {
-    let prefixes = deltas.prefixes.iter().filter(|(prefix, _)| prefix.is_ipv4() == v4);
+/// The prefixes of a family and its known addresses: those that are merely shown, or all others. What holds another comes
+/// before it.
+fn stops(resolved: &ResolvedPolicy, deltas: &Deltas, v4: bool, shown: bool) -> Vec<Stop> {
+    let prefixes = if shown { &deltas.prefixes_of_shown } else { &deltas.prefixes };
+    let prefixes = prefixes.iter().filter(|(prefix, _)| prefix.is_ipv4() == v4);
     let prefixes = prefixes.map(|(prefix, delta)| {
         let (first, last) = bounds(prefix);
         Stop { first, last, what: What::Prefix(*delta) }
     });
-    let known = resolved.known_addresses().filter(|entry| entry.address.is_v4() == v4);
+    let known = resolved.known_addresses().filter(|entry| entry.address.is_v4() == v4 && entry.shown == shown);
     let known = known.map(|entry| {
         let place = number(entry.address);
         Stop {
@@ -100,7 +109,8 @@ struct Open {
 }
 
 impl Walker<'_> {
-    fn family(&mut self, stops: &[Stop], end: u128) -> Result<Vec<(u128, PeerClass)>, CompileError> {
+    /// Gives every known address of the stops its class. Returns where the state of all others changes.
+    fn family(&mut self, stops: &[Stop], end: u128) -> Result<Vec<(u128, StateId)>, CompileError> {
         let deltas = self.deltas;
         let of = |id: DeltaId| (id, &deltas.stored[id.0 as usize]);
         let mut cuts: Vec<(u128, StateId)> = Vec::new();
@@ -121,7 +131,8 @@ impl Walker<'_> {
                     let class = self.class(state);
                     let entry = AddressEntry::new(class, known.local, known.node);
                     let disputed = known.local && known.holder == Holder::Disputed;
-                    self.addresses.push((known.address, if disputed { entry.disputed() } else { entry }));
+                    let entry = if disputed { entry.disputed() } else { entry };
+                    self.addresses.push((known.address, if known.shown { entry.shown() } else { entry }));
                 }
             }
         }
@@ -133,7 +144,7 @@ impl Walker<'_> {
                 cuts.push((last.last + 1, around.state));
             }
         }
-        Ok(self.ranges(&cuts))
+        Ok(cuts)
     }
 
     /// Leaves the prefixes that end before a place.

@@ -12,7 +12,9 @@ use super::names::{NameTable, Policies, Ruling, Service};
 use super::record::DecidingPolicy;
 use crate::policy::model::PolicyKind;
 use crate::policy::origin::Origin;
-use crate::workload::model::{Identity, Interface, LocalWorkload, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName};
+use crate::workload::model::{
+    Identity, Interface, LocalWorkload, Past, RemoteWorkload, Snapshot, Vouched, WorkloadKey, WorkloadName, given_by,
+};
 
 pub(super) const WEB: IncarnationId = IncarnationId(17);
 pub(super) const DB: IncarnationId = IncarnationId(18);
@@ -72,8 +74,8 @@ pub(super) fn identity(name: &str, labels: &[(&str, &str)]) -> Identity {
 pub(super) fn local(identity: Option<Identity>, ifindexes: &[u32], addresses: &[&str]) -> LocalWorkload {
     LocalWorkload {
         identity,
-        addresses: addresses.iter().map(|address| ip(address)).collect(),
-        disputed: BTreeSet::new(),
+        addresses: given_by("the inventory", addresses.iter().map(|address| ip(address))),
+        disputed: Vouched::new(),
         endpoints: ifindexes
             .iter()
             .map(|ifindex| {
@@ -83,6 +85,7 @@ pub(super) fn local(identity: Option<Identity>, ifindexes: &[u32], addresses: &[
             .collect(),
         routes: false,
         disagrees: false,
+        past: Past::default(),
     }
 }
 

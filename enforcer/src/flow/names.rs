@@ -94,11 +94,11 @@ impl NameTable {
         let mut parties = BTreeMap::new();
         for (key, workload) in &snapshot.local {
             let party = named.party(workload.identity.as_ref());
-            addresses.extend(workload.addresses.iter().map(|address| (*address, party.clone())));
+            addresses.extend(workload.addresses.keys().map(|address| (*address, party.clone())));
             parties.insert(*key, party);
         }
         for workload in snapshot.local.values() {
-            addresses.extend(workload.disputed.iter().map(|address| (*address, Party::Unknown)));
+            addresses.extend(workload.disputed.keys().map(|address| (*address, Party::Unknown)));
         }
         let owners = owners
             .iter()
@@ -184,6 +184,7 @@ impl<'a> Interned<'a> {
 mod tests {
     use super::super::fixture::{self, REVISION, Scripted, WEB, ip};
     use super::*;
+    use crate::workload::model::Voucher;
 
     fn name(party: &Party) -> String {
         match party {
@@ -216,7 +217,7 @@ mod tests {
         // Two show it and nobody knows who was first.
         for key in [1, 2] {
             let workload = snapshot.local.get_mut(&WorkloadKey(key)).unwrap();
-            workload.disputed.insert(ip("10.88.0.50"));
+            workload.disputed.insert(ip("10.88.0.50"), Voucher::HostRoute);
         }
         let mut names = NameTable::default();
         names.install(Revision(3), &snapshot, &fixture::owners(), Arc::new(Scripted(None)));

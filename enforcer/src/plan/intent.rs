@@ -1,11 +1,14 @@
 //! Builds from a compiled image and a snapshot what the daemon wants to have in the kernel. Pure.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use enforcer_common::id::{Address, Ifindex, Row};
 use serde::{Deserialize, Serialize};
 
 use crate::compile::image::Image;
 use crate::plan::{Plan, PlannedWorkload};
-use crate::workload::model::Snapshot;
+use crate::workload::model::{LocalWorkload, Snapshot};
 
 /// What happens to a workload that no source has named.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, clap::ValueEnum)]
@@ -33,8 +36,10 @@ impl Intent {
             .local
             .iter()
             .map(|(key, workload)| {
-                // Where sources contradict each other somebody meant to name it: it is closed all the same.
-                let open = workload.identity.is_none() && !workload.disagrees && unknown == Unknown::Open;
+                // Where sources contradict each other somebody meant to name it, and one that lost its name was somebody
+                // (D13): both are closed all the same.
+                let nobody = workload.identity.is_none() && !workload.disagrees && !workload.lost_its_name();
+                let open = nobody && unknown == Unknown::Open;
                 let named = workload.identity.is_some();
                 let rows = match image.rows.get(key) {
                     Some(rows) if named => *rows,
@@ -45,7 +50,7 @@ impl Intent {
                 PlannedWorkload {
                     key: *key,
                     endpoints: workload.endpoints.keys().copied().collect(),
-                    addresses: workload.addresses.union(&workload.disputed).map(|own| Address::from(*own)).collect(),
+                    addresses: own(workload),
                     unknown: !named && !open,
                     routes: workload.routes || open,
                     rows,
@@ -72,10 +77,15 @@ impl Intent {
     }
 }
 
+/// What it may send from, in the order of the addresses.
+fn own(workload: &LocalWorkload) -> Vec<Address> {
+    let all: BTreeSet<IpAddr> = workload.addresses.keys().chain(workload.disputed.keys()).copied().collect();
+    all.into_iter().map(Address::from).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-    use std::net::IpAddr;
+    use std::collections::BTreeMap;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -83,18 +93,19 @@ mod tests {
     use crate::compile::compile;
     use crate::policy::model::PolicySet;
     use crate::resolve::resolve;
-    use crate::workload::model::{Identity, Interface, LocalWorkload, WorkloadKey, WorkloadName};
+    use crate::workload::model::{Identity, Interface, Past, Vouched, WorkloadKey, WorkloadName, given_by};
 
     fn workload(named: bool, existed_at_start: bool) -> LocalWorkload {
         let name = WorkloadName { namespace: "shop".to_owned(), name: "web".to_owned() };
         let interface = Interface { name: "veth0".to_owned(), peer_mac: None, existed_at_start };
         LocalWorkload {
             identity: named.then(|| Identity { name, labels: BTreeMap::new(), ports: BTreeMap::new() }),
-            addresses: BTreeSet::from([IpAddr::from([10, 88, 0, 10])]),
-            disputed: BTreeSet::new(),
+            addresses: given_by("the inventory", [IpAddr::from([10, 88, 0, 10])]),
+            disputed: Vouched::new(),
             endpoints: BTreeMap::from([(Ifindex(7), interface)]),
             routes: false,
             disagrees: false,
+            past: Past::default(),
         }
     }
 
@@ -115,6 +126,14 @@ mod tests {
     #[test]
     fn a_workload_whose_sources_disagree_is_closed_whatever_happens_to_unknown_ones() {
         let closed = planned(LocalWorkload { disagrees: true, ..workload(false, false) }, Unknown::Open);
+        assert!(closed.unknown && !closed.routes && closed.rows == [Row::NONE; 2], "{closed:?}");
+    }
+
+    #[test]
+    fn a_workload_that_lost_its_name_is_closed_whatever_happens_to_unknown_ones() {
+        let named = workload(true, false).identity.map(|identity| (identity.name, "netns web".to_owned()));
+        let past = Past { named, ..Past::default() };
+        let closed = planned(LocalWorkload { past, ..workload(false, false) }, Unknown::Open);
         assert!(closed.unknown && !closed.routes && closed.rows == [Row::NONE; 2], "{closed:?}");
     }
 

@@ -79,15 +79,17 @@ impl ResolvedPolicy {
                 by: DecidedBy::Isolated { policies: Vec::new() },
             };
         };
-        if local.addresses.iter().any(|own| Address::from(*own) == peer) {
+        let mut vouched = local.addresses.iter().filter(|(_, voucher)| !voucher.is_nobody());
+        if vouched.any(|(own, _)| Address::from(*own) == peer) {
             return Decision { verdict: Verdict::Allow, by: DecidedBy::Itself };
         }
         let Some(isolation) = self.isolation(workload, direction) else {
             return Decision { verdict: verdict(Rank::NOT_ISOLATED.cell()), by: DecidedBy::NotIsolated };
         };
-        let (group, key) = (self.group_at(peer), service.port_key());
+        let (group, shown, key) = (self.group_at(peer), self.is_shown(peer), service.port_key());
         let matching = isolation.clauses.iter().filter(|clause| {
-            self.port_set(clause.ports).contains(key) && self.peer_set(clause.peers).contains(peer, group)
+            let by_number = !shown || clause.rank.denies();
+            self.port_set(clause.ports).contains(key) && self.peer_set(clause.peers).contains(peer, group, by_number)
         });
         let matching = matching.map(|clause| (clause.rank, Some(clause.rule)));
         let (rank, rule) = deciding((Rank::ISOLATED, None), matching);

@@ -36,8 +36,10 @@ pub struct KnownAddress {
     pub holder: Holder,
     /// The group by which selectors match it; `None` if only CIDRs match it.
     pub group: Option<GroupId>,
-    /// A workload on this node shows it.
+    /// A workload on this node has it.
     pub local: bool,
+    /// Nobody but that workload says so: no block that allows something holds it (D11).
+    pub shown: bool,
     /// This node has it.
     pub node: bool,
 }
@@ -95,11 +97,12 @@ impl Directory {
         let mut entries: BTreeMap<Address, KnownAddress> = BTreeMap::new();
         for (key, workload) in &snapshot.local {
             let group = workload.identity.as_ref().and_then(|identity| groups.group_of(identity));
-            for address in &workload.addresses {
-                add_local(&mut entries, Address::from(*address), Holder::Local(*key), group);
+            for (address, voucher) in &workload.addresses {
+                let shown = voucher.is_nobody();
+                add_local(&mut entries, Address::from(*address), Holder::Local(*key), group, shown);
             }
-            for address in &workload.disputed {
-                add_local(&mut entries, Address::from(*address), Holder::Disputed, None);
+            for (address, voucher) in &workload.disputed {
+                add_local(&mut entries, Address::from(*address), Holder::Disputed, None, voucher.is_nobody());
             }
         }
         for (place, workload) in snapshot.remote.iter().enumerate() {
@@ -115,6 +118,7 @@ impl Directory {
                 holder: Holder::Node,
                 group: None,
                 local: false,
+                shown: false,
                 node: true,
             });
             // A workload that shares the node's address is the node to policy (D6).
@@ -140,16 +144,24 @@ impl Directory {
     }
 }
 
-fn add_local(entries: &mut BTreeMap<Address, KnownAddress>, address: Address, holder: Holder, group: Option<GroupId>) {
+fn add_local(
+    entries: &mut BTreeMap<Address, KnownAddress>,
+    address: Address,
+    holder: Holder,
+    group: Option<GroupId>,
+    shown: bool,
+) {
     entries
         .entry(address)
         .and_modify(|entry| {
+            // Of several the weakest: what one of them only shows may be that one.
+            entry.shown |= shown;
             if entry.holder != holder {
                 entry.holder = Holder::Disputed;
                 entry.group = None;
             }
         })
-        .or_insert(KnownAddress { address, holder, group, local: true, node: false });
+        .or_insert(KnownAddress { address, holder, group, local: true, shown, node: false });
 }
 
 fn add_remote(entries: &mut BTreeMap<Address, KnownAddress>, address: Address, place: usize, group: Option<GroupId>) {
@@ -162,5 +174,12 @@ fn add_remote(entries: &mut BTreeMap<Address, KnownAddress>, address: Address, p
                 entry.group = None;
             }
         })
-        .or_insert(KnownAddress { address, holder: Holder::Remote(place), group, local: false, node: false });
+        .or_insert(KnownAddress {
+            address,
+            holder: Holder::Remote(place),
+            group,
+            local: false,
+            shown: false,
+            node: false,
+        });
 }

@@ -67,11 +67,13 @@ impl PeerSet {
         !self.any && self.groups.is_empty() && self.addresses.is_empty() && self.blocks.is_empty()
     }
 
-    /// Whether the set holds an address. `group` is the group of the workload that has the address.
-    pub fn contains(&self, address: Address, group: Option<GroupId>) -> bool {
-        self.any
-            || group.is_some_and(|group| self.groups.binary_search(&group).is_ok())
-            || self.addresses.binary_search(&address).is_ok()
-            || self.blocks.iter().any(|block| block.contains(address.into()))
+    /// Whether the set holds an address. `group` is the group of the workload that has the address. Without `by_number`
+    /// the address counts for nothing but that workload (D11).
+    pub fn contains(&self, address: Address, group: Option<GroupId>, by_number: bool) -> bool {
+        let numbered = || {
+            self.addresses.binary_search(&address).is_ok()
+                || self.blocks.iter().any(|block| block.contains(address.into()))
+        };
+        self.any || group.is_some_and(|group| self.groups.binary_search(&group).is_ok()) || by_number && numbered()
     }
 }

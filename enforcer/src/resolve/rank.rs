@@ -54,6 +54,11 @@ impl Rank {
         Self::pack(tier(in_tier), place(priority), action)
     }
 
+    /// Whether a rule of this rank denies.
+    pub const fn denies(self) -> bool {
+        !matches!(self.cell(), Cell::Allow)
+    }
+
     /// What the tables hold for a flow that this rank decides.
     pub const fn cell(self) -> Cell {
         if self.0 & ACTION == ALLOW as u32 {

@@ -115,4 +115,9 @@ impl ResolvedPolicy {
     pub fn group_at(&self, address: Address) -> Option<GroupId> {
         self.directory.at(address)?.group
     }
+
+    /// Whether nobody but a workload itself says that it has this address.
+    pub fn is_shown(&self, address: Address) -> bool {
+        self.directory.at(address).is_some_and(|entry| entry.shown)
+    }
 }

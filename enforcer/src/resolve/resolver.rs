@@ -121,7 +121,7 @@ impl<'a> Resolver<'a> {
                 let ports = self.port_sets.intern(numbers);
                 self.push(clauses, clause(peers, ports));
                 if has_names(&rule.ports) {
-                    for (ports, set) in self.named_destinations(peers, specs) {
+                    for (ports, set) in self.named_destinations(peers, specs, rank.denies()) {
                         let (set, ports) = (self.peer_sets.intern(set), self.port_sets.intern(ports));
                         self.push(clauses, clause(PeerSetId(set), ports));
                     }
@@ -170,8 +170,8 @@ impl<'a> Resolver<'a> {
     }
 
     /// The peers that have some of the named ports, by what the names stand for there (N10). A destination that is no
-    /// known workload has no names.
-    fn named_destinations(&self, peers: PeerSetId, specs: &[PortSpec]) -> Vec<(PortSet, PeerSet)> {
+    /// known workload has no names. A block holds an address that is merely shown only for a rule that `denies` (D11).
+    fn named_destinations(&self, peers: PeerSetId, specs: &[PortSpec], denies: bool) -> Vec<(PortSet, PeerSet)> {
         let peers = &self.peer_sets.values[peers.0 as usize];
         let mut found: BTreeMap<&PortSet, PeerSet> = BTreeMap::new();
         let names = self.groups.names.iter();
@@ -186,7 +186,10 @@ impl<'a> Resolver<'a> {
                 found.entry(ports).or_default().groups.push(group);
                 continue;
             }
-            let covered = |address: &Address| peers.blocks.iter().any(|block| block.contains((*address).into()));
+            let counts = |address: &Address| denies || self.directory.at(*address).is_none_or(|entry| !entry.shown);
+            let covered = |address: &Address| {
+                counts(address) && peers.blocks.iter().any(|block| block.contains((*address).into()))
+            };
             let members = self.directory.members[place].iter().copied();
             let covered: Vec<Address> = members.filter(covered).collect();
             if !covered.is_empty() {

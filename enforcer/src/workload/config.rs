@@ -5,9 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use enforcer_common::id::Ifindex;
 
+use super::model::Past;
 use super::source::Earlier;
 use super::source::runtime::RuntimeKind;
 
@@ -26,6 +28,20 @@ pub struct Config {
     pub owners: BTreeMap<IpAddr, Ifindex>,
     /// Veths (by ifindex) that belonged to workloads in an earlier run.
     pub endpoints: BTreeSet<Ifindex>,
+    /// What an earlier run remembered of veths (by ifindex).
+    pub pasts: BTreeMap<Ifindex, Past>,
+    /// For how long after a veth was first seen the addresses behind it are pinned.
+    pub settling: Settling,
     /// Devices (by ifindex) that were uplinks in an earlier run. A veth among them stays one unless a source names it.
     pub uplink_ifindexes: BTreeSet<Ifindex>,
+}
+
+/// A settling time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Settling(pub Duration);
+
+impl Default for Settling {
+    fn default() -> Self {
+        Self(Duration::from_secs(10))
+    }
 }

@@ -102,7 +102,8 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
     let deadline = Some(Instant::now() + FIRST_LIST);
     let mut store = Store::new();
     store.restore(config.owners, &config.endpoints, &config.uplink_ifindexes);
-    let merger = Merger::new(store, all, config.uplinks, requests, views);
+    store.remember(config.pasts);
+    let merger = Merger::new(store, all, config.uplinks, config.settling, requests, views);
     tokio::spawn(merger.run(publish, show));
     Ok(Discovery { published, veths, sources, deadline, mode, overruns, heard, failure })
 }

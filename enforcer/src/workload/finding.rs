@@ -56,12 +56,24 @@ pub enum Finding {
         /// How many are refused beside those that have a finding of their own.
         count: usize,
     },
-    /// `ADDRESS_CONFLICT` at the first look, when nobody can tell who was first: it matches ipBlock only.
+    /// `ADDRESS_CONFLICT`: nobody can tell who was first, or two holders show a floating address. No selector matches it.
     AddressDisputed {
         /// The address.
         address: IpAddr,
         /// Who show it.
         between: BTreeSet<Subject>,
+    },
+    /// The far side of a veth has left the network namespace in which a source named it (D13).
+    Strayed {
+        /// The veth, with the name that it had.
+        workload: Subject,
+    },
+    /// A source gives a veth that had a name the name of something else (D13).
+    Renamed {
+        /// The veth, with the name that it had.
+        workload: Subject,
+        /// The name that it does not get.
+        to: WorkloadName,
     },
     /// The workload stays unknown because what names it contradicts itself.
     SourcesDisagree {
@@ -90,6 +102,8 @@ pub enum Finding {
         label: String,
         /// Its value.
         value: String,
+        /// What to write instead.
+        instead: &'static str,
     },
     /// The addresses in a namespace cannot be read, because it belongs to another user namespace.
     CannotLookInside {
@@ -111,7 +125,9 @@ impl Finding {
         match self {
             Self::AddressRefused { .. } | Self::AddressDisputed { .. } => 1,
             Self::TooManyAddresses { count, .. } => *count,
-            Self::SourcesDisagree { .. }
+            Self::Strayed { .. }
+            | Self::Renamed { .. }
+            | Self::SourcesDisagree { .. }
             | Self::UplinkUnclear { .. }
             | Self::UplinkMissing { .. }
             | Self::LabelIgnored { .. }
@@ -139,6 +155,18 @@ pub enum Refusal {
     Owned {
         /// Which.
         owner: Subject,
+    },
+    /// A source gives the workload other addresses of its family, and so says which are its own.
+    NotGiven {
+        /// Which source.
+        source: String,
+    },
+    /// It was not there in time to be pinned, and nobody else gives it to the workload.
+    Late,
+    /// It is declared floating, and this workload is none of its holders.
+    Floating {
+        /// Who declares it.
+        by: String,
     },
     /// The host routes it neither to this veth nor to its bridge.
     OffSubnet,
@@ -188,6 +216,11 @@ impl fmt::Display for Refusal {
             Self::Gateway => f.write_str("it is a gateway of this node"),
             Self::Declared { source, name } => write!(f, "{source} gives it to {name}"),
             Self::Owned { owner } => write!(f, "it belongs to {owner}"),
+            Self::NotGiven { source } => {
+                write!(f, "{source} gives the workload its addresses of this family, and this is none of them")
+            }
+            Self::Floating { by } => write!(f, "{by} declares it floating, and this workload is none of its holders"),
+            Self::Late => f.write_str("it appeared after the settling time, and no source gives it to the workload"),
             Self::OffSubnet => f.write_str("the node routes it neither to this veth nor to its bridge"),
             Self::Reserved => f.write_str("an address of this kind cannot belong to a workload"),
         }
@@ -244,8 +277,16 @@ impl fmt::Display for Finding {
                     write!(f, "{}{subject}", if i == 0 { "" } else { " and " })?;
                 }
                 f.write_str(
-                    ", and it is not known who had it first; until one of them gives it up, only `ipBlock` matches it",
+                    ", and none of them has a better right to it; until only one is left, no selector matches it",
                 )
+            }
+            Self::Strayed { workload } => {
+                write!(f, "{workload} is closed: its far side has left the network namespace in which it was named; ")?;
+                f.write_str("start the workload again with a new veth")
+            }
+            Self::Renamed { workload, to } => {
+                write!(f, "{workload} is closed: its veth cannot become {to}, because that is another object; ")?;
+                f.write_str("start the workload again with a new veth")
             }
             Self::SourcesDisagree { workload, disagreement } => {
                 write!(f, "{workload} stays unknown: {disagreement}")
@@ -260,11 +301,8 @@ impl fmt::Display for Finding {
                 f.write_str("all of them are treated as unknown workloads until `--uplink` names the right one")
             }
             Self::UplinkMissing { name } => write!(f, "`--uplink` names {name}, but there is no such device"),
-            Self::LabelIgnored { container, label, value } => {
-                write!(
-                    f,
-                    "the label `{label}: {value}` of container {container} is ignored; write a port as `8080/tcp`"
-                )
+            Self::LabelIgnored { container, label, value, instead } => {
+                write!(f, "the label `{label}: {value}` of container {container} is ignored; write {instead}")
             }
             Self::CannotLookInside { workload } => {
                 write!(

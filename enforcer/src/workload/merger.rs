@@ -16,6 +16,7 @@ use futures_util::future::select_all;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::config::Settling;
 use super::finding::Finding;
 use super::model::Snapshot;
 use super::netlink::{Change, Requests};
@@ -46,6 +47,9 @@ pub(super) struct Merger {
     /// What each source said when its paths were looked up last.
     states: Vec<SourceState>,
     uplinks: Vec<String>,
+    settling: Settling,
+    /// When the next settling time ends.
+    settles: Option<std::time::Instant>,
     requests: Requests,
     views: mpsc::Receiver<Change>,
     view: Option<Arc<NetworkView>>,
@@ -58,11 +62,12 @@ impl Merger {
         store: Store,
         sources: Vec<Source>,
         uplinks: Vec<String>,
+        settling: Settling,
         requests: Requests,
         views: mpsc::Receiver<Change>,
     ) -> Self {
         let (gone, netns, states) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
-        Self { store, sources, states, uplinks, requests, views, view: None, gone, netns }
+        Self { store, sources, states, uplinks, settling, settles: None, requests, views, view: None, gone, netns }
     }
 
     /// Runs until nobody listens or netlink has stopped.
@@ -93,7 +98,8 @@ impl Merger {
                 () = changed(&mut self.sources) => {}
                 () = sleep_until(again) => {
                     again = Instant::now() + LOOK_AGAIN;
-                    if !self.resolve().await {
+                    let settled = self.settles.is_some_and(|end| end < Instant::now().into_std());
+                    if !self.resolve().await && !settled {
                         continue;
                     }
                 }
@@ -176,11 +182,10 @@ impl Merger {
             sources: states,
             netns: &self.netns,
             uplinks: &self.uplinks,
+            settling: self.settling.0,
             now: Instant::now().into_std(),
         });
-        if outcome.awaits_list {
-            self.sources.iter().filter_map(|source| source.again.as_ref()).for_each(|again| again.notify_one());
-        }
+        self.settles = outcome.settles;
         let mut findings = outcome.findings;
         for SourceState { name, error, .. } in states {
             if let Some(SourceError::Down(error)) = error {

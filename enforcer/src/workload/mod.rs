@@ -14,7 +14,7 @@ pub mod statement;
 pub mod store;
 pub mod view;
 
-pub use self::config::Config;
+pub use self::config::{Config, Settling};
 pub use self::discovery::{Discovery, FIRST_LIST, Published, UnnamedVeths, WorkloadError, start};
 pub use self::netlink::{Mode, NetlinkError};
 pub use self::source::{inventory, runtime};

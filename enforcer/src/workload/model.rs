@@ -51,15 +51,23 @@ pub struct Snapshot {
     pub uplinks: BTreeMap<Ifindex, String>,
 }
 
+/// Who says of each address that it is the workload's (D11).
+pub type Vouched = BTreeMap<IpAddr, Voucher>;
+
+/// Addresses that a source gives.
+pub fn given_by(source: &str, addresses: impl IntoIterator<Item = IpAddr>) -> Vouched {
+    addresses.into_iter().map(|address| (address, Voucher::Source(source.to_owned()))).collect()
+}
+
 /// A workload with at least one veth on this node.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct LocalWorkload {
     /// Name, labels and ports; `None`: no source has named it, or sources disagree.
     pub identity: Option<Identity>,
     /// Addresses that are its own by the rules of docs/inventory-reference.md, "Which addresses count".
-    pub addresses: BTreeSet<IpAddr>,
-    /// Addresses that it and another workload show and whose order is not known: they match ipBlock only.
-    pub disputed: BTreeSet<IpAddr>,
+    pub addresses: Vouched,
+    /// Addresses to which another workload has an equal claim: no selector matches them.
+    pub disputed: Vouched,
     /// Its veths, by ifindex of the host side.
     pub endpoints: BTreeMap<Ifindex, Interface>,
     /// It forwards for others: may send from any address that no local workload and no node has.
@@ -67,6 +75,85 @@ pub struct LocalWorkload {
     /// It has no identity because what names it contradicts itself, and not because nobody named it.
     #[serde(default)]
     pub disagrees: bool,
+    /// What a later daemon has to know of it.
+    #[serde(default)]
+    pub past: Past,
+}
+
+impl LocalWorkload {
+    /// It had a name that nobody gives it now, so it is closed (D13).
+    pub fn lost_its_name(&self) -> bool {
+        self.identity.is_none() && self.past.named.is_some()
+    }
+}
+
+/// Who says that an address is a workload's own. Only the first three are somebody else than the workload.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Voucher {
+    /// A source gives it to the workload.
+    Source(String),
+    /// A host route of the node leads to the workload's veth.
+    HostRoute,
+    /// A source declares it floating, and the workload is the one of its holders that shows it.
+    Floating(String),
+    /// The workload showed it within the settling time.
+    Pinned,
+    /// The workload shows it, and it is good for the link only.
+    LinkLocal,
+}
+
+impl Voucher {
+    /// Nobody but the workload says so: it satisfies no `ipBlock`, and no guardrail protects it.
+    pub fn is_nobody(&self) -> bool {
+        match self {
+            Self::Source(_) | Self::HostRoute | Self::Floating(_) => false,
+            Self::Pinned | Self::LinkLocal => true,
+        }
+    }
+
+    /// In a word or two, for a table.
+    pub fn short(&self) -> String {
+        // "the inventory", "podman at /run/podman/podman.sock"
+        let first = |source: &str| source.trim_start_matches("the ").split(' ').next().unwrap_or_default().to_owned();
+        match self {
+            Self::Source(source) => first(source),
+            Self::HostRoute => "route".to_owned(),
+            Self::Floating(source) => format!("floating, {}", first(source)),
+            Self::Pinned => "pinned".to_owned(),
+            Self::LinkLocal => "link-local".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Voucher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source(source) => write!(f, "{source} gives it to the workload"),
+            Self::HostRoute => f.write_str("a host route of the node leads to the workload's veth"),
+            Self::Floating(source) => write!(f, "{source} declares it floating, and the workload shows it"),
+            Self::Pinned => {
+                f.write_str("nobody else: the workload showed it when it was new, so no `ipBlock` allows it")
+            }
+            Self::LinkLocal => f.write_str("nobody else: it is link-local, so no `ipBlock` allows it"),
+        }
+    }
+}
+
+/// What is remembered of a workload for as long as its veths are there (D11, D13).
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct Past {
+    /// The kernel's id for its network namespace.
+    pub nsid: Option<i32>,
+    /// The last name that its veths had, and the object that a source named.
+    pub named: Option<(WorkloadName, String)>,
+    /// The far side of its veth has left the namespace in which it was named.
+    pub strayed: bool,
+    /// Its settling time is over.
+    pub settled: bool,
+    /// What it showed within its settling time.
+    pub pinned: BTreeSet<IpAddr>,
 }
 
 /// Who a workload is.

@@ -1,8 +1,10 @@
-//! Parses what people write in inventories and labels: names of workloads, and ports.
+//! Parses what people write in inventories and labels: names of workloads, ports and addresses.
 //!
-//! Input: text. Output: whether the text is a valid name, or the port that it stands for.
+//! Input: text. Output: whether the text is a valid name, or the port or address that it stands for.
 
 #![forbid(unsafe_code)]
+
+use std::net::IpAddr;
 
 use super::model::NamedPort;
 
@@ -28,4 +30,13 @@ pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 253
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+/// Whether one workload can have the address.
+pub(super) fn is_unicast(address: IpAddr) -> bool {
+    let unfit = match address {
+        IpAddr::V4(v4) => v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().is_some(),
+    };
+    !unfit && !address.is_unspecified() && !address.is_loopback() && !address.is_multicast()
 }

@@ -20,6 +20,8 @@ pub struct Statement {
     pub by: String,
     /// Whom it is about.
     pub about: About,
+    /// What it names, for as long as it is that: a container by its id, or what an entry of the inventory is found by.
+    pub object: String,
     /// Labels.
     pub labels: Labels,
     /// Named ports.
@@ -30,6 +32,8 @@ pub struct Statement {
     pub found_by: FoundBy,
     /// Addresses that the source gives to the workload.
     pub addresses: BTreeSet<IpAddr>,
+    /// Addresses of which the source says that the workload may have them while no other of their holders does.
+    pub floating: BTreeSet<IpAddr>,
     /// What a person should know about the statement, if the workload is found here.
     pub remarks: Vec<Finding>,
 }
@@ -55,7 +59,7 @@ pub enum FoundBy {
     Netns(Vec<PathBuf>),
     /// By the name of a veth's host side.
     Interface(String),
-    /// By any of its addresses.
+    /// By any of its addresses, where another source or a host route gives the address to a workload.
     Address,
 }
 
@@ -83,11 +87,11 @@ impl Statement {
     }
 }
 
-/// Unites statements about one workload.
+/// Unites statements about one workload, to its identity and the object that has the name.
 ///
 /// Labels are united; a contradiction makes the workload unknown rather than dropping the label, because a workload
 /// that loses a label may fall out of the policy that isolates it, and would be open.
-pub(super) fn unite(statements: &[&Statement]) -> Result<Option<Identity>, Disagreement> {
+pub(super) fn unite(statements: &[&Statement]) -> Result<Option<(Identity, String)>, Disagreement> {
     let mut namespace: Option<(&Statement, &str)> = None;
     let mut name: Option<(&Statement, &str)> = None;
     let mut labels: BTreeMap<&str, (&Statement, &str)> = BTreeMap::new();
@@ -121,11 +125,12 @@ pub(super) fn unite(statements: &[&Statement]) -> Result<Option<Identity>, Disag
             return Err(Disagreement::InvalidName { by: by.by.clone(), name: text.to_owned() });
         }
     }
-    Ok(Some(Identity {
+    let identity = Identity {
         name: WorkloadName { namespace: namespace.to_owned(), name: name.to_owned() },
         labels: labels.into_iter().map(|(key, (_, value))| (key.to_owned(), value.to_owned())).collect(),
         ports,
-    }))
+    };
+    Ok(Some((identity, named_by.object.clone())))
 }
 
 type Said = (String, String);

@@ -41,7 +41,7 @@ pub(crate) fn name_of(workload: &LocalWorkload) -> String {
 /// Own addresses without the link-local ones that the kernel makes by itself.
 pub(crate) fn own(workload: &LocalWorkload) -> std::collections::BTreeSet<std::net::IpAddr> {
     let local = |address: &std::net::IpAddr| matches!(address, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local());
-    workload.addresses.iter().filter(|address| !local(address)).copied().collect()
+    workload.addresses.keys().filter(|address| !local(address)).copied().collect()
 }
 
 /// Discovery with its last snapshot.

@@ -36,6 +36,8 @@ pub mod who {
     pub const FRIEND: [&str; 2] = ["10.0.0.3", "fd00::3"];
     /// A workload on this node that no rule names.
     pub const NEIGHBOUR: [&str; 2] = ["10.0.0.4", "fd00::4"];
+    /// An address that another workload merely shows; that workload is one that the rules name.
+    pub const SHOWN: [&str; 2] = ["10.0.0.5", "fd00::5"];
     /// The node.
     pub const NODE: [&str; 2] = ["10.0.0.1", "fd00::1"];
     /// An address of the range that the rules name for the same ports.
@@ -113,6 +115,8 @@ impl Scene {
             entry(who::NODE, 0, false, true),
         ]
         .concat();
+        let shown = AddressEntry::new(PeerClass(1), true, false).shown();
+        entries.extend(who::SHOWN.map(|address| (ip(address).into(), shown)));
         let nobody = AddressEntry::new(PeerClass(0), false, false);
         entries.extend((0..self.extra).map(|n| (IpAddr::from((0x0a80_0000 + n).to_be_bytes()).into(), nobody)));
         entries

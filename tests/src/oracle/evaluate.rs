@@ -3,14 +3,13 @@
 //! A test can leave out a number or get it wrong on purpose. If the verdict of a flow then changes, that number decides the
 //! flow.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use enforcer::policy::model::{
     Action, LabelSelector, NamespaceScope, Peer, Peers, Policy, PolicySet, PortSpec, Ports, Requirement, Rule,
     Transport,
 };
-use enforcer::workload::model::{Identity, Labels, Snapshot, WorkloadKey};
+use enforcer::workload::model::{Identity, Labels, LocalWorkload, Snapshot, Voucher, WorkloadKey};
 use enforcer_common::id::Direction;
 use ipnetwork::IpNetwork;
 
@@ -61,11 +60,13 @@ pub enum Number {
     UnknownPeer,
     /// A disputed address belongs to the first that shows it.
     Disputed,
+    /// A block that allows something holds an address that a workload merely shows.
+    D11,
 }
 
 impl Number {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::N1,
         Self::N2,
         Self::N3,
@@ -87,6 +88,7 @@ impl Number {
         Self::N29,
         Self::UnknownPeer,
         Self::Disputed,
+        Self::D11,
     ];
 }
 
@@ -142,7 +144,9 @@ impl<'a> Oracle<'a> {
             flow.from.is_none_or(|from| self.side(from, Direction::Egress, flow.destination, flow.wants, false));
         let receives =
             flow.to.is_none_or(|to| self.side(to, Direction::Ingress, flow.source, flow.wants, flow.from_node));
-        if self.lacks(Number::N5) && flow.from.is_some() {
+        // What a workload sends to its own address in a protocol without ports looks like the answer, too.
+        let answers = flow.from == flow.to && flow.source == flow.destination && matches!(flow.wants, Wants::Other(_));
+        if answers || self.lacks(Number::N5) && flow.from.is_some() {
             return sends;
         }
         sends && receives
@@ -159,7 +163,8 @@ impl<'a> Oracle<'a> {
         if from_node && !self.lacks(Number::N18) {
             return true;
         }
-        if workload.addresses.contains(&peer) && !self.lacks(Number::N19) {
+        let vouched = workload.addresses.get(&peer).is_some_and(|voucher| !voucher.is_nobody());
+        if vouched && !self.lacks(Number::N19) {
             return true;
         }
         self.by_policy(identity, direction, peer, wants)
@@ -205,7 +210,7 @@ impl<'a> Oracle<'a> {
         };
         let peers = match &rule.peers {
             Peers::Any => !self.lacks(Number::N7) || who.is_some(),
-            Peers::Only(items) => items.iter().any(|item| self.peer_matches(policy, item, peer, who)),
+            Peers::Only(items) => items.iter().any(|item| self.peer_matches(policy, (rule.action, item), peer, who)),
         };
         let ports = match &rule.ports {
             Ports::Any => !self.lacks(Number::N7) || matches!(wants, Wants::Port(Transport::Tcp, _)),
@@ -214,12 +219,19 @@ impl<'a> Oracle<'a> {
         peers && ports
     }
 
-    fn peer_matches(&self, policy: &Policy, item: &Peer, peer: IpAddr, who: Option<&Identity>) -> bool {
+    fn peer_matches(
+        &self,
+        policy: &Policy,
+        (action, item): (Action, &Peer),
+        peer: IpAddr,
+        who: Option<&Identity>,
+    ) -> bool {
         match item {
             Peer::Cidr { cidr, except } => {
                 let known = self.lacks(Number::N15) && self.is_workload(peer);
                 let left_out = !self.lacks(Number::N14) && except.iter().any(|part| holds(part, peer));
-                !known && holds(cidr, peer) && !left_out
+                let unvouched = action == Action::Allow && self.is_shown(peer) && !self.lacks(Number::D11);
+                !known && !unvouched && holds(cidr, peer) && !left_out
             }
             Peer::Workloads { namespaces, workloads } => {
                 let Some(who) = who else {
@@ -267,19 +279,20 @@ impl<'a> Oracle<'a> {
         if self.snapshot.node.contains(&address) {
             return None;
         }
-        let shows = |addresses: &BTreeSet<IpAddr>| {
-            if self.lacks(Number::N29) { addresses.first() == Some(&address) } else { addresses.contains(&address) }
+        let shows = |addresses: &mut dyn Iterator<Item = &IpAddr>| {
+            let first = if self.lacks(Number::N29) { 1 } else { usize::MAX };
+            addresses.take(first).any(|own| *own == address)
         };
         let mut local = self
             .snapshot
             .local
             .values()
-            .filter(|workload| shows(&workload.addresses) || workload.disputed.contains(&address));
+            .filter(|workload| shows(&mut workload.addresses.keys()) || workload.disputed.contains_key(&address));
         if let Some(first) = local.next() {
-            let disputed = first.disputed.contains(&address) || local.next().is_some();
+            let disputed = first.disputed.contains_key(&address) || local.next().is_some();
             return if disputed && !self.lacks(Number::Disputed) { None } else { first.identity.as_ref() };
         }
-        let mut remote = self.snapshot.remote.iter().filter(|workload| shows(&workload.addresses));
+        let mut remote = self.snapshot.remote.iter().filter(|workload| shows(&mut workload.addresses.iter()));
         let first = remote.next()?;
         if remote.next().is_some() && !self.lacks(Number::Disputed) {
             return None;
@@ -288,15 +301,21 @@ impl<'a> Oracle<'a> {
     }
 
     fn is_workload(&self, address: IpAddr) -> bool {
-        let local = self.snapshot.local.values().any(|workload| workload.addresses.contains(&address));
+        let local = self.snapshot.local.values().any(|workload| workload.addresses.contains_key(&address));
         local || self.snapshot.remote.iter().any(|workload| workload.addresses.contains(&address))
+    }
+
+    fn is_shown(&self, address: IpAddr) -> bool {
+        let voucher =
+            |workload: &'a LocalWorkload| workload.addresses.get(&address).or_else(|| workload.disputed.get(&address));
+        self.snapshot.local.values().filter_map(voucher).any(Voucher::is_nobody)
     }
 
     fn is_unknown(&self, address: IpAddr) -> bool {
         self.snapshot
             .local
             .values()
-            .any(|workload| workload.identity.is_none() && workload.addresses.contains(&address))
+            .any(|workload| workload.identity.is_none() && workload.addresses.contains_key(&address))
     }
 
     fn namespace_labels(&self, namespace: &str) -> Labels {

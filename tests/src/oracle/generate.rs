@@ -9,7 +9,8 @@ use enforcer::policy::model::{
     Action, LabelSelector, NamespaceScope, Peer, Peers, PortSpec, Ports, Requirement, Rule, Transport,
 };
 use enforcer::workload::model::{
-    Identity, Interface, Labels, LocalWorkload, NamedPort, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName,
+    Identity, Interface, Labels, LocalWorkload, NamedPort, Past, RemoteWorkload, Snapshot, Vouched, Voucher,
+    WorkloadKey, WorkloadName,
 };
 use ipnetwork::IpNetwork;
 
@@ -43,18 +44,19 @@ pub fn snapshot(random: &mut Random) -> Snapshot {
     for place in 0..3 + random.below(6) as u64 {
         let mut workload = LocalWorkload {
             identity: (!random.chance(18)).then(|| identity(random, place)),
-            addresses: addresses(random, &mut next),
-            disputed: BTreeSet::new(),
+            addresses: vouched(random, &mut next),
+            disputed: Vouched::new(),
             endpoints: BTreeMap::new(),
             routes: false,
             disagrees: false,
+            past: Past::default(),
         };
         let interface = Interface { name: format!("veth{place}"), peer_mac: None, existed_at_start: false };
         workload.endpoints.insert(Ifindex(10 + place as u32), interface);
         snapshot.local.insert(WorkloadKey(place + 1), workload);
     }
     if random.chance(85) {
-        let disputed = addresses(random, &mut next);
+        let disputed = vouched(random, &mut next);
         for workload in snapshot.local.values_mut().take(2) {
             workload.disputed.clone_from(&disputed);
         }
@@ -98,6 +100,14 @@ fn identity(random: &mut Random, place: u64) -> Identity {
     }
 }
 
+/// The same, and who vouches for them.
+fn vouched(random: &mut Random, next: &mut u32) -> Vouched {
+    let voucher = |random: &mut Random| {
+        if random.chance(30) { Voucher::Pinned } else { Voucher::Source("a source".to_owned()) }
+    };
+    addresses(random, next).into_iter().map(|address| (address, voucher(random))).collect()
+}
+
 /// One to three addresses that nobody has yet, close together, of one or both families.
 fn addresses(random: &mut Random, next: &mut u32) -> BTreeSet<IpAddr> {
     let mut addresses = BTreeSet::new();
@@ -124,7 +134,7 @@ fn v6(number: u32) -> IpAddr {
 pub fn places(snapshot: &Snapshot) -> Vec<IpAddr> {
     let local = snapshot.local.values();
     let known = local
-        .flat_map(|workload| workload.addresses.iter().chain(&workload.disputed))
+        .flat_map(|workload| workload.addresses.keys().chain(workload.disputed.keys()))
         .chain(snapshot.remote.iter().flat_map(|workload| &workload.addresses))
         .chain(&snapshot.node);
     let mut places: Vec<IpAddr> = known.copied().collect();
@@ -261,11 +271,11 @@ fn port(random: &mut Random) -> PortSpec {
 pub fn flow(random: &mut Random, snapshot: &Snapshot, places: &[IpAddr]) -> Flow {
     let keys: Vec<WorkloadKey> = snapshot.local.keys().copied().collect();
     let subject = random.pick(&keys);
-    let own: Vec<IpAddr> = snapshot.local[&subject].addresses.iter().copied().collect();
+    let own: Vec<IpAddr> = snapshot.local[&subject].addresses.keys().copied().collect();
     let own = random.pick(&own);
     let family: Vec<IpAddr> = places.iter().copied().filter(|place| place.is_ipv4() == own.is_ipv4()).collect();
     let peer = if random.chance(6) { own } else { random.pick(&family) };
-    let holder = keys.iter().copied().find(|key| snapshot.local[key].addresses.contains(&peer));
+    let holder = keys.iter().copied().find(|key| snapshot.local[key].addresses.contains_key(&peer));
     let sends = random.chance(50);
     let served = if sends { holder } else { Some(subject) };
     let served = served.and_then(|key| snapshot.local[&key].identity.as_ref());

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use enforcer::kernel::status::{self, StatusView};
 use enforcer::lab::{Lab, Layout, Namespace};
-use enforcer::workload::inventory::Inventory;
+use enforcer::workload::inventory::{Inventory, Match};
 use enforcer_common::id::{Direction, Revision};
 use enforcer_common::verdict::Reason;
 
@@ -81,7 +81,8 @@ impl Stage {
         let mut stage = Self::new(layout);
         for entry in Inventory::load(&example.inventory).unwrap().entries {
             let addresses: Vec<String> = entry.addresses.iter().map(ToString::to_string).collect();
-            stage.add(&entry.name.to_string(), &addresses.iter().map(String::as_str).collect::<Vec<_>>());
+            let Match::Interface(host) = &entry.matches else { panic!("{}: an example names its veths", entry.name) };
+            stage.add_behind(&entry.name.to_string(), host, &addresses.iter().map(String::as_str).collect::<Vec<_>>());
         }
         stage.inventory(&fs::read_to_string(&example.inventory).unwrap());
         stage.policy(&format!("{}.yaml", example.name), &fs::read_to_string(&example.policy).unwrap());
@@ -90,11 +91,16 @@ impl Stage {
 
     /// Starts a workload.
     pub fn add(&mut self, name: &str, addresses: &[&str]) {
-        let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
         let host = format!("veth{}", self.veths);
         self.veths += 1;
-        self.lab.add_workload(name, &host, &addresses).unwrap();
-        self.hosts.insert(name.to_owned(), host);
+        self.add_behind(name, &host, addresses);
+    }
+
+    /// Starts a workload behind a veth of this name.
+    fn add_behind(&mut self, name: &str, host: &str, addresses: &[&str]) {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        self.lab.add_workload(name, host, &addresses).unwrap();
+        self.hosts.insert(name.to_owned(), host.to_owned());
         self.addresses.insert(name.to_owned(), addresses);
     }
 

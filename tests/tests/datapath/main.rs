@@ -15,6 +15,7 @@ mod quotes;
 mod random;
 mod refusing;
 mod roles;
+mod shown;
 mod sources;
 mod stage;
 mod translated;

@@ -1,7 +1,7 @@
 //! One node with a few workloads, which all tables of these tests use.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,7 +9,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use enforcer::compile::{Image, compile};
 use enforcer::policy::load::{SourceFile, from_sources};
 use enforcer::resolve::resolve;
-use enforcer::workload::model::{Identity, Interface, Labels, LocalWorkload, Snapshot, WorkloadKey, WorkloadName};
+use enforcer::workload::model::{
+    Identity, Interface, Labels, LocalWorkload, Past, Snapshot, Vouched, Voucher, WorkloadKey, WorkloadName, given_by,
+};
 use enforcer_common::flow_key::FlowKey;
 use enforcer_common::flow_state::{FlowWord, Role};
 use enforcer_common::id::{Direction, Ifindex};
@@ -101,6 +103,15 @@ impl Stage {
         stage
     }
 
+    /// Workload `b` also shows these addresses, and nobody vouches for them.
+    pub(crate) fn with_shown(policies: &[(&str, &str)], shown: &[IpAddr]) -> Self {
+        let mut stage = Self { world: MemoryWorld::new([UPLINK]), unknown: Unknown::Strict, snapshot: snapshot() };
+        let b = stage.snapshot.local.get_mut(&WorkloadKey(u64::from(B))).expect("b is there");
+        b.addresses.extend(shown.iter().map(|address| (*address, Voucher::Pinned)));
+        stage.apply(policies);
+        stage
+    }
+
     /// `a` closed but for these rules of its `allow`.
     pub(crate) fn closed_but(rules: &str) -> Self {
         Self::new(&[("a", &but(rules))])
@@ -152,7 +163,7 @@ impl Stage {
     }
 }
 
-/// Every stage has the same snapshot, and most of them one of a few policies.
+/// Most stages have the same snapshot, and most of them one of a few policies.
 fn image(snapshot: &Snapshot, text: &str) -> Image {
     thread_local!(static COMPILED: RefCell<HashMap<String, Image>> = RefCell::default());
     let new = || {
@@ -160,6 +171,9 @@ fn image(snapshot: &Snapshot, text: &str) -> Image {
         let loaded = from_sources(vec![source]).unwrap_or_else(|errors| panic!("{errors}"));
         compile(&resolve(Arc::new(loaded.set), Arc::new(snapshot.clone()))).expect("it fits")
     };
+    if *snapshot != self::snapshot() {
+        return new();
+    }
     COMPILED.with_borrow_mut(|compiled| compiled.entry(text.to_owned()).or_insert_with(new).clone())
 }
 
@@ -185,11 +199,12 @@ fn snapshot() -> Snapshot {
         });
         let workload = LocalWorkload {
             identity,
-            addresses: FAMILIES.map(|v4| host(v4, device)).into(),
-            disputed: BTreeSet::new(),
+            addresses: given_by("the inventory", FAMILIES.map(|v4| host(v4, device))),
+            disputed: Vouched::new(),
             endpoints: BTreeMap::from([(Ifindex(device), interface)]),
             routes: device == R,
             disagrees: false,
+            past: Past::default(),
         };
         snapshot.local.insert(WorkloadKey(u64::from(device)), workload);
     }

@@ -43,8 +43,14 @@ pub(crate) fn add(stage: &mut Stage, name: &str) {
     stage.add(name, &addresses(name).each_ref().map(String::as_str));
 }
 
-/// The inventory entry of a workload. `more`: further fields, with a comma before each.
+/// The inventory entry of a workload, with its addresses. `more`: further fields, with a comma before each.
 pub(crate) fn entry(stage: &Stage, name: &str, more: &str) -> String {
+    let [v4, v6] = [true, false].map(|v4| stage.address(name, v4));
+    bare_entry(stage, name, &format!(", addresses: [{v4}, \"{v6}\"]{more}"))
+}
+
+/// The same without addresses: nobody vouches for what the workload shows.
+pub(crate) fn bare_entry(stage: &Stage, name: &str, more: &str) -> String {
     let netns = stage.at(name).path().display();
     format!("  - {{name: {name}, namespace: t, labels: {{app: {name}}}, match: {{netns: {netns}}}{more}}}\n")
 }

@@ -24,6 +24,8 @@ mod restart;
 mod rings;
 mod sctp;
 mod spoof;
+mod strays;
 mod unknown;
+mod vouchers;
 mod workloads;
 mod writers;

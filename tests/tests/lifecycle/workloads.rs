@@ -6,7 +6,9 @@ use enforcer_tests::cases::Port;
 use enforcer_tests::stage::Stage;
 use enforcer_tests::traffic::{Attempt, Ground, Tap};
 
-use super::common::{add, addresses, check, control, dropped, entry, inventory, passes, policy, rule, stage};
+use super::common::{
+    add, addresses, bare_entry, check, control, dropped, entry, inventory, passes, policy, rule, stage,
+};
 
 /// `b` may be asked for 7000 by those with the label `app: a`.
 fn for_a() -> String {
@@ -84,8 +86,10 @@ fn an_address_does_not_hand_down_rights() {
 }
 
 #[test]
-fn addresses_that_are_added_later_count() {
+fn addresses_that_are_added_while_a_workload_is_new_count() {
     let mut stage = stage(Layout::Bridged, &["a", "b"]);
+    stage.inventory(&inventory(&[bare_entry(&stage, "a", ""), bare_entry(&stage, "b", "")]));
+    stage.settings("settling_seconds: 600\n");
     stage.policy("b.yaml", &for_a());
     stage.start();
     let more = [("10.88.0.60", "16"), ("fd00:88::60", "64")];

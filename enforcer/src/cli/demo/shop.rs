@@ -26,7 +26,7 @@ use crate::lab::{Lab, Layout, Namespace};
 use crate::policy::model::Transport;
 use crate::policy::source::directory::load;
 use crate::resolve::{DecidedBy, ResolvedPolicy, Service, resolve};
-use crate::workload::inventory::Inventory;
+use crate::workload::inventory::{Inventory, Match};
 use crate::workload::model::WorkloadName;
 
 const POLICIES: &str = include_str!("../../../../policies/shop.yaml");
@@ -154,9 +154,10 @@ impl Shop {
 
     fn build(&mut self, inventory: &Inventory, addresses: &BTreeMap<String, Vec<IpAddr>>) -> anyhow::Result<()> {
         let lab = self.lab.insert(Lab::new(Layout::Bridged)?);
-        for (number, entry) in inventory.entries.iter().enumerate() {
+        for entry in &inventory.entries {
             let name = entry.name.to_string();
-            lab.add_workload(&name, &format!("veth{number}"), &addresses[&name])?;
+            let Match::Interface(host) = &entry.matches else { bail!("the demo's inventory names no veth for {name}") };
+            lab.add_workload(&name, host, &addresses[&name])?;
         }
         for address in &addresses[OUTSIDE_NAME] {
             lab.add_outside(*address)?;

@@ -17,7 +17,7 @@ use crate::compile::{CompileError, Image, compile};
 use crate::plan::{Intent, PlannedWorkload, Unknown};
 use crate::policy::model::{PolicyRef, PolicySet, RuleRef};
 use crate::resolve::{DecidedBy, Decision, ResolvedPolicy, Service};
-use crate::workload::model::WorkloadKey;
+use crate::workload::model::{LocalWorkload, WorkloadKey};
 
 /// The tables and the rules that they were compiled from give different answers.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -77,7 +77,7 @@ impl<'a> Judge<'a> {
             Direction::Egress => "egress ",
             Direction::Ingress => "ingress",
         };
-        let holder = self.resolved.snapshot().local.iter().find(|(_, local)| local.addresses.contains(&own));
+        let holder = self.resolved.snapshot().local.iter().find(|(_, local)| local.addresses.contains_key(&own));
         let Some((key, local)) = holder else {
             let text = format!("{word}  not judged on this node: no workload here has the address {own}");
             return Ok(Answer { text, allowed: true });
@@ -92,7 +92,7 @@ impl<'a> Judge<'a> {
             if tables != rules {
                 return Err(Disagreement { own, peer, direction, service, tables, rules });
             }
-            self.why(by, local.disagrees)
+            self.why(by, local)
         };
         Ok(Answer { text: format!("{word}  {}: {why}", if allowed { "allowed" } else { "denied" }), allowed })
     }
@@ -110,14 +110,17 @@ impl<'a> Judge<'a> {
         decide::answer(Some(image), SLOT, &endpoint(planned), &question)
     }
 
-    fn why(&self, by: DecidedBy, disagrees: bool) -> String {
+    fn why(&self, by: DecidedBy, local: &LocalWorkload) -> String {
         let set = self.resolved.policies();
         match by {
             DecidedBy::NotIsolated => "no policy isolates the workload".to_owned(),
             DecidedBy::Itself => "a workload always reaches itself".to_owned(),
             DecidedBy::Rule(rule) => rule_text(set, rule),
-            DecidedBy::Isolated { policies } if policies.is_empty() && disagrees => {
+            DecidedBy::Isolated { policies } if policies.is_empty() && local.disagrees => {
                 "the sources that name the workload disagree, see `enforcer status`".to_owned()
+            }
+            DecidedBy::Isolated { policies } if policies.is_empty() && local.lost_its_name() => {
+                "the workload had a name that no source gives it now, see `enforcer status`".to_owned()
             }
             DecidedBy::Isolated { policies } if policies.is_empty() => "no source names the workload".to_owned(),
             DecidedBy::Isolated { policies } => {
@@ -156,14 +159,14 @@ fn endpoint(planned: &PlannedWorkload) -> Endpoint {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use super::*;
     use crate::policy::load::{SourceFile, from_sources};
     use crate::policy::model::Transport;
     use crate::resolve::resolve;
-    use crate::workload::model::{Identity, LocalWorkload, Snapshot, WorkloadName};
+    use crate::workload::model::{Identity, Past, Snapshot, Vouched, WorkloadName, given_by};
 
     const WEB: [u8; 4] = [10, 88, 0, 10];
     const NEW: [u8; 4] = [10, 88, 0, 11];
@@ -181,11 +184,12 @@ mod tests {
         let web = Identity { name, labels: BTreeMap::new(), ports: BTreeMap::new() };
         let workload = |identity, address: [u8; 4], disagrees| LocalWorkload {
             identity,
-            addresses: BTreeSet::from([address.into()]),
-            disputed: BTreeSet::new(),
+            addresses: given_by("the inventory", [address.into()]),
+            disputed: Vouched::new(),
             endpoints: BTreeMap::new(),
             routes: false,
             disagrees,
+            past: Past::default(),
         };
         let local =
             [(WorkloadKey(1), workload(Some(web), WEB, false)), (WorkloadKey(2), workload(None, NEW, disagrees))];

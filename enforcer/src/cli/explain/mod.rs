@@ -25,7 +25,9 @@ use crate::policy::model::Transport;
 use crate::policy::source::directory::load_paths;
 use crate::resolve::{ResolvedPolicy, Service, resolve};
 use crate::workload::inventory::Inventory;
-use crate::workload::model::{Identity, LocalWorkload, Snapshot, WorkloadKey, WorkloadName};
+use crate::workload::model::{
+    Identity, LocalWorkload, Past, Snapshot, Vouched, Voucher, WorkloadKey, WorkloadName, given_by,
+};
 
 /// Say whether the policies allow a flow, and which line decides.
 ///
@@ -171,6 +173,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             out::tell(&format!("  {}", continued(&answer.text)));
             allowed &= answer.allowed;
         }
+        for address in [source, destination] {
+            if let Some(voucher) = voucher(resolved.snapshot(), address) {
+                println!("  {address}  {voucher}");
+            }
+        }
     }
     let verdict = if allowed { Expected::Allow } else { Expected::Deny };
     out::tell(if allowed { "ALLOWED" } else { "DENIED" });
@@ -182,24 +189,33 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 pub fn planned(inventory: &Inventory) -> Snapshot {
     let mut snapshot = Snapshot { namespaces: inventory.namespaces.clone(), ..Snapshot::default() };
     for (number, entry) in (0u16..).zip(&inventory.entries) {
-        let mut addresses = entry.addresses.clone();
+        let mut addresses = given_by("the inventory", entry.addresses.iter().copied());
         if addresses.is_empty() {
             let [high, low] = number.to_be_bytes();
-            addresses.insert(Ipv4Addr::new(192, 0, high, low).into());
-            addresses.insert(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, number).into());
+            addresses.insert(Ipv4Addr::new(192, 0, high, low).into(), Voucher::Pinned);
+            addresses.insert(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, number).into(), Voucher::Pinned);
         }
         let identity = Identity { name: entry.name.clone(), labels: entry.labels.clone(), ports: entry.ports.clone() };
         let workload = LocalWorkload {
             identity: Some(identity),
             addresses,
-            disputed: BTreeSet::new(),
+            disputed: Vouched::new(),
             endpoints: BTreeMap::new(),
             routes: entry.routes,
             disagrees: false,
+            past: Past::default(),
         };
         snapshot.local.insert(WorkloadKey(u64::from(number)), workload);
     }
     snapshot
+}
+
+/// Who says that a workload on this node has an address.
+fn voucher(snapshot: &Snapshot, address: IpAddr) -> Option<String> {
+    let disputed = snapshot.local.values().find_map(|local| local.disputed.get(&address));
+    let disputed = disputed.map(|voucher| format!("{voucher}; another one has an equal claim, so it is disputed"));
+    disputed
+        .or_else(|| snapshot.local.values().find_map(|local| local.addresses.get(&address)).map(ToString::to_string))
 }
 
 /// The address pairs to judge: of each family that both ends have.
@@ -226,7 +242,8 @@ fn addresses(resolved: &ResolvedPolicy, party: &AskedParty) -> anyhow::Result<Ve
     let named = |identity: &Identity| identity.name == *name;
     let local = snapshot.local.values().find(|local| local.identity.as_ref().is_some_and(named));
     let remote = snapshot.remote.iter().find(|remote| named(&remote.identity));
-    let found = local.map(|local| &local.addresses).or(remote.map(|remote| &remote.addresses));
+    let local = local.map(|local| local.addresses.keys().copied().collect());
+    let found: Option<BTreeSet<IpAddr>> = local.or_else(|| remote.map(|remote| remote.addresses.clone()));
     let found = found.with_context(|| {
         let known = snapshot.local.values().filter_map(|local| local.identity.as_ref());
         let known = known.chain(snapshot.remote.iter().map(|remote| &remote.identity));
@@ -234,9 +251,5 @@ fn addresses(resolved: &ResolvedPolicy, party: &AskedParty) -> anyhow::Result<Ve
         format!("there is no workload {name}; the known workloads are: {}", Vec::from_iter(known).join(", "))
     })?;
     // Link-local addresses are not what one end would choose for the other.
-    Ok(found
-        .iter()
-        .copied()
-        .filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()))
-        .collect())
+    Ok(found.into_iter().filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())).collect())
 }

@@ -18,7 +18,7 @@ use self::text::as_text;
 use self::trouble::Trouble;
 use super::in_force::Place;
 use super::out;
-use crate::agent::report::Report;
+use crate::agent::report::{Report, WorkloadLine};
 use crate::kernel::KernelError;
 use crate::kernel::status::{self, StatusView};
 
@@ -63,12 +63,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!troubles.is_empty())))
 }
 
-/// Workloads by ifindex, from the report.
-fn names(report: Option<&Report>) -> BTreeMap<u32, (&str, &str, [usize; 2])> {
+/// Workloads by ifindex, with the device, from the report.
+fn names(report: Option<&Report>) -> BTreeMap<u32, (&WorkloadLine, &str)> {
     let mut names = BTreeMap::new();
     for line in report.iter().flat_map(|report| &report.workloads) {
         for (ifindex, device) in &line.endpoints {
-            names.insert(*ifindex, (line.name.as_str(), device.as_str(), line.policies));
+            names.insert(*ifindex, (line, device.as_str()));
         }
     }
     names
@@ -87,7 +87,8 @@ fn as_json(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> s
         .endpoints
         .iter()
         .map(|endpoint| {
-            let (name, device, _) = names.get(&endpoint.ifindex.0).copied().unwrap_or(("", "", [0; 2]));
+            let known = names.get(&endpoint.ifindex.0);
+            let (name, device) = known.map_or(("", ""), |(line, device)| (line.name.as_str(), *device));
             serde_json::json!({
                 "ifindex": endpoint.ifindex,
                 "device": device,

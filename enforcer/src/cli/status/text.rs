@@ -5,13 +5,13 @@
 use std::net::IpAddr;
 
 use comfy_table::{ContentArrangement, Table, presets};
-use enforcer_common::id::{Direction, Row};
+use enforcer_common::id::{Address, Direction, Row};
 use enforcer_common::image::Header;
 use enforcer_common::limits;
 
 use super::plain::plain;
 use super::{direction_name, names};
-use crate::agent::report::Report;
+use crate::agent::report::{Report, WorkloadLine};
 use crate::compile;
 use crate::flow::text::continued;
 use crate::kernel::status::StatusView;
@@ -57,12 +57,13 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
         line("image", tables(image));
     }
 
-    let names = names(report);
+    let (names, unnamed) = (names(report), WorkloadLine::default());
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(["WORKLOAD", "VETH", "IFINDEX", "PROGRAMS", "INGRESS", "EGRESS", "ADDRESSES"]);
     for endpoint in &view.endpoints {
-        let (name, device, policies) = names.get(&endpoint.ifindex.0).copied().unwrap_or(("", "", [0; 2]));
+        let (line, device) = names.get(&endpoint.ifindex.0).copied().unwrap_or((&unnamed, ""));
+        let (name, policies) = (line.name.as_str(), line.policies);
         let [ingress, egress] = [Direction::Ingress, Direction::Egress].map(|direction| {
             let count = policies[direction as usize];
             match endpoint.rows[direction as usize] {
@@ -71,8 +72,14 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
                 _ => format!("{count} {}", if count == 1 { "policy" } else { "policies" }),
             }
         });
-        let addresses: Vec<String> =
-            endpoint.addresses.iter().map(|address| IpAddr::from(*address).to_string()).collect();
+        let vouched = |address: &Address| {
+            let address = IpAddr::from(*address).to_string();
+            match line.vouchers.get(&address) {
+                Some(voucher) => format!("{address} ({voucher})"),
+                None => address,
+            }
+        };
+        let addresses: Vec<String> = endpoint.addresses.iter().map(vouched).collect();
         table.add_row([
             if name.is_empty() { "(unknown)" } else { name },
             device,
@@ -154,11 +161,10 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use enforcer_common::denial::Counts;
-    use enforcer_common::id::{Address, Ifindex, IncarnationId, PolicyWord, Revision};
+    use enforcer_common::id::{Ifindex, IncarnationId, PolicyWord, Revision};
     use enforcer_common::verdict::Reason;
 
     use super::*;
-    use crate::agent::report::WorkloadLine;
     use crate::flow::text::{json_lines, misleads};
     use crate::kernel::FlowFill;
     use crate::kernel::status::{EndpointView, LinkView};
@@ -218,6 +224,7 @@ mod tests {
             name: name.to_owned(),
             endpoints: vec![(ifindex.0, format!("veth{ifindex}"))],
             addresses: Vec::new(),
+            vouchers: [(format!("10.88.0.{ifindex}"), "inventory".to_owned())].into(),
             policies,
         };
         Report {

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod ranks;
+mod shown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,7 +19,8 @@ use crate::policy::model::*;
 use crate::policy::origin::Origin;
 use crate::resolve::{DecidedBy, Service, resolve};
 use crate::workload::model::{
-    Identity, Labels, LocalWorkload, NamedPort, RemoteWorkload, Snapshot, WorkloadKey, WorkloadName,
+    Identity, Labels, LocalWorkload, NamedPort, Past, RemoteWorkload, Snapshot, Vouched, Voucher, WorkloadKey,
+    WorkloadName, given_by,
 };
 
 const WEB: WorkloadKey = WorkloadKey(1);
@@ -38,11 +40,12 @@ fn identity(namespace: &str, name: &str) -> Identity {
 fn local(identity: Option<Identity>, addresses: &[&str]) -> LocalWorkload {
     LocalWorkload {
         identity,
-        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-        disputed: BTreeSet::new(),
+        addresses: given_by("the inventory", addresses.iter().map(|address| address.parse().unwrap())),
+        disputed: Vouched::new(),
         endpoints: BTreeMap::new(),
         routes: false,
         disagrees: false,
+        past: Past::default(),
     }
 }
 
@@ -123,7 +126,7 @@ fn equal_inputs_give_equal_images() {
 fn what_selectors_may_not_see() {
     let mut snapshot = snapshot();
     let mut disputing = local(Some(identity("shop", "api")), &["10.0.0.2"]);
-    disputing.disputed.insert("10.0.0.9".parse().unwrap());
+    disputing.disputed.insert("10.0.0.9".parse().unwrap(), Voucher::HostRoute);
     snapshot.local.insert(WorkloadKey(2), disputing);
     snapshot.local.insert(WorkloadKey(3), local(None, &["10.0.0.3"]));
     let remote = |name: &str, addresses: &[&str]| RemoteWorkload {

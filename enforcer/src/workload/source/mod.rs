@@ -11,7 +11,7 @@ mod shape;
 
 pub(super) use self::shape::Source;
 use self::shape::Started;
-pub use self::shape::{Earlier, Kept, LISTED_WITHIN, Listed, SourceError, SourceState, StartError};
+pub use self::shape::{Earlier, Kept, Listed, SourceError, SourceState, StartError};
 use super::config::Config;
 
 /// All sources. The statements of two sources about one workload are compared in this order.

@@ -7,17 +7,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::watch::WatchError;
 use crate::workload::model::Labels;
 use crate::workload::statement::Statement;
-
-/// A process in a container runs for a moment before its source lists the container. A list that is asked for so long
-/// after the process was first noticed names it.
-pub const LISTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Everything that a source says at one moment.
 #[derive(Clone, Debug, Default)]
@@ -88,10 +83,8 @@ pub enum Listed {
     /// The source has given no complete list yet, so an unknown workload may still get a name.
     #[default]
     Never,
-    /// The newest list was requested at this time. It may lack containers that have started since.
-    At(Instant),
-    /// The statements are complete at any time.
-    Standing,
+    /// The statements are complete, apart from what has changed since the source looked last.
+    Complete,
 }
 
 /// A source that runs for as long as this is kept.
@@ -101,6 +94,4 @@ pub(in crate::workload) struct Source {
     pub(in crate::workload) name: &'static str,
     /// Its newest state.
     pub(in crate::workload) state: watch::Receiver<SourceState>,
-    /// Asks for a list `LISTED_WITHIN` from now, if the source gives lists.
-    pub(in crate::workload) again: Option<Arc<Notify>>,
 }

@@ -18,23 +18,14 @@ use crate::workload::statement::unite;
 
 impl Store {
     pub(super) fn snapshot(
-        &self,
+        &mut self,
         inputs: &Inputs<'_>,
         said: &Said<'_>,
         verdicts: &Verdicts,
         uplinks: BTreeMap<Ifindex, String>,
         findings: &mut BTreeSet<Finding>,
     ) -> Snapshot {
-        let mut identities = BTreeMap::new();
-        for (key, space) in &self.known {
-            match unite(said.statements.get(key).map_or(&[][..], Vec::as_slice)) {
-                Ok(identity) => _ = identities.insert(*key, identity),
-                Err(disagreement) => {
-                    let workload = subject(inputs, space, None);
-                    findings.insert(Finding::SourcesDisagree { workload, disagreement });
-                }
-            }
-        }
+        let identities = self.identities(inputs, said, findings);
         let identity_of = |key: &WorkloadKey| identities.get(key).cloned().flatten();
         let subject_of = |key: WorkloadKey| {
             let name = identities.get(&key).and_then(Option::as_ref).map(|identity| identity.name.clone());
@@ -64,6 +55,11 @@ impl Store {
                         .filter_map(|veth| Some((*veth, self.interface(inputs, *veth)?)))
                         .collect(),
                     disagrees: !identities.contains_key(key),
+                    past: self.memory.of(
+                        *key,
+                        space,
+                        self.memory.settles(space, inputs.settling, inputs.now).is_none(),
+                    ),
                     routes: said.statements.get(key).is_some_and(|all| all.iter().any(|one| one.routes)),
                 };
                 (*key, workload)
@@ -73,6 +69,39 @@ impl Store {
         let named = local.values().filter_map(|workload| workload.identity.as_ref());
         let namespaces = namespaces(inputs.sources, said, named);
         Snapshot { namespaces, local, remote, node: inputs.view.node.clone(), uplinks }
+    }
+
+    /// The identity of each namespace whose sources agree. A veth that had a name gets another one only as the same object.
+    fn identities(
+        &mut self,
+        inputs: &Inputs<'_>,
+        said: &Said<'_>,
+        findings: &mut BTreeSet<Finding>,
+    ) -> BTreeMap<WorkloadKey, Option<Identity>> {
+        let mut identities = BTreeMap::new();
+        for (key, space) in &self.known {
+            let was = self.memory.name(space).cloned();
+            let workload = || subject(inputs, space, was.clone());
+            match unite(said.statements.get(key).map_or(&[][..], Vec::as_slice)) {
+                Ok(None) => {
+                    if space.strayed {
+                        findings.insert(Finding::Strayed { workload: workload() });
+                    }
+                    identities.insert(*key, None);
+                }
+                Ok(Some((identity, object))) => {
+                    let named = self.memory.call(space, &identity.name, &object);
+                    if !named {
+                        findings.insert(Finding::Renamed { workload: workload(), to: identity.name.clone() });
+                    }
+                    identities.insert(*key, named.then_some(identity));
+                }
+                Err(disagreement) => {
+                    findings.insert(Finding::SourcesDisagree { workload: subject(inputs, space, None), disagreement });
+                }
+            }
+        }
+        identities
     }
 
     fn interface(&self, inputs: &Inputs<'_>, veth: Ifindex) -> Option<Interface> {

@@ -2,11 +2,13 @@
 //!
 //! 1. An address of the node belongs to the node alone.
 //! 2. An address that a source or a host route gives to a workload belongs to that workload.
-//! 3. An address that only a container itself shows belongs to it if three conditions hold: it could be the container's
-//!    (see `implausible`), no source gives it to another workload, and no other workload has it.
+//! 3. A floating address belongs to the one of its declared holders that shows it.
+//! 4. An address that only a container itself shows belongs to it if it could be the container's (see `implausible`), if no
+//!    source gives the container others of the family, if it is link-local or was shown while the container was new, and if
+//!    no other workload, entry or declaration has it. Such an address is worth little (`Voucher::is_nobody`).
 //!
-//! If two workloads have equal claims, the earlier owner keeps the address. If their order is not known, the address is
-//! disputed and belongs to neither.
+//! A stronger rule takes the address at once, whoever had it before. If two workloads have equal claims, the earlier owner
+//! keeps the address. If their order is not known, or both show a floating address, it is disputed and belongs to neither.
 //!
 //! A container chooses how many addresses it shows, so the claims of one workload are bounded. Claims beyond `OWN_ADDRESSES`
 //! are counted, but not weighed and not reported one by one.
@@ -14,22 +16,24 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use enforcer_common::id::Ifindex;
 use enforcer_common::limits::OWN_ADDRESSES;
 use ipnetwork::IpNetwork;
 
+use super::past::Memory;
 use super::routing::Routing;
 use super::{Inputs, Said, Space};
 use crate::workload::finding::{Finding, Refusal, Subject};
-use crate::workload::model::WorkloadKey;
+use crate::workload::model::{Vouched, Voucher, WorkloadKey};
 use crate::workload::view::NetworkView;
 
 /// The input of the rules.
 pub(super) struct Claims<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) known: &'a BTreeMap<WorkloadKey, Space>,
+    pub(super) memory: &'a Memory,
     pub(super) said: &'a Said<'a>,
     pub(super) routing: &'a Routing<'a>,
     pub(super) entries: &'a BTreeMap<IpAddr, usize>,
@@ -40,15 +44,33 @@ pub(super) struct Claims<'a> {
 pub(super) struct Verdicts {
     pub(super) owners: BTreeMap<IpAddr, WorkloadKey>,
     disputed: BTreeMap<IpAddr, BTreeSet<WorkloadKey>>,
+    vouchers: BTreeMap<(WorkloadKey, IpAddr), Voucher>,
     refused: BTreeSet<(WorkloadKey, IpAddr, Refused)>,
     unheard: BTreeMap<WorkloadKey, usize>,
+}
+
+/// How strong a claim is; the strongest first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Right {
+    Given,
+    Floating,
+    Shown,
+}
+
+impl Right {
+    fn of(voucher: &Voucher) -> Self {
+        match voucher {
+            Voucher::Source(_) | Voucher::HostRoute => Self::Given,
+            Voucher::Floating(_) => Self::Floating,
+            Voucher::Pinned | Voucher::LinkLocal => Self::Shown,
+        }
+    }
 }
 
 /// What one workload claims, before others are heard.
 #[derive(Debug, Default)]
 struct Asked {
-    given: Vec<IpAddr>,
-    shown: Vec<IpAddr>,
+    claims: Vouched,
     refused: Vec<(IpAddr, Refusal)>,
     /// How many claims there are beyond these.
     unheard: usize,
@@ -57,8 +79,8 @@ struct Asked {
 /// Addresses of one workload.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Addresses {
-    pub(super) own: BTreeSet<IpAddr>,
-    pub(super) disputed: BTreeSet<IpAddr>,
+    pub(super) own: Vouched,
+    pub(super) disputed: Vouched,
 }
 
 /// A refusal that names its owner by key; findings put the name in.
@@ -76,119 +98,95 @@ impl Claims<'_> {
         restored: &BTreeMap<IpAddr, WorkloadKey>,
     ) -> Verdicts {
         let mut verdicts = Verdicts::default();
-        let mut given: BTreeMap<IpAddr, BTreeSet<WorkloadKey>> = BTreeMap::new();
-        let mut shown_by: BTreeMap<IpAddr, BTreeSet<WorkloadKey>> = BTreeMap::new();
-        let contested = self.contested();
+        let mut claimed: BTreeMap<IpAddr, BTreeMap<Right, BTreeSet<WorkloadKey>>> = BTreeMap::new();
         for (key, space) in self.known {
             let had = |address: &IpAddr| before.get(address).or_else(|| restored.get(address)) == Some(key);
-            let asked = self.asked(*key, space, &contested, had);
+            let asked = self.asked(*key, space, had);
             let refused = asked.refused.into_iter().map(|(address, why)| (*key, address, Refused::Plainly(why)));
             verdicts.refused.extend(refused);
-            for address in asked.given {
-                given.entry(address).or_default().insert(*key);
-            }
-            for address in asked.shown {
-                shown_by.entry(address).or_default().insert(*key);
+            for (address, voucher) in asked.claims {
+                claimed.entry(address).or_default().entry(Right::of(&voucher)).or_default().insert(*key);
+                verdicts.vouchers.insert((*key, address), voucher);
             }
             if asked.unheard > 0 {
                 verdicts.unheard.insert(*key, asked.unheard);
             }
         }
-        let addresses: BTreeSet<IpAddr> = given.keys().chain(shown_by.keys()).copied().collect();
-        let nobody = BTreeSet::new();
-        for address in addresses {
-            let strong = given.get(&address).unwrap_or(&nobody);
-            let weak = shown_by.get(&address).unwrap_or(&nobody);
-            let contenders = if strong.is_empty() { weak } else { strong };
+        for (address, by_right) in claimed {
+            let Some((right, contenders)) = by_right.first_key_value() else { continue };
             let earlier =
                 before.get(&address).or_else(|| restored.get(&address)).filter(|key| contenders.contains(key));
+            // A holder that failed may show a floating address for ever, and the next one must not wait for that.
+            let earlier = earlier.filter(|_| *right != Right::Floating);
             let owner = earlier.or(if contenders.len() == 1 { contenders.first() } else { None });
+            let Some(winner) = owner.or(contenders.first()).copied() else { continue };
             match owner {
-                Some(owner) => {
-                    verdicts.owners.insert(address, *owner);
-                    let losers = strong.union(weak).filter(|key| *key != owner);
-                    verdicts.refused.extend(losers.map(|key| (*key, address, Refused::Owned(*owner))));
-                }
-                None => _ = verdicts.disputed.insert(address, strong.union(weak).copied().collect()),
+                Some(owner) => _ = verdicts.owners.insert(address, *owner),
+                None => _ = verdicts.disputed.insert(address, contenders.clone()),
             }
+            let all = by_right.values().flatten();
+            let losers = all.filter(|key| **key != winner && (owner.is_some() || !contenders.contains(*key)));
+            verdicts.refused.extend(losers.map(|key| (*key, address, Refused::Owned(winner))));
         }
         verdicts
     }
 
     /// The claims of one workload that are weighed against others': given ones first, then those that it `had`.
-    fn asked(
-        &self,
-        key: WorkloadKey,
-        space: &Space,
-        contested: &BTreeSet<IpAddr>,
-        had: impl Fn(&IpAddr) -> bool,
-    ) -> Asked {
+    fn asked(&self, key: WorkloadKey, space: &Space, had: impl Fn(&IpAddr) -> bool) -> Asked {
         let mut asked = Asked::default();
         let mut claims = Vec::new();
-        for address in self.said.given.get(&key).into_iter().flatten().copied() {
-            match refused_to_all(self.inputs.view, address) {
-                Some(refusal) => asked.refused.push((address, refusal)),
-                None => claims.push((false, !had(&address), address)),
-            }
+        let mut ask = |address: IpAddr, right: Result<Voucher, Refusal>| match right {
+            Ok(voucher) => claims.push((Right::of(&voucher), !had(&address), address, voucher)),
+            Err(refusal) => asked.refused.push((address, refusal)),
+        };
+        for (address, voucher) in self.said.given.get(&key).into_iter().flatten() {
+            ask(*address, refused_to_all(self.inputs.view, *address).map_or_else(|| Ok(voucher.clone()), Err));
         }
-        for address in shown(self.inputs.view, space).copied().filter(|address| !self.said.given_to(key, *address)) {
-            match self.refusal(key, space, contested, address) {
-                Some(refusal) => asked.refused.push((address, refusal)),
-                None => claims.push((true, !had(&address), address)),
-            }
+        let shown = shown(self.inputs.view, space).copied();
+        for address in shown.filter(|address| !self.said.given_to(key, *address)) {
+            ask(address, self.right_to_shown(key, space, address));
         }
         let unread = space.nsid.and_then(|nsid| self.inputs.view.unread.get(&nsid)).copied().unwrap_or_default();
         let beyond = |length: usize| length.saturating_sub(OWN_ADDRESSES);
         asked.unheard = unread + beyond(claims.len()) + beyond(asked.refused.len());
         asked.refused.truncate(OWN_ADDRESSES);
         claims.sort_unstable();
-        for (only_shown, _, address) in claims.into_iter().take(OWN_ADDRESSES) {
-            if only_shown { &mut asked.shown } else { &mut asked.given }.push(address);
-        }
+        asked.claims =
+            claims.into_iter().take(OWN_ADDRESSES).map(|(_, _, address, voucher)| (address, voucher)).collect();
         asked
     }
 
-    /// Why an address that is only shown cannot be this workload's.
-    fn refusal(
-        &self,
-        key: WorkloadKey,
-        space: &Space,
-        contested: &BTreeSet<IpAddr>,
-        address: IpAddr,
-    ) -> Option<Refusal> {
-        implausible(self.inputs.view, self.routing, space, address)
-            .or_else(|| self.entry_of_another(key, contested, address))
+    /// By what right a workload may have an address that it shows and that nobody gives to it.
+    fn right_to_shown(&self, key: WorkloadKey, space: &Space, address: IpAddr) -> Result<Voucher, Refusal> {
+        let foreign =
+            implausible(self.inputs.view, self.routing, space, address).or_else(|| self.entry_of_another(key, address));
+        if let Some(refusal) = foreign {
+            return Err(refusal);
+        }
+        if let Some(source) = self.said.floating.get(&key).and_then(|floating| floating.get(&address)) {
+            return Ok(Voucher::Floating((*source).to_owned()));
+        }
+        if let Some(statement) = self.said.floats.get(&address) {
+            return Err(Refusal::Floating { by: statement.by.clone() });
+        }
+        if is_link_local(address) {
+            return Ok(Voucher::LinkLocal);
+        }
+        if let Some(source) = self.said.family_given_by(key, address) {
+            return Err(Refusal::NotGiven { source: source.to_owned() });
+        }
+        let settles = || self.memory.settles(space, self.inputs.settling, self.inputs.now).is_some();
+        if self.memory.has_pinned(key, &address) || settles() { Ok(Voucher::Pinned) } else { Err(Refusal::Late) }
     }
 
-    fn entry_of_another(&self, key: WorkloadKey, contested: &BTreeSet<IpAddr>, address: IpAddr) -> Option<Refusal> {
+    fn entry_of_another(&self, key: WorkloadKey, address: IpAddr) -> Option<Refusal> {
         let index = *self.entries.get(&address)?;
         if self.said.found.get(&index) == Some(&key) {
             return None;
         }
         let entry = self.said.entries[index];
         let name = entry.statement.declared()?.clone();
-        (!contested.contains(&address) || self.said.statements.contains_key(&key))
-            .then(|| Refusal::Declared { source: entry.source.to_owned(), name })
-    }
-
-    /// Addresses of an entry that nobody is and that several namespaces without a name show: nobody knows whose they
-    /// are, so they are disputed, not refused.
-    fn contested(&self) -> BTreeSet<IpAddr> {
-        let mut once = BTreeSet::new();
-        let mut contested = BTreeSet::new();
-        for (key, space) in self.known.iter().filter(|(key, _)| !self.said.statements.contains_key(*key)) {
-            for address in shown(self.inputs.view, space).copied() {
-                let Some(index) = self.entries.get(&address) else { continue };
-                if !self.said.found.contains_key(index)
-                    && !self.said.too_early.contains(&(*index, *key))
-                    && implausible(self.inputs.view, self.routing, space, address).is_none()
-                    && !once.insert(address)
-                {
-                    contested.insert(address);
-                }
-            }
-        }
-        contested
+        Some(Refusal::Declared { source: entry.source.to_owned(), name })
     }
 }
 
@@ -201,15 +199,29 @@ impl Verdicts {
     /// Own and disputed addresses of each workload that has any.
     pub(super) fn by_workload(&self) -> BTreeMap<WorkloadKey, Addresses> {
         let mut all: BTreeMap<WorkloadKey, Addresses> = BTreeMap::new();
-        for (address, key) in &self.owners {
-            all.entry(*key).or_default().own.insert(*address);
-        }
-        for (address, keys) in &self.disputed {
-            for key in keys {
-                all.entry(*key).or_default().disputed.insert(*address);
+        for ((key, address), voucher) in &self.vouchers {
+            let addresses = all.entry(*key).or_default();
+            let of_key = |keys: &BTreeSet<WorkloadKey>| keys.contains(key);
+            if self.owners.get(address) == Some(key) {
+                addresses.own.insert(*address, voucher.clone());
+            } else if self.disputed.get(address).is_some_and(of_key) {
+                addresses.disputed.insert(*address, voucher.clone());
             }
         }
         all
+    }
+
+    /// What a workload got because it showed it while it was new.
+    pub(super) fn pinned(&self, key: WorkloadKey) -> BTreeSet<IpAddr> {
+        let first = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let claims = self.vouchers.range((key, first)..).take_while(|((of, _), _)| *of == key);
+        let has = |address: &IpAddr| {
+            self.owners.get(address) == Some(&key) || self.disputed.get(address).is_some_and(|keys| keys.contains(&key))
+        };
+        claims
+            .filter(|((_, address), voucher)| **voucher == Voucher::Pinned && has(address))
+            .map(|((_, address), _)| *address)
+            .collect()
     }
 
     pub(super) fn findings(&self, subject_of: &impl Fn(WorkloadKey) -> Subject) -> BTreeSet<Finding> {
@@ -233,18 +245,13 @@ impl Verdicts {
     }
 }
 
-/// Addresses inside a namespace.
-pub(super) fn shown<'a>(view: &'a NetworkView, space: &Space) -> impl Iterator<Item = &'a IpAddr> + use<'a> {
-    space.nsid.and_then(|nsid| view.inside.get(&nsid)).into_iter().flatten()
+/// Addresses inside a namespace, as far as it is the one that its veth was named in.
+fn shown<'a>(view: &'a NetworkView, space: &Space) -> impl Iterator<Item = &'a IpAddr> + use<'a> {
+    space.nsid.filter(|_| !space.strayed).and_then(|nsid| view.inside.get(&nsid)).into_iter().flatten()
 }
 
 /// Why an address that a namespace only shows cannot be its own, no matter who else has it.
-pub(super) fn implausible(
-    view: &NetworkView,
-    routing: &Routing<'_>,
-    space: &Space,
-    address: IpAddr,
-) -> Option<Refusal> {
+fn implausible(view: &NetworkView, routing: &Routing<'_>, space: &Space, address: IpAddr) -> Option<Refusal> {
     if let Some(refusal) = refused_to_all(view, address) {
         return Some(refusal);
     }
@@ -254,7 +261,7 @@ pub(super) fn implausible(
     match address {
         // Metadata and DNS services live here; a container must not stand in for them.
         IpAddr::V4(v4) if v4.is_link_local() => return Some(Refusal::Reserved),
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => return None,
+        IpAddr::V6(_) if is_link_local(address) => return None,
         _ => {}
     }
     let best = routing.best(address);
@@ -267,6 +274,11 @@ pub(super) fn implausible(
         return Some(Refusal::OffSubnet);
     }
     best.iter().any(|route| is_edge(&route.to, address)).then_some(Refusal::Reserved)
+}
+
+/// IPv6 only: a metadata service may have an IPv4 one.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 fn refused_to_all(view: &NetworkView, address: IpAddr) -> Option<Refusal> {

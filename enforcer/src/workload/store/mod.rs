@@ -8,6 +8,7 @@
 mod assemble;
 mod binding;
 mod claims;
+mod past;
 mod routing;
 #[cfg(test)]
 mod tests;
@@ -16,15 +17,17 @@ mod uplinks;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use enforcer_common::id::Ifindex;
+use enforcer_common::limits::OWN_ADDRESSES;
 
-use self::claims::Claims;
+use self::claims::{Claims, Verdicts};
+use self::past::Memory;
 use self::routing::Routing;
 use self::uplinks::Uplinks;
 use super::finding::{Finding, Subject};
-use super::model::{Snapshot, WorkloadKey, WorkloadName};
+use super::model::{Past, Snapshot, Vouched, Voucher, WorkloadKey, WorkloadName};
 use super::source::SourceState;
 use super::statement::{FoundBy, Statement};
 use super::view::NetworkView;
@@ -42,6 +45,8 @@ pub struct Inputs<'a> {
     pub netns: &'a BTreeMap<PathBuf, i32>,
     /// Devices named by `--uplink`.
     pub uplinks: &'a [String],
+    /// For how long after a veth was first seen the addresses behind it are pinned.
+    pub settling: Duration,
     /// The time.
     pub now: Instant,
 }
@@ -53,8 +58,8 @@ pub struct Outcome {
     pub snapshot: Snapshot,
     /// What a person should know about it.
     pub findings: BTreeSet<Finding>,
-    /// A namespace shows the address of an entry and is not believed before a list of containers that is newer.
-    pub awaits_list: bool,
+    /// When the next settling time ends; `None`: nothing settles.
+    pub settles: Option<Instant>,
 }
 
 /// Keeps what the order of events decides: who had an address first, which namespace an entry was bound to first.
@@ -66,8 +71,7 @@ pub struct Store {
     at_start: BTreeSet<Ifindex>,
     owners: BTreeMap<IpAddr, WorkloadKey>,
     bound: BTreeMap<WorkloadName, WorkloadKey>,
-    /// Since when a namespace shows an address of an entry that it is not bound to.
-    claimed: BTreeMap<(WorkloadName, WorkloadKey), Instant>,
+    memory: Memory,
     uplinks: Uplinks,
     restored: BTreeMap<IpAddr, Ifindex>,
     last_findings: BTreeSet<Finding>,
@@ -79,6 +83,8 @@ pub struct Store {
 struct Space {
     nsid: Option<i32>,
     veths: BTreeSet<Ifindex>,
+    /// Its only veth was named in another namespace: what is in this one is not the workload that it was.
+    strayed: bool,
 }
 
 /// A statement with the name of its source.
@@ -95,21 +101,45 @@ struct Said<'a> {
     entries: Vec<Entry<'a>>,
     statements: BTreeMap<WorkloadKey, Vec<&'a Statement>>,
     /// Addresses that a source or a host route gives to a workload.
-    given: BTreeMap<WorkloadKey, BTreeSet<IpAddr>>,
+    given: BTreeMap<WorkloadKey, Vouched>,
+    /// Floating addresses that a workload may hold, with the source that says so.
+    floating: BTreeMap<WorkloadKey, BTreeMap<IpAddr, &'a str>>,
+    /// Who declares each floating address first.
+    floats: BTreeMap<IpAddr, &'a Statement>,
     /// Which workload an entry turned out to be, by the entry's index.
     found: BTreeMap<usize, WorkloadKey>,
-    /// Entries whose address a namespace shows that may still turn out to be a container.
-    too_early: BTreeSet<(usize, WorkloadKey)>,
 }
 
 impl<'a> Said<'a> {
-    fn given_to(&self, key: WorkloadKey, address: IpAddr) -> bool {
-        self.given.get(&key).is_some_and(|addresses| addresses.contains(&address))
+    fn new(entries: Vec<Entry<'a>>) -> Self {
+        let mut said = Self { entries, ..Self::default() };
+        for entry in &said.entries {
+            for address in &entry.statement.floating {
+                said.floats.entry(*address).or_insert(entry.statement);
+            }
+        }
+        said
     }
 
-    fn enter(&mut self, index: usize, statement: &'a Statement, key: WorkloadKey) {
+    fn given_to(&self, key: WorkloadKey, address: IpAddr) -> bool {
+        self.given.get(&key).is_some_and(|addresses| addresses.contains_key(&address))
+    }
+
+    /// The source that gives a workload addresses of this one's family.
+    fn family_given_by(&self, key: WorkloadKey, address: IpAddr) -> Option<&str> {
+        let mut given = self.given.get(&key)?.iter().filter(|(given, _)| given.is_ipv4() == address.is_ipv4());
+        given.find_map(|(_, voucher)| match voucher {
+            Voucher::Source(source) => Some(source.as_str()),
+            Voucher::HostRoute | Voucher::Floating(_) | Voucher::Pinned | Voucher::LinkLocal => None,
+        })
+    }
+
+    fn enter(&mut self, index: usize, key: WorkloadKey) {
+        let Entry { source, statement } = self.entries[index];
         self.statements.entry(key).or_default().push(statement);
-        self.given.entry(key).or_default().extend(&statement.addresses);
+        let given = self.given.entry(key).or_default();
+        given.extend(statement.addresses.iter().map(|address| (*address, Voucher::Source(source.to_owned()))));
+        self.floating.entry(key).or_default().extend(statement.floating.iter().map(|address| (*address, source)));
         self.found.insert(index, key);
     }
 
@@ -138,6 +168,11 @@ impl Store {
         self.restored = owners;
     }
 
+    /// Takes over what an earlier run remembered of veths. Before the first update.
+    pub fn remember(&mut self, pasts: BTreeMap<Ifindex, Past>) {
+        self.memory.restore(pasts);
+    }
+
     /// The veths that are workloads' whatever the sources are going to say: those that may turn out to lead outside are left
     /// out. Before the first update.
     pub fn workload_veths(&self, view: &NetworkView, uplinks: &[String]) -> BTreeSet<Ifindex> {
@@ -164,16 +199,30 @@ impl Store {
         let restored = self.restored_owners();
         let routing = Routing::new(inputs.view);
         let entries = entries_by_address(&said);
-        binding::Binding { inputs, routing: &routing, restored: &restored, entries: &entries }.bind(self, &mut said);
-        let claims = Claims { inputs, known: &self.known, said: &said, routing: &routing, entries: &entries };
+        binding::bind(self, &mut said);
+        let memory = &self.memory;
+        let claims = Claims { inputs, known: &self.known, memory, said: &said, routing: &routing, entries: &entries };
         let verdicts = claims.decide(&self.owners, &restored);
         self.owners.clone_from(&verdicts.owners);
+        let settles = self.settle(inputs, &verdicts);
         self.restored.clear();
         self.updated = true;
         let snapshot = self.snapshot(inputs, &said, &verdicts, uplinks, &mut findings);
         self.refused += new_claims(&findings, &self.last_findings);
         self.last_findings.clone_from(&findings);
-        Outcome { snapshot, findings, awaits_list: !said.too_early.is_empty() }
+        Outcome { snapshot, findings, settles }
+    }
+
+    /// Pins what new workloads show. Returns when the next settling time ends.
+    fn settle(&mut self, inputs: &Inputs<'_>, verdicts: &Verdicts) -> Option<Instant> {
+        let mut next: Option<Instant> = None;
+        for (key, space) in self.known.iter().filter(|(_, space)| !space.strayed) {
+            if let Some(end) = self.memory.settles(space, inputs.settling, inputs.now) {
+                self.memory.pin(*key, &verdicts.pinned(*key), OWN_ADDRESSES);
+                next = Some(next.map_or(end, |next| next.min(end)));
+            }
+        }
+        next
     }
 
     /// Finds the namespace of each veth, known or new.
@@ -184,6 +233,13 @@ impl Store {
         let before = self.keys_by_veth();
         for (index, _, peer) in inputs.view.veths() {
             seen.insert(index);
+            if self.memory.strays(index, peer.nsid, inputs) {
+                // Alone, and never again a part of any namespace.
+                let known = before.get(&index).filter(|key| self.known[*key].strayed).copied();
+                let key = known.unwrap_or_else(|| self.new_key());
+                next.insert(key, Space { nsid: peer.nsid, veths: BTreeSet::from([index]), strayed: true });
+                continue;
+            }
             if let Some(nsid) = peer.nsid {
                 spaces.entry(nsid).or_default().insert(index);
                 continue;
@@ -203,6 +259,7 @@ impl Store {
             space.veths.extend(veths);
         }
         self.known = next;
+        self.memory.keep(&seen, &self.known);
         if self.updated {
             self.at_start.retain(|veth| seen.contains(veth));
         } else {
@@ -223,10 +280,11 @@ impl Store {
             source.statements.iter().map(|statement| Entry { source: source.name.as_str(), statement })
         };
         let entries: Vec<Entry<'a>> = inputs.sources.iter().flat_map(of_source).collect();
-        let mut said = Said { entries: entries.clone(), ..Said::default() };
+        let mut said = Said::new(entries.clone());
         let by_veth = self.keys_by_veth();
+        let at_home = self.known.iter().filter(|(_, space)| !space.strayed);
         let by_nsid: BTreeMap<i32, WorkloadKey> =
-            self.known.iter().filter_map(|(key, space)| Some((space.nsid?, *key))).collect();
+            at_home.filter_map(|(key, space)| Some((space.nsid?, *key))).collect();
         let at = |path: &PathBuf| inputs.netns.get(path).and_then(|nsid| by_nsid.get(nsid)).copied();
         for (index, Entry { statement, .. }) in entries.into_iter().enumerate() {
             let key = match &statement.found_by {
@@ -239,12 +297,12 @@ impl Store {
                 FoundBy::Address => None,
             };
             if let Some(key) = key {
-                said.enter(index, statement, key);
+                said.enter(index, key);
             }
         }
         for route in inputs.view.routes.iter().filter(|route| route.is_host()) {
-            if let Some(key) = by_veth.get(&route.device) {
-                said.given.entry(*key).or_default().insert(route.to.ip());
+            if let Some(key) = by_veth.get(&route.device).filter(|key| !self.known[*key].strayed) {
+                said.given.entry(*key).or_default().entry(route.to.ip()).or_insert(Voucher::HostRoute);
             }
         }
         said

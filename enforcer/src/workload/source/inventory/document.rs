@@ -16,7 +16,7 @@ use serde_yaml::{Location, Spanned};
 use super::error::{plain_message, snippet};
 use super::{Entry, InvalidInventory, Inventory, Match, Mistake};
 use crate::workload::model::{Labels, NamedPort, WorkloadName};
-use crate::workload::names::{NAMESPACE_NAME_LABEL, is_name, parse_port};
+use crate::workload::names::{NAMESPACE_NAME_LABEL, is_name, is_unicast, parse_port};
 
 /// Where `ip netns add` puts the namespaces that it names.
 const NETNS_DIRECTORY: &str = "/var/run/netns";
@@ -51,6 +51,8 @@ struct WorkloadDoc {
     matches: Spanned<MatchDoc>,
     #[serde(default)]
     addresses: Vec<Spanned<String>>,
+    #[serde(default)]
+    floating: Vec<Spanned<String>>,
     #[serde(default)]
     routes: bool,
 }
@@ -164,11 +166,12 @@ fn namespace_labels(namespace: &str, document: BTreeMap<String, Spanned<String>>
 struct Seen {
     names: BTreeMap<WorkloadName, u64>,
     addresses: BTreeMap<IpAddr, u64>,
+    floating: BTreeMap<IpAddr, u64>,
     matches: BTreeMap<String, u64>,
 }
 
 fn build_entry(document: Spanned<WorkloadDoc>, seen: &mut Seen) -> Result<Entry, Fault> {
-    let WorkloadDoc { name, namespace, labels, ports, matches, addresses, routes } = document.value;
+    let WorkloadDoc { name, namespace, labels, ports, matches, addresses, floating, routes } = document.value;
     let line = document.referenced.line();
     let at = name.referenced;
     let name = WorkloadName { namespace: checked_name(namespace)?, name: checked_name(name)? };
@@ -178,7 +181,8 @@ fn build_entry(document: Spanned<WorkloadDoc>, seen: &mut Seen) -> Result<Entry,
     let mut own = BTreeSet::new();
     let matches = build_match(matches, &mut own, seen, line)?;
     add_addresses(addresses, &mut own, seen, line)?;
-    Ok(Entry { name, labels, ports: build_ports(ports)?, matches, addresses: own, routes, line })
+    let floating = build_floating(floating, seen, line)?;
+    Ok(Entry { name, labels, ports: build_ports(ports)?, matches, addresses: own, floating, routes, line })
 }
 
 fn build_match(
@@ -242,21 +246,36 @@ fn add_addresses(
     line: u64,
 ) -> Result<(), Fault> {
     for text in texts {
-        let at = text.referenced;
-        let Ok(address) = text.value.parse::<IpAddr>() else {
-            return Err(Fault(at, Mistake::Address { address: text.value }));
-        };
-        let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
-        let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
-        if address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast || mapped {
-            return Err(Fault(at, Mistake::NoUnicast { address }));
-        }
-        if let Some(line) = seen.addresses.insert(address, line) {
+        let (address, at) = unicast(text)?;
+        let floats = seen.floating.get(&address).copied();
+        if let Some(line) = seen.addresses.insert(address, line).or(floats) {
             return Err(Fault(at, Mistake::AddressTwice { address, line }));
         }
         own.insert(address);
     }
     Ok(())
+}
+
+/// Several entries may hold one floating address, but it is nobody's own.
+fn build_floating(texts: Vec<Spanned<String>>, seen: &mut Seen, line: u64) -> Result<BTreeSet<IpAddr>, Fault> {
+    let mut floating = BTreeSet::new();
+    for text in texts {
+        let (address, at) = unicast(text)?;
+        if let Some(line) = seen.addresses.get(&address).copied() {
+            return Err(Fault(at, Mistake::AddressTwice { address, line }));
+        }
+        seen.floating.entry(address).or_insert(line);
+        floating.insert(address);
+    }
+    Ok(floating)
+}
+
+fn unicast(text: Spanned<String>) -> Result<(IpAddr, Location), Fault> {
+    let at = text.referenced;
+    let Ok(address) = text.value.parse::<IpAddr>() else {
+        return Err(Fault(at, Mistake::Address { address: text.value }));
+    };
+    if is_unicast(address) { Ok((address, at)) } else { Err(Fault(at, Mistake::NoUnicast { address })) }
 }
 
 fn build_ports(document: BTreeMap<String, OneOrMany>) -> Result<BTreeMap<String, BTreeSet<NamedPort>>, Fault> {

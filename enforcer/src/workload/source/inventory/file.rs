@@ -31,7 +31,7 @@ pub(in crate::workload::source) fn start(config: &Config) -> Started {
     let first = reader.first(&config.earlier).map_err(|error| StartError::Refused(Box::new(error)))?;
     let (to, state) = watch::channel(first);
     tokio::spawn(async move { reader.follow(changes, &to).await });
-    Ok(Some(Source { name: NAME, state, again: None }))
+    Ok(Some(Source { name: NAME, state }))
 }
 
 /// What reads the file.
@@ -230,7 +230,7 @@ mod tests {
         assert!(first(&path, &Earlier::Nothing).is_err());
         let mut state = first(&path, &earlier(GOOD)).unwrap();
         assert_eq!(said(&state), (vec!["default/a".to_owned()], Some(GOOD)));
-        assert_eq!(state.listed, Listed::Standing);
+        assert_eq!(state.listed, Listed::Complete);
         assert!(state.error.is_some());
         fs::write(&path, GOOD).unwrap();
         assert!(read_again(&path, &mut state));
@@ -238,14 +238,14 @@ mod tests {
 
         fs::write(&path, BAD).unwrap();
         let state = first(&path, &Earlier::Known(Kept::new())).unwrap();
-        assert_eq!(state.listed, Listed::Standing, "the earlier run had none");
+        assert_eq!(state.listed, Listed::Complete, "the earlier run had none");
         assert_eq!(said(&state).0, Vec::<String>::new());
         for unknown in [Earlier::Unknown, earlier(BAD)] {
             let mut state = first(&path, &unknown).unwrap();
             assert_eq!((state.listed, said(&state)), (Listed::Never, (Vec::new(), None)));
             fs::write(&path, "").unwrap();
             assert!(read_again(&path, &mut state), "an empty inventory is one");
-            assert_eq!((state.listed, said(&state), &state.error), (Listed::Standing, (Vec::new(), Some("")), &None));
+            assert_eq!((state.listed, said(&state), &state.error), (Listed::Complete, (Vec::new(), Some("")), &None));
             fs::write(&path, BAD).unwrap();
         }
     }

@@ -52,6 +52,8 @@ pub struct Entry {
     pub matches: Match,
     /// Addresses that the file names for it, those that it is matched by included.
     pub addresses: BTreeSet<IpAddr>,
+    /// Addresses that it may have while no other holder does.
+    pub floating: BTreeSet<IpAddr>,
     /// It forwards for others.
     pub routes: bool,
     /// Line of the entry in the file.
@@ -65,7 +67,7 @@ pub enum Match {
     Netns(PathBuf),
     /// By the name of a veth's host side.
     Interface(String),
-    /// By any of its addresses.
+    /// By any of its addresses, where another source or a host route gives the address to a workload.
     Address,
 }
 
@@ -99,7 +101,7 @@ impl Inventory {
 pub(in crate::workload) fn state_of(inventory: &Inventory) -> SourceState {
     SourceState {
         name: format!("the {NAME}"),
-        listed: Listed::Standing,
+        listed: Listed::Complete,
         statements: Arc::new(inventory.entries.iter().map(statement).collect()),
         namespaces: Arc::new(inventory.namespaces.clone()),
         ..SourceState::default()
@@ -107,10 +109,15 @@ pub(in crate::workload) fn state_of(inventory: &Inventory) -> SourceState {
 }
 
 fn statement(entry: &Entry) -> Statement {
-    let Entry { name, labels, ports, matches, addresses, routes, line } = entry;
+    let Entry { name, labels, ports, matches, addresses, floating, routes, line } = entry;
     Statement {
         by: format!("inventory line {line}"),
         about: About::Workload(name.clone()),
+        object: match matches {
+            Match::Netns(path) => format!("netns {}", path.display()),
+            Match::Interface(name) => format!("interface {name}"),
+            Match::Address => format!("addresses of {name}"),
+        },
         labels: labels.clone(),
         ports: ports.clone(),
         routes: *routes,
@@ -120,6 +127,7 @@ fn statement(entry: &Entry) -> Statement {
             Match::Address => FoundBy::Address,
         },
         addresses: addresses.clone(),
+        floating: floating.clone(),
         remarks: Vec::new(),
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use crate::workload::finding::Finding;
 use crate::workload::model::{Labels, NamedPort};
-use crate::workload::names::parse_port;
+use crate::workload::names::{is_unicast, parse_port};
 use crate::workload::statement::{About, FoundBy, Statement};
 
 /// Label that a person sets to choose the namespace.
@@ -19,6 +19,8 @@ pub const COMPOSE_PROJECT_LABEL: &str = "com.docker.compose.project";
 pub const CONTAINER_LABEL: &str = "enforcer.dev/container";
 /// Labels that name a port: `enforcer.dev/port.http: 8080/tcp`.
 pub const PORT_LABEL_PREFIX: &str = "enforcer.dev/port.";
+/// Label that declares floating addresses, with commas between them.
+pub const FLOATING_LABEL: &str = "enforcer.dev/floating";
 
 /// A running container.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -57,13 +59,31 @@ impl Container {
         Statement {
             by: self.title(),
             about: About::Part { namespace, name: owner.then(|| self.name.clone()) },
+            object: format!("container {}", self.id),
             ports: self.ports(&mut remarks),
             labels,
             routes: false,
             found_by: FoundBy::Netns(paths),
             addresses: self.addresses.clone(),
+            floating: self.floating(&mut remarks),
             remarks,
         }
+    }
+
+    /// All addresses of the label, or none if one of them is wrong.
+    fn floating(&self, remarks: &mut Vec<Finding>) -> BTreeSet<IpAddr> {
+        let Some(value) = self.labels.get(FLOATING_LABEL) else { return BTreeSet::new() };
+        let address = |text: &str| text.trim().parse().ok().filter(|address| is_unicast(*address));
+        let addresses: Option<BTreeSet<IpAddr>> = value.split(',').map(address).collect();
+        addresses.unwrap_or_else(|| {
+            remarks.push(self.ignored(FLOATING_LABEL, value, "addresses as `10.88.0.100, fd00:88::100`"));
+            BTreeSet::new()
+        })
+    }
+
+    fn ignored(&self, label: &str, value: &str, instead: &'static str) -> Finding {
+        let (container, label, value) = (self.name.clone(), label.to_owned(), value.to_owned());
+        Finding::LabelIgnored { container, label, value, instead }
     }
 
     fn ports(&self, remarks: &mut Vec<Finding>) -> BTreeMap<String, BTreeSet<NamedPort>> {
@@ -75,13 +95,7 @@ impl Container {
             let numbers: Option<BTreeSet<NamedPort>> = value.split(',').map(|port| parse_port(port.trim())).collect();
             match numbers {
                 Some(numbers) => _ = ports.insert(name.to_owned(), numbers),
-                None => {
-                    remarks.push(Finding::LabelIgnored {
-                        container: self.name.clone(),
-                        label: label.clone(),
-                        value: value.clone(),
-                    });
-                }
+                None => remarks.push(self.ignored(label, value, "a port as `8080/tcp`")),
             }
         }
         ports

@@ -13,13 +13,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::sync::watch;
+use tokio::time::sleep;
 
 use self::api::Api;
 pub(in crate::workload) use self::container::statements;
-pub use self::container::{COMPOSE_PROJECT_LABEL, CONTAINER_LABEL, Container, NAMESPACE_LABEL, PORT_LABEL_PREFIX};
-use super::shape::{LISTED_WITHIN, Listed, Source, SourceError, SourceState, Started};
+pub use self::container::{
+    COMPOSE_PROJECT_LABEL, CONTAINER_LABEL, Container, FLOATING_LABEL, NAMESPACE_LABEL, PORT_LABEL_PREFIX,
+};
+use super::shape::{Listed, Source, SourceError, SourceState, Started};
 use crate::workload::config::Config;
 
 /// Name of the runtime among the sources of workloads.
@@ -65,12 +67,11 @@ impl fmt::Display for RuntimeKind {
 pub(super) fn start(config: &Config) -> Started {
     let Some(kind) = config.runtime.clone() else { return Ok(None) };
     let (to, state) = watch::channel(SourceState { name: kind.to_string(), ..SourceState::default() });
-    let again = Arc::new(Notify::new());
-    let source = Source { name: NAME, state, again: Some(Arc::clone(&again)) };
+    let source = Source { name: NAME, state };
     tokio::spawn(async move {
         while !to.is_closed() {
             let result = tokio::select! {
-                result = follow(&kind, &to, &again) => result,
+                result = follow(&kind, &to) => result,
                 () = to.closed() => return,
             };
             let error = match result {
@@ -90,40 +91,26 @@ pub(super) fn start(config: &Config) -> Started {
 }
 
 /// One connection: subscribe, list, and list again after every event.
-async fn follow(
-    kind: &RuntimeKind,
-    to: &watch::Sender<SourceState>,
-    again: &Notify,
-) -> Result<(), bollard::errors::Error> {
+async fn follow(kind: &RuntimeKind, to: &watch::Sender<SourceState>) -> Result<(), bollard::errors::Error> {
     let api = Api::connect(kind.socket())?;
     let mut events = api.events().await?;
-    let mut wanted: Option<Instant> = None;
     loop {
-        let asked = Instant::now();
         let statements = statements(&api.running().await?);
-        // Somebody waits for a list of this time, even if it says nothing new.
-        let answers = wanted.take_if(|at| *at <= asked).is_some();
         to.send_if_modified(|state| {
             let is_first = state.listed == Listed::Never;
-            let news = is_first || *state.statements != statements || state.error.is_some() || answers;
+            let news = is_first || *state.statements != statements || state.error.is_some();
             state.statements = Arc::new(statements);
-            state.listed = Listed::At(asked.into_std());
+            state.listed = Listed::Complete;
             state.error = None;
             news
         });
-        let relist = Instant::now() + RELIST;
-        loop {
-            tokio::select! {
-                news = events.next() => {
-                    if !news? {
-                        return Ok(());
-                    }
-                    break;
+        tokio::select! {
+            news = events.next() => {
+                if !news? {
+                    return Ok(());
                 }
-                () = sleep_until(wanted.unwrap_or(relist).min(relist)) => break,
-                // The latest wish covers those before it.
-                () = again.notified() => wanted = Some(Instant::now() + LISTED_WITHIN),
             }
+            () = sleep(RELIST) => {}
         }
         sleep(COALESCE).await;
         events.drain();

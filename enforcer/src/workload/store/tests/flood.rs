@@ -7,7 +7,7 @@ use enforcer_common::id::Ifindex;
 use enforcer_common::limits::OWN_ADDRESSES;
 
 use super::super::{Outcome, Store};
-use super::world::{World, behind, ip};
+use super::world::{World, behind, ip, own};
 use crate::workload::finding::{Finding, Refusal};
 
 /// `10.88.NUMBER.1` and so on.
@@ -45,7 +45,7 @@ fn it_gets_as_many_as_one_can_have_and_one_finding_for_the_rest() {
     let world = flooded();
     let mut store = Store::new();
     let outcome = world.update(&mut store);
-    assert_eq!(behind(&outcome.snapshot, 10).addresses, many(5, OWN_ADDRESSES as u8), "the first in order");
+    assert_eq!(own(behind(&outcome.snapshot, 10)), many(5, OWN_ADDRESSES as u8), "the first in order");
     assert_eq!(counts(&outcome), (OWN_ADDRESSES, vec![350 - 2 * OWN_ADDRESSES]), "{:#?}", outcome.findings);
     assert_eq!(store.refused(), 350 - OWN_ADDRESSES as u64);
     assert_eq!(world.update(&mut store), outcome);
@@ -64,7 +64,7 @@ fn the_neighbours_keep_what_they_have_and_get_what_they_show() {
     world.show(3, &["10.88.5.200", "10.88.5.1"]);
     let outcome = world.update(&mut store);
     assert_eq!(behind(&outcome.snapshot, 11), behind(&before, 11));
-    assert_eq!(behind(&outcome.snapshot, 12).addresses, BTreeSet::from([ip("10.88.5.200")]));
+    assert_eq!(own(behind(&outcome.snapshot, 12)), BTreeSet::from([ip("10.88.5.200")]));
     assert!(behind(&outcome.snapshot, 12).disputed.is_empty());
 }
 
@@ -78,17 +78,18 @@ fn given_addresses_come_first_and_then_those_it_had() {
     world.view.inside.insert(1, had.clone());
     world.update(&mut store);
     world.view.inside.insert(1, had.union(&many(5, 100)).copied().collect());
-    world.container("web", 1, &[], &["10.88.200.1", "fd88::1:1"]);
-    world.route("10.88.200.2/32", 10, false);
+    for given in ["10.88.200.1/32", "fd88::1:1/128", "10.88.200.2/32"] {
+        world.route(given, 10, false);
+    }
     let given = BTreeSet::from([ip("10.88.200.1"), ip("fd88::1:1"), ip("10.88.200.2")]);
     let expected: BTreeSet<IpAddr> = given.iter().chain(&had).chain(&many(5, 3)).copied().collect();
     let snapshot = world.update(&mut store).snapshot;
-    assert_eq!(behind(&snapshot, 10).addresses, expected);
+    assert_eq!(own(behind(&snapshot, 10)), expected);
     // Owners of an earlier run count like those it had.
     let mut store = Store::new();
     let owners: BTreeMap<IpAddr, Ifindex> = had.iter().map(|address| (*address, Ifindex(10))).collect();
     store.restore(owners, &BTreeSet::from([10].map(Ifindex)), &BTreeSet::new());
-    assert_eq!(behind(&world.update(&mut store).snapshot, 10).addresses, expected);
+    assert_eq!(own(behind(&world.update(&mut store).snapshot, 10)), expected);
 }
 
 #[test]

@@ -1,9 +1,8 @@
 //! Tests of the rules that say which name and labels a workload gets.
 
 use super::super::Store;
-use super::world::{World, behind, ip, ips, name_behind};
-use crate::workload::finding::{Disagreement, Finding};
-use enforcer_common::id::Ifindex;
+use super::world::{World, behind, ip, ips, name_behind, own};
+use crate::workload::finding::{Disagreement, Finding, Refusal};
 
 fn disagreement(world: &World) -> Option<Disagreement> {
     let outcome = world.update(&mut Store::new());
@@ -27,6 +26,7 @@ fn one_veth() -> World {
 fn an_entry_finds_its_workload_by_path_interface_or_address() {
     for matches in ["netns: /ns/1", "interface: veth10", "address: 10.88.0.2", "address: [fd88::9, 10.88.0.2]"] {
         let mut world = one_veth();
+        world.route("10.88.0.2/32", 10, false);
         world.inventory(&format!(
             "namespaces: {{shop: {{labels: {{team: a}}}}}}\n\
              workloads: [{{name: web, namespace: shop, labels: {{app: web}}, ports: {{http: 80/tcp}}, routes: true, match: {{{matches}}}}}]"
@@ -45,9 +45,10 @@ fn an_entry_finds_its_workload_by_path_interface_or_address() {
 #[test]
 fn an_entry_with_both_families_owns_both_once_one_is_seen() {
     let mut world = one_veth();
+    world.route("10.88.0.2/32", 10, false);
     world.inventory("workloads: [{name: web, match: {address: [fd88::9, 10.88.0.2]}}]");
     let snapshot = world.update(&mut Store::new()).snapshot;
-    assert_eq!(behind(&snapshot, 10).addresses, ips(&["10.88.0.2", "fd88::9"]));
+    assert_eq!(own(behind(&snapshot, 10)), ips(&["10.88.0.2", "fd88::9"]));
 }
 
 #[test]
@@ -64,19 +65,49 @@ fn an_entry_nobody_here_is_becomes_a_remote_peer() {
 }
 
 #[test]
-fn an_address_binds_to_the_first_namespace_until_that_is_gone() {
+fn an_entry_by_address_follows_a_host_route_and_stays_until_its_namespace_is_gone() {
     let mut world = one_veth();
     let mut store = Store::new();
     world.inventory("workloads: [{name: web, match: {address: 10.88.0.2}}]");
+    world.route("10.88.0.2/32", 10, false);
     assert_eq!(name_behind(&world.update(&mut store).snapshot, 10), "default/web");
     world.veth(11, 2);
     world.show(2, &["10.88.0.2"]);
+    world.view.routes.pop();
+    world.route("10.88.0.2/32", 11, false);
     world.show(1, &[]);
     let snapshot = world.update(&mut store).snapshot;
     assert_eq!((name_behind(&snapshot, 10).as_str(), name_behind(&snapshot, 11).as_str()), ("default/web", ""));
-    assert!(behind(&snapshot, 10).addresses.contains(&ip("10.88.0.2")), "the inventory names it for that namespace");
+    assert!(own(behind(&snapshot, 10)).contains(&ip("10.88.0.2")), "the inventory names it for that namespace");
     world.remove_veth(10);
     assert_eq!(name_behind(&world.update(&mut store).snapshot, 11), "default/web");
+}
+
+#[test]
+fn a_runtime_that_gives_the_address_finds_the_entry_too() {
+    let mut world = one_veth();
+    world.container("web", 1, &[], &["10.88.0.2"]);
+    world.inventory("workloads: [{name: web, labels: {app: web}, match: {address: 10.88.0.2}}]");
+    let snapshot = world.update(&mut Store::new()).snapshot;
+    assert_eq!(behind(&snapshot, 10).identity.as_ref().unwrap().labels["app"], "web");
+    assert!(snapshot.remote.is_empty());
+}
+
+#[test]
+fn a_shown_address_names_nobody_not_even_at_the_first_look() {
+    for family in ["10.88.7.7", "fd88::77"] {
+        let mut world = one_veth();
+        let mut store = Store::new();
+        world.inventory(&format!("workloads: [{{name: peer, match: {{address: \"{family}\"}}}}]"));
+        world.show(1, &["10.88.0.2", family]);
+        let outcome = world.update(&mut store);
+        assert_eq!(name_behind(&outcome.snapshot, 10), "");
+        assert_eq!(outcome.snapshot.remote[0].addresses, ips(&[family]), "it is still a peer elsewhere");
+        let declared =
+            |finding: &Finding| matches!(finding, Finding::AddressRefused { because: Refusal::Declared { .. }, .. });
+        assert!(outcome.findings.iter().any(declared), "{:#?}", outcome.findings);
+        assert_eq!(world.update(&mut store).snapshot, outcome.snapshot);
+    }
 }
 
 #[test]
@@ -88,86 +119,6 @@ fn a_workload_with_a_name_cannot_become_a_peer_by_showing_its_address() {
     world.show(1, &["10.88.0.2", "10.88.7.7"]);
     assert_eq!(world.update(&mut store).snapshot, before);
     assert_eq!(before.remote.len(), 1);
-    // Nor can one that is an entry by address become a second one.
-    let mut world = one_veth();
-    let mut store = Store::new();
-    world.inventory("workloads: [{name: a, match: {address: 10.88.0.2}}, {name: b, match: {address: 10.88.0.3}}]");
-    let before = world.update(&mut store).snapshot;
-    world.show(1, &["10.88.0.2", "10.88.0.3"]);
-    assert_eq!(world.update(&mut store).snapshot, before);
-}
-
-#[test]
-fn with_a_runtime_a_claim_counts_only_after_a_list_that_would_name_a_container() {
-    let start = std::time::Instant::now();
-    let at = |milliseconds: u64| start + std::time::Duration::from_millis(milliseconds);
-    let mut world = one_veth();
-    let mut store = Store::new();
-    world.inventory("workloads: [{name: peer, match: {address: 10.88.7.7}}]");
-    (world.now, world.listed) = (at(0), Some(at(0)));
-    let before = world.update(&mut store).snapshot;
-    // The namespace has long been known and in the list of a minute later; the claim is new.
-    (world.now, world.listed) = (at(60_000), Some(at(59_999)));
-    world.show(1, &["10.88.0.2", "10.88.7.7"]);
-    for listed in [59_999, 60_001, 60_999] {
-        (world.now, world.listed) = (at(listed + 1), Some(at(listed)));
-        let outcome = world.update(&mut store);
-        assert!(outcome.awaits_list, "listed at {listed}");
-        assert_eq!(outcome.snapshot, before, "listed at {listed}");
-    }
-    let mut named = world.clone();
-    named.container("web", 1, &[], &["10.88.0.2"]);
-    named.listed = Some(at(61_000));
-    let outcome = named.update(&mut store);
-    assert!(!outcome.awaits_list);
-    assert_eq!(outcome.snapshot.remote, before.remote);
-    assert_eq!(name_behind(&outcome.snapshot, 10), "default/web");
-}
-
-#[test]
-fn a_claim_that_no_list_names_counts_and_so_does_one_of_an_earlier_run() {
-    let start = std::time::Instant::now();
-    let mut world = one_veth();
-    world.inventory("workloads: [{name: near, match: {address: 10.88.0.2}}]");
-    world.listed = Some(start);
-    world.now = start;
-    let mut store = Store::new();
-    assert_eq!(name_behind(&world.update(&mut store).snapshot, 10), "");
-    world.listed = Some(start + crate::workload::source::LISTED_WITHIN);
-    let outcome = world.update(&mut store);
-    assert_eq!((name_behind(&outcome.snapshot, 10).as_str(), outcome.awaits_list), ("default/near", false));
-    world.listed = Some(start);
-    let mut store = Store::new();
-    store.restore([(ip("10.88.0.2"), Ifindex(10))].into(), &[Ifindex(10)].into(), &[].into());
-    assert_eq!(name_behind(&world.update(&mut store).snapshot, 10), "default/near");
-}
-
-#[test]
-fn two_new_containers_cannot_dispute_a_peers_address() {
-    let mut world = one_veth();
-    world.veth(11, 2);
-    world.inventory("workloads: [{name: peer, match: {address: 10.88.7.7}}]");
-    world.listed = Some(world.now);
-    for nsid in [1, 2] {
-        world.show(nsid, &["10.88.7.7"]);
-    }
-    let snapshot = world.update(&mut Store::new()).snapshot;
-    assert_eq!(snapshot.remote.len(), 1);
-    assert!(snapshot.local.values().all(|workload| workload.addresses.is_empty() && workload.disputed.is_empty()));
-}
-
-#[test]
-fn an_entry_that_two_namespaces_show_at_the_first_look_is_neither() {
-    let mut world = one_veth();
-    world.veth(11, 2);
-    world.show(2, &["10.88.0.2"]);
-    world.inventory("workloads: [{name: web, match: {address: 10.88.0.2}}]");
-    let snapshot = world.update(&mut Store::new()).snapshot;
-    for veth in [10, 11] {
-        assert_eq!(name_behind(&snapshot, veth), "");
-        assert_eq!(behind(&snapshot, veth).disputed, ips(&["10.88.0.2"]));
-    }
-    assert!(snapshot.remote.is_empty(), "it matches ipBlock only");
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! Tests of the store's rules, as tables and as one property.
 
 mod addresses;
+mod floating;
 mod flood;
 mod identity;
+mod strays;
 mod theft;
 mod uplinks;
+mod vouchers;
 mod world;

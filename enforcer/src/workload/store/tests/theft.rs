@@ -11,7 +11,8 @@ use enforcer_common::id::Ifindex;
 use proptest::prelude::*;
 
 use super::super::Store;
-use super::world::{World, behind, ip, ips, key_behind};
+use super::world::{World, behind, ip, ips, key_behind, own};
+use crate::workload::model::Voucher;
 
 const THIEF: (u32, i32) = (10, 1);
 /// Known by the runtime, with an address that the runtime gave it.
@@ -46,6 +47,8 @@ enum Step {
     Leave(usize),
     /// A neighbour comes (back).
     Come(usize),
+    /// Time passes.
+    Wait,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -54,6 +57,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..LOOT.len()).prop_map(Step::Drop),
         1 => (0..2_usize).prop_map(Step::Leave),
         2 => (0..2_usize).prop_map(Step::Come),
+        1 => Just(Step::Wait),
     ];
     proptest::collection::vec(step, 1..30)
 }
@@ -109,6 +113,7 @@ proptest! {
                 Step::Drop(item) => _ = loot.remove(&ip(LOOT[item])),
                 Step::Leave(who) => [&mut honest, &mut real].into_iter().for_each(|world| leave(world, who)),
                 Step::Come(who) => [&mut honest, &mut real].into_iter().for_each(|world| come(world, who)),
+                Step::Wait => [&mut honest, &mut real].into_iter().for_each(|world| world.pass(6)),
             }
             real.view.inside.insert(THIEF.1, loot.union(&ips(&["10.88.0.9"])).copied().collect());
             let expected = honest.update(&mut honest_store).snapshot;
@@ -126,8 +131,9 @@ proptest! {
             let row = behind(&got, THIEF.0);
             prop_assert_eq!(&row.identity, &behind(&expected, THIEF.0).identity);
             prop_assert!(row.disputed.is_empty());
-            // An address that nobody has is free to take inside the subnet, and only there.
-            let taken: BTreeSet<IpAddr> = row.addresses.iter().copied().collect();
+            // An address that nobody has is free to take inside the subnet while the thief is new, and only there.
+            let taken = own(row);
+            prop_assert!(row.addresses.values().all(Voucher::is_nobody), "somebody vouches for {row:?}");
             let free = ips(&["10.88.0.9", "10.88.0.2", "fd88::2"]);
             prop_assert!(taken.is_subset(&free), "gained {taken:?}");
             if got.local.values().any(|workload| workload.endpoints.contains_key(&Ifindex(GIVEN.0))) {

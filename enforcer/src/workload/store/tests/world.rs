@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use enforcer_common::id::Ifindex;
 
@@ -26,8 +26,8 @@ pub(super) struct World {
     pub(super) containers: Vec<Container>,
     pub(super) netns: BTreeMap<PathBuf, i32>,
     pub(super) uplinks: Vec<String>,
+    pub(super) settling: Duration,
     pub(super) now: Instant,
-    pub(super) listed: Option<Instant>,
 }
 
 impl Default for World {
@@ -39,8 +39,8 @@ impl Default for World {
             containers: Vec::new(),
             netns: BTreeMap::new(),
             uplinks: Vec::new(),
+            settling: Duration::from_secs(10),
             now: Instant::now(),
-            listed: None,
         }
     }
 }
@@ -122,10 +122,23 @@ impl World {
         container.network_of = Some(format!("{owner}-0123456789ab"));
     }
 
+    /// Lets time pass.
+    pub(super) fn pass(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+    }
+
+    /// Lets the far side of a veth lead to another namespace.
+    pub(super) fn move_far_side(&mut self, index: u32, nsid: i32) {
+        let peer = self.view.links.get_mut(&Ifindex(index)).and_then(|link| link.peer.as_mut());
+        peer.expect("a veth").nsid = Some(nsid);
+        self.view.inside.entry(nsid).or_default();
+        self.netns.insert(path(nsid), nsid);
+    }
+
     pub(super) fn update(&self, store: &mut Store) -> Outcome {
         let runtime = SourceState {
             name: "the runtime".to_owned(),
-            listed: self.listed.map_or(Listed::Standing, Listed::At),
+            listed: Listed::Complete,
             statements: Arc::new(runtime::statements(&self.containers)),
             ..SourceState::default()
         };
@@ -135,6 +148,7 @@ impl World {
             sources: &[runtime, inventory::state_of(&self.inventory)],
             netns: &self.netns,
             uplinks: &self.uplinks,
+            settling: self.settling,
             now: self.now,
         })
     }
@@ -159,6 +173,16 @@ pub(super) fn behind(snapshot: &Snapshot, veth: u32) -> &LocalWorkload {
 
 pub(super) fn key_behind(snapshot: &Snapshot, veth: u32) -> WorkloadKey {
     *snapshot.local.iter().find(|(_, workload)| workload.endpoints.contains_key(&Ifindex(veth))).expect("a workload").0
+}
+
+/// Its own addresses, whoever vouches for them.
+pub(super) fn own(workload: &LocalWorkload) -> BTreeSet<IpAddr> {
+    workload.addresses.keys().copied().collect()
+}
+
+/// What it has an equal claim to as another one.
+pub(super) fn disputed(workload: &LocalWorkload) -> BTreeSet<IpAddr> {
+    workload.disputed.keys().copied().collect()
 }
 
 pub(super) fn name_behind(snapshot: &Snapshot, veth: u32) -> String {
