@@ -13,11 +13,14 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Flows of the node. The table is allocated as a whole: 112 bytes a flow. Takes effect when the maps are made; a
+    /// Flows of the node. The table is allocated as a whole: 124 bytes a flow. Takes effect when the maps are made; a
     /// running setup keeps its table.
     pub flows: u32,
-    /// Flows of one workload: what it has beyond is denied with `flow-quota`.
+    /// Established flows of one workload, of those that it opened and of those opened to it: what it has beyond is denied
+    /// with `flow-quota`.
     pub flow_quota: u32,
+    /// Bytes that an ICMP error may have which passes with the flow that it quotes. Over IPv4 never more than 576.
+    pub icmp_error_bytes: u32,
     /// For how long after the first attach a segment of an older connection is accepted as one (D10), in seconds; 0 turns
     /// it off.
     pub older_connections_seconds: u64,
@@ -31,6 +34,7 @@ impl Default for Settings {
         Self {
             flows: limits::FLOWS,
             flow_quota: limits::FLOW_QUOTA,
+            icmp_error_bytes: limits::ERROR_BYTES,
             older_connections_seconds: 60,
             state_dir: PathBuf::from("/run/enforcer"),
         }
@@ -83,10 +87,11 @@ impl Settings {
             serde_yaml::from_str(&text)
                 .map_err(|error| InvalidSettings::Malformed { path: path.to_owned(), message: error.to_string() })?
         };
-        let Self { flows, flow_quota, older_connections_seconds, state_dir: _ } = &settings;
+        let Self { flows, flow_quota, icmp_error_bytes, older_connections_seconds, state_dir: _ } = &settings;
         for (setting, value, low, high) in [
             ("flows", u64::from(*flows), 1024, 16 << 20),
             ("flow_quota", u64::from(*flow_quota), 64, u64::from(*flows)),
+            ("icmp_error_bytes", u64::from(*icmp_error_bytes), 96, u64::from(limits::ERROR_BYTES)),
             ("older_connections_seconds", *older_connections_seconds, 0, 3600),
         ] {
             if !(low..=high).contains(&value) {
@@ -153,7 +158,7 @@ mod tests {
                 vec![$((stringify!($name).to_owned(), serde_json::to_value($name).unwrap())),*]
             }};
         }
-        let defaults = defaults!(flows, flow_quota, older_connections_seconds, state_dir);
+        let defaults = defaults!(flows, flow_quota, icmp_error_bytes, older_connections_seconds, state_dir);
         let plain = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let expected: Vec<(String, String)> =
             defaults.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
@@ -185,7 +190,7 @@ mod tests {
             }
             checked += 1;
         }
-        assert_eq!(checked, 3, "settings with a range");
+        assert_eq!(checked, 4, "settings with a range");
     }
 
     #[test]
