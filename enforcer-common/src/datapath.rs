@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
-use crate::flow_state::{FlowWord, renew};
+use crate::flow_state::{FlowWord, Role};
 use crate::icmp_error::FindQuoted;
 use crate::id::{Direction, IncarnationId, OwnerId, Revision};
 use crate::judge::JudgeWork;
@@ -123,12 +123,19 @@ fn read_and_judge<T: JudgeWork + FindQuoted, B: PacketBytes>(
             let tag = work.key.tag();
             // Addresses without an id share one: an entry of theirs does not vouch for this one.
             work.settled = flow.vouches(current, direction, work.meta.ingress_ifindex, work.word.epoch, tag);
-            if work.settled && work.owner != OwnerId::NONE {
-                renew(flow, current, direction, &work.packet, tables.tick());
-                return Ok(());
-            }
             if current.has_tag(tag) {
                 work.flow = current.state();
+            }
+            if work.settled
+                && work.owner != OwnerId::NONE
+                && let Some(role) = Role::of_state(work.flow)
+            {
+                // A lost race only leaves the state as it was for one packet.
+                return match (tables.follow(work, flow, current, role), role) {
+                    // The node's own packets are always let in (D3), with state or without.
+                    (Err(_), Role::NodeOpened) | (Ok(_), _) => Ok(()),
+                    (Err(reason), _) => Err(reason),
+                };
             }
         }
     }

@@ -133,6 +133,27 @@ mod tests {
         decide(&image, Row(0), &Address([0; 4]), Some(entry), PortKey::tcp(0))
     }
 
+    /// A workload reaches itself whatever policy says (N19), unless the address may be somebody else's by now.
+    #[test]
+    fn a_disputed_address_of_its_own_is_judged_like_any_other() {
+        let own = Address([1, 2, 3, 4]);
+        let mut endpoint = Endpoint { owned: 1, rows: [[Row::NONE; 2]; 2], ..Endpoint::FREE };
+        (endpoint.addresses[0], endpoint.owners[0]) = (own, OwnerId(7));
+        let undisputed = AddressEntry::new(PeerClass(0), true, false);
+        let image = Lines([Line::ZERO; 3]);
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let asked = |peer: &Address, entry| {
+                let question = Question { direction, peer, entry, port: PortKey::tcp(80) };
+                answer(Some(&image), Slot::of(0), &endpoint, &question)
+            };
+            assert_eq!(asked(&own, Some(undisputed)), Verdict::Allow);
+            assert_eq!(asked(&own, None), Verdict::Allow, "younger than the image");
+            // There is no such row, so policy could not answer if it were asked.
+            assert_eq!(asked(&own, Some(undisputed.disputed())), Verdict::Deny(Reason::Internal));
+            assert_eq!(asked(&Address([9; 4]), Some(undisputed)), Verdict::Deny(Reason::Internal));
+        }
+    }
+
     #[test]
     fn each_cell_has_its_verdict_and_other_bytes_are_denied() {
         let mut known = 0;

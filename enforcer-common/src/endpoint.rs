@@ -77,18 +77,3 @@ impl Endpoint {
         self.rows[slot.index()][opaque(direction as u64) as usize & 1]
     }
 }
-
-/// Value of `QUOTAS`: the flows of one workload. The datapath adds, the sweep subtracts, both atomically.
-#[repr(C)]
-#[derive(Debug, Default)]
-pub struct Quota {
-    /// Flows in the table.
-    pub flows: crate::atomic::AtomicU32,
-    /// How many it may have.
-    pub limit: crate::atomic::AtomicU32,
-    /// Id of the incarnation that uses the place; 0: it is gone, and the sweep deletes its flows.
-    pub id: crate::atomic::AtomicU32,
-    /// Zero.
-    pub pad: u32,
-}
-const _: () = assert!(size_of::<Quota>() == 16);

@@ -9,12 +9,15 @@ use crate::endpoint::Endpoint;
 use crate::flow_key::{self, FlowKey};
 use crate::flow_state::FlowWord;
 use crate::id::{Address, Direction};
-use crate::packet::{Kind, Packet, PacketBytes, ProtocolClass, byte, half, icmp, icmp_kind, is_extension, split};
-use crate::tables::{Devices, Flows};
+use crate::limits;
+use crate::packet::{
+    ETHERNET, Kind, Packet, PacketBytes, ProtocolClass, byte, half, icmp, icmp_kind, is_extension, split,
+};
+use crate::tables::{Bounds, Devices, Flows};
 use crate::work::Work;
 
 /// The out-of-line part that looks for the quoted flow: tests run [`find_quoted`] in line, the kernel's tables call it.
-pub trait FindQuoted: Devices + Flows {
+pub trait FindQuoted: Devices + Flows + Bounds {
     /// Finds the flow that an ICMP error quotes, as the head of this module says.
     #[inline(always)]
     fn find_quoted<B: PacketBytes>(&self, bytes: &B, work: &mut Work)
@@ -27,10 +30,13 @@ pub trait FindQuoted: Devices + Flows {
 
 /// Finds the flow that an ICMP error quotes, as the head of this module says.
 #[inline(always)]
-pub fn find_quoted<T: Devices + Flows, B: PacketBytes>(tables: &T, bytes: &B, work: &mut Work) {
+pub fn find_quoted<T: Devices + Flows + Bounds, B: PacketBytes>(tables: &T, bytes: &B, work: &mut Work) {
     let Some(endpoint) = tables.endpoint(work.meta.ifindex) else {
         return;
     };
+    if is_too_long(&work.packet, tables.error_bytes()) {
+        return;
+    }
     let Some(quote) = quote(bytes, &work.packet) else {
         return;
     };
@@ -54,11 +60,19 @@ pub fn find_quoted<T: Devices + Flows, B: PacketBytes>(tables: &T, bytes: &B, wo
         return;
     };
     let (current, tag) = (FlowWord(flow.word.load(Relaxed)), work.key.tag());
-    if current.is_current(work.word.epoch, tag) {
-        work.quotes_live_flow = true;
-    } else if current.has_tag(tag) {
+    work.quotes_live_flow = current.is_current(work.word.epoch, tag);
+    if current.has_tag(tag) {
         work.flow = current.state();
     }
+}
+
+/// Whether an error carries more than errors need, so that whoever knows a flow could send by it what policy denies.
+/// `bytes`: see [`Bounds`].
+#[inline(always)]
+fn is_too_long(error: &Packet, bytes: u32) -> bool {
+    let most = if matches!(error.class, ProtocolClass::Icmp) { limits::ERROR_BYTES_V4 } else { limits::ERROR_BYTES };
+    let limit = if bytes != 0 && bytes < most { bytes } else { most };
+    error.transport_at - ETHERNET + error.transport_length > limit
 }
 
 /// The packet that an ICMP error quotes, as far as a flow key needs it.

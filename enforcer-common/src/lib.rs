@@ -17,6 +17,8 @@ pub mod endpoint;
 pub mod event;
 pub mod flow_key;
 pub mod flow_state;
+pub mod follow;
+pub mod half_open;
 pub mod hygiene;
 pub mod icmp_error;
 pub mod id;
@@ -28,6 +30,7 @@ pub mod opaque;
 pub mod packet;
 #[cfg(feature = "user")]
 mod pod;
+pub mod quota;
 pub mod schema;
 pub mod side;
 pub mod sweep;

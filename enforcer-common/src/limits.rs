@@ -18,6 +18,8 @@ pub mod map {
     pub const UPLINKS: &str = "UPLINKS";
     /// Hash: flow key -> flow value.
     pub const FLOWS: &str = "FLOWS";
+    /// Array, mmapable: place -> key of a half-open flow.
+    pub const HALF_OPEN: &str = "HALF_OPEN";
     /// Array, mmapable: workload slot -> quota.
     pub const QUOTAS: &str = "QUOTAS";
     /// Array, mmapable: cpu * sets + set -> four ways.
@@ -48,6 +50,8 @@ pub enum Global {
     Begun = 3,
     /// Lost packets that the flow log was told of. No program reads it.
     ToldLost = 4,
+    /// Bytes that an ICMP error may have which passes with the flow that it quotes; 0: as many as its family permits.
+    ErrorBytes = 5,
 }
 
 /// Entries of `GLOBALS`.
@@ -58,14 +62,33 @@ pub const ENDPOINTS: u32 = 4096;
 pub const ENDPOINTS_MORE: u32 = 4096;
 /// Entries of `UPLINKS`.
 pub const UPLINKS: u32 = 256;
-/// Entries of `QUOTAS`: workloads at once, those that wait for their last flows included.
+/// Workloads at once, those that wait for their last flows included. `QUOTAS` has one entry more, the pool.
 pub const WORKLOADS: u32 = 8192;
 /// Own addresses of a workload that have an id. More are refused as claims.
 pub const OWN_ADDRESSES: usize = 16;
 /// Flows of the node unless set otherwise.
 pub const FLOWS: u32 = 524_288;
-/// Flows of one workload unless set otherwise.
+/// Established flows of one workload in each direction unless set otherwise.
 pub const FLOW_QUOTA: u32 = 65_536;
+/// Entries of `HALF_OPEN` at most.
+pub const HALF_OPEN_MOST: u32 = 1 << 19;
+
+/// Entries of `HALF_OPEN` beside a table of `flows`: an eighth of them, in two halves whose length is a power of two. One
+/// half is of the flows that were opened to workloads, the other of those that workloads opened.
+pub const fn half_open(flows: u32) -> u32 {
+    let half = if flows < 32 { 1 } else { 1 << (flows / 16).ilog2() };
+    let both = 2 * half;
+    if both < HALF_OPEN_MOST { both } else { HALF_OPEN_MOST }
+}
+
+/// Flows of each direction that a workload has reserved in a table of `flows`.
+pub const fn flow_reserve(flows: u32) -> u32 {
+    flows / 2048
+}
+/// Bytes that an ICMPv6 error has at most (RFC 4443 section 2.4 c).
+pub const ERROR_BYTES: u32 = 1280;
+/// The same over IPv4 (RFC 1812 section 4.3.2.3).
+pub const ERROR_BYTES_V4: u32 = 576;
 /// Sets of four ways a CPU in `DENIALS`; a power of two.
 pub const DENIAL_SETS: u32 = 1024;
 /// Ways of a set.

@@ -60,10 +60,11 @@ fn look_in<T: PolicyTables + Devices + Flows + Clock, B: PacketBytes>(
     };
     let current = FlowWord(flow.word.load(Relaxed));
     if !flow.vouches(current, direction, meta.ingress_ifindex, word.epoch, key.tag())
-        || !is_settled(current.state(), direction)
+        || !is_settled(current.state(), direction, packet.class)
     {
         return None;
     }
+    flow.note(direction, &packet);
     flow.touch(tables.tick());
     Some(())
 }

@@ -4,12 +4,14 @@
 //! from here, user space makes and compares the pinned maps by them, and a test compares the documentation with them.
 
 use crate::denial::{BusyKey, Counts, WaySet};
-use crate::endpoint::{Endpoint, Quota};
+use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
 use crate::flow_state::FlowValue;
+use crate::half_open::HalfOpen;
 use crate::id::Address;
 use crate::image::{AddressEntry, Line, Start};
 use crate::limits::{self, map};
+use crate::quota::Quota;
 use crate::verdict::REASON_COUNT;
 
 /// Flags of maps, from the kernel's uapi.
@@ -52,7 +54,8 @@ impl Group {
     /// Version of the layouts in this group: those of the maps and of what lies in them. Second part of the directory's name.
     pub const fn abi(self) -> u32 {
         match self {
-            Self::Flows | Self::Policy | Self::Denials => 1,
+            Self::Flows => 2,
+            Self::Policy | Self::Denials => 1,
         }
     }
 }
@@ -83,6 +86,8 @@ pub enum Entries {
     EachCpu(u32),
     /// As many unless a setting says otherwise; a pinned map keeps its size.
     Setting(u32),
+    /// [`limits::half_open`] of the flow table; as many unless a setting says otherwise. A pinned map keeps its size.
+    HalfOpen(u32),
     /// As many as an image needs.
     Image,
 }
@@ -112,7 +117,10 @@ impl MapRow {
     /// Elements of the map in the object, which cannot know the machine or the settings; user space makes the real ones.
     pub const fn declared(&self) -> usize {
         match self.entries {
-            Entries::Fixed(entries) | Entries::EachCpu(entries) | Entries::Setting(entries) => entries as usize,
+            Entries::Fixed(entries)
+            | Entries::EachCpu(entries)
+            | Entries::Setting(entries)
+            | Entries::HalfOpen(entries) => entries as usize,
             Entries::Image => 1,
         }
     }
@@ -183,9 +191,16 @@ pub const UPLINKS: MapRow =
 /// Flow key -> flow value.
 pub const FLOWS: MapRow =
     MapRow::hash::<FlowKey, FlowValue>(map::FLOWS, Entries::Setting(limits::FLOWS), 0, Group::Flows);
-/// Place of a workload -> quota.
+/// Place -> key of a half-open flow: a ring for each direction, of which the first place holds the counter.
+pub const HALF_OPEN: MapRow = MapRow::array::<HalfOpen>(
+    map::HALF_OPEN,
+    Entries::HalfOpen(limits::half_open(limits::FLOWS)),
+    flag::MMAPABLE,
+    Group::Flows,
+);
+/// Place of a workload -> quota; the pool behind them.
 pub const QUOTAS: MapRow =
-    MapRow::array::<Quota>(map::QUOTAS, Entries::Fixed(limits::WORKLOADS), flag::MMAPABLE, Group::Flows);
+    MapRow::array::<Quota>(map::QUOTAS, Entries::Fixed(limits::WORKLOADS + 1), flag::MMAPABLE, Group::Flows);
 /// CPU * sets + set -> four ways.
 pub const DENIALS: MapRow =
     MapRow::array::<WaySet>(map::DENIALS, Entries::EachCpu(limits::DENIAL_SETS), flag::MMAPABLE, Group::Denials);
@@ -222,7 +237,7 @@ pub const REPORTED_BUSY: MapRow =
     MapRow::hash::<BusyKey, u64>(map::REPORTED_BUSY, Entries::Fixed(limits::BUSY), 0, Group::Denials);
 
 /// Every pinned map: those of the programs first.
-pub const ALL: [&MapRow; 15] = [
+pub const ALL: [&MapRow; 16] = [
     &GLOBALS,
     &IMAGES,
     &IMAGE_STARTS,
@@ -231,6 +246,7 @@ pub const ALL: [&MapRow; 15] = [
     &ENDPOINTS_MORE,
     &UPLINKS,
     &FLOWS,
+    &HALF_OPEN,
     &QUOTAS,
     &DENIALS,
     &DENIED,

@@ -5,8 +5,8 @@
 
 use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
-use crate::flow_state::FlowValue;
-use crate::id::{Ifindex, PolicyWord, Slot};
+use crate::flow_state::{FlowValue, Home};
+use crate::id::{Direction, Ifindex, PolicyWord, QuotaPlace, Slot};
 use crate::image::ReadImage;
 use crate::verdict::Reason;
 
@@ -28,12 +28,19 @@ pub trait Devices {
     fn is_uplink(&self, ifindex: Ifindex) -> bool;
 }
 
-/// The flow table.
+/// The flow table, and the counts of its flows.
 pub trait Flows {
     /// The state of a flow.
     fn flow(&self, key: &FlowKey) -> Option<&FlowValue>;
-    /// Adds a flow unless its workload's quota or the table is full. False: it is there already.
-    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<bool, Reason>;
+    /// Adds a half-open flow, and puts its place among those into its `home`: the oldest of them gives way. Refused if the
+    /// share in which the flow would be counted is full. False: it is there already.
+    fn insert(&self, key: &FlowKey, flow: &mut FlowValue) -> Result<bool, Reason>;
+    /// Counts a flow that is being established in a workload's share, if there is room in that and in the table.
+    fn take(&self, quota: QuotaPlace, share: Direction) -> Result<(), Reason>;
+    /// Takes a flow off that count.
+    fn give(&self, quota: QuotaPlace, share: Direction);
+    /// Frees the place that a flow had while it was half open.
+    fn settle(&self, key: &FlowKey, home: Home);
 }
 
 /// The clocks.
@@ -42,4 +49,10 @@ pub trait Clock {
     fn tick(&self) -> u32;
     /// CLOCK_BOOTTIME in ns.
     fn boot_time(&self) -> u64;
+}
+
+/// Bounds that the operator sets.
+pub trait Bounds {
+    /// Bytes that an ICMP error may have which passes with the flow that it quotes; 0: as many as its family permits.
+    fn error_bytes(&self) -> u32;
 }

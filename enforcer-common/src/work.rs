@@ -27,7 +27,7 @@ pub struct Work {
     pub meta: Meta,
     /// The direction of the packet, seen from the workload.
     pub direction: Direction,
-    /// State bits of the packet's flow, or of the one that an ICMP error quotes, if it must be judged again; else 0.
+    /// State bits of the packet's flow, or of the one that an ICMP error quotes; 0: there is none.
     pub flow: u8,
     /// The packet's flow has been judged. Only the guardrails still have to decide, because the workload does not own
     /// the local address.

@@ -26,7 +26,7 @@ mod programs {
     const TCX_NEXT: i32 = -1;
 
     /// As long as a flow key and a flow value.
-    type Table = HashMap<[u32; 6], [u64; 3], { limits::FLOWS as usize }>;
+    type Table = HashMap<[u32; 6], [u64; 4], { limits::FLOWS as usize }>;
 
     #[btf_map]
     static FLOOR: Table = Table::new();
@@ -52,7 +52,7 @@ mod programs {
     #[unsafe(link_section = "classifier")]
     extern "C" fn insert(skb: *mut __sk_buff) -> i32 {
         if let Some(key) = key(skb)
-            && FLOOR.insert(&key, &[1, 2, 3], u64::from(BPF_NOEXIST)).is_ok()
+            && FLOOR.insert(&key, &[1, 2, 3, 4], u64::from(BPF_NOEXIST)).is_ok()
         {
             return TCX_NEXT;
         }

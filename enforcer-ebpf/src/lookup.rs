@@ -4,14 +4,15 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use aya_ebpf::{
     Global,
-    bindings::{__sk_buff, BPF_NOEXIST},
+    bindings::__sk_buff,
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns},
 };
 use enforcer_common::{
     decide::{self, AskPolicy, Question},
     endpoint::Endpoint,
     flow_key::FlowKey,
-    flow_state::FlowValue,
+    flow_state::{FlowValue, FlowWord, Home, Role},
+    follow::{self, Follow},
     icmp_error::{self, FindQuoted},
     id::{Address, Direction, Ifindex, IncarnationId, PolicyWord, QuotaPlace, Slot},
     image::{AddressEntry, Line, PortKey, ReadImage, Start},
@@ -19,19 +20,19 @@ use enforcer_common::{
     limits,
     opaque::opaque,
     packet::PacketBytes,
-    tables::{Clock, Devices, Flows, PolicyTables},
+    quota::Quota,
+    tables::{Bounds, Clock, Devices, Flows, PolicyTables},
     verdict::{Reason, Verdict},
     work::Work,
 };
 
 use crate::context::Anywhere;
+use crate::half_open;
 use crate::maps::{ADDRESSES, ENDPOINTS, ENDPOINTS_MORE, FLOWS, GLOBALS, IMAGE_STARTS, IMAGES, QUOTAS, UPLINKS};
 
 /// jiffies >> this is the tick of about a second; user space sets it by the kernel's HZ.
 #[unsafe(no_mangle)]
 static TICK_SHIFT: Global<u32> = Global::new(8);
-
-const EEXIST: i32 = -17;
 
 /// The maps of the object, for a packet.
 pub(crate) struct Maps {
@@ -99,19 +100,31 @@ impl Flows for Maps {
     }
 
     #[inline(always)]
-    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<bool, Reason> {
-        let quota = QUOTAS.get(value.quota.0).ok_or(Reason::Internal)?;
-        if quota.flows.load(Relaxed) >= quota.limit.load(Relaxed) {
-            return Err(Reason::FlowQuota);
-        }
-        match FLOWS.insert(key, value, u64::from(BPF_NOEXIST)) {
-            Ok(()) => {
-                quota.flows.fetch_add(1, Relaxed);
-                Ok(true)
-            }
-            Err(EEXIST) => Ok(false),
-            Err(_) => Err(Reason::FlowTableFull),
-        }
+    fn insert(&self, key: &FlowKey, flow: &mut FlowValue) -> Result<bool, Reason> {
+        // SAFETY: it is one of those.
+        unsafe { Self::found(half_open::insert_flow(key, flow)) }
+    }
+
+    #[inline(always)]
+    fn take(&self, quota: QuotaPlace, share: Direction) -> Result<(), Reason> {
+        QUOTAS.get(quota.0).ok_or(Reason::Internal)?.take(share, QUOTAS.get(Quota::POOL.0))
+    }
+
+    #[inline(always)]
+    fn give(&self, quota: QuotaPlace, share: Direction) {
+        give(quota, share);
+    }
+
+    #[inline(always)]
+    fn settle(&self, key: &FlowKey, home: Home) {
+        half_open::settle(key, home);
+    }
+}
+
+impl Bounds for Maps {
+    #[inline(always)]
+    fn error_bytes(&self) -> u32 {
+        GLOBALS.get(limits::Global::ErrorBytes as u32).map_or(0, |bytes| *bytes as u32)
     }
 }
 
@@ -125,6 +138,14 @@ impl Clock for Maps {
     fn boot_time(&self) -> u64 {
         // SAFETY: no arguments.
         unsafe { bpf_ktime_get_boot_ns() }
+    }
+}
+
+impl Follow for Maps {
+    #[inline(always)]
+    fn follow(&self, work: &Work, flow: &FlowValue, current: FlowWord, role: Role) -> Result<bool, Reason> {
+        // SAFETY: it is one of those.
+        unsafe { Self::found(follow_flow(work, flow, current.0, role as u32)) }
     }
 }
 
@@ -161,6 +182,16 @@ impl Maps {
     /// For what reads no packet.
     const TABLES: Self = Self { skb: core::ptr::null_mut() };
 
+    /// SAFETY: `code` comes from one of the functions below, which return nothing but 0, [`NOT_DONE`] and reasons.
+    #[inline(always)]
+    unsafe fn found(code: u64) -> Result<bool, Reason> {
+        if code == NOT_DONE {
+            return Ok(false);
+        }
+        // SAFETY: as the caller promises.
+        unsafe { Self::result(code) }.map(|()| true)
+    }
+
     /// SAFETY: `code` comes from one of the functions below, which return nothing but 0 and reasons.
     #[inline(always)]
     unsafe fn result(code: u64) -> Result<(), Reason> {
@@ -169,6 +200,16 @@ impl Maps {
             // SAFETY: as the caller promises.
             reason => Err(unsafe { core::mem::transmute::<u8, Reason>(reason) }),
         }
+    }
+}
+
+/// What [`Maps::found`] reads.
+#[inline(always)]
+pub(crate) fn done(result: Result<bool, Reason>) -> u64 {
+    match result {
+        Ok(true) => 0,
+        Ok(false) => NOT_DONE,
+        Err(reason) => reason as u64,
     }
 }
 
@@ -193,6 +234,18 @@ extern "C" fn judge_work(work: *const Work, endpoint: *const Endpoint) -> u64 {
         return Reason::Internal as u64;
     };
     code(judge::judge_work(&Maps::TABLES, work, endpoint))
+}
+
+/// The reason, 0 if the packet is recorded, [`NOT_DONE`] if the flow has changed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn follow_flow(work: *const Work, flow: *const FlowValue, current: u64, role: u32) -> u64 {
+    // SAFETY: as above.
+    let (Some(work), Some(flow), Some(role)) = (unsafe { (work.as_ref(), flow.as_ref(), Role::of_state(role as u8)) })
+    else {
+        return Reason::Internal as u64;
+    };
+    done(follow::follow(&Maps::TABLES, work, flow, FlowWord(current), role))
 }
 
 /// The reason, or 0 for allow. `place`: slot, direction, and port key, from the lowest bit on.
@@ -247,6 +300,8 @@ impl ReadImage for MapImage {
 
 /// No entry.
 const UNKNOWN: u64 = u64::MAX;
+/// No reason has this number.
+const NOT_DONE: u64 = 255;
 
 /// Whether the workload that uses a place of `QUOTAS` is gone.
 #[inline(always)]
@@ -254,10 +309,10 @@ pub(crate) fn is_gone(place: QuotaPlace) -> bool {
     QUOTAS.get(place.0).is_none_or(|quota| quota.id.load(Relaxed) == IncarnationId::NONE.0)
 }
 
-/// Takes one flow off a workload's count.
+/// Takes one flow off a share of a workload.
 #[inline(always)]
-pub(crate) fn release(place: QuotaPlace) {
+pub(crate) fn give(place: QuotaPlace, share: Direction) {
     if let Some(quota) = QUOTAS.get(place.0) {
-        quota.flows.fetch_sub(1, Relaxed);
+        quota.give(share, QUOTAS.get(Quota::POOL.0));
     }
 }

@@ -7,11 +7,13 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     denial::{BusyKey, Counts, WaySet},
-    endpoint::{Endpoint, Quota},
+    endpoint::Endpoint,
     flow_key::FlowKey,
     flow_state::FlowValue,
+    half_open::HalfOpen,
     id::Address,
     image::{AddressEntry, Line, Start},
+    quota::Quota,
     schema,
     work::Work,
 };
@@ -59,7 +61,11 @@ pub(crate) static UPLINKS: HashMap<u32, u32, { schema::UPLINKS.declared() }, { s
 #[btf_map]
 pub(crate) static FLOWS: HashMap<FlowKey, FlowValue, { schema::FLOWS.declared() }, { schema::FLOWS.flag_bits() }> =
     HashMap::new();
-/// Both write: place of a workload -> its flows.
+/// Programs write: place -> key of a half-open flow. The oldest of a direction gives way.
+#[btf_map]
+pub(crate) static HALF_OPEN: Array<HalfOpen, { schema::HALF_OPEN.declared() }, { schema::HALF_OPEN.flag_bits() }> =
+    Array::new();
+/// Both write: place of a workload -> its established flows; the pool behind them.
 #[btf_map]
 pub(crate) static QUOTAS: Array<Quota, { schema::QUOTAS.declared() }, { schema::QUOTAS.flag_bits() }> = Array::new();
 /// Programs write: cpu * sets + set -> four denied flows. Sized for the machine's CPUs when it is created.
@@ -91,6 +97,7 @@ const _: () = {
     assert!(schema::ENDPOINTS_MORE.holds::<u32, Endpoint>());
     assert!(schema::UPLINKS.holds::<u32, u32>());
     assert!(schema::FLOWS.holds::<FlowKey, FlowValue>());
+    assert!(schema::HALF_OPEN.holds::<u32, HalfOpen>());
     assert!(schema::QUOTAS.holds::<u32, Quota>());
     assert!(schema::DENIALS.holds::<u32, WaySet>());
     assert!(schema::DENIED.holds::<u32, Counts>());

@@ -5,14 +5,17 @@
 //!
 //! Packets are handled at the same time, even on the same CPU. Only a deletion is not interrupted, because it holds the lock
 //! of its bucket with interrupts off. So every access here is atomic, and these cases can happen:
-//! - A visited element keeps its key, because only a sweep deletes flows, and user space runs one sweep at a time.
-//! - A packet renews the flow, or takes it over, between the last look and the deletion. That packet passed, but the state is
-//!   gone, so the next packet is judged as new. The same would happen if the sweep had come just before the packet. This is
-//!   accepted: the flow was idle for too long, and a missing state opens nothing.
+//! - The visited element is deleted by a program, which lets a half-open flow give way, and used again for another key. The
+//!   key is copied before anything else, and the word must have its tag. The claim fails if the word is another one by then.
+//! - A packet renews the flow, or takes it over, between the last look and the claim. Its word has changed if its state has,
+//!   and the flow stays. If only the time has changed, that packet passed but the state is gone, so the next packet is judged
+//!   as new. The same would happen if the sweep had come just before the packet. This is accepted: the flow was idle for too
+//!   long, and a missing state opens nothing.
+//! - A program claims the flow first: it deletes the flow, and nobody counts it twice.
 //! - The kernel refuses the deletion, because a program below this one holds the bucket's lock (EBUSY, EDEADLK), or because
-//!   the lock was not free in time (ETIMEDOUT). The flow stays until the next sweep.
-//! - A packet that looks between the deletion and the count finds one flow more in the quota than in the table. The count
-//!   itself stays exact: an element is deleted once, and the deletion takes off what its insertion had added.
+//!   the lock was not free in time (ETIMEDOUT). The element stays until the next sweep, which finds it claimed.
+//! - A packet that looks between the claim and the deletion finds an element of nobody: it passes if policy lets it, without
+//!   state.
 
 use core::{ffi::c_void, sync::atomic::Ordering::Relaxed};
 
@@ -20,10 +23,11 @@ use aya_ebpf::helpers::generated::{bpf_for_each_map_elem, bpf_jiffies64};
 use enforcer_common::{
     flow_key::FlowKey,
     flow_state::{FlowValue, FlowWord, idle_limit},
+    half_open::claim,
     sweep::SweepArguments,
 };
 
-use crate::{lookup, maps::FLOWS};
+use crate::{half_open, lookup, maps::FLOWS};
 
 struct Progress {
     deleted: u32,
@@ -50,25 +54,31 @@ extern "C" fn visit(_map: *mut c_void, key: &FlowKey, flow: &FlowValue, progress
     if progress.deleted >= progress.arguments.cap {
         return 1;
     }
-    let quota = flow.quota;
-    let gone = lookup::is_gone(quota);
-    if !gone && !is_idle(key, flow, &progress.arguments) {
+    let key = *key;
+    let word = FlowWord(flow.word.load(Relaxed));
+    if word == FlowWord::FREED {
+        // Claimed, and counted by whoever did that.
+        progress.deleted += u32::from(FLOWS.remove(&key).is_ok());
         return 0;
     }
-    // A packet may have come since.
-    if (gone || is_idle(key, flow, &progress.arguments)) && FLOWS.remove(key).is_ok() {
-        lookup::release(quota);
-        progress.deleted += 1;
+    let quota = flow.home.quota();
+    let ends = lookup::is_gone(quota) || is_idle(&key, flow, word, &progress.arguments);
+    if ends && word.has_tag(key.tag()) && claim(flow, word) {
+        match word.share() {
+            Some(share) => lookup::give(quota, share),
+            None => half_open::settle(&key, flow.home),
+        }
+        progress.deleted += u32::from(FLOWS.remove(&key).is_ok());
     }
     0
 }
 
 #[inline(always)]
-fn is_idle(key: &FlowKey, flow: &FlowValue, arguments: &SweepArguments) -> bool {
+fn is_idle(key: &FlowKey, flow: &FlowValue, word: FlowWord, arguments: &SweepArguments) -> bool {
     // The clock is read last, so it is not behind the packet.
     let seen = flow.last_seen.load(Relaxed);
     let idle = tick(arguments.tick_shift).wrapping_sub(seen);
-    let limit = idle_limit(key.class(), FlowWord(flow.word.load(Relaxed)).state());
+    let limit = idle_limit(key.class(), word.state());
     u64::from(idle) * u64::from(arguments.tick_ms) > u64::from(limit) * 1000
 }
 

@@ -13,11 +13,14 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Flows of the node. The table is allocated as a whole: 112 bytes a flow. Takes effect when the maps are made; a
+    /// Flows of the node. The table is allocated as a whole: 124 bytes a flow. Takes effect when the maps are made; a
     /// running setup keeps its table.
     pub flows: u32,
-    /// Flows of one workload: what it has beyond is denied with `flow-quota`.
+    /// Established flows of one workload, of those that it opened and of those opened to it: what it has beyond is denied
+    /// with `flow-quota`.
     pub flow_quota: u32,
+    /// Bytes that an ICMP error may have which passes with the flow that it quotes. Over IPv4 never more than 576.
+    pub icmp_error_bytes: u32,
     /// For how long after the first attach a segment of an older connection is accepted as one (D10), in seconds; 0 turns
     /// it off.
     pub older_connections_seconds: u64,
@@ -41,6 +44,7 @@ impl Default for Settings {
         Self {
             flows: limits::FLOWS,
             flow_quota: limits::FLOW_QUOTA,
+            icmp_error_bytes: limits::ERROR_BYTES,
             older_connections_seconds: 60,
             flow_log_lines_per_second: 200,
             flow_log_burst: 2_000,
@@ -101,6 +105,7 @@ impl Settings {
         let Self {
             flows,
             flow_quota,
+            icmp_error_bytes,
             older_connections_seconds,
             flow_log_lines_per_second,
             flow_log_burst,
@@ -112,6 +117,7 @@ impl Settings {
         for (setting, value, low, high) in [
             ("flows", u64::from(*flows), 1024, 16 << 20),
             ("flow_quota", u64::from(*flow_quota), 64, u64::from(*flows)),
+            ("icmp_error_bytes", u64::from(*icmp_error_bytes), 96, u64::from(limits::ERROR_BYTES)),
             ("older_connections_seconds", *older_connections_seconds, 0, 3600),
             ("flow_log_lines_per_second", u64::from(*flow_log_lines_per_second), 0, 1_000_000),
             ("flow_log_burst", u64::from(*flow_log_burst), 1, 1_000_000),
@@ -186,6 +192,7 @@ mod tests {
         let defaults = defaults!(
             flows,
             flow_quota,
+            icmp_error_bytes,
             older_connections_seconds,
             flow_log_lines_per_second,
             flow_log_burst,
@@ -225,8 +232,7 @@ mod tests {
             }
             checked += 1;
         }
-        assert_eq!(checked, 8, "settings with a range");
-        assert_eq!(checked, 4, "settings with a range");
+        assert_eq!(checked, 9, "settings with a range");
     }
 
     #[test]

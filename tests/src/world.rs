@@ -3,7 +3,8 @@
 //! Input: a snapshot and the image that was compiled for it. Output: the tables by which frames are judged.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::Ordering::Relaxed;
 
 use enforcer::compile::Image;
 use enforcer::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
@@ -11,7 +12,9 @@ use enforcer_common::datapath;
 use enforcer_common::decide::AskPolicy;
 use enforcer_common::endpoint::Endpoint;
 use enforcer_common::flow_key::FlowKey;
-use enforcer_common::flow_state::FlowValue;
+use enforcer_common::flow_state::{FlowValue, FlowWord, Home};
+use enforcer_common::follow::Follow;
+use enforcer_common::half_open::{claim, to_give_way};
 use enforcer_common::icmp_error::FindQuoted;
 use enforcer_common::id::{
     Address, Direction, Ifindex, IncarnationId, OwnerId, PolicyWord, QuotaPlace, Revision, Row, Slot,
@@ -20,7 +23,8 @@ use enforcer_common::judge::JudgeWork;
 use enforcer_common::limits::OWN_ADDRESSES;
 use enforcer_common::live;
 use enforcer_common::opaque::Flag;
-use enforcer_common::tables::{Clock, Devices, Flows, PolicyTables};
+use enforcer_common::quota::Quota;
+use enforcer_common::tables::{Bounds, Clock, Devices, Flows, PolicyTables};
 use enforcer_common::verdict::{Reason, Verdict};
 use enforcer_common::work::{Meta, Work};
 
@@ -45,10 +49,19 @@ pub struct MemoryWorld {
     pub boot_time: u64,
     /// Flows that fit.
     pub flow_limit: usize,
+    /// Half-open flows of one direction that fit.
+    pub half_open_limit: usize,
+    /// Established flows of one direction that a workload may have.
+    pub share_limit: u32,
+    /// Bytes that a quoting ICMP error may have; 0: as many as its family permits.
+    pub error_bytes: u32,
     images: [Option<Image>; 2],
     endpoints: HashMap<Ifindex, Endpoint>,
     uplinks: HashSet<Ifindex>,
     flows: FlowTable,
+    /// Keys and places of half-open flows, oldest first, by direction.
+    half_open: RefCell<[VecDeque<(FlowKey, u32)>; 2]>,
+    quotas: RefCell<HashMap<QuotaPlace, Quota>>,
     live: Cell<usize>,
     next_owner: u32,
 }
@@ -61,10 +74,15 @@ impl MemoryWorld {
             tick: 1,
             boot_time: 1,
             flow_limit: FlowTable::SLOTS / 2,
+            half_open_limit: FlowTable::SLOTS / 8,
+            share_limit: u32::MAX,
+            error_bytes: 0,
             images: [None, None],
             endpoints: HashMap::new(),
             uplinks: uplinks.into_iter().map(Ifindex).collect(),
             flows: FlowTable::new(),
+            half_open: RefCell::default(),
+            quotas: RefCell::default(),
             live: Cell::new(0),
             next_owner: 1,
         }
@@ -118,11 +136,27 @@ impl MemoryWorld {
     /// Forgets all flows.
     pub fn forget_flows(&mut self) {
         self.flows.clear();
+        self.half_open.take();
+        self.quotas.take();
     }
 
     /// Number of flows.
     pub fn flow_count(&self) -> usize {
-        self.flows.used.borrow().len()
+        self.flows.values().len()
+    }
+
+    /// Established flows of a workload's device, by the direction in which they were opened.
+    pub fn established(&self, ifindex: Ifindex, share: Direction) -> u32 {
+        self.with_quota(QuotaPlace(ifindex.0), |quota| quota.of(share).load(Relaxed))
+    }
+
+    fn with_quota<T>(&self, place: QuotaPlace, then: impl FnOnce(&Quota) -> T) -> T {
+        let (limit, mut quotas) = (self.share_limit, self.quotas.borrow_mut());
+        // All is reserved: nothing takes from a pool.
+        let new = || Quota { reserve: u32::MAX.into(), ..Quota::default() };
+        let quota = quotas.entry(place).or_insert_with(new);
+        quota.limit.store(limit, Relaxed);
+        then(quota)
     }
 
     /// Judges a frame as the program of that direction would. What the short way lets pass goes the long way as well: it
@@ -202,15 +236,48 @@ impl Flows for &MemoryWorld {
         self.flows.find(key)
     }
 
-    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<bool, Reason> {
+    fn insert(&self, key: &FlowKey, flow: &mut FlowValue) -> Result<bool, Reason> {
+        let share = FlowWord(flow.word.load(Relaxed)).role().ok_or(Reason::Internal)?.direction();
+        self.with_quota(flow.home.quota(), |quota| quota.has_room(share, None))?;
         if self.flow(key).is_some() {
             return Ok(false);
         }
         if self.flow_count() >= self.flow_limit {
             return Err(Reason::FlowTableFull);
         }
-        self.flows.add(key, value);
+        let ring = &mut self.half_open.borrow_mut()[share as usize];
+        let place = ring.back().map_or(0, |(_, last)| last + 1);
+        flow.home = Home::new(flow.home.quota(), place);
+        self.flows.add(key, flow);
+        ring.push_back((*key, place));
+        if ring.len() > self.half_open_limit
+            && let Some((oldest, place)) = ring.pop_front()
+            && let Some(flow) = self.flow(&oldest)
+            && let Some(word) = to_give_way(flow, &oldest, place)
+        {
+            assert!(claim(flow, word), "nobody else writes");
+        }
         Ok(true)
+    }
+
+    fn take(&self, place: QuotaPlace, share: Direction) -> Result<(), Reason> {
+        self.with_quota(place, |quota| quota.take(share, None))
+    }
+
+    fn give(&self, place: QuotaPlace, share: Direction) {
+        self.with_quota(place, |quota| quota.give(share, None));
+    }
+
+    fn settle(&self, key: &FlowKey, home: Home) {
+        for ring in self.half_open.borrow_mut().iter_mut() {
+            ring.retain(|(other, place)| (other, *place) != (key, home.half_open()));
+        }
+    }
+}
+
+impl Bounds for &MemoryWorld {
+    fn error_bytes(&self) -> u32 {
+        self.error_bytes
     }
 }
 
@@ -226,6 +293,7 @@ impl Clock for &MemoryWorld {
 
 // The parts run in line.
 impl AskPolicy for &MemoryWorld {}
+impl Follow for &MemoryWorld {}
 impl JudgeWork for &MemoryWorld {}
 impl FindQuoted for &MemoryWorld {}
 
@@ -254,7 +322,7 @@ impl FlowTable {
     fn find(&self, key: &FlowKey) -> Option<&FlowValue> {
         for place in Self::places(key) {
             let (known, value) = self.slots[place].get()?;
-            if known == key {
+            if known == key && value.word.load(Relaxed) != FlowWord::FREED.0 {
                 return Some(value);
             }
         }
@@ -262,13 +330,13 @@ impl FlowTable {
     }
 
     fn add(&self, key: &FlowKey, value: &FlowValue) {
-        use std::sync::atomic::Ordering::Relaxed;
         let copy = || FlowValue {
             word: value.word.load(Relaxed).into(),
             last_seen: value.last_seen.load(Relaxed).into(),
             ingress: value.ingress.load(Relaxed).into(),
-            quota: value.quota,
-            pad: 0,
+            home: value.home,
+            mark: value.mark.load(Relaxed).into(),
+            acknowledged: value.acknowledged.each_ref().map(|number| number.load(Relaxed).into()),
         };
         for place in Self::places(key) {
             if self.slots[place].get().is_none() {
@@ -280,14 +348,15 @@ impl FlowTable {
         }
     }
 
-    /// Everything in the table, in the order in which it came.
-    fn values(&self) -> Vec<(u64, u32, u32)> {
-        use std::sync::atomic::Ordering::Relaxed;
+    /// Everything in the table, in the order in which it came: the words of each flow.
+    fn values(&self) -> Vec<(u64, [u32; 5])> {
         let used = self.used.borrow();
-        let flows = used.iter().filter_map(|place| self.slots[*place].get());
-        flows
-            .map(|(_, flow)| (flow.word.load(Relaxed), flow.last_seen.load(Relaxed), flow.ingress.load(Relaxed)))
-            .collect()
+        let flows = used.iter().filter_map(|place| self.slots[*place].get()).map(|(_, flow)| {
+            let [to_workload, from_workload] = flow.acknowledged.each_ref();
+            let words = [&flow.last_seen, &flow.ingress, &flow.mark, to_workload, from_workload];
+            (flow.word.load(Relaxed), words.map(|word| word.load(Relaxed)))
+        });
+        flows.filter(|(word, _)| *word != FlowWord::FREED.0).collect()
     }
 
     fn clear(&mut self) {

@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 
 use enforcer::kernel::group_directory;
 use enforcer_common::denial::{BusyKey, Counts, DenialKey, Way};
-use enforcer_common::endpoint::{Endpoint, Quota};
+use enforcer_common::endpoint::Endpoint;
 use enforcer_common::event::DenialEvent;
 use enforcer_common::flow_key::FlowKey;
 use enforcer_common::flow_state::FlowValue;
+use enforcer_common::half_open::HalfOpen;
 use enforcer_common::image::{Header, RangeTable};
+use enforcer_common::quota::Quota;
 use enforcer_common::schema::{self, Entries, Group, Kind};
 use enforcer_tests::daemon::{BOUND, binary};
 use enforcer_tests::podman::Host;
@@ -203,7 +205,7 @@ fn the_page_shows_every_map_as_it_is() {
                 Kind::RingBuffer => "ring buffer",
             };
             let entries = match row.entries {
-                Entries::Fixed(entries) | Entries::Setting(entries) => entries.to_string(),
+                Entries::Fixed(entries) | Entries::Setting(entries) | Entries::HalfOpen(entries) => entries.to_string(),
                 Entries::EachCpu(entries) => format!("{entries} a CPU"),
                 Entries::Image => panic!("{} has no size of its own", row.name),
             };
@@ -257,8 +259,9 @@ fn the_page_shows_every_layout_as_it_is() {
     }
     let layouts = [
         layout!(Endpoint: ifindex, quota, id, owned, flags, rows, window_end, owners, addresses),
-        layout!(Quota: flows, limit, id, pad),
-        layout!(FlowValue: word, last_seen, ingress, quota, pad),
+        layout!(Quota: flows, limit, reserve, id, pad),
+        layout!(HalfOpen: key, next, pad),
+        layout!(FlowValue: word, last_seen, ingress, home, mark, acknowledged),
         layout!(DenialKey: workload, revision, peer, destination_port, ethertype, protocol, direction, reason, pad),
         layout!(Way: generation, tick, total, source_port, tcp_flags, pad, key, local),
         layout!(Counts: logged, suppressed, lost),
@@ -284,5 +287,5 @@ fn the_page_shows_every_layout_as_it_is() {
         assert_eq!((shown, end), (fields, size), "{name}");
     }
     let headings = page.lines().filter(|line| line.starts_with("### `")).count();
-    assert_eq!(headings, 11, "each layout of the page is checked here");
+    assert_eq!(headings, 12, "each layout of the page is checked here");
 }

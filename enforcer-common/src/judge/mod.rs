@@ -5,23 +5,22 @@
 mod role;
 mod state;
 
-use core::sync::atomic::Ordering::Relaxed;
-
 use crate::decide::{AskPolicy, Question};
 use crate::endpoint::Endpoint;
-use crate::flow_state::{FlowWord, Role, renew};
+use crate::flow_state::Role;
+use crate::follow::Follow;
 use crate::hygiene::{self, Discovery};
 use crate::id::{Address, Direction, Ifindex, OwnerId, Revision, Row};
 use crate::image::{AddressEntry, PortKey, ReadImage};
 use crate::packet::{Kind, ProtocolClass};
-use crate::tables::{Clock, Devices, Flows};
+use crate::tables::Devices;
 use crate::verdict::{Reason, Verdict};
 use crate::work::Work;
 
 use state::JudgedFlow;
 
 /// The out-of-line part that judges a packet: tests run [`judge_work`] in line, the kernel's tables call it.
-pub trait JudgeWork: AskPolicy + Devices + Flows + Clock {
+pub trait JudgeWork: AskPolicy + Devices + Follow {
     /// Judges a packet. `endpoint` is that of its device.
     #[inline(always)]
     fn judge_work(&self, work: &Work, endpoint: Option<&Endpoint>) -> Result<(), Reason>
@@ -34,12 +33,12 @@ pub trait JudgeWork: AskPolicy + Devices + Flows + Clock {
 
 /// Judges a packet. `endpoint` is that of its device.
 #[inline(always)]
-pub fn judge_work<T: AskPolicy + Devices + Flows + Clock>(
+pub fn judge_work<T: AskPolicy + Devices + Follow>(
     tables: &T,
     work: &Work,
     endpoint: Option<&Endpoint>,
 ) -> Result<(), Reason> {
-    let Work { word, ref meta, direction, flow, settled, quotes_live_flow, owner, ref key, ref packet, .. } = *work;
+    let Work { word, direction, settled, owner, ref packet, .. } = *work;
     let slot = word.slot();
     let known = endpoint.filter(|endpoint| endpoint.flags[slot.index()] & Endpoint::UNKNOWN == 0);
     let image = tables.image(slot);
@@ -63,17 +62,16 @@ pub fn judge_work<T: AskPolicy + Devices + Flows + Clock>(
         return Err(Reason::NoPolicy);
     }
     let image = &image.ok_or(Reason::Internal)?;
-    let state = JudgedFlow { tables, word, meta, direction, packet, key, quota: endpoint.quota };
-    let case = Case { flow: state, endpoint, image, local, peer, own };
+    let case = Case { flow: JudgedFlow { tables, work, quota: endpoint.quota }, endpoint, image, local, peer, own };
     let entry = case.clear()?;
-    // Nothing but the guardrails was open.
-    if settled && let Some(flow) = tables.flow(key) {
-        renew(flow, FlowWord(flow.word.load(Relaxed)), direction, packet, tables.tick());
+    if settled && let Some(role) = Role::of_state(work.flow) {
+        // Nothing but the guardrails was open.
+        return case.flow.go_on(role);
     }
-    if settled || matches!(discovery, Discovery::Pass) {
+    if matches!(discovery, Discovery::Pass) {
         return Ok(());
     }
-    case.decide(entry, flow, quotes_live_flow)
+    case.decide(entry)
 }
 
 /// One packet of a known workload that has to be judged.
@@ -86,11 +84,12 @@ struct Case<'a, T, I> {
     own: bool,
 }
 
-impl<T: AskPolicy + Devices + Flows + Clock, I: ReadImage> Case<'_, T, I> {
+impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
     /// The guardrails; what the image knows of the peer.
     #[inline(always)]
     fn clear(&self) -> Result<Option<AddressEntry>, Reason> {
-        let JudgedFlow { tables, word, meta, direction, packet, .. } = self.flow;
+        let JudgedFlow { tables, work, .. } = self.flow;
+        let Work { word, ref meta, direction, ref packet, .. } = *work;
         let image = self.image;
         let peer = image.address(self.peer);
         let source = match direction {
@@ -120,15 +119,18 @@ impl<T: AskPolicy + Devices + Flows + Clock, I: ReadImage> Case<'_, T, I> {
     /// A packet that no live flow vouches for: one that opens a flow (judged as new whatever state there is), one of a
     /// `stale` flow (judged under another epoch, or that came in by another device), or one without state.
     #[inline(always)]
-    fn decide(&self, entry: Option<AddressEntry>, stored: u8, quotes_live_flow: bool) -> Result<(), Reason> {
-        let JudgedFlow { meta, direction, packet, key, .. } = self.flow;
+    fn decide(&self, entry: Option<AddressEntry>) -> Result<(), Reason> {
+        let Work { ref meta, direction, flow: stored, ref key, ref packet, .. } = *self.flow.work;
         // The node itself made the packet (D3).
         let from_node = matches!(direction, Direction::Ingress) && meta.ingress_ifindex == Ifindex::NONE;
         if matches!(packet.kind, Kind::IcmpError) {
-            return self.icmp_error(entry, stored, quotes_live_flow || from_node);
+            return self.icmp_error(entry, from_node);
         }
         let stale = Role::of_state(stored);
-        let role = role::of_packet(direction, packet, stale, from_node);
+        // A reply that belongs to nothing which the workload sent is judged as anybody's: whoever sends the node a request
+        // with the workload's address would reach the workload by it.
+        let unasked = from_node && stale.is_none() && packet.is_icmp_reply();
+        let role = role::of_packet(direction, packet, stale, from_node && !unasked);
         let verdict = if matches!(role, Role::NodeOpened) {
             Verdict::Allow
         } else {
@@ -141,10 +143,7 @@ impl<T: AskPolicy + Devices + Flows + Clock, I: ReadImage> Case<'_, T, I> {
         match (packet.kind, stale, verdict) {
             (Kind::IcmpError | Kind::IcmpOther, _, verdict) => verdict.into_result(),
             (Kind::Opening, _, Verdict::Allow) => self.flow.open(role),
-            (Kind::Following, Some(_), Verdict::Allow) => {
-                self.flow.go_on(stored, role);
-                Ok(())
-            }
+            (Kind::Following, Some(_), Verdict::Allow) => self.flow.go_on(role),
             (Kind::Following, Some(_), Verdict::Deny(reason)) => {
                 self.flow.keep_closed(stored);
                 // The node may always send (D3), but it does not renew what the workload opened and policy has closed.
@@ -153,6 +152,9 @@ impl<T: AskPolicy + Devices + Flows + Clock, I: ReadImage> Case<'_, T, I> {
             // What answers a workload must not open a way back to the node that policy has closed.
             (Kind::Following, None, Verdict::Allow) if from_node && role::answers(packet) => Ok(()),
             (Kind::Following, None, Verdict::Allow) if from_node => self.flow.insert(role),
+            // A reset opens nothing: what it answers is gone, or there has been none.
+            (Kind::Following, None, Verdict::Allow) if packet.is_reset() => Ok(()),
+            (Kind::Following, None, Verdict::Allow) if packet.is_acceptance() => self.acceptance(entry, role),
             (Kind::Following, None, verdict) if role::is_midstream(packet) => self.midstream(entry, role, verdict),
             (Kind::Following, None, Verdict::Allow) => self.flow.insert(role),
             (Kind::Opening, _, Verdict::Deny(reason)) | (Kind::Following, None, Verdict::Deny(reason)) => Err(reason),
@@ -167,18 +169,34 @@ impl<T: AskPolicy + Devices + Flows + Clock, I: ReadImage> Case<'_, T, I> {
     #[inline(always)]
     fn midstream(&self, entry: Option<AddressEntry>, role: Role, verdict: Verdict) -> Result<(), Reason> {
         let other = role::other(role);
-        let to_node = matches!(self.flow.direction, Direction::Egress) && entry.is_some_and(AddressEntry::is_node);
         match verdict {
             Verdict::Allow => {
-                let isolated = self.endpoint.row(self.flow.word.slot(), other.direction()) != Row::NOT_ISOLATED;
+                let isolated = self.endpoint.row(self.flow.work.word.slot(), other.direction()) != Row::NOT_ISOLATED;
                 let kept = if isolated && self.allows(entry, other) { other } else { role };
                 self.flow.insert(kept)
             }
             Verdict::Deny(reason) if !reason.is_policy() || !self.in_window() => Err(reason),
-            Verdict::Deny(_) if to_node => self.flow.insert_from_anywhere(Role::NodeOpened),
+            Verdict::Deny(_) if self.is_to_node(entry) => self.flow.insert_from_anywhere(Role::NodeOpened),
             Verdict::Deny(_) if self.allows(entry, other) => self.flow.insert_from_anywhere(other),
             Verdict::Deny(reason) => Err(reason),
         }
+    }
+
+    /// The acceptance of a connection without state, which its own direction allows: the other side has opened it, so policy
+    /// must allow that as well. Else a connection that policy closed while it was half open would come about behind its entry.
+    #[inline(always)]
+    fn acceptance(&self, entry: Option<AddressEntry>, role: Role) -> Result<(), Reason> {
+        if self.is_to_node(entry) {
+            return self.flow.insert(role);
+        }
+        let other = role::other(role);
+        self.policy(self.peer, entry, other.direction(), self.flow.work.key.service(other)).into_result()?;
+        self.flow.insert(other)
+    }
+
+    #[inline(always)]
+    fn is_to_node(&self, entry: Option<AddressEntry>) -> bool {
+        matches!(self.flow.work.direction, Direction::Egress) && entry.is_some_and(AddressEntry::is_node)
     }
 
     #[inline(always)]
@@ -187,12 +205,14 @@ impl<T: AskPolicy + Devices + Flows + Clock, I: ReadImage> Case<'_, T, I> {
     }
 
     /// An ICMP error passes with the flow that it quotes, which is judged again, but not renewed, if it is of another epoch;
-    /// else policy judges the error itself.
+    /// else policy judges the error itself, the node's too. A local workload speaks of its own flows only: as a router it would
+    /// reach any workload of which it knows a flow.
     #[inline(always)]
-    fn icmp_error(&self, entry: Option<AddressEntry>, stored: u8, vouched: bool) -> Result<(), Reason> {
-        let JudgedFlow { direction, packet, key, .. } = self.flow;
-        let quoted = Role::of_state(stored);
-        if vouched || matches!(quoted, Some(Role::NodeOpened)) {
+    fn icmp_error(&self, entry: Option<AddressEntry>, from_node: bool) -> Result<(), Reason> {
+        let Work { direction, flow: stored, quotes_live_flow, ref key, ref packet, .. } = *self.flow.work;
+        let third = entry.is_some_and(AddressEntry::is_local) && self.peer != key.peer();
+        let quoted = if third { None } else { Role::of_state(stored) };
+        if quotes_live_flow && !third || quoted.is_some() && from_node || matches!(quoted, Some(Role::NodeOpened)) {
             return Ok(());
         }
         if let Some(role) = quoted {
@@ -208,12 +228,12 @@ impl<T: AskPolicy + Devices + Flows + Clock, I: ReadImage> Case<'_, T, I> {
     /// Whether policy allows the flow if it was opened in `role`.
     #[inline(always)]
     fn allows(&self, entry: Option<AddressEntry>, role: Role) -> bool {
-        matches!(self.policy(self.peer, entry, role.direction(), self.flow.key.service(role)), Verdict::Allow)
+        matches!(self.policy(self.peer, entry, role.direction(), self.flow.work.key.service(role)), Verdict::Allow)
     }
 
     #[inline(always)]
     fn policy(&self, peer: &Address, entry: Option<AddressEntry>, direction: Direction, port: PortKey) -> Verdict {
         let question = Question { direction, peer, entry, port };
-        self.flow.tables.ask_policy(self.flow.word.slot(), self.endpoint, &question)
+        self.flow.tables.ask_policy(self.flow.work.word.slot(), self.endpoint, &question)
     }
 }

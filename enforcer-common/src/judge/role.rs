@@ -33,7 +33,10 @@ pub(super) fn other(role: Role) -> Role {
 /// The packet answers another one.
 #[inline(always)]
 pub(super) fn answers(packet: &Packet) -> bool {
-    packet.tcp_flags & (tcp::SYN | tcp::RST) != 0 || packet.is_echo_reply()
+    packet.tcp_flags & (tcp::SYN | tcp::RST) != 0
+        || packet.is_reset()
+        || packet.is_acceptance()
+        || packet.is_icmp_reply()
 }
 
 /// A TCP segment with ACK and without SYN: where it has no state, its connection is older than that.

@@ -5,35 +5,30 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use crate::flow_key::FlowKey;
-use crate::flow_state::{FlowValue, FlowWord, Role, state, step};
-use crate::id::{Direction, Ifindex, PolicyWord, QuotaPlace};
-use crate::packet::{Packet, ProtocolClass};
-use crate::tables::{Clock, Flows};
+use crate::flow_state::{FlowValue, FlowWord, Home, Role, first, state};
+use crate::follow::Follow;
+use crate::id::{Direction, Ifindex, QuotaPlace};
+use crate::packet::{Kind, ProtocolClass};
 use crate::verdict::Reason;
-use crate::work::Meta;
+use crate::work::Work;
 
 /// The flow of a packet under judgement, whether the table has it or not.
 pub(super) struct JudgedFlow<'a, T> {
     pub(super) tables: &'a T,
-    pub(super) word: PolicyWord,
-    pub(super) meta: &'a Meta,
-    pub(super) direction: Direction,
-    pub(super) packet: &'a Packet,
-    pub(super) key: &'a FlowKey,
+    pub(super) work: &'a Work,
     /// Where a new flow is counted.
     pub(super) quota: QuotaPlace,
 }
 
-impl<T: Flows + Clock> JudgedFlow<'_, T> {
+impl<T: Follow> JudgedFlow<'_, T> {
     /// State for a packet that opens a flow. Most are new, so the entry that may be there is looked for last.
     #[inline(always)]
     pub(super) fn open(&self, role: Role) -> Result<(), Reason> {
         let added = self.add(role, self.ingress());
         if !matches!(added, Ok(true))
-            && let Some(flow) = self.tables.flow(self.key)
+            && let Some(flow) = self.tables.flow(&self.work.key)
             // Once more if another CPU changed the state bits in between.
-            && (self.take_over(flow, role as u8) || self.take_over(flow, role as u8))
+            && (self.follow(flow, role)? || self.follow(flow, role)?)
         {
             return Ok(());
         }
@@ -56,29 +51,30 @@ impl<T: Flows + Clock> JudgedFlow<'_, T> {
         self.add(role, FlowValue::UNKNOWN).map(|_| ())
     }
 
-    /// Judged again and allowed, the flow goes on in this role. `stored` are its state bits.
+    /// Judged again and allowed, or vouched for, the flow goes on in this role.
     #[inline(always)]
-    pub(super) fn go_on(&self, stored: u8, role: Role) {
+    pub(super) fn go_on(&self, role: Role) -> Result<(), Reason> {
         // Freed meanwhile: the next packet is judged without state.
-        if let Some(flow) = self.tables.flow(self.key) {
-            let state = step(stored & !state::ROLE | role as u8, self.direction, self.packet);
-            self.take_over(flow, state);
+        if let Some(flow) = self.tables.flow(&self.work.key) {
+            self.follow(flow, role)?;
         }
+        Ok(())
     }
 
     /// Keeps the entry of a connection that policy has closed for as long as the answering side goes on: freed, the next
-    /// segment would come back as a new flow of that side.
+    /// segment would come back as a new flow of that side. It is as old as that side's last packet, whatever was said of
+    /// its end, since whoever goes on has not ended it.
     #[inline(always)]
     pub(super) fn keep_closed(&self, stored: u8) {
-        let connection = matches!(self.packet.class, ProtocolClass::Tcp | ProtocolClass::Sctp);
-        let answers = Role::of_state(stored).is_some_and(|role| role.direction() as u8 != self.direction as u8);
+        let connection = matches!(self.work.packet.class, ProtocolClass::Tcp | ProtocolClass::Sctp);
+        let answers = Role::of_state(stored).is_some_and(|role| role.direction() as u8 != self.work.direction as u8);
         if connection
             && answers
-            && let Some(flow) = self.tables.flow(self.key)
+            && let Some(flow) = self.tables.flow(&self.work.key)
         {
             let current = FlowWord(flow.word.load(Relaxed));
-            let kept = current.with_state(stored & state::ROLE | state::REPLIED);
-            if current.has_tag(self.key.tag())
+            let kept = current.with_state(current.state() & (state::ROLE | state::REPLIED | state::ESTABLISHED));
+            if current.has_tag(self.work.key.tag())
                 && flow.word.compare_exchange(current.0, kept.0, Relaxed, Relaxed).is_ok()
             {
                 flow.touch(self.tables.tick());
@@ -89,8 +85,8 @@ impl<T: Flows + Clock> JudgedFlow<'_, T> {
     /// The device of the peer's side, as far as this packet shows it.
     #[inline(always)]
     fn ingress(&self) -> Ifindex {
-        match self.direction {
-            Direction::Ingress => self.meta.ingress_ifindex,
+        match self.work.direction {
+            Direction::Ingress => self.work.meta.ingress_ifindex,
             Direction::Egress => FlowValue::UNKNOWN,
         }
     }
@@ -98,29 +94,30 @@ impl<T: Flows + Clock> JudgedFlow<'_, T> {
     /// False: there is an entry already.
     #[inline(always)]
     fn add(&self, role: Role, ingress: Ifindex) -> Result<bool, Reason> {
-        let word = FlowWord::new(self.word.epoch, self.key.tag(), step(role as u8, self.direction, self.packet));
-        let value = FlowValue::new(word, self.tables.tick(), ingress, self.quota);
-        match (self.tables.insert(self.key, &value), role) {
+        let Work { word, direction, ref key, ref packet, .. } = *self.work;
+        let begin = first(role, direction, packet);
+        let word = FlowWord::new(word.epoch, key.tag(), begin.state);
+        // The number in a packet that opens a connection means nothing.
+        let shown = if matches!(packet.kind, Kind::Opening) { 0 } else { packet.acknowledgement };
+        let acknowledged = match direction {
+            Direction::Ingress => [shown, 0],
+            Direction::Egress => [0, shown],
+        };
+        let home = Home::new(self.quota, 0);
+        let mut value = FlowValue::new(word, self.tables.tick(), ingress, home, begin.mark, acknowledged);
+        match (self.tables.insert(key, &mut value), role) {
             // The node's own packets are always let in (D3), with state or without.
             (Err(_), Role::NodeOpened) => Ok(true),
             (result, _) => result,
         }
     }
 
-    /// Renews an entry under the epoch in force. If it was freed and reused meanwhile its tag or word has changed, and it
-    /// is left alone: the next packet is judged.
+    /// Records the packet in an entry, under the epoch in force.
     #[inline(always)]
-    fn take_over(&self, flow: &FlowValue, state: u8) -> bool {
-        let current = flow.word.load(Relaxed);
-        let next = FlowWord::new(self.word.epoch, self.key.tag(), state);
-        let renewed = FlowWord(current).has_tag(self.key.tag())
-            && flow.word.compare_exchange(current, next.0, Relaxed, Relaxed).is_ok();
-        if renewed {
-            if matches!(self.direction, Direction::Ingress) {
-                flow.ingress.store(self.meta.ingress_ifindex.0, Relaxed);
-            }
-            flow.touch(self.tables.tick());
+    fn follow(&self, flow: &FlowValue, role: Role) -> Result<bool, Reason> {
+        match (self.tables.follow(self.work, flow, FlowWord(flow.word.load(Relaxed)), role), role) {
+            (Err(_), Role::NodeOpened) => Ok(true),
+            (result, _) => result,
         }
-        renewed
     }
 }

@@ -24,6 +24,9 @@ pub trait PacketBytes {
 /// Ethernet, IPv6 and TCP header: what [`PacketBytes::fixed`] is asked for at most.
 pub const HEAD: u32 = 14 + 40 + 20;
 
+/// Bytes of an Ethernet header.
+pub(crate) const ETHERNET: u32 = 14;
+
 /// TCP flags (RFC 9293 section 3.1).
 pub mod tcp {
     /// No more data from the sender.
@@ -34,6 +37,16 @@ pub mod tcp {
     pub const RST: u8 = 4;
     /// The acknowledgement field is significant.
     pub const ACK: u8 = 16;
+}
+
+/// SCTP chunk types (RFC 9260 section 3.2).
+pub mod sctp {
+    /// Asks for an association.
+    pub const INIT: u8 = 1;
+    /// Accepts it.
+    pub const INIT_ACK: u8 = 2;
+    /// Ends it at once, or refuses it.
+    pub const ABORT: u8 = 6;
 }
 
 /// IP protocol numbers.
@@ -146,6 +159,8 @@ pub struct Packet {
     pub tcp_flags: u8,
     /// A TCP segment with data.
     pub has_payload: bool,
+    /// Type of the first SCTP chunk, else 0.
+    pub chunk: u8,
     /// ICMP type, else 0.
     pub icmp_type: u8,
     /// ICMP code, else 0.
@@ -164,6 +179,12 @@ pub struct Packet {
     pub transport_at: u32,
     /// Bytes from there to the end of the IP packet.
     pub transport_length: u32,
+    /// What the other side has to show that it got, as it lies in the packet: the sequence number of TCP, the initiate tag of
+    /// an SCTP INIT ACK; else 0.
+    pub sequence: u32,
+    /// What the sender shows that it got, as it lies in the packet: the acknowledgement number of TCP, the verification tag of
+    /// SCTP; else 0.
+    pub acknowledgement: u32,
 }
 
 impl Packet {
@@ -176,6 +197,7 @@ impl Packet {
         kind: Kind::Following,
         tcp_flags: 0,
         has_payload: false,
+        chunk: 0,
         icmp_type: 0,
         icmp_code: 0,
         hop_limit: 0,
@@ -185,6 +207,8 @@ impl Packet {
         ethertype: 0,
         transport_at: 0,
         transport_length: 0,
+        sequence: 0,
+        acknowledgement: 0,
     };
 
     /// The workload's address and its peer's.
@@ -196,12 +220,43 @@ impl Packet {
         }
     }
 
+    /// The sender ends or refuses a connection: a TCP RST, an SCTP ABORT.
+    #[inline(always)]
+    pub fn is_reset(&self) -> bool {
+        match self.class {
+            ProtocolClass::Tcp => self.tcp_flags & tcp::RST != 0,
+            ProtocolClass::Sctp => self.chunk == sctp::ABORT,
+            ProtocolClass::Udp | ProtocolClass::Icmp | ProtocolClass::Icmpv6 | ProtocolClass::Other => false,
+        }
+    }
+
+    /// The answer to the packet that opens a connection: a TCP SYN+ACK, an SCTP INIT ACK.
+    #[inline(always)]
+    pub fn is_acceptance(&self) -> bool {
+        match self.class {
+            ProtocolClass::Tcp => self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK,
+            ProtocolClass::Sctp => self.chunk == sctp::INIT_ACK,
+            ProtocolClass::Udp | ProtocolClass::Icmp | ProtocolClass::Icmpv6 | ProtocolClass::Other => false,
+        }
+    }
+
     /// An ICMP or ICMPv6 echo reply.
     #[inline(always)]
     pub fn is_echo_reply(&self) -> bool {
         match self.class {
             ProtocolClass::Icmp => self.icmp_type == icmp::ECHO_REPLY,
             ProtocolClass::Icmpv6 => self.icmp_type == icmp::V6_ECHO_REPLY,
+            ProtocolClass::Tcp | ProtocolClass::Udp | ProtocolClass::Sctp | ProtocolClass::Other => false,
+        }
+    }
+
+    /// An ICMP or ICMPv6 message that answers another one: of an echo (RFC 792, RFC 4443), a timestamp or an address mask
+    /// (RFC 792, RFC 950), a node information query (RFC 4620) or an extended echo (RFC 8335).
+    #[inline(always)]
+    pub fn is_icmp_reply(&self) -> bool {
+        match self.class {
+            ProtocolClass::Icmp => matches!(self.icmp_type, icmp::ECHO_REPLY | 14 | 16 | 18 | 43),
+            ProtocolClass::Icmpv6 => matches!(self.icmp_type, icmp::V6_ECHO_REPLY | 140 | 161),
             ProtocolClass::Tcp | ProtocolClass::Udp | ProtocolClass::Sctp | ProtocolClass::Other => false,
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! Input: an Ethernet frame behind [`PacketBytes`]. Output: its [`Packet`], or the reason for which it is dropped.
 
-use super::{Frame, Kind, Packet, PacketBytes, ProtocolClass, icmp, protocol, tcp};
+use super::{ETHERNET, Frame, Kind, Packet, PacketBytes, ProtocolClass, icmp, protocol, sctp, tcp};
 use crate::id::Address;
 use crate::limits::EXTENSION_HEADERS;
 use crate::opaque::opaque;
@@ -51,6 +51,7 @@ fn clear(out: &mut Packet) {
     out.kind = Kind::Following;
     out.tcp_flags = zero as u8;
     out.has_payload = false;
+    out.chunk = zero as u8;
     out.icmp_type = zero as u8;
     out.icmp_code = zero as u8;
     out.hop_limit = zero as u8;
@@ -60,6 +61,8 @@ fn clear(out: &mut Packet) {
     out.ethertype = zero as u16;
     out.transport_at = zero;
     out.transport_length = zero;
+    out.sequence = zero;
+    out.acknowledgement = zero;
 }
 
 /// Headers of TCP or UDP over IP without options, fragment or extension header, if the frame holds that and they can
@@ -89,7 +92,6 @@ pub(crate) const fn half<const N: usize>(word: u32) -> u16 {
     (u32::from_be(word) >> (16 * (1 - N))) as u16
 }
 
-const ETHERNET: u32 = 14;
 const V4_TRANSPORT: u32 = ETHERNET + 20;
 const V6_TRANSPORT: u32 = ETHERNET + 40;
 
@@ -212,13 +214,15 @@ fn transport<B: PacketBytes, const FIXED: bool>(bytes: &B, out: &mut Packet, v4:
 
 #[inline(always)]
 fn tcp_header<B: PacketBytes, const FIXED: bool>(bytes: &B, packet: &mut Packet) -> Option<()> {
-    let [ports, _, _, fourth, _] = read::<5, FIXED, B>(bytes, packet)?;
+    let [ports, sequence, acknowledgement, fourth, _] = read::<5, FIXED, B>(bytes, packet)?;
     let offset = u32::from(byte::<0>(fourth) >> 4) * 4;
     if packet.transport_length < 20 || offset < 20 || offset > packet.transport_length {
         return None;
     }
     packet.tcp_flags = byte::<1>(fourth);
     packet.has_payload = offset < packet.transport_length;
+    packet.sequence = sequence;
+    packet.acknowledgement = acknowledgement;
     packet.source_port = half::<0>(ports);
     packet.destination_port = half::<1>(ports);
     if byte::<1>(fourth) & (tcp::SYN | tcp::ACK) == tcp::SYN {
@@ -243,14 +247,19 @@ fn udp_header<B: PacketBytes, const FIXED: bool>(bytes: &B, packet: &mut Packet)
 /// Common header (RFC 9260 section 3.1) and the type of the first chunk: there is no packet without one.
 #[inline(always)]
 fn sctp_header<B: PacketBytes, const FIXED: bool>(bytes: &B, packet: &mut Packet) -> Option<()> {
-    let [ports, _, _, chunk] = read::<4, FIXED, B>(bytes, packet)?;
+    let [ports, tag, _, chunk] = read::<4, FIXED, B>(bytes, packet)?;
     if packet.transport_length < 16 {
         return None;
     }
     packet.source_port = half::<0>(ports);
     packet.destination_port = half::<1>(ports);
-    if byte::<0>(chunk) == 1 {
+    packet.chunk = byte::<0>(chunk);
+    packet.acknowledgement = tag;
+    if packet.chunk == sctp::INIT {
         packet.kind = Kind::Opening;
+    }
+    if packet.chunk == sctp::INIT_ACK && packet.transport_length >= 20 {
+        packet.sequence = bytes.at::<1>(packet.transport_at + 16)?[0];
     }
     Some(())
 }

@@ -71,6 +71,7 @@ pub fn open_kernel(options: &Options) -> Result<Kernel, AgentError> {
         pin_dir: options.pin_dir.clone(),
         flows: options.settings.flows,
         flow_quota: options.settings.flow_quota,
+        icmp_error_bytes: options.settings.icmp_error_bytes,
         object: None,
     })?;
     kernel::give_up_loading()?;

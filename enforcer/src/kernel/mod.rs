@@ -28,5 +28,5 @@ pub use hooks::{SWEEP_CAP, Sweep};
 pub use parts::KernelConfig;
 pub use pins::{group_directory, purge};
 pub use preflight::give_up_loading;
-pub use tables::FlowFill;
+pub use tables::{FlowFill, FullShare};
 pub use verify::Drift;

@@ -22,8 +22,10 @@ pub struct KernelConfig {
     pub pin_dir: PathBuf,
     /// Entries of the flow table, if a new one is made. A pinned table keeps its size.
     pub flows: u32,
-    /// Flows of one workload.
+    /// Established flows of one workload in each direction.
     pub flow_quota: u32,
+    /// Bytes that an ICMP error may have which passes with the flow that it quotes.
+    pub icmp_error_bytes: u32,
     /// An object that replaces the embedded one.
     pub object: Option<Vec<u8>>,
 }
@@ -34,6 +36,7 @@ impl Default for KernelConfig {
             pin_dir: PathBuf::from("/sys/fs/bpf/enforcer"),
             flows: limits::FLOWS,
             flow_quota: limits::FLOW_QUOTA,
+            icmp_error_bytes: limits::ERROR_BYTES,
             object: None,
         }
     }
@@ -56,7 +59,7 @@ impl Parts {
         raise_descriptor_limit();
         let pins = Pins::open(&config.pin_dir, preflight::namespace_cookie()?, config.flows)?;
         let links = Links::open(pins.layout())?;
-        let mut tables = Tables::open(&pins, config.flow_quota)?;
+        let mut tables = Tables::open(&pins, config.flow_quota, config.icmp_error_bytes)?;
         let hooks = Hooks::open(&pins, links, object)?;
         tables.keep_only(&hooks.devices())?;
         let mut supply = tables.supply();

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, fs, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap, MapData, ProgramArray},
@@ -22,7 +22,7 @@ use crate::{
 /// See the module.
 pub(super) struct Floor {
     ebpf: Ebpf,
-    table: RefCell<HashMap<MapData, [u32; 6], [u64; 3]>>,
+    table: RefCell<HashMap<MapData, [u32; 6], [u64; 4]>>,
     next: RefCell<ProgramArray<MapData>>,
 }
 
@@ -73,7 +73,7 @@ impl Floor {
     }
 
     /// Four flows for every nine places in both tables, so that a lookup leaves the cache.
-    pub(super) fn crowd(&self, node: &Node) -> Result<()> {
+    pub(super) fn crowd(&self, node: &mut Node) -> Result<()> {
         for peer in 0..4u32 {
             let packet = Frame::new(
                 ip(who::WORKLOAD[0]),
@@ -82,11 +82,8 @@ impl Floor {
             )
             .bytes();
             self.run_varied("insert", None, true, &packet, super::VARIED)?;
-            self.run_varied("", Some(node.program("from_workload")?), true, &packet, super::VARIED)?;
         }
-        let flows = node.quota()?.0;
-        ensure!(flows >= 4 * super::VARIED, "{flows} flows are there");
-        Ok(())
+        node.establish(4 * super::VARIED)
     }
 
     /// Empties the table.

@@ -9,15 +9,15 @@ mod sweep;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use enforcer_common::{id::Direction, packet::tcp};
+use enforcer_common::{id::Direction, limits, packet::tcp};
 use serde::Serialize;
 
 use self::floor::Floor;
 pub use self::sweep::{Stall, Stalls, SweepTimes, sweep};
 use crate::{
     bytecode::{
-        node::{Node, SWEEP},
-        scene::{LO, Scene, WORKLOAD, ip, who},
+        node::Node,
+        scene::{LO, Scene, ip, who},
     },
     packet::{Frame, Transport},
 };
@@ -28,6 +28,12 @@ const ROUNDS: usize = 7;
 const HOT: u32 = 500_000;
 /// Packets of a run whose tuple does not: less than there are ports.
 const VARIED: u32 = 60_000;
+
+/// New flows of which none has to give way.
+const FEW: u32 = 30_000;
+/// Half-open flows that one direction has room for.
+const HALF_OPEN: u32 = limits::half_open(limits::FLOWS) / 2;
+const _: () = assert!(FEW < HALF_OPEN && HALF_OPEN < VARIED);
 
 /// One line of the table.
 #[derive(Debug, Serialize)]
@@ -79,7 +85,7 @@ pub fn measure(rules: u32) -> Result<Vec<Line>> {
     };
     for (family, work) in [(0, "live flow, hot, IPv4"), (1, "live flow, hot, IPv6")] {
         let packet = frame(family, who::FRIEND, segment(80, tcp::ACK));
-        ensure!(node.run(Direction::Egress, LO, &packet, 1)?.0, "the flow must be live");
+        connect(&node, family)?;
         floor.fill(&packet)?;
         let (ns, floor_ns) = beside(&node, &floor, &packet, true)?;
         add(work, Some(1.6), ns, floor_ns);
@@ -94,7 +100,7 @@ pub fn measure(rules: u32) -> Result<Vec<Line>> {
         let (ns, floor_ns) = beside(&node, &floor, &packet, false)?;
         add(work, None, ns, floor_ns);
     }
-    floor.crowd(&node)?;
+    floor.crowd(&mut node)?;
     for (transport, work, goal) in [
         (segment(80, tcp::SYN), "denied SYN, never the same, log on", Some(0.8)),
         (Transport::Udp { source: 5000, destination: 99 }, "denied UDP, never the same, log on", Some(1.5)),
@@ -116,23 +122,41 @@ pub fn measure(rules: u32) -> Result<Vec<Line>> {
     floor.clear()?;
     // From port 1 on: behind the last port the address changes.
     let packet = frame(0, who::FRIEND, Transport::syn(1, 80));
-    let base = median(|| floor.run_varied("nothing", None, true, &packet, VARIED))?;
-    let floor_ns = median(|| {
-        let time = floor.run_varied("insert", None, true, &packet, VARIED)?;
-        floor.clear()?;
-        Ok(time)
-    })? - base;
-    let ns = median(|| {
-        let time = floor.run_varied("", Some(node.program("from_workload")?), true, &packet, VARIED)?;
-        let (flows, limit, _) = node.quota()?;
-        ensure!(flows == VARIED, "{flows} flows of {VARIED} are there");
-        node.set_quota(flows, limit, 0)?;
-        while node.sweep(SWEEP)? != 0 {}
-        node.set_quota(0, limit, WORKLOAD.0)?;
-        Ok(time)
-    })? - base;
-    add("new allowed flow", Some(1.5), ns, floor_ns);
+    for (count, work, goal) in [
+        (FEW, "new allowed flow", Some(1.5)),
+        (VARIED, "new allowed flow, half of them in the place of an older one", None),
+    ] {
+        let base = median(|| floor.run_varied("nothing", None, true, &packet, count))?;
+        let floor_ns = median(|| {
+            let time = floor.run_varied("insert", None, true, &packet, count)?;
+            floor.clear()?;
+            Ok(time)
+        })? - base;
+        let ns = median(|| {
+            let time = floor.run_varied("", Some(node.program("from_workload")?), true, &packet, count)?;
+            let flows = node.flows()?.len();
+            ensure!(flows == count.min(HALF_OPEN) as usize, "{flows} flows of {count} are there");
+            node.forget_flows()?;
+            node.forget_half_open()?;
+            Ok(time)
+        })? - base;
+        add(work, goal, ns, floor_ns);
+    }
     Ok(lines)
+}
+
+/// A connection that the workload has opened. What follows acknowledges what came last.
+fn connect(node: &Node, family: usize) -> Result<()> {
+    let (own, friend) = (ip(who::WORKLOAD[family]), ip(who::FRIEND[family]));
+    let answer = Transport::Tcp { source: 80, destination: 40_000, flags: tcp::SYN | tcp::ACK };
+    for (direction, frame) in [
+        (Direction::Egress, Frame::new(own, friend, segment(80, tcp::SYN))),
+        (Direction::Ingress, Frame::new(friend, own, answer)),
+        (Direction::Egress, Frame::new(own, friend, segment(80, tcp::ACK))),
+    ] {
+        ensure!(node.run(direction, LO, &frame.bytes(), 1)?.0, "the connection is allowed");
+    }
+    Ok(())
 }
 
 /// Ours and the bare program on one packet, without the cost of a run.

@@ -6,13 +6,10 @@ use anyhow::{Result, ensure};
 use aya::programs::{TestRun, TestRunOptions};
 use serde::Serialize;
 
-use super::{ROUNDS, VARIED, floor::Floor, median, stall::Stream};
-use crate::{
-    bytecode::{
-        node::{self, Node, SWEEP},
-        scene::{Scene, WORKLOAD, ip, who},
-    },
-    packet::{Frame, Transport},
+use super::{ROUNDS, median, stall::Stream};
+use crate::bytecode::{
+    node::{self, Node, SWEEP},
+    scene::{Scene, WORKLOAD},
 };
 
 /// What the sweep costs over a full table.
@@ -68,9 +65,8 @@ pub fn sweep() -> Result<SweepTimes> {
     let flows = enforcer_common::limits::FLOWS;
     let mut node = Node::new(&Scene { quota: u32::MAX, flows, ..Scene::default() })?;
     node.load("sweep")?;
-    let floor = Floor::load()?;
     let stream = Stream::open()?;
-    fill(&mut node, &floor, flows)?;
+    fill(&mut node, flows)?;
     let walk_ms = median(|| time(|| walk(&node)))? / 1e6;
     let pause = || {
         std::thread::sleep(Duration::from_millis(50));
@@ -86,7 +82,7 @@ pub fn sweep() -> Result<SweepTimes> {
     };
     release(&mut node)?;
     let deleting_its_cap_ms = time(|| walk(&node))?.as_secs_f64() * 1e3;
-    fill(&mut node, &floor, flows)?;
+    fill(&mut node, flows)?;
     release(&mut node)?;
     let deleting_all_ms = time(|| {
         while node.sweep(SWEEP)? != 0 {}
@@ -96,7 +92,7 @@ pub fn sweep() -> Result<SweepTimes> {
         * 1e3;
     let longest_stall = match (&stream, beside_walks) {
         (Some(stream), Some([idle, walking, softirqs_off])) => {
-            fill(&mut node, &floor, flows)?;
+            fill(&mut node, flows)?;
             release(&mut node)?;
             let deleting = Stall::beside(stream, ROUNDS, || walk(&node))?;
             Some(Stalls { idle, walking, deleting, softirqs_off })
@@ -128,23 +124,10 @@ fn walk_as_classifier(node: &Node) -> Result<()> {
 }
 
 /// Fills the flow table with flows that are live.
-fn fill(node: &mut Node, floor: &Floor, flows: u32) -> Result<()> {
+fn fill(node: &mut Node, flows: u32) -> Result<()> {
     let (count, limit, _) = node.quota()?;
     node.set_quota(count, limit, WORKLOAD.0)?;
-    for peer in 0..u32::from(u8::MAX) {
-        let packet = Frame::new(
-            ip(who::WORKLOAD[0]),
-            std::net::IpAddr::from((0xc000_0200 + peer).to_be_bytes()),
-            Transport::syn(1, 80),
-        );
-        floor.run_varied("", Some(node.program("from_workload")?), true, &packet.bytes(), VARIED)?;
-        if node.quota()?.0 >= flows {
-            break;
-        }
-    }
-    let count = node.quota()?.0;
-    ensure!(count >= flows, "{count} flows of {flows}");
-    Ok(())
+    node.establish(flows)
 }
 
 fn time(work: impl FnOnce() -> Result<()>) -> Result<Duration> {

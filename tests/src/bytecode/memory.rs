@@ -1,22 +1,20 @@
 //! The tables of a scene in ordinary memory. The loaded programs must agree with them.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-};
+use std::{cell::RefCell, collections::HashMap, sync::atomic::Ordering::Relaxed};
 
 use enforcer_common::{
     datapath,
     decide::AskPolicy,
     endpoint::Endpoint,
     flow_key::FlowKey,
-    flow_state::FlowValue,
+    flow_state::{FlowValue, FlowWord, Home},
+    follow::Follow,
     icmp_error::FindQuoted,
-    id::{Address, Direction, Ifindex, PolicyWord, Slot},
+    id::{Address, Direction, Ifindex, PolicyWord, QuotaPlace, Slot},
     image::{AddressEntry, Line, ReadImage},
     judge::JudgeWork,
-    tables::{Clock, Devices, Flows, PolicyTables},
+    quota::Quota,
+    tables::{Bounds, Clock, Devices, Flows, PolicyTables},
     verdict::{Reason, Verdict},
     work::{Meta, Work},
 };
@@ -30,6 +28,7 @@ pub struct Memory {
     lines: Vec<Line>,
     addresses: HashMap<Address, AddressEntry>,
     flows: RefCell<HashMap<FlowKey, &'static FlowValue>>,
+    quota: Quota,
 }
 
 impl Memory {
@@ -40,6 +39,7 @@ impl Memory {
             addresses: scene.addresses().into_iter().collect(),
             scene: scene.clone(),
             flows: RefCell::default(),
+            quota: Quota { limit: scene.quota.into(), reserve: u32::MAX.into(), ..Quota::default() },
         }
     }
 
@@ -60,6 +60,7 @@ impl Memory {
     /// Forgets every flow.
     pub fn forget_flows(&self) {
         self.flows.borrow_mut().clear();
+        self.quota.flows.iter().for_each(|flows| flows.store(0, Relaxed));
     }
 }
 
@@ -90,26 +91,42 @@ impl Flows for &Memory {
         self.flows.borrow().get(key).copied()
     }
 
-    fn insert(&self, key: &FlowKey, value: &FlowValue) -> Result<bool, Reason> {
+    fn insert(&self, key: &FlowKey, flow: &mut FlowValue) -> Result<bool, Reason> {
+        let share = FlowWord(flow.word.load(Relaxed)).role().ok_or(Reason::Internal)?.direction();
+        self.quota.has_room(share, None)?;
         let mut flows = self.flows.borrow_mut();
         let known = flows.contains_key(key);
-        if flows.len() >= self.scene.quota as usize {
-            return Err(Reason::FlowQuota);
-        }
         if flows.len() >= self.scene.flows as usize && !known {
             return Err(Reason::FlowTableFull);
         }
         // Leaked: a reference to a flow outlives the borrow of the table, and a test's flows are few.
         flows.entry(*key).or_insert_with(|| {
             Box::leak(Box::new(FlowValue {
-                word: AtomicU64::new(value.word.load(Relaxed)),
-                last_seen: AtomicU32::new(value.last_seen.load(Relaxed)),
-                ingress: AtomicU32::new(value.ingress.load(Relaxed)),
-                quota: value.quota,
-                pad: 0,
+                word: flow.word.load(Relaxed).into(),
+                last_seen: flow.last_seen.load(Relaxed).into(),
+                ingress: flow.ingress.load(Relaxed).into(),
+                home: flow.home,
+                mark: flow.mark.load(Relaxed).into(),
+                acknowledged: flow.acknowledged.each_ref().map(|number| number.load(Relaxed).into()),
             }))
         });
         Ok(!known)
+    }
+
+    fn take(&self, _: QuotaPlace, share: Direction) -> Result<(), Reason> {
+        self.quota.take(share, None)
+    }
+
+    fn give(&self, _: QuotaPlace, share: Direction) {
+        self.quota.give(share, None);
+    }
+
+    fn settle(&self, _: &FlowKey, _: Home) {}
+}
+
+impl Bounds for &Memory {
+    fn error_bytes(&self) -> u32 {
+        0
     }
 }
 
@@ -125,6 +142,7 @@ impl Clock for &Memory {
 
 // The parts run in line.
 impl AskPolicy for &Memory {}
+impl Follow for &Memory {}
 impl JudgeWork for &Memory {}
 impl FindQuoted for &Memory {}
 

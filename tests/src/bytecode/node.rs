@@ -2,6 +2,8 @@
 //!
 //! Input: a [`Scene`] and frames. Output: verdicts with their reasons, and the contents of the maps afterwards.
 
+use std::net::IpAddr;
+
 use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf,
@@ -14,10 +16,13 @@ use enforcer_common::{
     endpoint::Endpoint,
     event::DenialEvent,
     flow_key::FlowKey,
-    flow_state::FlowWord,
-    id::{Address, Direction, PolicyWord, QuotaPlace, Slot},
+    flow_state::{FlowWord, Home, Role, state},
+    half_open::{HalfOpen, first_place},
+    id::{Address, Direction, PolicyWord, Slot},
     image::{AddressEntry, Line, Start},
-    limits::{Global, START_LINES, map},
+    limits::{self, Global, START_LINES, map},
+    packet::ProtocolClass,
+    quota::Quota,
     schema,
     sweep::SweepArguments,
     verdict::{REASON_COUNT, REASONS, Reason, Verdict},
@@ -25,9 +30,10 @@ use enforcer_common::{
 
 use super::{
     object,
-    scene::{LO, PLACE, Scene, UPLINK, WORKLOAD},
+    scene::{LO, OWNERS, PLACE, Scene, UPLINK, WORKLOAD, ip, who},
     sys,
 };
+use crate::packet::{Frame, Transport};
 
 const TCX_NEXT: u32 = u32::MAX;
 const TC_ACT_SHOT: u32 = 2;
@@ -44,24 +50,42 @@ pub struct Flow {
     pub last_seen: u32,
     /// Device of the peer's side.
     pub ingress: u32,
-    /// Place in `QUOTAS`.
-    pub quota: QuotaPlace,
+    /// Place in `QUOTAS`, and among the half-open ones.
+    pub home: Home,
+    /// What it waits for.
+    pub mark: u32,
+    /// What each side last acknowledged, as it lies in the packet.
+    pub acknowledged: [u32; 2],
 }
 
 impl Flow {
-    fn to_words(self) -> [u64; 3] {
-        [self.word.0, u64::from(self.last_seen) | u64::from(self.ingress) << 32, u64::from(self.quota.0)]
+    fn to_words(self) -> [u64; 4] {
+        let pair = |[low, high]: [u32; 2]| u64::from(low) | u64::from(high) << 32;
+        let rest = [[self.last_seen, self.ingress], [self.home.0, self.mark], self.acknowledged].map(pair);
+        [self.word.0, rest[0], rest[1], rest[2]]
     }
 
-    fn from_words([word, second, third]: [u64; 3]) -> Self {
+    fn from_words([word, second, third, fourth]: [u64; 4]) -> Self {
+        let high = |word: u64| (word >> 32) as u32;
         Self {
             word: FlowWord(word),
             last_seen: second as u32,
-            ingress: (second >> 32) as u32,
-            quota: QuotaPlace(third as u32),
+            ingress: high(second),
+            home: Home(third as u32),
+            mark: high(third),
+            acknowledged: [fourth as u32, high(fourth)],
         }
     }
 }
+
+/// A value of `HALF_OPEN`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct HalfOpenWords(FlowKey, [u32; 2]);
+
+// SAFETY: integers without padding, as long as `HalfOpen`.
+unsafe impl aya::Pod for HalfOpenWords {}
+const _: () = assert!(size_of::<HalfOpenWords>() == size_of::<HalfOpen>());
 
 /// See the module.
 pub struct Node {
@@ -171,35 +195,113 @@ impl Node {
         Ok(starts.set(slot.number(), start, 0)?)
     }
 
-    /// Flows, limit and id of the workload's quota.
+    /// Established flows of both shares, limit of each, and id of the workload's quota.
     pub fn quota(&self) -> Result<(u32, u32, u32)> {
-        let quotas: Array<_, [u32; 4]> = self.map(map::QUOTAS)?.try_into()?;
-        let [flows, limit, id, _] = quotas.get(&PLACE.0, 0)?;
-        Ok((flows, limit, id))
+        let [ingress, egress] = self.shares()?;
+        let quotas: Array<_, [u32; 8]> = self.map(map::QUOTAS)?.try_into()?;
+        let [_, _, limit, _, id, ..] = quotas.get(&PLACE.0, 0)?;
+        Ok((ingress + egress, limit, id))
     }
 
-    /// Writes the workload's quota.
+    /// Established flows of the workload, by the direction in which they were opened.
+    pub fn shares(&self) -> Result<[u32; 2]> {
+        let quotas: Array<_, [u32; 8]> = self.map(map::QUOTAS)?.try_into()?;
+        let [ingress, egress, ..] = quotas.get(&PLACE.0, 0)?;
+        Ok([ingress, egress])
+    }
+
+    /// What is taken of the pool.
+    pub fn pool(&self) -> Result<u32> {
+        let quotas: Array<_, [u32; 8]> = self.map(map::QUOTAS)?.try_into()?;
+        Ok(quotas.get(&Quota::POOL.0, 0)?[0])
+    }
+
+    /// Writes the workload's quota: `flows` that it opened. All of them are reserved.
     pub fn set_quota(&mut self, flows: u32, limit: u32, id: u32) -> Result<()> {
-        let mut quotas: Array<_, [u32; 4]> = self.map_mut(map::QUOTAS)?.try_into()?;
-        Ok(quotas.set(PLACE.0, [flows, limit, id, 0], 0)?)
+        let mut quotas: Array<_, [u32; 8]> = self.map_mut(map::QUOTAS)?.try_into()?;
+        Ok(quotas.set(PLACE.0, [0, flows, limit, u32::MAX, id, 0, 0, 0], 0)?)
+    }
+
+    /// The workload is gone; its counts stay.
+    pub fn retire(&mut self) -> Result<()> {
+        let mut quotas: Array<_, [u32; 8]> = self.map_mut(map::QUOTAS)?.try_into()?;
+        let mut own = quotas.get(&PLACE.0, 0)?;
+        own[4] = 0;
+        Ok(quotas.set(PLACE.0, own, 0)?)
+    }
+
+    /// Reserves only some flows of each direction, and gives the pool a size.
+    pub fn set_pool(&mut self, reserve: u32, size: u32) -> Result<()> {
+        let mut quotas: Array<_, [u32; 8]> = self.map_mut(map::QUOTAS)?.try_into()?;
+        let mut own = quotas.get(&PLACE.0, 0)?;
+        own[3] = reserve;
+        quotas.set(PLACE.0, own, 0)?;
+        Ok(quotas.set(Quota::POOL.0, [0, 0, size, 0, 0, 0, 0, 0], 0)?)
+    }
+
+    /// Keys of the half-open flows of a direction, by their place in its ring.
+    pub fn half_open(&self, share: Direction) -> Result<Vec<FlowKey>> {
+        let all = limits::half_open(limits::FLOWS);
+        let first = first_place(share, all / 2 - 1);
+        let ring: Array<_, HalfOpenWords> = self.map(map::HALF_OPEN)?.try_into()?;
+        (first..first + all / 2).map(|place| Ok(ring.get(&place, 0)?.0)).collect()
+    }
+
+    /// Frees every place of the half-open flows.
+    pub fn forget_half_open(&mut self) -> Result<()> {
+        let mut ring: Array<_, HalfOpenWords> = self.map_mut(map::HALF_OPEN)?.try_into()?;
+        let none = HalfOpenWords(FlowKey::NONE, [0; 2]);
+        (0..limits::half_open(limits::FLOWS)).try_for_each(|place| Ok(ring.set(place, none, 0)?))
     }
 
     /// All flows.
     pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
-        let flows: HashMap<_, FlowKey, [u64; 3]> = self.map(map::FLOWS)?.try_into()?;
+        let flows: HashMap<_, FlowKey, [u64; 4]> = self.map(map::FLOWS)?.try_into()?;
         flows.iter().map(|entry| entry.map(|(key, words)| (key, Flow::from_words(words))).map_err(Into::into)).collect()
     }
 
     /// Writes a flow.
     pub fn set_flow(&mut self, key: &FlowKey, flow: Flow) -> Result<()> {
-        let mut flows: HashMap<_, FlowKey, [u64; 3]> = self.map_mut(map::FLOWS)?.try_into()?;
+        let mut flows: HashMap<_, FlowKey, [u64; 4]> = self.map_mut(map::FLOWS)?.try_into()?;
         Ok(flows.insert(key, flow.to_words(), 0)?)
+    }
+
+    /// Adds established flows that the workload opened, each of another port or to another peer, up to a number.
+    pub fn establish(&mut self, count: u32) -> Result<()> {
+        const PORTS: u32 = 60_000;
+        let (mut present, limit, id) = self.quota()?;
+        // The only clock that both sides share is the one in a flow that has just been written.
+        let probe = Frame::new(ip(who::WORKLOAD[0]), ip(who::FRIEND[0]), Transport::syn(1, 80)).bytes();
+        ensure!(self.run(Direction::Egress, LO, &probe, 1)?.0, "a flow to read the clock from");
+        let probe = FlowKey::new(OWNERS[0], ProtocolClass::Tcp, 1, 80, &ip(who::FRIEND[0]).into());
+        let epoch = self.epoch()?;
+        let mut flows: HashMap<_, FlowKey, [u64; 4]> = self.map_mut(map::FLOWS)?.try_into()?;
+        let now = Flow::from_words(flows.get(&probe, 0)?).last_seen;
+        flows.remove(&probe)?;
+        while present < count {
+            let peer = IpAddr::from((0xc000_0200 + present / PORTS).to_be_bytes());
+            let port = (1 + present % PORTS) as u16;
+            let key = FlowKey::new(OWNERS[0], ProtocolClass::Tcp, port, 80, &peer.into());
+            let bits = Role::WorkloadOpened as u8 | state::REPLIED | state::ESTABLISHED;
+            let word = FlowWord::new(epoch, key.tag(), bits);
+            let flow =
+                Flow { word, last_seen: now, ingress: LO, home: Home::new(PLACE, 0), mark: 0, acknowledged: [0; 2] };
+            flows.insert(key, flow.to_words(), 0)?;
+            present += 1;
+        }
+        self.forget_half_open()?;
+        self.set_quota(present, limit, id)
+    }
+
+    fn epoch(&self) -> Result<u32> {
+        let globals: Array<_, u64> = self.map(map::GLOBALS)?.try_into()?;
+        Ok(PolicyWord::from_u64(globals.get(&(Global::Word as u32), 0)?).epoch)
     }
 
     /// Deletes every flow.
     pub fn forget_flows(&mut self) -> Result<()> {
         let keys: Vec<FlowKey> = self.flows()?.into_iter().map(|(key, _)| key).collect();
-        let mut flows: HashMap<_, FlowKey, [u64; 3]> = self.map_mut(map::FLOWS)?.try_into()?;
+        let mut flows: HashMap<_, FlowKey, [u64; 4]> = self.map_mut(map::FLOWS)?.try_into()?;
         for key in keys {
             flows.remove(&key)?;
         }

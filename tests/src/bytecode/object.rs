@@ -34,7 +34,7 @@ pub fn load(flows: u32) -> Result<(Ebpf, Sweep)> {
         program.load().with_context(|| format!("the kernel refuses {name}"))?;
     }
     let mut maps = BTreeMap::new();
-    for name in [limits::map::FLOWS, limits::map::QUOTAS] {
+    for name in [limits::map::FLOWS, limits::map::HALF_OPEN, limits::map::QUOTAS] {
         let (Map::HashMap(data) | Map::Array(data)) = ebpf.map(name).context(name)? else {
             bail!("{name} is neither a hash nor an array");
         };

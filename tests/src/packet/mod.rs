@@ -95,6 +95,8 @@ pub struct Frame<'a> {
     pub fragment: u16,
     /// IPv6 extension headers: number and whole bytes, whose first is overwritten by the number of the next header.
     pub extensions: &'a [(u8, &'a [u8])],
+    /// Sequence and acknowledgement number of a TCP segment. Unless set otherwise, each segment acknowledges each other one.
+    pub numbers: [u32; 2],
     /// What it carries.
     pub transport: Transport,
     /// Bytes behind the transport header.
@@ -113,6 +115,7 @@ impl Frame<'_> {
             options: &[],
             fragment: 0,
             extensions: &[],
+            numbers: [0x0102_0304, 0x0102_0305],
             transport,
             payload: &[],
         }
@@ -158,7 +161,11 @@ impl Frame<'_> {
 
     fn transport_bytes(&self, v4: bool, addresses: &[u8]) -> Vec<u8> {
         let (mut bytes, sum_at) = match self.transport {
-            Transport::Tcp { source, destination, flags } => (parts::tcp(source, destination, flags, self.payload), 16),
+            Transport::Tcp { source, destination, flags } => {
+                let mut segment = parts::tcp(source, destination, flags, self.payload);
+                segment[4..12].copy_from_slice(&self.numbers.map(u32::to_be_bytes).concat());
+                (segment, 16)
+            }
             Transport::Udp { source, destination } => (parts::udp(source, destination, self.payload), 6),
             Transport::Sctp { source, destination, chunk } => {
                 let mut bytes = parts::sctp_chunk(source, destination, [chunk, 0], self.payload);

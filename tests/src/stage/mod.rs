@@ -182,11 +182,13 @@ impl Stage {
 
     /// Replaces the settings, apart from the state directory and the size of the flow table.
     pub fn settings(&self, text: &str) {
+        self.settings_whole(&format!("flows: 16384\nflow_quota: 8192\n{text}"));
+    }
+
+    /// Replaces the settings, apart from the state directory.
+    pub fn settings_whole(&self, text: &str) {
         let state = self.site.file("state");
-        replace(
-            &self.options.config,
-            &format!("state_dir: {}\nflows: 16384\nflow_quota: 8192\n{text}", state.display()),
-        );
+        replace(&self.options.config, &format!("state_dir: {}\n{text}", state.display()));
     }
 
     /// A file of this stage.

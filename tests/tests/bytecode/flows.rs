@@ -1,14 +1,17 @@
 //! Tests of flow state: what is written, which packets a live flow lets pass, and which are judged again.
 
 use enforcer_common::{
+    flow_key::FlowKey,
     flow_state::{FlowWord, Role, state},
     id::{Direction, Row},
+    limits,
     packet::tcp,
+    sweep::SweepArguments,
     verdict::{Reason, Verdict},
 };
 use enforcer_tests::{
     bytecode::{
-        node::Flow,
+        node::{Flow, SWEEP},
         scene::{OTHER, PLACE, Scene, UPLINK, ip, who},
     },
     packet::{Frame, Transport},
@@ -30,7 +33,8 @@ fn segment(source: u16, destination: u16, flags: u8) -> Transport {
 fn only_flow(both: &Both) -> Flow {
     let flows = both.node.flows().unwrap();
     assert_eq!(flows.len(), 1, "{flows:?}");
-    assert_eq!(both.node.quota().unwrap().0, 1, "the quota counts what is in the table");
+    let established = u32::from(flows[0].1.word.share().is_some());
+    assert_eq!(both.node.quota().unwrap().0, established, "the quota counts what is established");
     flows[0].1
 }
 
@@ -45,7 +49,7 @@ fn a_live_flow_vouches_for_replies_and_nothing_else() {
         assert_eq!(both.sends(&frame(own, friend, segment(40_000, 80, tcp::SYN))), ALLOW);
         let flow = only_flow(&both);
         assert_eq!(flow.word.role(), Some(Role::WorkloadOpened));
-        assert_eq!((flow.ingress, flow.quota), (u32::MAX, PLACE));
+        assert_eq!((flow.ingress, flow.home.quota()), (u32::MAX, PLACE));
         assert_eq!(both.receives(OTHER, &frame(friend, own, segment(80, 40_000, tcp::SYN | tcp::ACK))), ALLOW);
         let flow = only_flow(&both);
         assert_eq!(flow.ingress, OTHER, "the first packet of the peer shows its device");
@@ -111,15 +115,15 @@ fn the_nodes_answers_open_no_way_back() {
         return;
     };
     let (own, node) = (who::WORKLOAD[0], who::NODE[0]);
-    for (why, transport) in [
-        ("a SYN+ACK", segment(99, 5000, tcp::SYN | tcp::ACK)),
-        ("an RST", segment(99, 5000, tcp::RST)),
-        ("an echo reply", Transport::Icmp { kind: 0, code: 0, rest: [0, 1, 0, 0] }),
-    ] {
+    for (why, transport) in
+        [("a SYN+ACK", segment(99, 5000, tcp::SYN | tcp::ACK)), ("an RST", segment(99, 5000, tcp::RST))]
+    {
         assert_eq!(both.receives(0, &frame(node, own, transport)), ALLOW, "{why} reaches it");
         assert!(both.node.flows().unwrap().is_empty(), "{why} writes nothing");
     }
     assert_eq!(both.sends(&frame(own, node, segment(5000, 99, tcp::ACK))), NO_RULE);
+    let reply = Transport::Icmp { kind: 0, code: 0, rest: [0, 1, 0, 0] };
+    assert_eq!(both.receives(0, &frame(node, own, reply)), NO_RULE, "a reply to what it has not asked");
 }
 
 #[test]
@@ -128,11 +132,13 @@ fn a_full_quota_and_a_full_table_deny() {
     let Some(both) = Both::new(&scene) else { return };
     let (own, friend) = (who::WORKLOAD[0], who::FRIEND[0]);
     let syn = |port| frame(own, friend, segment(port, 80, tcp::SYN));
-    assert_eq!(both.sends(&syn(1)), ALLOW);
-    assert_eq!(both.sends(&syn(2)), ALLOW);
+    for port in [1, 2] {
+        connect(&both, port);
+    }
+    assert_eq!(both.node.shares().unwrap(), [0, 2]);
     assert_eq!(both.sends(&syn(3)), Verdict::Deny(Reason::FlowQuota));
     assert_eq!(both.sends(&syn(2)), ALLOW, "a flow that is there needs no room");
-    assert_eq!(both.node.quota().unwrap().0, 2);
+    assert_eq!(both.node.shares().unwrap(), [0, 2]);
 
     let scene = Scene { flows: 8, ..Scene::default() };
     let Some(both) = Both::new(&scene) else { return };
@@ -142,7 +148,77 @@ fn a_full_quota_and_a_full_table_deny() {
     assert!(verdicts[..8].iter().all(|verdict| *verdict == ALLOW));
     assert_eq!(verdicts[63], Verdict::Deny(Reason::FlowTableFull));
     let allowed = verdicts.iter().filter(|verdict| **verdict == ALLOW).count();
-    assert_eq!(both.node.quota().unwrap().0 as usize, allowed, "counted where it was added alone");
+    let half_open = both.node.half_open(Direction::Egress).unwrap();
+    let places = half_open.iter().filter(|key| **key != FlowKey::NONE).count();
+    assert_eq!((both.node.flows().unwrap().len(), places), (allowed, allowed), "each of them has a place");
+    assert_eq!(both.node.quota().unwrap().0, 0, "and is counted nowhere");
+}
+
+/// A connection of the workload to its friend.
+fn connect(both: &Both, port: u16) {
+    let (own, friend) = (who::WORKLOAD[0], who::FRIEND[0]);
+    assert_eq!(both.sends(&frame(own, friend, segment(port, 80, tcp::SYN))), ALLOW);
+    assert_eq!(both.receives(OTHER, &frame(friend, own, segment(80, port, tcp::SYN | tcp::ACK))), ALLOW);
+    assert_eq!(both.sends(&frame(own, friend, segment(port, 80, tcp::ACK))), ALLOW);
+}
+
+#[test]
+fn the_oldest_half_open_flow_gives_way_and_what_is_established_stays() {
+    let Some(mut both) = Both::new(&Scene { flows: limits::FLOWS, ..Scene::default() }) else { return };
+    let (own, friend) = (who::WORKLOAD[0], who::FRIEND[0]);
+    let syn = |port: u16| frame(own, friend, segment(port, 80, tcp::SYN));
+    let places = (limits::half_open(limits::FLOWS) / 2) as u16;
+    let opens = |both: &Both, port| assert!(both.node.run(Direction::Egress, 1, &syn(port), 1).unwrap().0);
+    let known = |both: &Both| -> std::collections::BTreeSet<u16> {
+        both.node.flows().unwrap().iter().map(|(key, _)| key.local_port()).collect()
+    };
+    connect(&both, 1);
+    assert!(both.node.half_open(Direction::Egress).unwrap().iter().all(|key| *key == FlowKey::NONE), "it has left");
+    (2..places + 2).for_each(|port| opens(&both, port));
+    assert_eq!(known(&both), (1..places + 2).collect(), "the connection has left its place to the last one");
+    (places + 2..places + 12).for_each(|port| opens(&both, port));
+    let left = known(&both);
+    assert!(left.contains(&1) && !left.contains(&11) && left.contains(&12), "ten more");
+    assert_eq!(left.len(), usize::from(places) + 1);
+    // A flow that was freed by its age has left its place.
+    let all = SweepArguments { tick_shift: 0, ..SWEEP };
+    while both.node.sweep(all).unwrap() != 0 {}
+    assert!(both.node.half_open(Direction::Egress).unwrap().iter().all(|key| *key == FlowKey::NONE));
+    assert_eq!((known(&both).len(), both.node.quota().unwrap().0), (0, 0));
+    both.forget_flows();
+    assert!(both.node.half_open(Direction::Ingress).unwrap().iter().all(|key| *key == FlowKey::NONE));
+}
+
+#[test]
+fn beyond_its_reserve_a_workload_takes_from_the_pool() {
+    let Some(mut both) = Both::new(&Scene::default()) else { return };
+    both.node.set_pool(2, 3).unwrap();
+    let (own, friend) = (who::WORKLOAD[0], who::FRIEND[0]);
+    let node = |both: &Both, direction, source: &str, destination: &str, ports: [u16; 2], flags| {
+        let frame = frame(source, destination, segment(ports[0], ports[1], flags));
+        both.node.verdict_of(direction, OTHER, &frame).unwrap()
+    };
+    let connect = |both: &Both, port| {
+        [
+            node(both, Direction::Egress, own, friend, [port, 80], tcp::SYN),
+            node(both, Direction::Ingress, friend, own, [80, port], tcp::SYN | tcp::ACK),
+            node(both, Direction::Egress, own, friend, [port, 80], tcp::ACK),
+        ]
+    };
+    for (port, pool) in [(1, 0), (2, 0), (3, 1), (4, 2), (5, 3)] {
+        assert_eq!(connect(&both, port), [ALLOW; 3], "port {port}");
+        assert_eq!(both.node.pool().unwrap(), pool);
+    }
+    let full = Verdict::Deny(Reason::FlowTableFull);
+    assert_eq!(node(&both, Direction::Egress, own, friend, [6, 80], tcp::SYN), full);
+    assert_eq!(node(&both, Direction::Ingress, friend, own, [9, 80], tcp::SYN), ALLOW, "its other reserve is its own");
+    let (count, limit, _) = both.node.quota().unwrap();
+    assert_eq!((count, both.node.shares().unwrap()), (5, [0, 5]));
+    assert_eq!(limit, 1000);
+    // The workload is gone: what it took goes back.
+    both.node.retire().unwrap();
+    while both.node.sweep(SWEEP).unwrap() != 0 {}
+    assert_eq!((both.node.pool().unwrap(), both.node.shares().unwrap()), (0, [0; 2]));
 }
 
 #[test]
@@ -207,20 +283,26 @@ fn rst_and_fin_shorten_the_limit_and_later_segments_restore_it() {
     let (own, friend) = (who::WORKLOAD[0], who::FRIEND[0]);
     let out = |flags| frame(own, friend, segment(40_000, 80, flags));
     let back = |flags| frame(friend, own, segment(80, 40_000, flags));
-    both.sends(&out(tcp::SYN)).into_result().unwrap();
-    both.receives(OTHER, &back(tcp::SYN | tcp::ACK)).into_result().unwrap();
+    connect(&both, 40_000);
     let bits = || only_flow(&both).word.state() & !state::ROLE;
+    let live = state::REPLIED | state::ESTABLISHED;
     both.receives(OTHER, &back(tcp::RST)).into_result().unwrap();
-    assert_eq!(bits(), state::REPLIED | state::RST);
+    assert_eq!(bits(), live | state::ASKED_PEER, "not what the workload expects");
     both.receives(OTHER, &back(tcp::ACK)).into_result().unwrap();
-    assert_eq!(bits(), state::REPLIED, "a blind RST is taken back");
+    assert_eq!(bits(), live);
+    let numbers = [0x0102_0305; 2];
+    let reset = Frame { numbers, ..Frame::new(ip(friend), ip(own), segment(80, 40_000, tcp::RST)) }.bytes();
+    both.receives(OTHER, &reset).into_result().unwrap();
+    assert_eq!(bits(), live | state::ENDED);
+    both.receives(OTHER, &back(tcp::ACK)).into_result().unwrap();
+    assert_eq!(bits(), live, "who goes on has not ended it");
     both.sends(&out(tcp::FIN | tcp::ACK)).into_result().unwrap();
     both.receives(OTHER, &back(tcp::FIN | tcp::ACK)).into_result().unwrap();
-    assert_eq!(bits(), state::REPLIED | state::FIN_LOCAL | state::FIN_PEER);
+    assert_eq!(bits(), live | state::FIN_LOCAL | state::FIN_PEER);
     both.sends(&out(tcp::ACK)).into_result().unwrap();
-    assert_eq!(bits(), state::REPLIED | state::FIN_LOCAL | state::FIN_PEER, "last segments pass");
+    assert_eq!(bits(), live | state::FIN_LOCAL | state::FIN_PEER, "last segments pass");
     both.sends(&out(tcp::SYN)).into_result().unwrap();
-    assert_eq!(bits(), 0, "a new SYN takes the entry over");
+    assert_eq!(bits(), live, "a new SYN takes the entry over");
 }
 
 #[test]

@@ -20,6 +20,7 @@ struct Step {
     from_workload: bool,
     transport: Transport,
     payload: bool,
+    numbers: [u32; 2],
     extension: bool,
     way: u32,
     /// Seconds before it.
@@ -48,12 +49,15 @@ fn step() -> impl Strategy<Value = Step> {
     let transport = prop_oneof![4 => tcp, 2 => Just(Transport::Udp { source: 40_000, destination: 80 })];
     let ways = proptest::sample::select(vec![UPLINK, UPLINK, UPLINK, UPLINK, OTHER, NODE]);
     let rare = || proptest::bool::weighted(0.05);
-    (any::<bool>(), any::<bool>(), transport, any::<bool>(), rare(), ways, 0..2u32, rare()).prop_map(
-        |(v4, from_workload, transport, payload, extension, way, pause, swap)| Step {
+    // What establishes a connection, or ends it, and what does neither.
+    let numbers = proptest::sample::select(vec![[5, 6], [5, 6], [6, 6], [5, 7]]);
+    (any::<bool>(), any::<bool>(), transport, any::<bool>(), numbers, rare(), ways, 0..2u32, rare()).prop_map(
+        |(v4, from_workload, transport, payload, numbers, extension, way, pause, swap)| Step {
             v4,
             from_workload,
             transport,
             payload,
+            numbers,
             extension: extension && !v4,
             way,
             pause,
@@ -80,7 +84,7 @@ fn play(steps: &[Step], spec: &str) -> usize {
             }
             _ => Frame::new(destination, source, Transport::Udp { source: 80, destination: 40_000 }),
         };
-        let frame = Frame { payload, extensions, ..frame }.bytes();
+        let frame = Frame { payload, extensions, numbers: step.numbers, ..frame }.bytes();
         let _ = stage.verdict_of(A, (!step.from_workload).then_some(step.way), &frame);
     }
     stage.world.live_count()

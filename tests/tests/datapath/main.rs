@@ -7,6 +7,7 @@ mod discovery;
 mod echo;
 mod epochs;
 mod full;
+mod half_open;
 mod headers;
 mod live;
 mod node;

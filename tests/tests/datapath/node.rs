@@ -91,12 +91,48 @@ fn an_answer_of_the_node_makes_no_entry() {
             assert_eq!(stage.world.flow_count(), 0, "flags {flags}");
             assert_eq!(stage.sends(A, &ack(back)), NO_RULE, "flags {flags}: no way back");
         }
-        assert_eq!(stage.receives(A, NODE, &echo(node(v4), host(v4, A), false, 7)), ALLOW);
-        assert_eq!(stage.world.flow_count(), 0, "an echo reply");
-        assert_eq!(stage.sends(A, &echo(host(v4, A), node(v4), true, 7)), NO_RULE);
         assert_eq!(stage.receives(A, NODE, &data(there.0, there.1)), ALLOW);
         let entry = stage.entry(&stage.key(A, None, &ack(back))).expect("data makes one");
         assert_eq!(entry.role, Role::NodeOpened);
+    }
+}
+
+/// Types of ICMP that answer a request: echo, timestamp, information, address mask, extended echo; and those of ICMPv6.
+const REPLIES: [&[u8]; 2] = [&[0, 14, 16, 18, 43], &[129, 140, 161]];
+
+#[test]
+fn a_reply_of_the_node_reaches_nobody_who_has_not_asked() {
+    for v4 in FAMILIES {
+        let (own, other) = (host(v4, A), node(v4));
+        for kind in REPLIES[usize::from(!v4)] {
+            let reply = Frame::new(other, own, Transport::Icmp { kind: *kind, code: 0, rest: [0, 7, 0, 1] });
+            let stage = Stage::new(&[("a", CLOSED)]);
+            assert_eq!(stage.receives(A, NODE, &reply), NO_RULE, "type {kind}: somebody asked in its name");
+            let stage = Stage::new(&[]);
+            assert_eq!(stage.receives(A, NODE, &reply), ALLOW, "type {kind}: nothing is closed");
+            assert_eq!(stage.world.flow_count(), 0, "type {kind}: which opens nothing");
+        }
+        let mut stage = Stage::closed_but("{ to: anywhere, ports: [icmp] }");
+        let reply = echo(other, own, false, 7);
+        assert_eq!(stage.receives(A, NODE, &reply), NO_RULE);
+        assert_eq!(stage.sends(A, &echo(own, other, true, 7)), ALLOW);
+        assert_eq!(stage.receives(A, NODE, &reply), ALLOW, "it has asked");
+        assert_eq!(stage.receives(A, NODE, &echo(other, own, false, 8)), NO_RULE, "by another id");
+        assert_eq!(stage.receives(A, NODE, &echo(stranger(v4), own, false, 7)), NO_RULE, "somebody else");
+        stage.apply(&[("a", CLOSED)]);
+        assert_eq!(stage.receives(A, NODE, &reply), ALLOW, "what it asked while it might is answered");
+    }
+}
+
+#[test]
+fn what_refuses_or_accepts_an_association_for_the_node_makes_no_entry() {
+    for v4 in FAMILIES {
+        let stage = Stage::new(&[("a", CLOSED)]);
+        for chunk in [2, 6] {
+            let frame = Frame::new(node(v4), host(v4, A), Transport::Sctp { source: 9, destination: 5000, chunk });
+            assert_eq!(stage.receives(A, NODE, &frame), ALLOW, "chunk {chunk}");
+            assert_eq!(stage.world.flow_count(), 0, "chunk {chunk}");
+        }
     }
 }
 

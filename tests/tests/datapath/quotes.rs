@@ -146,8 +146,78 @@ fn an_error_about_the_nodes_flow_leaves_a_closed_workload() {
         assert_eq!(stage.receives(A, NODE, &received), ALLOW);
         let answer = quoted(&received, 8);
         assert_eq!(stage.sends(A, &error(host(v4, A), node(v4), &answer)), ALLOW);
-        let of_the_node = quoted(&syn(((host(v4, A), 1), (peer(v4), 2))), 8);
-        assert_eq!(stage.receives(A, NODE, &error(node(v4), host(v4, A), &of_the_node)), ALLOW, "D3");
+        let unsent = quoted(&syn(((host(v4, A), 1), (peer(v4), 2))), 8);
+        assert_eq!(stage.receives(A, NODE, &error(node(v4), host(v4, A), &unsent)), NO_RULE, "it has not sent that");
+        let answer = datagram((host(v4, A), 53), (node(v4), 5000));
+        assert_eq!(stage.receives(A, NODE, &error(node(v4), host(v4, A), &quoted(&answer, 8))), ALLOW, "its answer");
+    }
+}
+
+/// The peer that is quoted has a class of its own, and the router has another.
+#[test]
+fn an_error_is_judged_again_by_the_peer_that_it_quotes() {
+    for v4 in FAMILIES {
+        let mut stage = Stage::closed_but("{ to: [{ workloads: { app: b } }] }");
+        let (own, other) = (host(v4, A), host(v4, B));
+        let ends = ((own, 40_000), (other, 80));
+        assert_eq!(stage.sends(A, &syn(ends)), ALLOW);
+        let quote = quoted(&syn(ends), 8);
+        let by_router = |stage: &Stage| stage.receives(A, UPLINK, &error(stranger(v4), own, &quote));
+        assert_eq!(by_router(&stage), ALLOW);
+        stage.apply(&[("a", &but("{ to: [{ workloads: { app: b } }] }"))]);
+        assert_eq!(by_router(&stage), ALLOW, "another epoch: `b` is allowed, whoever says that it cannot be reached");
+        let cidr = if v4 { "203.0.113.9/32" } else { "2001:db8:113::9/128" };
+        stage.apply(&[("a", &but(&format!("{{ to: [{{ cidr: \"{cidr}\" }}] }}")))]);
+        assert_eq!(by_router(&stage), NO_RULE, "and now the router is, but not `b`");
+    }
+}
+
+#[test]
+fn a_workload_speaks_of_its_own_flows_only() {
+    for v4 in FAMILIES {
+        let (own, outside, neighbour) = (host(v4, A), peer(v4), host(v4, B));
+        let mut stage = Stage::closed_but("{ to: anywhere, ports: [80/tcp] }");
+        for (to, speaks, why) in [(outside, false, "of a flow that goes elsewhere"), (neighbour, true, "of its own")] {
+            let ends = ((own, 40_000), (to, 80));
+            assert_eq!(stage.sends(A, &syn(ends)), ALLOW);
+            let quote = quoted(&syn(ends), 8);
+            let verdict = if speaks { ALLOW } else { NO_RULE };
+            assert_eq!(stage.receives(A, B, &error(neighbour, own, &quote)), verdict, "{why}");
+            assert_eq!(stage.receives(A, UPLINK, &error(stranger(v4), own, &quote)), ALLOW, "a router");
+            stage.apply(&[("a", &but("{ to: anywhere, ports: [80/tcp] }"))]);
+            assert_eq!(stage.receives(A, B, &error(neighbour, own, &quote)), verdict, "{why}, judged again");
+        }
+        // Policy may let it speak for all that.
+        stage.apply(&[("a", &but("{ to: anywhere, ports: [80/tcp] }, { from: [{ workloads: { app: b } }] }"))]);
+        let quote = quoted(&syn(((own, 40_000), (outside, 80))), 8);
+        assert_eq!(stage.receives(A, B, &error(neighbour, own, &quote)), ALLOW);
+    }
+}
+
+#[test]
+fn an_error_carries_no_more_than_errors_do() {
+    for (v4, most) in [(true, 576), (false, 1280)] {
+        for (set, limit) in [(0, most), (200, 200), (4000, most)] {
+            let mut stage = Stage::new(&[("a", &but(&format!("{OUT}, {IN}")))]);
+            stage.world.error_bytes = set;
+            let (own, other) = (host(v4, A), peer(v4));
+            let (sent, got) = (syn(((own, 40_000), (other, 80))), datagram((other, 5000), (own, 53)));
+            assert_eq!(stage.sends(A, &sent), ALLOW);
+            assert_eq!(stage.receives(A, UPLINK, &got), ALLOW);
+            let header = if v4 { 20 + 8 } else { 40 + 8 };
+            let long = |frame: &Frame<'_>, length: usize| {
+                let mut quote = quoted(frame, 8);
+                quote.resize(length - header, 0x41);
+                quote
+            };
+            for (length, verdict) in [(limit, ALLOW), (limit + 1, NO_RULE), (limit + 900, NO_RULE)] {
+                let inwards = long(&sent, length);
+                let verdict_of = stage.receives(A, UPLINK, &error(stranger(v4), own, &inwards));
+                assert_eq!(verdict_of, verdict, "{length} bytes, set to {set}");
+                let outwards = long(&got, length);
+                assert_eq!(stage.sends(A, &error(own, other, &outwards)), verdict, "{length} bytes, set to {set}");
+            }
+        }
     }
 }
 

@@ -4,11 +4,12 @@ use enforcer_common::datapath;
 use enforcer_common::decide::AskPolicy;
 use enforcer_common::endpoint::Endpoint;
 use enforcer_common::flow_key::FlowKey;
-use enforcer_common::flow_state::FlowValue;
+use enforcer_common::flow_state::{FlowValue, Home};
+use enforcer_common::follow::Follow;
 use enforcer_common::icmp_error::FindQuoted;
-use enforcer_common::id::{Direction, Ifindex, PolicyWord, Slot};
+use enforcer_common::id::{Direction, Ifindex, PolicyWord, QuotaPlace, Slot};
 use enforcer_common::judge::JudgeWork;
-use enforcer_common::tables::{Clock, Devices, Flows, PolicyTables};
+use enforcer_common::tables::{Bounds, Clock, Devices, Flows, PolicyTables};
 use enforcer_common::verdict::{Reason, Verdict};
 use enforcer_common::work::{Meta, Work};
 use enforcer_tests::packet::{Bytes, Frame};
@@ -75,8 +76,26 @@ impl Flows for Refusing<'_> {
         Flows::flow(&self.world, key).filter(|_| !self.blind)
     }
 
-    fn insert(&self, _: &FlowKey, _: &FlowValue) -> Result<bool, Reason> {
+    fn insert(&self, _: &FlowKey, _: &mut FlowValue) -> Result<bool, Reason> {
         Err(self.reason)
+    }
+
+    fn take(&self, _: QuotaPlace, _: Direction) -> Result<(), Reason> {
+        Err(self.reason)
+    }
+
+    fn give(&self, place: QuotaPlace, share: Direction) {
+        Flows::give(&self.world, place, share);
+    }
+
+    fn settle(&self, key: &FlowKey, home: Home) {
+        Flows::settle(&self.world, key, home);
+    }
+}
+
+impl Bounds for Refusing<'_> {
+    fn error_bytes(&self) -> u32 {
+        Bounds::error_bytes(&self.world)
     }
 }
 
@@ -92,5 +111,6 @@ impl Clock for Refusing<'_> {
 
 // The parts run in line.
 impl AskPolicy for Refusing<'_> {}
+impl Follow for Refusing<'_> {}
 impl JudgeWork for Refusing<'_> {}
 impl FindQuoted for Refusing<'_> {}

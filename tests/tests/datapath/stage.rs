@@ -252,3 +252,7 @@ pub(crate) fn syn<'a>((from, to): Ends) -> Frame<'a> {
 pub(crate) fn ack<'a>((from, to): Ends) -> Frame<'a> {
     segment(from, to, tcp::ACK)
 }
+
+pub(crate) fn syn_ack<'a>((from, to): Ends) -> Frame<'a> {
+    segment(from, to, tcp::SYN | tcp::ACK)
+}

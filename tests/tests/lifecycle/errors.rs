@@ -266,3 +266,66 @@ fn a_forged_error_does_not_pass_bridged() {
 fn a_forged_error_does_not_pass_routed() {
     forged(Layout::Routed);
 }
+
+/// An error of a third workload, or of a router, that quotes a live flow of `a` and carries this many bytes more.
+fn carrying(stage: &Stage, from: &str, flow: &Flows, route: Route, more: usize) -> Attack {
+    let (v4, [own, _]) = (flow.v4, flow.own);
+    Attack::new(format!("{from}, {more} bytes, IPv4 {v4}"), Direction::Ingress, Reason::NoRule, |nonce| {
+        let carrier = if v4 { protocol::ICMP } else { protocol::ICMPV6 };
+        let carried = [nonce, &vec![0x41; more]].concat();
+        let message = too_big([own, flow.outside], protocol::UDP, &carried);
+        ip(route, address(stage, from, v4), own.ip(), carrier, &message)
+    })
+}
+
+/// `a` may ask the outside and nobody may ask it; `c` is free, and knows of a flow of `a`.
+fn third(layout: Layout) {
+    let mut stage = stage(layout, &["a", "b", "c"]);
+    stage.outside(&ELSEWHERE);
+    let to = "to: [{cidr: 192.0.2.7/32}, {cidr: \"2001:db8::7/128\"}]";
+    for name in ["a", "b"] {
+        stage.policy(&format!("{name}.yaml"), &policy(name, "[ingress, egress]", &rule(to, "7000/udp")));
+    }
+    let inwards = Route {
+        to: device(stage.lab.node(), UPLINK).unwrap().mac,
+        from: device(stage.lab.outside(), "eth0").unwrap().mac,
+    };
+    let beside = stage.route("c", Some("a"));
+    let flows = [true, false].map(|v4| Flows::open(&stage, v4));
+    let of = |from: &str, route: Route, sizes: [usize; 2]| -> Vec<Attack> {
+        flows.iter().zip(sizes).map(|(flow, more)| carrying(&stage, from, flow, route, more)).collect()
+    };
+    // Header, ICMP header, quoted headers and the nonce are 80 bytes over IPv4, and 120 over IPv6.
+    let (short, fits, long) = ([0, 0], [576 - 80, 1280 - 120], [577 - 80, 1281 - 120]);
+    let of_third: Vec<Attack> = [of("c", beside, short), of("c", beside, [400, 900])].into_iter().flatten().collect();
+    let of_router: Vec<Attack> =
+        [of("outside", inwards, short), of("outside", inwards, fits)].into_iter().flatten().collect();
+    let too_long = of("outside", inwards, long);
+    let (outsider, insider) =
+        (Sender::open(stage.lab.outside(), "eth0").unwrap(), Sender::open(stage.at("c"), "eth0").unwrap());
+    let at_a = stage.tap("a");
+    arrive(&insider, &at_a, &of_third);
+    arrive(&outsider, &at_a, &of_router);
+    arrive(&outsider, &at_a, &too_long);
+    stage.start();
+    assert!(flows.iter().all(Flows::live), "{layout:?}: the flows are allowed");
+    for when in ["the daemon is alive", "the daemon is dead"] {
+        let when = format!("{layout:?}, {when}");
+        fail(&stage, &when, &insider, &at_a, &of_third);
+        reach(&when, &outsider, &at_a, &of_router);
+        fail(&stage, &when, &outsider, &at_a, &too_long);
+        if when.ends_with("alive") {
+            stage.kill();
+        }
+    }
+}
+
+#[test]
+fn a_third_workload_sends_nothing_by_errors_bridged() {
+    third(Layout::Bridged);
+}
+
+#[test]
+fn a_third_workload_sends_nothing_by_errors_routed() {
+    third(Layout::Routed);
+}

@@ -36,24 +36,30 @@ fn rest(id: u16, nonce: &[u8]) -> Vec<u8> {
 
 /// Pings as a program would, in both families; fails unless the answers of the other side's kernel come back.
 fn answered(stage: &Stage, when: &str, from: &str, to: &str, id: u16) {
-    let tap = stage.tap(from);
     for v4 in [true, false] {
-        let (source, destination, nonce) = (stage.address(from, v4), stage.address(to, v4), nonce());
-        let (number, request) = echo(v4, true);
-        let send = || {
-            // The kernel fills in what ICMPv6 needs of a checksum.
-            let socket = bound(source, Type::RAW, Protocol::from(i32::from(number))).unwrap();
-            let message = icmp(request, 0, &rest(id, &nonce));
-            socket.send_to(&message, &SocketAddr::new(destination, 0).into()).unwrap();
-        };
-        stage.at(from).enter(send).unwrap();
-        let (_, reply) = echo(v4, false);
-        let is_reply = |bytes: &[u8]| bytes.first() == Some(&reply);
-        let came = tap.wait(PATIENCE, |frame| {
-            !frame.outgoing && frame.holds(&nonce) && frame.packet().is_some_and(|packet| is_reply(packet.body))
-        });
-        assert!(came, "{when}: no answer to {from} from {destination}");
+        answered_by(stage, when, from, stage.address(to, v4), id);
     }
+}
+
+/// The same of one address, whosever it is.
+pub(crate) fn answered_by(stage: &Stage, when: &str, from: &str, destination: IpAddr, id: u16) {
+    let tap = stage.tap(from);
+    let v4 = destination.is_ipv4();
+    let (source, nonce) = (stage.address(from, v4), nonce());
+    let (number, request) = echo(v4, true);
+    let send = || {
+        // The kernel fills in what ICMPv6 needs of a checksum.
+        let socket = bound(source, Type::RAW, Protocol::from(i32::from(number))).unwrap();
+        let message = icmp(request, 0, &rest(id, &nonce));
+        socket.send_to(&message, &SocketAddr::new(destination, 0).into()).unwrap();
+    };
+    stage.at(from).enter(send).unwrap();
+    let (_, reply) = echo(v4, false);
+    let is_reply = |bytes: &[u8]| bytes.first() == Some(&reply);
+    let came = tap.wait(PATIENCE, |frame| {
+        !frame.outgoing && frame.holds(&nonce) && frame.packet().is_some_and(|packet| is_reply(packet.body))
+    });
+    assert!(came, "{when}: no answer to {from} from {destination}");
 }
 
 /// Echoes of a workload to its neighbour, as raw frames of both families: no program has asked for them.

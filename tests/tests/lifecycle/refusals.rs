@@ -115,6 +115,7 @@ fn a_build_without_programs() {
         pin_dir: stage.options.pin_dir.clone(),
         flows: 1024,
         flow_quota: 1024,
+        icmp_error_bytes: 1280,
         object: Some(Vec::new()),
     };
     let error = Kernel::open(&config).unwrap_err();

@@ -52,7 +52,9 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
     let more = format!("{} of them in the second table of {}", view.endpoints_more, limits::ENDPOINTS_MORE);
     line("endpoints", format!("{}, {more}", fill(view.endpoints.len() as u64, room)));
     line("workloads", fill(view.flows.workloads as u64, u64::from(limits::WORKLOADS)));
-    line("flows", fill(view.flows.flows, u64::from(view.flow_room)));
+    let flows = fill(view.flows.flows, u64::from(view.flow_room));
+    let shared = fill(u64::from(view.flows.shared), u64::from(view.flows.shared_room));
+    line("flows", format!("{flows}, {} of them half open; beyond the reserves {shared}", view.flows.half_open));
     if let Some(image) = &view.image {
         line("image", tables(image));
     }
@@ -210,7 +212,14 @@ mod tests {
             ],
             endpoints_more: 1,
             uplinks: BTreeSet::from([Ifindex(2)]),
-            flows: FlowFill { flows: 4_096, workloads: 83 },
+            flows: FlowFill {
+                flows: 4_096,
+                half_open: 96,
+                shared: 1_000,
+                shared_room: 12_000,
+                workloads: 83,
+                full: Vec::new(),
+            },
             flow_room: 16_384,
             denied: BTreeMap::from([(
                 (Direction::Ingress, Reason::NoRule),

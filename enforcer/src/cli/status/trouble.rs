@@ -5,9 +5,11 @@
 
 use std::fmt;
 
-use enforcer_common::id::{Ifindex, Revision};
+use enforcer_common::id::{Direction, Ifindex, Revision};
 
+use super::names;
 use crate::agent::report::Report;
+use crate::kernel::FullShare;
 use crate::kernel::status::StatusView;
 
 /// One trouble.
@@ -34,6 +36,20 @@ pub(super) enum Trouble {
     AwaitsSources,
     /// The kernel denied packets that the policies allow.
     Disagreements(u64),
+    /// A workload has as many flows of a direction as it may have.
+    FullShare {
+        /// The workload, or its device if it has no name.
+        workload: String,
+        /// Whether it opened the flows, or they were opened to it.
+        direction: Direction,
+        /// How many there are.
+        flows: u32,
+    },
+    /// What the flow table has beyond the reserves of the workloads is used up.
+    FullTable {
+        /// Flows beyond the reserves.
+        shared: u32,
+    },
 }
 
 impl Trouble {
@@ -48,6 +64,10 @@ impl Trouble {
         }
         let missing = view.endpoints.iter().filter(|endpoint| !endpoint.is_attached());
         troubles.extend(missing.map(|endpoint| Self::NotAttached { ifindex: endpoint.ifindex }));
+        troubles.extend(view.flows.full.iter().map(|full| Self::of_share(view, report, *full)));
+        if view.flows.shared >= view.flows.shared_room && view.flows.shared > 0 {
+            troubles.push(Self::FullTable { shared: view.flows.shared });
+        }
         if let Some(report) = report {
             troubles.extend(report.policy_error.clone().map(Self::Policies));
             troubles.extend(report.refused_sources.iter().cloned().map(Self::Source));
@@ -63,6 +83,18 @@ impl Trouble {
         troubles
     }
 
+    fn of_share(view: &StatusView, report: Option<&Report>, full: FullShare) -> Self {
+        let endpoint = view.endpoints.iter().find(|endpoint| endpoint.id == full.id);
+        let named =
+            endpoint.and_then(|endpoint| names(report).get(&endpoint.ifindex.0).map(|(name, ..)| (*name).to_owned()));
+        let workload = match (named.filter(|name| !name.is_empty()), endpoint) {
+            (Some(name), _) => name,
+            (None, Some(endpoint)) => format!("ifindex {}", endpoint.ifindex),
+            (None, None) => format!("id {}", full.id.0),
+        };
+        Self::FullShare { workload, direction: full.direction, flows: full.flows }
+    }
+
     /// How the text begins, whatever the details are.
     fn lead(&self) -> &'static str {
         match self {
@@ -75,6 +107,8 @@ impl Trouble {
             Self::Unfinished(_) => "the daemon could not finish a change and tries again",
             Self::AwaitsSources => "the names of the workloads are not known yet",
             Self::Disagreements(_) => "the kernel denied packets that the policies allow",
+            Self::FullShare { .. } => "a workload has as many connections as it may have",
+            Self::FullTable { .. } => "the flow table has no room beyond the reserves of the workloads",
         }
     }
 }
@@ -92,6 +126,19 @@ impl fmt::Display for Trouble {
             Self::AwaitsSources => f.write_str("what is in force stays, and a new veth is closed"),
             Self::Disagreements(packets) => {
                 write!(f, "{packets} packets; this is a defect of Enforcer, please report it")
+            }
+            Self::FullShare { workload, direction, flows } => {
+                let whose = match direction {
+                    Direction::Ingress => "were opened to it",
+                    Direction::Egress => "it has opened",
+                };
+                write!(f, "{workload}: {flows} that {whose}; a new one of that kind is denied (flow-quota)")
+            }
+            Self::FullTable { shared } => {
+                write!(
+                    f,
+                    "{shared} flows lie beyond them; who has used up its reserve gets no new one (flow-table-full)"
+                )
             }
         }
     }
@@ -119,7 +166,11 @@ mod tests {
                 Trouble::Apply(_) => Some(Trouble::Unfinished("d".to_owned())),
                 Trouble::Unfinished(_) => Some(Trouble::AwaitsSources),
                 Trouble::AwaitsSources => Some(Trouble::Disagreements(1)),
-                Trouble::Disagreements(_) => None,
+                Trouble::Disagreements(_) => {
+                    Some(Trouble::FullShare { workload: "e".to_owned(), direction: Direction::Ingress, flows: 1 })
+                }
+                Trouble::FullShare { .. } => Some(Trouble::FullTable { shared: 1 }),
+                Trouble::FullTable { .. } => None,
             };
             found.insert(trouble.lead(), trouble);
         }

@@ -63,6 +63,9 @@ impl Programs {
         let tick = Tick::of_kernel()?;
         let mut loader = EbpfLoader::new();
         loader.override_global("TICK_SHIFT", &tick.shift, true);
+        // A ring for each direction.
+        let half_open = maps.flows.half_open.attributes().entries / 2 - 1;
+        loader.override_global("HALF_OPEN_MASK", &half_open, true);
         for (row, _) in maps.of_programs() {
             loader.map_pin_path(row.name, layout.map(row));
         }

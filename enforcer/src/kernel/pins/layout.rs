@@ -5,7 +5,7 @@
 //! anything is changed.
 //!
 //! ```text
-//! PIN_DIR/flows-1/maps/NAME              a map of the group; the same below
+//! PIN_DIR/flows-2/maps/NAME              a map of the group; the same below
 //!                 links/IFINDEX-from     what the workload behind the device sends
 //!                 links/IFINDEX-to       what that workload receives
 //!                 programs/OBJECT/NAME   programs of an object, by a hash of its bytes
@@ -249,7 +249,7 @@ mod tests {
     fn only_numbered_directories_are_a_version() {
         for (name, is) in [
             ("abi-1", true),
-            ("flows-1", true),
+            ("flows-2", true),
             ("policy-20", true),
             ("denials-3", true),
             ("flows-", false),

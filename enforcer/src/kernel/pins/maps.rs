@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use enforcer_common::limits;
 use enforcer_common::schema::{self, Entries, Kind, MapRow};
 
 use crate::kernel::error::{KernelError, on_map};
@@ -28,6 +29,7 @@ pub(crate) struct FlowMaps {
     pub(crate) endpoints_more: Arc<Map>,
     pub(crate) uplinks: Arc<Map>,
     pub(crate) flows: Arc<Map>,
+    pub(crate) half_open: Arc<Map>,
     pub(crate) quotas: Arc<Map>,
 }
 
@@ -80,7 +82,7 @@ impl Maps {
     }
 
     /// The maps that programs use.
-    pub(crate) fn of_programs(&self) -> [(&'static MapRow, &Map); 13] {
+    pub(crate) fn of_programs(&self) -> [(&'static MapRow, &Map); 14] {
         let Self { flows, policy, denials } = self;
         [
             (&schema::GLOBALS, &flows.globals),
@@ -91,6 +93,7 @@ impl Maps {
             (&schema::ENDPOINTS_MORE, &flows.endpoints_more),
             (&schema::UPLINKS, &flows.uplinks),
             (&schema::FLOWS, &flows.flows),
+            (&schema::HALF_OPEN, &flows.half_open),
             (&schema::QUOTAS, &flows.quotas),
             (&schema::DENIALS, &denials.denials),
             (&schema::DENIED, &denials.denied),
@@ -120,6 +123,7 @@ impl FlowMaps {
             endpoints_more: open(&schema::ENDPOINTS_MORE)?,
             uplinks: open(&schema::UPLINKS)?,
             flows: open(&schema::FLOWS)?,
+            half_open: open(&schema::HALF_OPEN)?,
             quotas: open(&schema::QUOTAS)?,
         })
     }
@@ -137,7 +141,7 @@ impl Sizes {
         match Map::pinned(&path) {
             Ok(map) => {
                 // Another size in the settings counts from the next purge on, because a new map would lose live flows.
-                let any_size = matches!(row.entries, Entries::Setting(_));
+                let any_size = matches!(row.entries, Entries::Setting(_) | Entries::HalfOpen(_));
                 compare(name, map.attributes(), &expected, any_size)?;
                 let pinned = map.attributes().entries;
                 if pinned != expected.entries {
@@ -171,6 +175,7 @@ impl Sizes {
             Entries::Fixed(entries) => entries,
             Entries::EachCpu(entries) => self.cpus * entries,
             Entries::Setting(_) => self.flows,
+            Entries::HalfOpen(_) => limits::half_open(self.flows),
             // The kernel makes no map without an entry.
             Entries::Image => 1,
         }

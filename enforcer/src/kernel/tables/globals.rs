@@ -1,5 +1,5 @@
 //! The shared words: the policy word, the counter of owner ids, the seed of the denial hash, whether the first run is over,
-//! and how many lost packets were reported to the flow log.
+//! how many lost packets were reported to the flow log, and the bound of ICMP errors.
 
 use std::fs::File;
 use std::io::Read;
@@ -59,6 +59,11 @@ impl Globals {
     /// Notes that the first plan is through.
     pub(crate) fn begin(&self) {
         self.words.write64(Global::Begun as u32, 0, 1);
+    }
+
+    /// Bounds the ICMP errors that pass with the flow that they quote.
+    pub(crate) fn set_error_bytes(&self, bytes: u32) {
+        self.words.write64(Global::ErrorBytes as u32, 0, u64::from(bytes));
     }
 
     /// Takes note of how many packets are lost in all; how many of them are new. A count below the one noted is that of a map

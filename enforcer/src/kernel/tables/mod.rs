@@ -19,8 +19,8 @@ use enforcer_common::id::{Ifindex, IncarnationId, PolicyWord, QuotaPlace, Revisi
 pub(crate) use endpoints::EndpointTable;
 pub(crate) use globals::Globals;
 pub(crate) use mmap::Mapped;
-pub use quotas::FlowFill;
 pub(crate) use quotas::Quotas;
+pub use quotas::{FlowFill, FullShare};
 pub(crate) use slots::read_header;
 pub(crate) use uplinks::Uplinks;
 
@@ -49,10 +49,11 @@ pub(crate) struct Tables {
 
 impl Tables {
     /// Reads the tables and checks the image in force. An image that may have another layout is not checked.
-    pub(crate) fn open(pins: &Pins, flow_quota: u32) -> Result<Self, KernelError> {
+    pub(crate) fn open(pins: &Pins, flow_quota: u32, error_bytes: u32) -> Result<Self, KernelError> {
         let maps = &pins.maps().flows;
         let globals = Globals::open(maps, true)?;
         globals.seed()?;
+        globals.set_error_bytes(error_bytes);
         let endpoints = EndpointTable::open(maps, true)?;
         // The last daemon may have died before its last wait.
         grace::wait()?;
@@ -75,6 +76,7 @@ impl Tables {
         }
         self.globals.skip_owners(self.endpoints.highest_id().max(self.quotas.highest()));
         self.quotas.keep(&self.endpoints.iter().map(|endpoint| endpoint.id).collect());
+        self.quotas.share_out();
         Ok(())
     }
 
@@ -223,6 +225,7 @@ impl Tables {
         for (place, id) in supply.given() {
             self.quotas.give(*place, *id);
         }
+        self.quotas.share_out();
     }
 
     /// The place of an incarnation in `QUOTAS`.
@@ -235,6 +238,7 @@ impl Tables {
         for place in places {
             self.quotas.release(place);
         }
+        self.quotas.share_out();
     }
 
     /// How full the flow table is.
