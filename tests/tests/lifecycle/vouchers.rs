@@ -243,7 +243,9 @@ fn an_address_claimed_before_its_owner_comes_does_not_keep_the_owner_out() {
     check(&stage, "the owner has its label", &[passes("b", "v", Port::Tcp(PORT)), passes("b", "v", Port::Udp(PORT))]);
     stage.pin_neighbour("x", stage.at("v"), "eth0");
     give(&stage, "x", of_b, "add", "lo");
-    stage.until("x is refused", || stage.status().0["report"]["findings"].to_string().contains("the inventory gives it to t/b"));
+    stage.until("x is refused", || {
+        stage.status().0["report"]["findings"].to_string().contains("the inventory gives it to t/b")
+    });
     reaches_v(&stage, "x", of_b, false);
 }
 

@@ -66,11 +66,12 @@ pub(super) fn plain(report: &Report) -> Report {
 }
 
 fn workload(line: &WorkloadLine) -> WorkloadLine {
-    let WorkloadLine { name, endpoints, addresses, policies } = line;
+    let WorkloadLine { name, endpoints, addresses, vouchers, policies } = line;
     WorkloadLine {
         name: text(name),
         endpoints: endpoints.iter().map(|(ifindex, device)| (*ifindex, text(device))).collect(),
         addresses: texts(addresses),
+        vouchers: vouchers.iter().map(|(address, by)| (text(address), text(by))).collect(),
         policies: *policies,
     }
 }

@@ -294,6 +294,7 @@ mod tests {
                 name: name(),
                 endpoints: vec![(10, name())],
                 addresses: vec![name()],
+                vouchers: [(name(), name())].into(),
                 policies: [1, 1],
             }],
             unknown_workloads: 1,

@@ -86,7 +86,7 @@ impl Trouble {
     fn of_share(view: &StatusView, report: Option<&Report>, full: FullShare) -> Self {
         let endpoint = view.endpoints.iter().find(|endpoint| endpoint.id == full.id);
         let named =
-            endpoint.and_then(|endpoint| names(report).get(&endpoint.ifindex.0).map(|(name, ..)| (*name).to_owned()));
+            endpoint.and_then(|endpoint| names(report).get(&endpoint.ifindex.0).map(|(line, ..)| line.name.clone()));
         let workload = match (named.filter(|name| !name.is_empty()), endpoint) {
             (Some(name), _) => name,
             (None, Some(endpoint)) => format!("ifindex {}", endpoint.ifindex),
