@@ -17,6 +17,8 @@ pub mod endpoint;
 pub mod event;
 pub mod flow_key;
 pub mod flow_state;
+pub mod guard;
+pub mod home;
 pub mod hygiene;
 pub mod icmp_error;
 pub mod id;

@@ -102,7 +102,6 @@ impl<T: AskPolicy + Devices + Flows + Clock, I: ReadImage> Case<'_, T, I> {
             Direction::Ingress if !self.own => image.address(self.local),
             Direction::Ingress | Direction::Egress => None,
         };
-        let ingress = matches!(direction, Direction::Ingress);
         let place = hygiene::Place {
             endpoint: self.endpoint,
             slot: word.slot(),
@@ -110,9 +109,8 @@ impl<T: AskPolicy + Devices + Flows + Clock, I: ReadImage> Case<'_, T, I> {
             own: self.own,
             source,
             destination,
-            from_uplink: ingress && tables.is_uplink(meta.ingress_ifindex),
         };
-        hygiene::check(&place, packet)?;
+        hygiene::check(&place, packet, || tables.believes(&packet.source, meta.ingress_ifindex))?;
         Ok(peer)
     }
 

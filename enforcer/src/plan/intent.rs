@@ -1,5 +1,7 @@
 //! Builds from a compiled image and a snapshot what the daemon wants to have in the kernel. Pure.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use enforcer_common::id::{Address, Ifindex, Row};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +26,7 @@ pub struct Intent {
     image: Image,
     workloads: Vec<PlannedWorkload>,
     uplinks: Vec<Ifindex>,
+    above: BTreeMap<Ifindex, BTreeSet<Ifindex>>,
 }
 
 impl Intent {
@@ -53,7 +56,8 @@ impl Intent {
                 }
             })
             .collect();
-        Self { image, workloads, uplinks: snapshot.uplinks.keys().copied().collect() }
+        let uplinks = snapshot.uplinks.keys().copied().collect();
+        Self { image, workloads, uplinks, above: snapshot.above.clone() }
     }
 
     /// The tables.
@@ -68,13 +72,13 @@ impl Intent {
             addresses: &self.image.addresses,
             workloads: self.workloads.clone(),
             uplinks: self.uplinks.clone(),
+            above: self.above.clone(),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
     use std::net::IpAddr;
     use std::sync::Arc;
     use std::time::Duration;

@@ -12,16 +12,17 @@ use enforcer_common::{
     endpoint::Endpoint,
     flow_key::FlowKey,
     flow_state::FlowValue,
+    home::HomeKey,
     icmp_error::FindQuoted,
     id::{Address, Direction, Ifindex, PolicyWord, Slot},
     image::{AddressEntry, Line, ReadImage},
     judge::JudgeWork,
-    tables::{Clock, Devices, Flows, PolicyTables},
+    tables::{Clock, Devices, Flows, Homes, PolicyTables},
     verdict::{Reason, Verdict},
     work::{Meta, Work},
 };
 
-use super::scene::{Scene, UPLINK};
+use super::scene::Scene;
 use crate::packet::Bytes;
 
 /// A scene in memory.
@@ -79,9 +80,11 @@ impl Devices for &Memory {
     fn endpoint(&self, ifindex: Ifindex) -> Option<&Endpoint> {
         (ifindex == self.scene.endpoint.ifindex).then_some(&self.scene.endpoint)
     }
+}
 
-    fn is_uplink(&self, ifindex: Ifindex) -> bool {
-        ifindex == Ifindex(UPLINK)
+impl Homes for &Memory {
+    fn has_home(&self, key: &HomeKey) -> bool {
+        self.scene.homes().contains(key)
     }
 }
 
