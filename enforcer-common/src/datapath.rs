@@ -102,9 +102,8 @@ fn read_and_judge<T: JudgeWork + FindQuoted, B: PacketBytes>(
         return Err(Reason::Vlan);
     }
     match packet::parse(bytes, &mut work.packet)? {
-        // Longer ones would carry something else.
-        Frame::Arp if bytes.length() > 64 => return Err(Reason::Ethertype),
-        Frame::Arp => return Ok(()),
+        Frame::Arp if packet::is_arp(work.packet.ethertype, bytes.length()) => return Ok(()),
+        Frame::Arp => return Err(Reason::Ethertype),
         Frame::Ip => {}
     }
     if let Some(endpoint) = endpoint

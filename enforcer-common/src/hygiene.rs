@@ -21,13 +21,13 @@ pub struct Place<'a> {
     pub source: Option<AddressEntry>,
     /// What the image knows about the destination. It is looked up only if `own` is not enough.
     pub destination: Option<AddressEntry>,
-    /// The packet came in by an uplink.
-    pub from_uplink: bool,
 }
 
-/// Checks in the order of the specification: the sender's address, the receiver's address, a local address from outside.
+/// Checks in the order of the specification: the sender's address, the receiver's address, a local workload's address from
+/// elsewhere. `home` says whether the packet came in by a device by which packets of its source may come (D12); it is asked
+/// only of a local workload's address.
 #[inline(always)]
-pub fn check(place: &Place<'_>, packet: &Packet) -> Result<(), Reason> {
+pub fn check(place: &Place<'_>, packet: &Packet, home: impl FnOnce() -> bool) -> Result<(), Reason> {
     let routes = place.endpoint.flags[place.slot.index()] & Endpoint::ROUTES != 0;
     let taken = |entry: Option<AddressEntry>| entry.is_some_and(|entry| entry.is_local() || entry.is_node());
     match place.direction {
@@ -48,7 +48,7 @@ pub fn check(place: &Place<'_>, packet: &Packet) -> Result<(), Reason> {
             let own = || place.endpoint.owner_of(&packet.source).is_some();
             let shown = place.source.is_some_and(AddressEntry::is_shown);
             let local = place.source.is_some_and(AddressEntry::is_vouched) || !shown && own();
-            if place.from_uplink && local { Err(Reason::SpoofedFromUplink) } else { Ok(()) }
+            if local && !home() { Err(Reason::SpoofedSource) } else { Ok(()) }
         }
     }
 }

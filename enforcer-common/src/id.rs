@@ -194,6 +194,20 @@ impl IncarnationId {
     /// Nobody.
     pub const NONE: Self = Self(0);
 
+    const DEVICE: u32 = 1 << 31;
+
+    /// Stands for a device in records of packets that are of no workload. An id has 29 bits and an ifindex 31, so it is
+    /// nobody's.
+    #[inline(always)]
+    pub const fn of_device(ifindex: Ifindex) -> Self {
+        Self(Self::DEVICE | ifindex.0)
+    }
+
+    /// The device, if this is one.
+    pub const fn device(self) -> Option<Ifindex> {
+        if self.0 & Self::DEVICE == 0 { None } else { Some(Ifindex(self.0 & !Self::DEVICE)) }
+    }
+
     /// The owner of flows whose local address has no id.
     #[inline(always)]
     pub const fn owner(self) -> OwnerId {
@@ -215,6 +229,8 @@ pub struct Ifindex(pub u32);
 impl Ifindex {
     /// No device: the node itself, or a place that is free.
     pub const NONE: Self = Self(0);
+    /// The loopback device of every network namespace (the kernel's `LOOPBACK_IFINDEX`).
+    pub const LOOPBACK: Self = Self(1);
 }
 
 // As the number alone, in logs of sets of devices too.
@@ -407,6 +423,18 @@ mod tests {
             assert_eq!(PolicyWord::from_u64(word.to_u64()), word);
             assert_eq!(word.to_u64(), u64::from(revision) << 32 | u64::from(epoch));
             assert_eq!((word.slot().number(), word.slot().index()), (revision % 2, revision as usize % 2));
+        }
+    }
+
+    #[test]
+    fn a_device_in_a_record_is_nobodys_incarnation() {
+        for ifindex in [1, 7, i32::MAX.cast_unsigned()] {
+            let id = IncarnationId::of_device(Ifindex(ifindex));
+            assert_eq!(id.device(), Some(Ifindex(ifindex)));
+            assert!(id.0 > OwnerId::MAX.0);
+        }
+        for id in [0, 1, OwnerId::MAX.0] {
+            assert_eq!(IncarnationId(id).device(), None);
         }
     }
 

@@ -14,8 +14,10 @@ pub mod map {
     pub const ENDPOINTS: &str = "ENDPOINTS";
     /// Hash: ifindex -> endpoint, for those whose place in `ENDPOINTS` is taken.
     pub const ENDPOINTS_MORE: &str = "ENDPOINTS_MORE";
-    /// Hash: ifindex -> 1, devices towards the outside.
+    /// Hash: ifindex -> 1, devices towards the outside. No program reads it.
     pub const UPLINKS: &str = "UPLINKS";
+    /// Hash: (address of a local workload, device by which its packets may come in) -> 1.
+    pub const HOMES: &str = "HOMES";
     /// Hash: flow key -> flow value.
     pub const FLOWS: &str = "FLOWS";
     /// Array, mmapable: place -> key of a half-open flow.
@@ -62,6 +64,10 @@ pub const ENDPOINTS: u32 = 4096;
 pub const ENDPOINTS_MORE: u32 = 4096;
 /// Entries of `UPLINKS`.
 pub const UPLINKS: u32 = 256;
+/// Entries of `HOMES`: 32 for each of the [`WORKLOADS`], of which most need six.
+pub const HOMES: u32 = 262_144;
+/// 802.1Q and 802.1ad tags that the guard reads past, beside the one that the kernel has taken off.
+pub const VLAN_TAGS: usize = 4;
 /// Workloads at once, those that wait for their last flows included. `QUOTAS` has one entry more, the pool.
 pub const WORKLOADS: u32 = 8192;
 /// Own addresses of a workload that have an id. More are refused as claims.

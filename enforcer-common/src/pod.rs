@@ -5,6 +5,7 @@ use crate::denial::{BusyKey, Counts, Way, WaySet};
 use crate::endpoint::Endpoint;
 use crate::event::DenialEvent;
 use crate::flow_key::FlowKey;
+use crate::home::HomeKey;
 use crate::id::Address;
 use crate::image::{AddressEntry, Line};
 
@@ -22,6 +23,8 @@ unsafe impl aya::Pod for DenialEvent {}
 unsafe impl aya::Pod for Endpoint {}
 // SAFETY: as above.
 unsafe impl aya::Pod for FlowKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for HomeKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Line {}
 // SAFETY: as above.

@@ -8,6 +8,7 @@ use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
 use crate::flow_state::FlowValue;
 use crate::half_open::HalfOpen;
+use crate::home::HomeKey;
 use crate::id::Address;
 use crate::image::{AddressEntry, Line, Start};
 use crate::limits::{self, map};
@@ -185,7 +186,10 @@ pub const ENDPOINTS_MORE: MapRow = MapRow::hash::<u32, Endpoint>(
     flag::NO_PREALLOC,
     Group::Flows,
 );
-/// Ifindex -> 1, devices towards the outside. Not preallocated: most nodes have one.
+/// Address of a local workload and device -> 1. Not preallocated: most nodes need few.
+pub const HOMES: MapRow =
+    MapRow::hash::<HomeKey, u32>(map::HOMES, Entries::Fixed(limits::HOMES), flag::NO_PREALLOC, Group::Flows);
+/// Ifindex -> 1, devices towards the outside. Not preallocated: most nodes have one. No program reads it.
 pub const UPLINKS: MapRow =
     MapRow::hash::<u32, u32>(map::UPLINKS, Entries::Fixed(limits::UPLINKS), flag::NO_PREALLOC, Group::Flows);
 /// Flow key -> flow value.
@@ -237,14 +241,14 @@ pub const REPORTED_BUSY: MapRow =
     MapRow::hash::<BusyKey, u64>(map::REPORTED_BUSY, Entries::Fixed(limits::BUSY), 0, Group::Denials);
 
 /// Every pinned map: those of the programs first.
-pub const ALL: [&MapRow; 16] = [
+pub const ALL: [&MapRow; 17] = [
     &GLOBALS,
     &IMAGES,
     &IMAGE_STARTS,
     &ADDRESSES,
     &ENDPOINTS,
     &ENDPOINTS_MORE,
-    &UPLINKS,
+    &HOMES,
     &FLOWS,
     &HALF_OPEN,
     &QUOTAS,
@@ -254,6 +258,7 @@ pub const ALL: [&MapRow; 16] = [
     &EVENTS,
     &REPORTED,
     &REPORTED_BUSY,
+    &UPLINKS,
 ];
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
 use crate::flow_state::{FlowValue, Home};
-use crate::id::{Direction, Ifindex, PolicyWord, QuotaPlace, Slot};
+use crate::home::HomeKey;
+use crate::id::{Address, Direction, Ifindex, PolicyWord, QuotaPlace, Slot};
 use crate::image::ReadImage;
 use crate::verdict::Reason;
 
@@ -21,11 +22,27 @@ pub trait PolicyTables {
 }
 
 /// The devices of this node.
-pub trait Devices {
+pub trait Devices: Homes {
     /// The endpoint of a device.
     fn endpoint(&self, ifindex: Ifindex) -> Option<&Endpoint>;
-    /// Whether a device leads to the outside.
-    fn is_uplink(&self, ifindex: Ifindex) -> bool;
+}
+
+/// Where the packets of local workloads may come in.
+pub trait Homes {
+    /// Whether there is this pair.
+    fn has_home(&self, key: &HomeKey) -> bool;
+
+    /// Whether packets from a local workload's address may come in by a device. The node itself is no such device (D3).
+    #[inline(always)]
+    fn believes(&self, source: &Address, device: Ifindex) -> bool {
+        device != Ifindex::NONE && self.has_home(&HomeKey::new(*source, device))
+    }
+
+    /// Whether a source that comes in by a device is a local workload's, and not there.
+    #[inline(always)]
+    fn is_spoofed(&self, source: &Address, device: Ifindex) -> bool {
+        self.has_home(&HomeKey::guarded(*source)) && !self.believes(source, device)
+    }
 }
 
 /// The flow table, and the counts of its flows.
@@ -55,4 +72,51 @@ pub trait Clock {
 pub trait Bounds {
     /// Bytes that an ICMP error may have which passes with the flow that it quotes; 0: as many as its family permits.
     fn error_bytes(&self) -> u32;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    struct Pairs(BTreeSet<HomeKey>);
+
+    impl Homes for Pairs {
+        fn has_home(&self, key: &HomeKey) -> bool {
+            self.0.contains(key)
+        }
+    }
+
+    const OWN: Address = Address([0, 0, 1, 7]);
+    const OTHER: Address = Address([0, 0, 1, 8]);
+
+    #[test]
+    fn an_address_is_believed_where_it_has_a_pair_and_nowhere_else() {
+        let pairs = [HomeKey::guarded(OWN), HomeKey::new(OWN, Ifindex(5)), HomeKey::new(OWN, Ifindex(6))];
+        let tables = Pairs(pairs.into());
+        for (source, device, believed, spoofed) in [
+            (OWN, 5, true, false),
+            (OWN, 6, true, false),
+            (OWN, 7, false, true),
+            (OWN, 0, false, true),
+            (OTHER, 5, false, false),
+            (OTHER, 0, false, false),
+        ] {
+            assert_eq!(tables.believes(&source, Ifindex(device)), believed, "{source:?} by {device}");
+            assert_eq!(tables.is_spoofed(&source, Ifindex(device)), spoofed, "{source:?} by {device}");
+        }
+    }
+
+    #[test]
+    fn the_node_is_no_home_whatever_the_table_holds() {
+        let tables = Pairs([HomeKey::guarded(OWN), HomeKey::new(OWN, Ifindex::NONE)].into());
+        assert!(!tables.believes(&OWN, Ifindex::NONE) && tables.is_spoofed(&OWN, Ifindex::NONE), "D3");
+    }
+
+    #[test]
+    fn a_pair_without_the_mark_guards_nothing() {
+        let tables = Pairs([HomeKey::new(OWN, Ifindex(5))].into());
+        assert!(!tables.is_spoofed(&OWN, Ifindex(7)), "the mark comes last and goes first");
+    }
 }

@@ -32,9 +32,11 @@ pub enum Reason {
     RuleDeny = 2,
     /// No source has named the workload and unknown workloads are closed.
     UnknownWorkload = 3,
-    /// The source address is not the workload's own (A29).
+    /// The source address is not the workload's own (A29), or it is a local workload's and came in by a device that is
+    /// neither that workload's nor the bridge above it (A8).
     SpoofedSource = 4,
-    /// A local workload's address as source of a packet that came in by an uplink (A8).
+    /// Older builds gave it for a local workload's address that came in by an uplink. [`Reason::SpoofedSource`] says that
+    /// now of every device; the number stays theirs.
     SpoofedFromUplink = 5,
     /// The destination is not the workload's own: a bridge flooded it.
     NotAddressed = 6,

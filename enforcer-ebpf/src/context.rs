@@ -1,15 +1,18 @@
 //! Reads a packet's bytes in the kernel. This file has the only packet-pointer arithmetic.
 //!
-//! Input: an skb. Output: its [`Bytes`], whose headers lie in directly readable memory, and its [`Meta`].
+//! Input: an skb. Output: its [`Bytes`], whose headers lie in directly readable memory, its [`Network`] header, and its
+//! [`Meta`].
 
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::{bpf_skb_load_bytes, bpf_skb_pull_data},
+    bindings::{__sk_buff, bpf_hdr_start_off::BPF_HDR_START_NET},
+    helpers::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_pull_data},
 };
 use enforcer_common::{
+    guard::NetworkBytes,
     id::Ifindex,
+    limits::VLAN_TAGS,
     packet::{HEAD, PacketBytes},
     work::Meta,
 };
@@ -126,6 +129,43 @@ impl PacketBytes for Anywhere {
     #[inline(always)]
     fn at<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
         load(self.0, offset)
+    }
+}
+
+/// The frame from its network header on, whatever lies before: the devices of tunnels have no Ethernet header.
+pub(crate) struct Network(pub(crate) *mut __sk_buff);
+
+impl NetworkBytes for Network {
+    #[inline(always)]
+    fn ethertype(&self) -> u16 {
+        // SAFETY: the kernel gives a valid context; the field holds two bytes in network order.
+        u16::from_be(unsafe { (*self.0).protocol } as u16)
+    }
+
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        self.linear(offset).or_else(|| {
+            // SAFETY: the helper takes any length up to that of the frame, and nothing points into the packet.
+            unsafe { bpf_skb_pull_data(self.0, (*self.0).len.min(REACH)) };
+            self.linear(offset)
+        })
+    }
+}
+
+/// Ethernet header, tags and IPv6 header: what the guard reads at most.
+const REACH: u32 = 14 + 4 * VLAN_TAGS as u32 + 40;
+
+impl Network {
+    /// The words, if they are in the linear part.
+    #[inline(always)]
+    fn linear<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let mut words = MaybeUninit::<[u32; N]>::uninit();
+        // SAFETY: the helper writes all of `words`, also where it returns an error.
+        unsafe {
+            let (to, length) = (words.as_mut_ptr().cast(), 4 * N as u32);
+            (bpf_skb_load_bytes_relative(self.0.cast(), offset, to, length, BPF_HDR_START_NET) == 0)
+                .then(|| words.assume_init())
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use enforcer_common::{
     flow_key::FlowKey,
     flow_state::{FlowValue, FlowWord, Home, Role},
     follow::{self, Follow},
+    home::HomeKey,
     icmp_error::{self, FindQuoted},
     id::{Address, Direction, Ifindex, IncarnationId, PolicyWord, QuotaPlace, Slot},
     image::{AddressEntry, Line, PortKey, ReadImage, Start},
@@ -21,14 +22,14 @@ use enforcer_common::{
     opaque::opaque,
     packet::PacketBytes,
     quota::Quota,
-    tables::{Bounds, Clock, Devices, Flows, PolicyTables},
+    tables::{Bounds, Clock, Devices, Flows, Homes, PolicyTables},
     verdict::{Reason, Verdict},
     work::Work,
 };
 
 use crate::context::Anywhere;
 use crate::half_open;
-use crate::maps::{ADDRESSES, ENDPOINTS, ENDPOINTS_MORE, FLOWS, GLOBALS, IMAGE_STARTS, IMAGES, QUOTAS, UPLINKS};
+use crate::maps::{ADDRESSES, ENDPOINTS, ENDPOINTS_MORE, FLOWS, GLOBALS, HOMES, IMAGE_STARTS, IMAGES, QUOTAS};
 
 /// jiffies >> this is the tick of about a second; user space sets it by the kernel's HZ.
 #[unsafe(no_mangle)]
@@ -84,10 +85,12 @@ impl Devices for Maps {
         // under this run.
         unsafe { ENDPOINTS_MORE.get(&ifindex.0) }
     }
+}
 
+impl Homes for Maps {
     #[inline(always)]
-    fn is_uplink(&self, ifindex: Ifindex) -> bool {
-        UPLINKS.get_ptr(&ifindex.0).is_some()
+    fn has_home(&self, key: &HomeKey) -> bool {
+        HOMES.get_ptr(key).is_some()
     }
 }
 

@@ -1,4 +1,5 @@
-//! The tcx programs on the host side of a container's veth, and the sweep. This file has the entry points only.
+//! The tcx programs on the host side of a container's veth, the guard on all other devices, and the sweep. This file has the
+//! entry points only.
 //!
 //! Input: an skb and the maps of `maps.rs`. Output: the kernel's verdict code. The two halves of
 //! `enforcer_common::datapath::run` decide; the modules here give that function access to the kernel. The steps to
@@ -31,7 +32,15 @@ mod sweep;
 mod programs {
     use aya_ebpf::bindings::__sk_buff;
     use enforcer_common::{
-        datapath, id::Direction, live, opaque::Flag, side::Side, sweep::SweepArguments, verdict::Verdict,
+        datapath, guard,
+        id::Direction,
+        live,
+        opaque::Flag,
+        packet,
+        side::Side,
+        sweep::SweepArguments,
+        tables::PolicyTables,
+        verdict::{Reason, Verdict},
     };
 
     use crate::{context, emit, lookup::Maps, maps::SCRATCH, sweep};
@@ -55,6 +64,36 @@ mod programs {
     #[unsafe(link_section = "classifier")]
     extern "C" fn to_workload(skb: *mut __sk_buff) -> i32 {
         run(skb, Side::ToWorkload.direction())
+    }
+
+    /// tcx ingress of a device that leads to no workload: what comes in with a local workload's source is dropped, unless it
+    /// comes from there.
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "classifier")]
+    extern "C" fn guard(skb: *mut __sk_buff) -> i32 {
+        let maps = Maps { skb };
+        let meta = context::meta(skb);
+        let bytes = context::Network(skb);
+        let Some(spoofed) = guard::look(&maps, meta.ifindex, &bytes) else {
+            return TCX_NEXT;
+        };
+        if let Some(work) = SCRATCH.get_ptr_mut(0) {
+            // SAFETY: as in `run`.
+            let work = unsafe { &mut *work };
+            guard::note(&spoofed, maps.word(), &meta, &bytes, work);
+            emit::count_denied(work, Reason::SpoofedSource as u32);
+        }
+        TC_ACT_SHOT
+    }
+
+    /// Both sides of a veth for which the tables have no room: only ARP passes. It uses no map, so nothing that is full, damaged
+    /// or gone can open it.
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "classifier")]
+    extern "C" fn closed(skb: *mut __sk_buff) -> i32 {
+        // SAFETY: the kernel gives a valid context.
+        let (protocol, length, vlan) = unsafe { ((*skb).protocol, (*skb).len, (*skb).vlan_present) };
+        if packet::is_arp(u16::from_be(protocol as u16), length) && vlan == 0 { TCX_NEXT } else { TC_ACT_SHOT }
     }
 
     /// Frees idle flows and those of workloads that are gone; run by the daemon's timer, never attached. Returns how many.

@@ -11,6 +11,7 @@ use enforcer_common::{
     flow_key::FlowKey,
     flow_state::FlowValue,
     half_open::HalfOpen,
+    home::HomeKey,
     id::Address,
     image::{AddressEntry, Line, Start},
     quota::Quota,
@@ -53,9 +54,9 @@ pub(crate) static ENDPOINTS_MORE: HashMap<
     { schema::ENDPOINTS_MORE.declared() },
     { schema::ENDPOINTS_MORE.flag_bits() },
 > = HashMap::new();
-/// User space writes: ifindex -> 1.
+/// User space writes: an address of a local workload and a device by which its packets may come in -> 1.
 #[btf_map]
-pub(crate) static UPLINKS: HashMap<u32, u32, { schema::UPLINKS.declared() }, { schema::UPLINKS.flag_bits() }> =
+pub(crate) static HOMES: HashMap<HomeKey, u32, { schema::HOMES.declared() }, { schema::HOMES.flag_bits() }> =
     HashMap::new();
 /// Programs write: flow key -> flow value. When full a new flow is denied.
 #[btf_map]
@@ -95,7 +96,7 @@ const _: () = {
     assert!(schema::IMAGE_STARTS.holds::<u32, Start>());
     assert!(schema::ENDPOINTS.holds::<u32, Endpoint>());
     assert!(schema::ENDPOINTS_MORE.holds::<u32, Endpoint>());
-    assert!(schema::UPLINKS.holds::<u32, u32>());
+    assert!(schema::HOMES.holds::<HomeKey, u32>());
     assert!(schema::FLOWS.holds::<FlowKey, FlowValue>());
     assert!(schema::HALF_OPEN.holds::<u32, HalfOpen>());
     assert!(schema::QUOTAS.holds::<u32, Quota>());

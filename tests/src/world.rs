@@ -15,6 +15,7 @@ use enforcer_common::flow_key::FlowKey;
 use enforcer_common::flow_state::{FlowValue, FlowWord, Home};
 use enforcer_common::follow::Follow;
 use enforcer_common::half_open::{claim, to_give_way};
+use enforcer_common::home::HomeKey;
 use enforcer_common::icmp_error::FindQuoted;
 use enforcer_common::id::{
     Address, Direction, Ifindex, IncarnationId, OwnerId, PolicyWord, QuotaPlace, Revision, Row, Slot,
@@ -24,7 +25,7 @@ use enforcer_common::limits::OWN_ADDRESSES;
 use enforcer_common::live;
 use enforcer_common::opaque::Flag;
 use enforcer_common::quota::Quota;
-use enforcer_common::tables::{Bounds, Clock, Devices, Flows, PolicyTables};
+use enforcer_common::tables::{Bounds, Clock, Devices, Flows, Homes, PolicyTables};
 use enforcer_common::verdict::{Reason, Verdict};
 use enforcer_common::work::{Meta, Work};
 
@@ -39,7 +40,7 @@ pub enum Unknown {
     Open,
 }
 
-/// Flow table, endpoints, uplinks and images of one node.
+/// Flow table, endpoints, homes and images of one node.
 pub struct MemoryWorld {
     /// The policy in force.
     pub word: PolicyWord,
@@ -57,7 +58,8 @@ pub struct MemoryWorld {
     pub error_bytes: u32,
     images: [Option<Image>; 2],
     endpoints: HashMap<Ifindex, Endpoint>,
-    uplinks: HashSet<Ifindex>,
+    bridges: Vec<Ifindex>,
+    homes: HashSet<HomeKey>,
     flows: FlowTable,
     /// Keys and places of half-open flows, oldest first, by direction.
     half_open: RefCell<[VecDeque<(FlowKey, u32)>; 2]>,
@@ -67,8 +69,8 @@ pub struct MemoryWorld {
 }
 
 impl MemoryWorld {
-    /// A node without policy, endpoints and flows.
-    pub fn new(uplinks: impl IntoIterator<Item = u32>) -> Self {
+    /// A node without policy, endpoints and flows. `bridges`: devices above the veths of all workloads.
+    pub fn new(bridges: impl IntoIterator<Item = u32>) -> Self {
         Self {
             word: PolicyWord::default(),
             tick: 1,
@@ -79,7 +81,8 @@ impl MemoryWorld {
             error_bytes: 0,
             images: [None, None],
             endpoints: HashMap::new(),
-            uplinks: uplinks.into_iter().map(Ifindex).collect(),
+            bridges: bridges.into_iter().map(Ifindex).collect(),
+            homes: HashSet::new(),
             flows: FlowTable::new(),
             half_open: RefCell::default(),
             quotas: RefCell::default(),
@@ -98,6 +101,9 @@ impl MemoryWorld {
                     let endpoint = self.endpoint(*ifindex, workload);
                     self.endpoints.insert(*ifindex, endpoint);
                 }
+                for address in workload.addresses.keys().chain(workload.disputed.keys()) {
+                    self.settle(Address::from(*address), *ifindex);
+                }
                 if let Some(endpoint) = self.endpoints.get_mut(ifindex) {
                     set_rows(endpoint, slot, *key, workload, &image, unknown);
                 }
@@ -105,6 +111,12 @@ impl MemoryWorld {
         }
         self.images[slot.index()] = Some(image);
         self.word = next;
+    }
+
+    /// Makes an address at home on a veth, and on the bridges.
+    pub fn settle(&mut self, address: Address, veth: Ifindex) {
+        let devices = self.bridges.iter().copied().chain([veth, HomeKey::ANYWHERE]);
+        self.homes.extend(devices.map(|device| HomeKey::new(address, device)));
     }
 
     fn endpoint(&mut self, ifindex: Ifindex, workload: &LocalWorkload) -> Endpoint {
@@ -225,9 +237,11 @@ impl Devices for &MemoryWorld {
     fn endpoint(&self, ifindex: Ifindex) -> Option<&Endpoint> {
         self.endpoints.get(&ifindex)
     }
+}
 
-    fn is_uplink(&self, ifindex: Ifindex) -> bool {
-        self.uplinks.contains(&ifindex)
+impl Homes for &MemoryWorld {
+    fn has_home(&self, key: &HomeKey) -> bool {
+        self.homes.contains(key)
     }
 }
 

@@ -83,7 +83,7 @@ fn run(mut random: Random, pairs: usize) -> Count {
     let mut count = Count::default();
     while count.pairs < pairs {
         let node = Node::random(&mut random);
-        let mut world = MemoryWorld::new([UPLINK]);
+        let mut world = MemoryWorld::new([OTHER_DEVICE]);
         world.install(&node.snapshot, node.image.clone(), node.unknown);
         for _ in 0..FLOWS {
             let flow = generate::flow(&mut random, &node.snapshot, &node.places);

@@ -101,7 +101,6 @@ impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
             Direction::Ingress if !self.own => image.address(self.local),
             Direction::Ingress | Direction::Egress => None,
         };
-        let ingress = matches!(direction, Direction::Ingress);
         let place = hygiene::Place {
             endpoint: self.endpoint,
             slot: word.slot(),
@@ -109,11 +108,11 @@ impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
             own: self.own,
             source,
             destination,
-            from_uplink: ingress && tables.is_uplink(meta.ingress_ifindex),
         };
-        hygiene::check(&place, packet)?;
+        let believed = || tables.believes(&packet.source, meta.ingress_ifindex);
+        hygiene::check(&place, packet, believed)?;
         // Not from the workload that shows the address, so without the rights of its labels: as from any other address.
-        Ok(peer.filter(|entry| !(place.from_uplink && entry.is_shown())))
+        Ok(peer.filter(|entry| !(matches!(direction, Direction::Ingress) && entry.is_shown() && !believed())))
     }
 
     /// A packet that no live flow vouches for: one that opens a flow (judged as new whatever state there is), one of a

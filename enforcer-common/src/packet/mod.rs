@@ -126,6 +126,12 @@ pub enum Frame {
     Ip,
 }
 
+/// Whether a frame is ARP that carries nothing else: longer ones would.
+#[inline(always)]
+pub const fn is_arp(ethertype: u16, length: u32) -> bool {
+    ethertype == 0x0806 && length <= 64
+}
+
 /// What a packet means to flow state.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use enforcer_common::id::{Direction, Ifindex, IncarnationId, Revision};
 
@@ -22,13 +22,16 @@ use crate::flow::limit::LineRate;
 use crate::flow::names::NameTable;
 use crate::flow::sink::FlowLog;
 use crate::kernel::{Applied, Drift, Kernel, SWEEP_CAP};
-use crate::plan::{Intent, Unknown};
+use crate::plan::{Intent, Refusal, Unknown};
 use crate::policy::source::{Kept, from_kept};
 use crate::policy::store::Reading;
 use crate::resolve::{ResolvedPolicy, resolve};
 use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
 use crate::workload::source::Kept as Texts;
 use crate::workload::{Discovery, Mode, Published};
+
+/// How long an address waits for an id if its workload has had too many new ones.
+const NEW_IDS: Duration = Duration::from_mins(1);
 
 /// The kernel side, and everything that the daemon keeps in step with it.
 pub(super) struct Reconciler {
@@ -43,6 +46,8 @@ pub(super) struct Reconciler {
     resolved: Option<Arc<ResolvedPolicy>>,
     /// What is in the kernel, wholly; `None`: something is left to be done.
     intent: Option<Intent>,
+    /// When an address that has no id yet may get one.
+    ids_later: Option<Instant>,
     owners: BTreeMap<IncarnationId, WorkloadKey>,
     /// What is known so far, and what `status` was told last.
     report: Report,
@@ -73,6 +78,7 @@ impl Reconciler {
             texts: Texts::new(),
             resolved: None,
             intent: None,
+            ids_later: None,
             owners: BTreeMap::new(),
             report: Report {
                 pid: std::process::id(),
@@ -102,9 +108,16 @@ impl Reconciler {
         let attached = self.kernel.endpoints();
         for ifindex in veths.difference(&attached) {
             if let Err(error) = self.kernel.attach_unknown(*ifindex) {
-                tracing::warn!(ifindex = ifindex.0, %error, "cannot attach to a new veth yet, so it is not protected; trying again");
+                tracing::warn!(ifindex = ifindex.0, %error, "there is no room for a new veth, or it cannot be attached to, so it is closed; trying again");
                 self.intent = None;
             }
+        }
+    }
+
+    /// Attaches guards to the devices that lead to no workload, and takes them off those that do.
+    fn guard(&mut self, snapshot: &Snapshot) {
+        for error in self.kernel.guard(&snapshot.others.keys().copied().collect()) {
+            tracing::warn!(%error, "cannot guard a device against packets from addresses of workloads yet; trying again");
         }
     }
 
@@ -113,6 +126,7 @@ impl Reconciler {
     pub(super) fn workloads(&mut self, published: &Published, policies: &mut Policies) -> Result<(), AgentError> {
         let snapshot = Arc::clone(&published.snapshot);
         self.close_new(&snapshot.local.values().flat_map(|workload| workload.endpoints.keys().copied()).collect());
+        self.guard(&snapshot);
         let before = self.snapshot.as_deref();
         match devices::News::between(before, &snapshot) {
             Some(devices::News::All { uplinks, workloads }) => {
@@ -207,14 +221,23 @@ impl Reconciler {
 
     fn take_over(&mut self, applied: Applied, snapshot: &Snapshot) {
         let Applied { word: _, ids, refused, failures } = applied;
-        for refused in refused {
-            let address = std::net::IpAddr::from(refused.address);
-            tracing::warn!(
-                workload = refused.key.0,
-                %address,
-                "the workload has more addresses than fit into its endpoint; this one is ignored"
-            );
+        for refused in &refused {
+            let (workload, address) = (refused.key.0, std::net::IpAddr::from(refused.address));
+            match refused.why {
+                Refusal::NoPlace => tracing::warn!(
+                    workload,
+                    %address,
+                    "the workload has more addresses than fit into its endpoint; this one is ignored"
+                ),
+                Refusal::TooManyNew => tracing::warn!(
+                    workload,
+                    %address,
+                    "the workload has had too many new addresses; this one is ignored for a minute"
+                ),
+            }
         }
+        let later = refused.iter().any(|refused| refused.why == Refusal::TooManyNew);
+        self.ids_later = later.then(|| Instant::now() + NEW_IDS);
         for error in &failures {
             tracing::warn!(%error, "one step of the newest change is not done yet; trying again");
         }
@@ -240,6 +263,9 @@ impl Reconciler {
         match self.kernel.verify() {
             Ok(drift) => self.repair(&drift),
             Err(error) => tracing::error!(%error, "cannot compare the state of the kernel with the plan; trying again"),
+        }
+        if self.ids_later.is_some_and(|time| Instant::now() >= time) {
+            self.intent = None;
         }
         if self.intent.is_none() || self.report.apply_error.is_some() { self.reconcile(policies) } else { Ok(()) }
     }
@@ -272,10 +298,12 @@ impl Reconciler {
             policy_error: policies.error(),
             refused_sources: discovery.refused_sources(),
             findings: discovery.findings().iter().map(ToString::to_string).collect(),
+            closed: discovery.findings().iter().filter(|finding| finding.closes()).map(ToString::to_string).collect(),
             refused_claims: discovery.refused(),
             awaits_sources: self.awaits_sources(),
             discovery: mode_text(discovery.mode()).to_owned(),
             uplinks: self.snapshot.iter().flat_map(|snapshot| snapshot.uplinks.values().cloned()).collect(),
+            others: self.snapshot.iter().flat_map(|snapshot| other_devices(snapshot)).collect(),
             workloads: self.workload_lines(),
             unknown_workloads: self.unknown().count(),
             unknown_veths: self.unknown().flat_map(veths).map(str::to_owned).collect(),
@@ -325,6 +353,10 @@ impl Reconciler {
 fn line_rate(settings: &Settings) -> Option<LineRate> {
     let (per_second, burst) = (settings.flow_log_lines_per_second, settings.flow_log_burst);
     (per_second > 0).then_some(LineRate { per_second, burst })
+}
+
+fn other_devices(snapshot: &Snapshot) -> impl Iterator<Item = (u32, String)> {
+    snapshot.others.iter().map(|(index, name)| (index.0, name.clone()))
 }
 
 /// Gives names to denials of the image that an earlier daemon left, until this daemon has put an image in force.

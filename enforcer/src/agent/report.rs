@@ -26,12 +26,18 @@ pub struct Report {
     pub unfinished: Vec<String>,
     /// The findings of discovery, as text.
     pub findings: Vec<String>,
+    /// Findings for which a workload is closed although a source names it, as text.
+    #[serde(default)]
+    pub closed: Vec<String>,
     /// Address claims that were refused.
     pub refused_claims: u64,
     /// How the daemon learns about changes inside containers.
     pub discovery: String,
     /// Names of the devices towards the outside.
     pub uplinks: Vec<String>,
+    /// Devices that lead to no workload, by ifindex and name: each should have a guard.
+    #[serde(default)]
+    pub others: Vec<(u32, String)>,
     /// Workloads with a veth here, by name or as unknown.
     pub workloads: Vec<WorkloadLine>,
     /// True if unknown workloads are open.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use enforcer_common::id::{Direction, IncarnationId, Revision};
+use enforcer_common::id::{Direction, Ifindex, IncarnationId, Revision};
 
 use super::record::{DecidingPolicy, InterfaceSeen, Party, WorkloadSeen};
 use crate::workload::model::{Identity, LocalWorkload, Snapshot, WorkloadKey};
@@ -44,6 +44,8 @@ pub enum Ruling {
 pub trait Names {
     /// The workload with this id under `revision`, or under the newest revision that knows it.
     fn owner(&self, revision: Option<Revision>, owner: IncarnationId) -> Option<&Owned>;
+    /// A device that leads to no workload, as it was called under `revision`, or under the newest one that knows it.
+    fn device(&self, revision: Option<Revision>, ifindex: Ifindex) -> Arc<InterfaceSeen>;
     /// Who had this address under `revision`, or under the newest one if that is not kept.
     fn address(&self, revision: Revision, address: IpAddr) -> Party;
     /// The policies of a revision; `None`: it is not kept.
@@ -71,6 +73,7 @@ struct Generation {
     revision: Revision,
     owners: BTreeMap<IncarnationId, Owned>,
     addresses: HashMap<IpAddr, Party>,
+    devices: BTreeMap<Ifindex, Arc<InterfaceSeen>>,
     policies: Arc<dyn Policies>,
 }
 
@@ -108,8 +111,12 @@ impl NameTable {
                 Some((*owner, owned))
             })
             .collect();
+        let seen = |(ifindex, name): (&Ifindex, &String)| {
+            (*ifindex, Arc::new(InterfaceSeen { ifindex: *ifindex, name: name.clone() }))
+        };
+        let devices = snapshot.others.iter().map(seen).collect();
         self.generations.retain(|generation| generation.revision != revision);
-        self.generations.push_front(Generation { revision, owners, addresses, policies });
+        self.generations.push_front(Generation { revision, owners, addresses, devices, policies });
         self.generations.truncate(KEPT_REVISIONS);
     }
 
@@ -125,6 +132,12 @@ impl Names for NameTable {
             .into_iter()
             .chain(&self.generations)
             .find_map(|generation| generation.owners.get(&owner))
+    }
+
+    fn device(&self, revision: Option<Revision>, ifindex: Ifindex) -> Arc<InterfaceSeen> {
+        let known = revision.and_then(|revision| self.generation(revision)).into_iter().chain(&self.generations);
+        let known = known.filter_map(|generation| generation.devices.get(&ifindex)).next();
+        known.map_or_else(|| Arc::new(InterfaceSeen { ifindex, name: String::new() }), Arc::clone)
     }
 
     fn address(&self, revision: Revision, address: IpAddr) -> Party {

@@ -32,9 +32,9 @@ pub struct FlowRecord {
     pub source: Option<Party>,
     /// To whom. `None`: not known, since there is no packet.
     pub destination: Option<Party>,
-    /// The incarnation of the workload that was judged.
+    /// The incarnation of the workload that was judged, or the device whose guard dropped the packets.
     pub workload: IncarnationId,
-    /// Its veth; `None`: it has none or several, or is not known.
+    /// Its veth, or that device; `None`: it has none or several, or is not known.
     pub interface: Option<Arc<InterfaceSeen>>,
     /// Which policies decided.
     pub decision: RecordedDecision,
@@ -143,7 +143,7 @@ fn identity(name: &WorkloadName) -> u32 {
     FIRST_IDENTITY + ((hash ^ (hash >> 32)) % u64::from(u32::MAX - FIRST_IDENTITY)) as u32
 }
 
-/// The host side of a veth.
+/// The host side of a veth, or a device that leads to no workload.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct InterfaceSeen {
     /// Index.

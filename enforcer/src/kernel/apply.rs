@@ -10,7 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::kernel::error::KernelError;
 use crate::kernel::parts::Parts;
-use crate::plan::{Plan, RefusedAddress, WorkloadKey, Writes};
+use crate::plan::{Plan, RefusedAddress, WorkloadKey, Writes, homes};
 
 /// What came of a plan that is now in force.
 #[derive(Debug)]
@@ -34,9 +34,10 @@ impl Parts {
         let takes_over = self.must_take_over()?;
         let word = self.tables.next_word();
         let mut incarnations = self.incarnations.clone();
-        let mut supply = self.tables.supply();
+        let mut supply = self.tables.supply(self.incarnations.ids());
         let now = boot_time()?;
         let mut writes = incarnations.plan(&plan.workloads, &self.tables.current(), &mut supply, word.slot(), now)?;
+        writes.homes = homes(plan, |key| incarnations.addresses_of(key));
         self.tables.take(&supply);
         let filled = self.tables.fill(word.slot(), plan);
         let filled = filled.and_then(|()| if takes_over { self.take_over(plan, &mut writes) } else { Ok(()) });
@@ -47,6 +48,7 @@ impl Parts {
         }
         self.incarnations = incarnations;
         self.tables.add_uplinks(&plan.uplinks)?;
+        self.tables.add_homes(&writes.homes)?;
         for endpoint in writes.taken.iter().chain(&writes.before) {
             self.tables.change(endpoint)?;
         }
@@ -62,12 +64,18 @@ impl Parts {
         let mut failures = Vec::new();
         // Veths that wait for their first program come first: they are open until then.
         for endpoint in &writes.fresh {
-            failures.extend(self.tables.add(endpoint).err());
+            if let Err(error) = self.tables.add(endpoint) {
+                failures.push(error);
+                self.close_veth(endpoint.ifindex);
+            }
         }
         self.attach_all(&mut failures);
         self.tables.begin();
         match self.tables.settle() {
-            Ok(()) => failures.extend(self.tables.remove_other_uplinks(&plan.uplinks).err()),
+            Ok(()) => {
+                failures.extend(self.tables.remove_other_uplinks(&plan.uplinks).err());
+                failures.extend(self.tables.remove_other_homes(&writes.homes).err());
+            }
             Err(error) => failures.push(error),
         }
         self.edit_addresses(writes, &mut failures);
@@ -114,7 +122,21 @@ impl Parts {
     fn attach_all(&mut self, failures: &mut Vec<KernelError>) {
         let devices: Vec<Ifindex> = self.tables.endpoints().map(|endpoint| endpoint.ifindex).collect();
         for ifindex in devices {
-            failures.extend(self.hooks.attach(ifindex).err());
+            if let Err(error) = self.hooks.attach(ifindex) {
+                failures.push(error);
+                if !self.hooks.is_attached(ifindex) {
+                    self.close_veth(ifindex);
+                }
+            }
+        }
+    }
+
+    /// Closes the veths of a plan that did not come into force, where no program stands there yet.
+    pub(super) fn close_unattached(&mut self, plan: &Plan<'_>) {
+        let attached = self.hooks.devices();
+        let veths = plan.workloads.iter().flat_map(|workload| &workload.endpoints);
+        for ifindex in veths.filter(|ifindex| !attached.contains(ifindex)) {
+            self.close_veth(*ifindex);
         }
     }
 }

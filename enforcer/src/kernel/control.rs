@@ -62,9 +62,10 @@ impl Kernel {
         self.parts.tables.endpoints().map(|endpoint| endpoint.ifindex).collect()
     }
 
-    /// Ids of the workloads behind all of these, unknown ones included.
+    /// Ids of the workloads behind all of these, unknown ones included, and those that stand for guarded devices.
     pub fn living_ids(&self) -> BTreeSet<IncarnationId> {
-        self.parts.tables.endpoints().map(|endpoint| endpoint.id).collect()
+        let guards = self.parts.guarded.iter().map(|ifindex| IncarnationId::of_device(*ifindex));
+        self.parts.tables.endpoints().map(|endpoint| endpoint.id).chain(guards).collect()
     }
 
     /// The uplinks as they are pinned: those of the last plan, even if an earlier daemon made it.
@@ -79,12 +80,23 @@ impl Kernel {
         !self.parts.tables.has_begun()
     }
 
-    /// Puts a plan in force. An error: the last good image stays, and what is attached stays closed or as it was.
+    /// Puts a plan in force. An error: the last good image stays, and what is attached stays closed or as it was. A veth
+    /// without programs is closed then, unless no image was ever in force.
     pub fn apply(&mut self, plan: &Plan<'_>) -> Result<Applied, KernelError> {
-        self.parts.apply(plan)
+        let applied = self.parts.apply(plan);
+        if applied.is_err() && self.revision().revision != Revision::NONE {
+            self.parts.close_unattached(plan);
+        }
+        applied
     }
 
-    /// Attaches to a veth whose workload is not known yet. The veth is closed until a plan names it.
+    /// Sees to it that exactly these devices, which lead to no workload, have a guard. Gives the errors of single devices.
+    pub fn guard(&mut self, devices: &BTreeSet<Ifindex>) -> Vec<KernelError> {
+        self.parts.guard(devices)
+    }
+
+    /// Attaches to a veth whose workload is not known yet. The veth is closed until a plan names it. An error: it is closed
+    /// by a program that needs no table.
     pub fn attach_unknown(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         self.parts.attach_unknown(ifindex)
     }

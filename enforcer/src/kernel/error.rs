@@ -144,12 +144,6 @@ pub enum KernelError {
         /// How many fit.
         room: usize,
     },
-    /// The counter of owner ids has reached its end.
-    #[error(
-        "all {} owner ids have been given out; run `enforcer purge`, then start the daemon again",
-        enforcer_common::id::OwnerId::MAX.0
-    )]
-    OwnersExhausted,
     /// The object cannot be loaded.
     #[error("the bpf object of this build cannot be loaded")]
     Object(#[from] Box<aya::EbpfError>),
@@ -237,7 +231,6 @@ impl From<Impossible> for KernelError {
             Impossible::Invalid { what } => Self::InvalidImage { what },
             Impossible::ImageTooLarge { needed, budget } => Self::ImageTooLarge { needed, budget },
             Impossible::NoRoom { what, needed, room } => Self::NoRoom { what, needed, room },
-            Impossible::OwnersExhausted => Self::OwnersExhausted,
         }
     }
 }

@@ -3,8 +3,10 @@
 //! Input: a configuration. Output: every part, either new or taken over from an earlier daemon. Each part keeps its state
 //! private, and other files change it only through its methods.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use enforcer_common::id::Ifindex;
 use enforcer_common::limits;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -49,6 +51,8 @@ pub(super) struct Parts {
     pub(super) hooks: Hooks,
     pub(super) tables: Tables,
     pub(super) incarnations: Incarnations,
+    /// Devices that lead to no workload, as they were last told: each should have a guard.
+    pub(super) guarded: BTreeSet<Ifindex>,
 }
 
 impl Parts {
@@ -62,14 +66,15 @@ impl Parts {
         let mut tables = Tables::open(&pins, config.flow_quota, config.icmp_error_bytes)?;
         let hooks = Hooks::open(&pins, links, object)?;
         tables.keep_only(&hooks.devices())?;
-        let mut supply = tables.supply();
+        let mut supply = tables.supply(std::iter::empty());
         let incarnations = Incarnations::adopt(tables.endpoints(), |id| tables.place_of(id), &mut supply)?;
         tables.take(&supply);
-        Ok(Self { pins, hooks, tables, incarnations })
+        let guarded = hooks.guards();
+        Ok(Self { pins, hooks, tables, incarnations, guarded })
     }
 }
 
-/// Two links of each veth are held open.
+/// Two links of each veth, and one of each other device, are held open.
 fn raise_descriptor_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard

@@ -3,7 +3,7 @@
 //! Input: the pin directory. Output: a view. Nothing is changed. The lock is shared only for the moment in which it is asked
 //! for, so the command works with a running daemon and without one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -16,9 +16,9 @@ use enforcer_common::side::Side;
 
 use crate::kernel::denials::{Totals, read_totals};
 use crate::kernel::error::{KernelError, at};
-use crate::kernel::hooks::attach::name;
+use crate::kernel::hooks::attach::{name, parse};
 use crate::kernel::hooks::tcx;
-use crate::kernel::pins::layout::Layout;
+use crate::kernel::pins::layout::{Layout, names};
 use crate::kernel::pins::{FlowMaps, is_locked, pinned};
 use crate::kernel::preflight;
 use crate::kernel::sys::{self, Map};
@@ -39,7 +39,11 @@ pub struct StatusView {
     pub image: Option<Header>,
     /// Endpoints, by ifindex.
     pub endpoints: Vec<EndpointView>,
-    /// How many of them are in `ENDPOINTS_MORE`.
+    /// Veths that are closed because there is no endpoint for them.
+    pub closed: BTreeSet<Ifindex>,
+    /// The guards of devices that lead to no workload, by ifindex.
+    pub guards: BTreeMap<Ifindex, LinkView>,
+    /// How many of the endpoints are in `ENDPOINTS_MORE`.
     pub endpoints_more: usize,
     /// Devices towards the outside.
     pub uplinks: BTreeSet<Ifindex>,
@@ -75,7 +79,14 @@ pub struct EndpointView {
 impl EndpointView {
     /// Both programs are attached to its device.
     pub fn is_attached(&self) -> bool {
-        [self.from, self.to].iter().all(|link| link.id != 0 && link.ifindex == self.ifindex)
+        [self.from, self.to].iter().all(|link| link.is_on(self.ifindex))
+    }
+}
+
+impl LinkView {
+    /// It is attached to this device.
+    pub fn is_on(&self, ifindex: Ifindex) -> bool {
+        self.id != 0 && self.ifindex == ifindex
     }
 }
 
@@ -101,7 +112,18 @@ pub fn read(pin_dir: &Path) -> Result<StatusView, KernelError> {
     let word = Globals::open(&maps, false)?.word();
     let table = EndpointTable::open(&maps, false)?;
     let endpoints = table.iter().map(|endpoint| view(&layout, endpoint, word.slot()));
+    let pins: Vec<(Ifindex, Side)> = names(&layout.links())?.iter().filter_map(|name| parse(name)).collect();
+    let (guards, of_veths): (Vec<_>, Vec<_>) = pins.into_iter().partition(|(_, side)| *side == Side::Guard);
+    let guard = |(ifindex, side)| Ok((ifindex, link(&layout, ifindex, side)?));
+    let mut closed = BTreeSet::new();
+    for (ifindex, side) in of_veths {
+        if table.get(ifindex).is_none() && link(&layout, ifindex, side)?.ifindex == ifindex {
+            closed.insert(ifindex);
+        }
+    }
     Ok(StatusView {
+        closed,
+        guards: guards.into_iter().map(guard).collect::<Result<_, KernelError>>()?,
         daemon: is_locked(pin_dir),
         word,
         image: header(&layout, word)?,
@@ -138,7 +160,7 @@ fn header(layout: &Layout, word: PolicyWord) -> Result<Option<Header>, KernelErr
 }
 
 fn view(layout: &Layout, endpoint: &Endpoint, slot: Slot) -> Result<EndpointView, KernelError> {
-    let [from, to] = Side::ALL.map(|side| link(layout, endpoint.ifindex, side));
+    let [from, to] = Side::OF_VETH.map(|side| link(layout, endpoint.ifindex, side));
     Ok(EndpointView {
         ifindex: endpoint.ifindex,
         id: endpoint.id,

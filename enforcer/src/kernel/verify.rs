@@ -9,6 +9,7 @@ use enforcer_common::side::Side;
 use crate::kernel::error::KernelError;
 use crate::kernel::hooks::Spare;
 use crate::kernel::hooks::attach::LinkDrift;
+use crate::kernel::hooks::tcx::device_exists;
 use crate::kernel::parts::Parts;
 
 /// One difference.
@@ -28,6 +29,8 @@ pub enum Drift {
         /// Device.
         ifindex: Ifindex,
     },
+    /// The homes of local workloads are not as they were stored.
+    Homes,
     /// No link on a hook of a device: what passes there is not judged.
     NotAttached {
         /// Device.
@@ -65,19 +68,25 @@ impl fmt::Display for Drift {
             Self::Image => f.write_str("the image in force is damaged"),
             Self::MapPin { name } => write!(f, "the pin of map {name} was removed"),
             Self::Endpoint { ifindex } => write!(f, "the endpoint of device {ifindex} was changed"),
-            Self::NotAttached { ifindex, side } => {
-                write!(f, "device {ifindex} has no program for packets {} its workload", side.pin())
-            }
+            Self::Homes => f.write_str("the devices by which packets of workloads may come in were changed"),
+            Self::NotAttached { ifindex, side } => write!(f, "device {ifindex} has no program {}", packets(*side)),
             Self::LinkPin { ifindex, side } => {
-                write!(f, "the pin of device {ifindex} for packets {} its workload was removed", side.pin())
+                write!(f, "the pin of device {ifindex} {} was removed", packets(*side))
             }
-            Self::Program { ifindex, side } => {
-                write!(f, "device {ifindex} runs another program for packets {} its workload", side.pin())
-            }
+            Self::Program { ifindex, side } => write!(f, "device {ifindex} runs another program {}", packets(*side)),
             Self::NotFirst { ifindex, side } => {
-                write!(f, "another program comes first on device {ifindex}, for packets {} its workload", side.pin())
+                write!(f, "another program comes first on device {ifindex}, {}", packets(*side))
             }
         }
+    }
+}
+
+/// Which packets the program of a side judges.
+fn packets(side: Side) -> &'static str {
+    match side {
+        Side::FromWorkload => "for packets from its workload",
+        Side::ToWorkload => "for packets to its workload",
+        Side::Guard => "against spoofed packets",
     }
 }
 
@@ -94,11 +103,29 @@ impl Parts {
         drifts.extend(self.pins.lost().into_iter().map(|name| Drift::MapPin { name }));
         let changed = self.tables.changed_endpoints()?;
         drifts.extend(changed.into_iter().map(|ifindex| Drift::Endpoint { ifindex }));
+        if self.tables.changed_homes()? {
+            drifts.push(Drift::Homes);
+        }
         for endpoint in self.tables.endpoints() {
-            for side in Side::ALL {
+            for side in Side::OF_VETH {
                 // Older programs judge by their own image until the first one of this build is in force.
                 let found = self.hooks.check(endpoint.ifindex, side, self.awaits_image())?;
                 drifts.extend(found.map(|found| name(found, endpoint.ifindex, side)));
+            }
+        }
+        for ifindex in self.closed() {
+            for side in Side::OF_VETH {
+                let found = self.hooks.check_closed(ifindex, side)?;
+                drifts.extend(found.map(|found| name(found, ifindex, side)));
+            }
+        }
+        for ifindex in &self.guarded {
+            let found = self.hooks.check(*ifindex, Side::Guard, false)?;
+            // A device that is gone needs no guard, and the next snapshot does not name it.
+            if let Some(found) = found
+                && device_exists(*ifindex)?
+            {
+                drifts.push(name(found, *ifindex, Side::Guard));
             }
         }
         Ok(drifts)
@@ -125,6 +152,15 @@ impl Parts {
             Drift::Image => self.tables.check_image(),
             Drift::MapPin { name } => self.pins.pin_again(name),
             Drift::Endpoint { ifindex } => self.tables.restore_endpoint(*ifindex),
+            Drift::Homes => self.tables.restore_homes(),
+            Drift::NotAttached { ifindex, side: Side::Guard } | Drift::Program { ifindex, side: Side::Guard } => {
+                self.hooks.guard(*ifindex)
+            }
+            Drift::NotAttached { ifindex, .. } | Drift::Program { ifindex, .. }
+                if !self.tables.has_endpoint(*ifindex) =>
+            {
+                self.hooks.close(*ifindex)
+            }
             Drift::NotAttached { ifindex, .. } | Drift::Program { ifindex, .. } => {
                 self.close_until_image(*ifindex)?;
                 self.hooks.attach(*ifindex)

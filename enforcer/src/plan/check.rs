@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use enforcer_common::id::Row;
+use enforcer_common::id::{Ifindex, Row};
 use enforcer_common::image::Header;
-use enforcer_common::limits::{IMAGE_BUDGET, UPLINKS};
+use enforcer_common::limits::{HOMES, IMAGE_BUDGET, OWN_ADDRESSES, UPLINKS};
 
-use super::Plan;
+use super::{Plan, PlannedWorkload};
 
 /// Why a plan cannot be put in force.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,8 +32,6 @@ pub enum Impossible {
         /// How many fit.
         room: usize,
     },
-    /// The counter of owner ids has reached its end.
-    OwnersExhausted,
 }
 
 impl Plan<'_> {
@@ -53,10 +51,25 @@ impl Plan<'_> {
                 }
             }
         }
+        let pairs = self.pairs();
+        if pairs > HOMES as usize {
+            return Err(Impossible::NoRoom {
+                what: "devices of workloads' addresses",
+                needed: pairs,
+                room: HOMES as usize,
+            });
+        }
         if self.uplinks.len() > UPLINKS as usize {
             return Err(Impossible::NoRoom { what: "uplinks", needed: self.uplinks.len(), room: UPLINKS as usize });
         }
         Ok(())
+    }
+
+    /// How many pairs `HOMES` has to hold at most.
+    fn pairs(&self) -> usize {
+        let above = |veth: &Ifindex| 1 + self.above.get(veth).map_or(0, BTreeSet::len);
+        let devices = |workload: &PlannedWorkload| 1 + workload.endpoints.iter().map(above).sum::<usize>();
+        self.workloads.iter().map(|workload| workload.addresses.len().min(OWN_ADDRESSES) * devices(workload)).sum()
     }
 
     /// The header, if it agrees with the tables and these keep within the budget.
@@ -81,13 +94,15 @@ impl Plan<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use enforcer_common::id::{Address, Ifindex};
+    use std::collections::BTreeMap;
+
+    use enforcer_common::id::Address;
     use enforcer_common::image::{AddressEntry, Line};
 
-    use crate::plan::{PlannedWorkload, WorkloadKey};
+    use crate::plan::WorkloadKey;
 
     fn plan<'a>(lines: &'a [Line], addresses: &'a [(Address, AddressEntry)]) -> Plan<'a> {
-        Plan { lines, addresses, workloads: Vec::new(), uplinks: Vec::new() }
+        Plan { lines, addresses, workloads: Vec::new(), uplinks: Vec::new(), above: BTreeMap::new() }
     }
 
     fn image(change: impl FnOnce(&mut Header)) -> Vec<Line> {
@@ -139,6 +154,13 @@ mod tests {
         assert_eq!(check(vec![stranger], vec![]), Err(Impossible::Invalid { what }));
         let what = "its plan names a device twice";
         assert_eq!(check(vec![good, planned(2, [Row::NONE; 2])], vec![]), Err(Impossible::Invalid { what }));
+        let crowded =
+            PlannedWorkload { addresses: vec![Address::UNSPECIFIED; OWN_ADDRESSES], ..planned(1, [Row::NONE; 2]) };
+        let above = BTreeMap::from([(Ifindex(7), (0..HOMES / 16).map(Ifindex).collect())]);
+        let refused = Plan { workloads: vec![crowded], above, ..plan(&lines, &addresses) }.check();
+        let needed = 16 * (2 + HOMES as usize / 16);
+        let what = "devices of workloads' addresses";
+        assert_eq!(refused, Err(Impossible::NoRoom { what, needed, room: HOMES as usize }));
         let many = UPLINKS + 1;
         let refused = Impossible::NoRoom { what: "uplinks", needed: many as usize, room: UPLINKS as usize };
         assert_eq!(check(vec![], (1..=many).map(Ifindex).collect()), Err(refused));

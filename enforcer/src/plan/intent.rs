@@ -1,6 +1,6 @@
 //! Builds from a compiled image and a snapshot what the daemon wants to have in the kernel. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use enforcer_common::id::{Address, Ifindex, Row};
@@ -27,6 +27,7 @@ pub struct Intent {
     image: Image,
     workloads: Vec<PlannedWorkload>,
     uplinks: Vec<Ifindex>,
+    above: BTreeMap<Ifindex, BTreeSet<Ifindex>>,
 }
 
 impl Intent {
@@ -58,7 +59,8 @@ impl Intent {
                 }
             })
             .collect();
-        Self { image, workloads, uplinks: snapshot.uplinks.keys().copied().collect() }
+        let uplinks = snapshot.uplinks.keys().copied().collect();
+        Self { image, workloads, uplinks, above: snapshot.above.clone() }
     }
 
     /// The tables.
@@ -73,6 +75,7 @@ impl Intent {
             addresses: &self.image.addresses,
             workloads: self.workloads.clone(),
             uplinks: self.uplinks.clone(),
+            above: self.above.clone(),
         }
     }
 }
@@ -85,7 +88,6 @@ fn own(workload: &LocalWorkload) -> Vec<Address> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::sync::Arc;
     use std::time::Duration;
 

@@ -5,15 +5,17 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod homes;
 mod incarnation;
 mod intent;
 mod model;
 mod supply;
 
 pub use check::Impossible;
+pub(crate) use homes::homes;
 pub(crate) use incarnation::{Incarnations, Writes, owned};
 pub use intent::{Intent, Unknown};
-pub use model::{Plan, PlannedWorkload, RefusedAddress};
+pub use model::{Plan, PlannedWorkload, Refusal, RefusedAddress};
 pub(crate) use supply::Supply;
 
 pub use crate::workload::model::WorkloadKey;

@@ -1,5 +1,6 @@
 //! The plan itself: plain data that says what shall be in force.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use enforcer_common::id::{Address, Ifindex, Row};
@@ -19,6 +20,8 @@ pub struct Plan<'a> {
     pub workloads: Vec<PlannedWorkload>,
     /// Devices that lead out of the node. If one belonged to a workload before, it is detached.
     pub uplinks: Vec<Ifindex>,
+    /// By which devices else the packets of a veth's workload come in: what lies above the veth on the way to the stack.
+    pub above: BTreeMap<Ifindex, BTreeSet<Ifindex>>,
 }
 
 /// One workload.
@@ -40,11 +43,22 @@ pub struct PlannedWorkload {
     pub window: Option<Duration>,
 }
 
-/// An address for which the endpoint has no place.
+/// An address that gets no owner id: the workload may not send from it, and nobody else may either.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RefusedAddress {
     /// Workload.
     pub key: WorkloadKey,
     /// Address.
     pub address: Address,
+    /// Why.
+    pub why: Refusal,
+}
+
+/// Why an address gets no owner id.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// The endpoint has no place for it.
+    NoPlace,
+    /// The workload has used up its new ids for now.
+    TooManyNew,
 }

@@ -110,6 +110,13 @@ pub enum Finding {
         /// Which workload.
         workload: Subject,
     },
+    /// The workload is closed, because it has a device whose lower device lies in the node's namespace.
+    ReachesNode {
+        /// Which workload.
+        workload: Subject,
+        /// Its devices. The container chooses their names.
+        devices: BTreeSet<String>,
+    },
     /// A source could not be read just now; what it said last stays in force.
     SourceDown {
         /// Name of the source.
@@ -120,6 +127,11 @@ pub enum Finding {
 }
 
 impl Finding {
+    /// Whether it is why a workload is closed that somebody else may still speak for.
+    pub fn closes(&self) -> bool {
+        matches!(self, Self::ReachesNode { .. })
+    }
+
     /// How many claims to addresses it stands for.
     pub fn claims(&self) -> usize {
         match self {
@@ -132,6 +144,7 @@ impl Finding {
             | Self::UplinkMissing { .. }
             | Self::LabelIgnored { .. }
             | Self::CannotLookInside { .. }
+            | Self::ReachesNode { .. }
             | Self::SourceDown { .. } => 0,
         }
     }
@@ -310,6 +323,15 @@ impl fmt::Display for Finding {
                     "the addresses of {workload} cannot be read, because it belongs to another user namespace; "
                 )?;
                 f.write_str("give its addresses in the inventory")
+            }
+            Self::ReachesNode { workload, devices } => {
+                let devices: Vec<String> = devices.iter().map(|name| name.escape_debug().to_string()).collect();
+                write!(
+                    f,
+                    "{workload} is closed, because its device {} lies on a device of the node, past its programs; ",
+                    devices.join(", ")
+                )?;
+                f.write_str("remove the device, and run the container without CAP_NET_ADMIN of the node")
             }
             Self::SourceDown { source, error } => {
                 write!(f, "{source} cannot be read, so what it said last stays in force: {error}")

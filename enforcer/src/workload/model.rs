@@ -49,6 +49,13 @@ pub struct Snapshot {
     pub node: BTreeSet<IpAddr>,
     /// Devices towards the outside (docs/inventory-reference.md, "Uplinks"), by ifindex.
     pub uplinks: BTreeMap<Ifindex, String>,
+    /// Devices of the node that lead to no workload, by ifindex: whatever comes in by one of them is from elsewhere. Without
+    /// the loopback device.
+    #[serde(default)]
+    pub others: BTreeMap<Ifindex, String>,
+    /// What lies above the veths of workloads on the way to the stack: by which devices else their packets come in.
+    #[serde(default)]
+    pub above: BTreeMap<Ifindex, BTreeSet<Ifindex>>,
 }
 
 /// Who says of each address that it is the workload's (D11).
@@ -72,7 +79,8 @@ pub struct LocalWorkload {
     pub endpoints: BTreeMap<Ifindex, Interface>,
     /// It forwards for others: may send from any address that no local workload and no node has.
     pub routes: bool,
-    /// It has no identity because what names it contradicts itself, and not because nobody named it.
+    /// It has no identity because what names it contradicts itself, or because it has a device that lies on one of the
+    /// node's, and not because nobody named it.
     #[serde(default)]
     pub disagrees: bool,
     /// What a later daemon has to know of it.

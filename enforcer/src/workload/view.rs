@@ -20,6 +20,8 @@ pub struct NetworkView {
     pub inside: BTreeMap<i32, BTreeSet<IpAddr>>,
     /// How many addresses inside a namespace are not in `inside`, because there are too many; by nsid.
     pub unread: BTreeMap<i32, usize>,
+    /// Devices inside other namespaces whose lower device lies in the node's, by nsid: what they send passes no program.
+    pub reaching: BTreeMap<i32, BTreeSet<String>>,
     /// Namespaces that we may not look into (they belong to another user namespace).
     pub unreadable: BTreeSet<i32>,
     /// Unicast routes of the node. Without those that a neighbour can plant: learnt from an RA or a redirect.
@@ -34,6 +36,29 @@ impl NetworkView {
     /// Veths whose peer is in another namespace.
     pub fn veths(&self) -> impl Iterator<Item = (Ifindex, &Link, &VethPeer)> {
         self.links.iter().filter_map(|(index, link)| Some((*index, link, link.peer.as_ref()?)))
+    }
+
+    /// What lies above each of these devices on the way to the stack: what it is a port of (a bridge, a bond, a VRF), what is
+    /// stacked on that (a VLAN, a macvlan), and so on. The kernel says of a packet that it came in by the last of them.
+    pub fn above(&self, devices: impl Iterator<Item = Ifindex>) -> BTreeMap<Ifindex, BTreeSet<Ifindex>> {
+        let mut next: BTreeMap<Ifindex, Vec<Ifindex>> = BTreeMap::new();
+        for (index, link) in &self.links {
+            if let Some(master) = link.master {
+                next.entry(*index).or_default().push(master);
+            }
+            if let (Kind::Stacked, Some(below)) = (link.kind, link.below) {
+                next.entry(below).or_default().push(*index);
+            }
+        }
+        let above = |index: Ifindex| {
+            let (mut found, mut open) = (BTreeSet::new(), vec![index]);
+            while let Some(lower) = open.pop() {
+                open.extend(next.get(&lower).into_iter().flatten().copied().filter(|upper| found.insert(*upper)));
+            }
+            found.remove(&index);
+            found
+        };
+        devices.map(|index| (index, above(index))).collect()
     }
 
     /// Devices directly below this one, if it is a bridge, a bond or a VLAN.
@@ -58,7 +83,7 @@ pub struct Link {
     pub name: String,
     /// What may lie below it.
     pub kind: Kind,
-    /// Bridge or bond that it is a port of.
+    /// Bridge, bond or VRF that it is a port of.
     pub master: Option<Ifindex>,
     /// Device of this namespace that it lies on.
     pub below: Option<Ifindex>,

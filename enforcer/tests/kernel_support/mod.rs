@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, reason = "part of tests, though the lint cannot tell")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
@@ -204,6 +205,7 @@ impl TestImage {
             addresses: &self.addresses,
             workloads: vec![workload(KEY_A, A, "10.0.1.2", Row::NOT_ISOLATED), workload(KEY_B, B, B_ADDRESS, row)],
             uplinks: Vec::new(),
+            above: BTreeMap::new(),
         }
     }
 }

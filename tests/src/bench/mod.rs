@@ -100,6 +100,19 @@ pub fn measure(rules: u32) -> Result<Vec<Line>> {
         let (ns, floor_ns) = beside(&node, &floor, &packet, false)?;
         add(work, None, ns, floor_ns);
     }
+    for (family, work) in [(0, "guard, a source of nobody's, IPv4"), (1, "guard, a source of nobody's, IPv6")] {
+        let packet = Frame {
+            payload: &[0; 32],
+            ..Frame::new(ip(who::STRANGER[family]), ip(who::WORKLOAD[family]), segment(80, tcp::ACK))
+        }
+        .bytes();
+        ensure!(node.lets_pass("guard", &packet)?, "the guard must let it pass");
+        floor.fill(&packet)?;
+        let base = median(|| floor.run("nothing", &packet, HOT))?;
+        let floor_ns = median(|| floor.run("look_up", &packet, HOT))? - base;
+        let ns = median(|| Ok(node.run_program("guard", LO, &packet, HOT)?.1))? - base;
+        add(work, None, ns, floor_ns);
+    }
     floor.crowd(&mut node)?;
     for (transport, work, goal) in [
         (segment(80, tcp::SYN), "denied SYN, never the same, log on", Some(0.8)),

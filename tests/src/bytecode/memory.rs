@@ -9,17 +9,18 @@ use enforcer_common::{
     flow_key::FlowKey,
     flow_state::{FlowValue, FlowWord, Home},
     follow::Follow,
+    home::HomeKey,
     icmp_error::FindQuoted,
     id::{Address, Direction, Ifindex, PolicyWord, QuotaPlace, Slot},
     image::{AddressEntry, Line, ReadImage},
     judge::JudgeWork,
     quota::Quota,
-    tables::{Bounds, Clock, Devices, Flows, PolicyTables},
+    tables::{Bounds, Clock, Devices, Flows, Homes, PolicyTables},
     verdict::{Reason, Verdict},
     work::{Meta, Work},
 };
 
-use super::scene::{Scene, UPLINK};
+use super::scene::Scene;
 use crate::packet::Bytes;
 
 /// A scene in memory.
@@ -80,9 +81,11 @@ impl Devices for &Memory {
     fn endpoint(&self, ifindex: Ifindex) -> Option<&Endpoint> {
         (ifindex == self.scene.endpoint.ifindex).then_some(&self.scene.endpoint)
     }
+}
 
-    fn is_uplink(&self, ifindex: Ifindex) -> bool {
-        ifindex == Ifindex(UPLINK)
+impl Homes for &Memory {
+    fn has_home(&self, key: &HomeKey) -> bool {
+        self.scene.homes().contains(key)
     }
 }
 

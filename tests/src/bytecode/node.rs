@@ -18,6 +18,7 @@ use enforcer_common::{
     flow_key::FlowKey,
     flow_state::{FlowWord, Home, Role, state},
     half_open::{HalfOpen, first_place},
+    home::HomeKey,
     id::{Address, Direction, PolicyWord, Slot},
     image::{AddressEntry, Line, Start},
     limits::{self, Global, START_LINES, map},
@@ -30,7 +31,7 @@ use enforcer_common::{
 
 use super::{
     object,
-    scene::{LO, OWNERS, PLACE, Scene, UPLINK, WORKLOAD, ip, who},
+    scene::{LO, OWNERS, PLACE, Scene, WORKLOAD, ip, who},
     sys,
 };
 use crate::packet::{Frame, Transport};
@@ -118,12 +119,17 @@ impl Node {
     pub fn install(&mut self, scene: &Scene) -> Result<()> {
         self.install_tables(scene.word.slot(), &scene.image(), &scene.addresses())?;
         self.set_endpoint(&scene.endpoint)?;
-        let mut uplinks: HashMap<_, u32, u32> = self.map_mut(map::UPLINKS)?.try_into()?;
-        uplinks.insert(UPLINK, 1, 0)?;
+        self.settle(scene.homes())?;
         let flows = self.quota()?.0;
         self.set_quota(flows, scene.quota, WORKLOAD.0)?;
         self.set_global(Global::Seed, 0x5eed)?;
         self.set_word(scene.word)
+    }
+
+    /// Adds devices by which packets of local workloads may come in.
+    pub fn settle(&mut self, pairs: impl IntoIterator<Item = HomeKey>) -> Result<()> {
+        let mut homes: HashMap<_, HomeKey, u32> = self.map_mut(map::HOMES)?.try_into()?;
+        pairs.into_iter().try_for_each(|pair| Ok(homes.insert(pair, 1, 0)?))
     }
 
     /// Fills a slot with an image.
@@ -403,6 +409,13 @@ impl Node {
         let (code, duration) = self.run_program(name, from, frame, repeat)?;
         ensure!(code == TCX_NEXT || code == TC_ACT_SHOT, "{name} returned {code}, which is neither next nor shot");
         Ok((code == TCX_NEXT, duration))
+    }
+
+    /// Runs a program that is not of a veth's side: whether it lets the frame pass.
+    pub fn lets_pass(&self, name: &str, frame: &[u8]) -> Result<bool> {
+        let (code, _) = self.run_program(name, LO, frame, 1)?;
+        ensure!(code == TCX_NEXT || code == TC_ACT_SHOT, "{name} returned {code}, which is neither next nor shot");
+        Ok(code == TCX_NEXT)
     }
 
     /// Runs any program of the object: what it returned, and how long one run took.

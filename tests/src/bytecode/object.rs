@@ -8,7 +8,8 @@ use enforcer::kernel::Sweep;
 use enforcer_common::{limits, side::Side};
 
 /// Names of the packet programs.
-pub const PROGRAMS: [&str; 2] = [Side::FromWorkload.program(), Side::ToWorkload.program()];
+pub const PROGRAMS: [&str; 4] =
+    [Side::FromWorkload.program(), Side::ToWorkload.program(), Side::Guard.program(), "closed"];
 
 /// What `cargo xtask build-ebpf` made, by its path below `bpf` in the target directory of this very program.
 pub fn built(path: &str) -> Result<PathBuf> {

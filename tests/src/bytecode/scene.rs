@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use enforcer_common::{
     endpoint::Endpoint,
+    home::HomeKey,
     id::{Address, Ifindex, IncarnationId, OwnerId, PeerClass, PolicyWord, QuotaPlace, Revision, Row},
     image::{AddressEntry, Header, Line, PortKey, RangeTable},
 };
@@ -14,8 +15,10 @@ use enforcer_common::{
 pub const LO: u32 = 1;
 /// The device that is an uplink.
 pub const UPLINK: u32 = 7;
-/// A device that is none.
+/// The bridge above the veths of the workload and its neighbour: no uplink.
 pub const OTHER: u32 = 8;
+/// A device that leads to no workload and is no uplink.
+pub const TAP: u32 = 9;
 /// The workload's place in `QUOTAS`.
 pub const PLACE: QuotaPlace = QuotaPlace(3);
 /// Id of the workload's incarnation.
@@ -120,6 +123,19 @@ impl Scene {
         let nobody = AddressEntry::new(PeerClass(0), false, false);
         entries.extend((0..self.extra).map(|n| (IpAddr::from((0x0a80_0000 + n).to_be_bytes()).into(), nobody)));
         entries
+    }
+
+    /// By which devices the packets of the local workloads may come in.
+    pub fn homes(&self) -> Vec<HomeKey> {
+        let local = [who::WORKLOAD, who::NEIGHBOUR].concat();
+        let pairs = local
+            .into_iter()
+            .map(|address| Address::from(ip(address)))
+            .flat_map(|address| [HomeKey::guarded(address), HomeKey::new(address, Ifindex(OTHER))]);
+        let own = who::WORKLOAD.into_iter().map(|address| HomeKey::new(ip(address).into(), Ifindex(LO)));
+        // Nobody vouches for it, so no mark guards it.
+        let shown = who::SHOWN.into_iter().map(|address| HomeKey::new(ip(address).into(), Ifindex(OTHER)));
+        pairs.chain(own).chain(shown).collect()
     }
 
     /// The image: two peer classes, two port classes, one row, two vectors.

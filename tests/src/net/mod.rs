@@ -10,6 +10,7 @@
 mod node;
 pub mod ring;
 mod site;
+pub mod tun;
 pub mod wire;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

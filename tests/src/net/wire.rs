@@ -259,6 +259,18 @@ pub fn device(namespace: &Namespace, name: &str) -> io::Result<Device> {
     namespace.enter(find).map_err(io::Error::other)?
 }
 
+/// Whatever puts raw frames on a wire.
+pub trait Inject {
+    /// Sends a frame as it is.
+    fn inject(&self, frame: &[u8]) -> io::Result<()>;
+}
+
+impl Inject for Sender {
+    fn inject(&self, frame: &[u8]) -> io::Result<()> {
+        self.send(frame)
+    }
+}
+
 /// Sends raw frames by one device.
 pub struct Sender {
     socket: Socket,

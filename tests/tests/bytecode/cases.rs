@@ -4,6 +4,7 @@
 use enforcer::compile::compile;
 use enforcer_common::{
     endpoint::Endpoint,
+    home::HomeKey,
     id::{Direction, Ifindex},
     verdict::Verdict,
 };
@@ -11,7 +12,7 @@ use enforcer_tests::{
     bytecode::scene::{LO, PLACE, Scene, WORKLOAD},
     cases::{Expect, examples},
     packet::Frame,
-    planned::{End, UPLINK, answer, end, resolved, transport},
+    planned::{End, answer, end, resolved, transport},
     world::{MemoryWorld, Unknown},
 };
 
@@ -32,13 +33,15 @@ fn every_case_of_every_example_comes_out_as_it_says() {
     for example in examples().unwrap() {
         let resolved = resolved(&example);
         let image = compile(&resolved).unwrap();
-        let mut world = MemoryWorld::new([UPLINK]);
+        let mut world = MemoryWorld::new([]);
         world.install(resolved.snapshot(), image.clone(), Unknown::Strict);
         node.set_word(world.word).unwrap();
         node.install_tables(world.word.slot(), &image.lines, &image.addresses).unwrap();
         for (case, v4) in example.cases.iter().flat_map(|case| [(case, true), (case, false)]) {
             let what = format!("{}, {}: {}", example.name, if v4 { "IPv4" } else { "IPv6" }, case.why);
             let (from, to) = (end(&resolved, &case.from, v4), end(&resolved, &case.to, v4));
+            let pairs = [&from, &to].map(|end| HomeKey::new(end.address.into(), Ifindex(end.device().0 + 100)));
+            node.settle(pairs).unwrap();
             let opens = Frame::new(from.address, to.address, transport(case.port, v4)).bytes();
             let answers = Frame::new(to.address, from.address, answer(case.port, v4)).bytes();
             let mut verdict = (Verdict::Allow, None);

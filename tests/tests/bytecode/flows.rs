@@ -96,17 +96,19 @@ fn another_device_judges_again() {
     let Some(both) = Both::new(&Scene::default()) else {
         return;
     };
-    let (own, neighbour) = (who::WORKLOAD[0], who::NEIGHBOUR[0]);
+    let (own, friend) = (who::WORKLOAD[0], who::FRIEND[0]);
     // The node may always send, so this flow lives under another's address.
-    let syn = frame(neighbour, own, segment(5000, 99, tcp::SYN));
+    let syn = frame(friend, own, segment(5000, 99, tcp::SYN));
     assert_eq!(both.receives(0, &syn), ALLOW);
     assert_eq!(only_flow(&both).word.role(), Some(Role::NodeOpened));
-    let ack = frame(neighbour, own, segment(5000, 99, tcp::ACK));
+    let ack = frame(friend, own, segment(5000, 99, tcp::ACK));
     assert_eq!(both.receives(0, &ack), ALLOW);
     assert_eq!(both.receives(OTHER, &ack), NO_RULE, "the workload itself did not open it");
-    assert_eq!(both.receives(UPLINK, &ack), Verdict::Deny(Reason::SpoofedFromUplink), "nor anybody outside");
+    assert_eq!(both.receives(UPLINK, &ack), NO_RULE, "nor anybody outside");
     assert_eq!(both.receives(0, &ack), ALLOW, "and the node keeps its flow");
-    assert_eq!(both.sends(&frame(own, neighbour, segment(99, 5000, tcp::ACK))), ALLOW, "with its replies");
+    assert_eq!(both.sends(&frame(own, friend, segment(99, 5000, tcp::ACK))), ALLOW, "with its replies");
+    let spoofed = frame(who::NEIGHBOUR[0], own, segment(5000, 99, tcp::SYN));
+    assert_eq!(both.receives(0, &spoofed), Verdict::Deny(Reason::SpoofedSource), "but not under a workload's address");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod cases;
 mod denials;
 mod flows;
+mod guard;
 mod long;
 mod random;
 mod shapes;
@@ -71,6 +72,11 @@ fn the_verifier_is_far_from_its_limit() {
         let info = both.node.program(name).unwrap().info().unwrap();
         let verified = info.verified_instruction_count().unwrap();
         println!("{name}: {verified} instructions verified, {} bytes", info.size_jitted());
-        assert!(verified < 500_000, "{name}: {verified} of a million");
+        let most = match name {
+            "guard" => 10_000,
+            "closed" => 100,
+            _ => 500_000,
+        };
+        assert!(verified < most, "{name}: {verified}, and the bound is {most}");
     }
 }

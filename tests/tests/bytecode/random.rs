@@ -7,7 +7,7 @@ use enforcer_common::{
     work::Meta,
 };
 use enforcer_tests::{
-    bytecode::scene::{LO, OTHER, Scene, UPLINK, ip, who},
+    bytecode::scene::{LO, OTHER, Scene, TAP, UPLINK, ip, who},
     packet::{Frame, Transport},
 };
 
@@ -93,7 +93,7 @@ fn broken_frames_get_the_same_verdict_as_in_memory() {
             let least = if frame[12] == 0x08 { 34 } else { 54 };
             frame.truncate(least + random.below(20) as usize);
         }
-        let from = [0, OTHER, UPLINK][random.below(3) as usize];
+        let from = [0, OTHER, UPLINK, TAP][random.below(4) as usize];
         let meta = Meta { ifindex: Ifindex(LO), ingress_ifindex: Ifindex(from), vlan: false };
         let (expected, _) = both.memory.verdict_of(direction, &meta, &frame);
         match expected {

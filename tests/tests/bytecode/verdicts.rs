@@ -9,7 +9,7 @@ use enforcer_common::{
     verdict::{Reason, Verdict},
 };
 use enforcer_tests::{
-    bytecode::scene::{LO, OTHER, Scene, UPLINK, ip, who},
+    bytecode::scene::{LO, OTHER, Scene, TAP, UPLINK, ip, who},
     packet::{Frame, Transport},
 };
 
@@ -111,9 +111,13 @@ fn guardrails_come_before_policy() {
         ("a bridge flooded it", friend, "10.0.0.99", OTHER, deny(Reason::NotAddressed)),
         ("the same, IPv6", friend6, "fd00::99", OTHER, deny(Reason::NotAddressed)),
         ("multicast is judged", friend, "224.0.0.251", OTHER, ALLOW),
-        ("a neighbour does not come in by an uplink", who::NEIGHBOUR[0], own, UPLINK, deny(Reason::SpoofedFromUplink)),
-        ("nor does the receiver itself", own, own, UPLINK, deny(Reason::SpoofedFromUplink)),
-        ("IPv6 neither", who::NEIGHBOUR[1], own6, UPLINK, deny(Reason::SpoofedFromUplink)),
+        ("a neighbour does not come in by an uplink", who::NEIGHBOUR[0], own, UPLINK, deny(Reason::SpoofedSource)),
+        ("nor does the receiver itself", own, own, UPLINK, deny(Reason::SpoofedSource)),
+        ("IPv6 neither", who::NEIGHBOUR[1], own6, UPLINK, deny(Reason::SpoofedSource)),
+        ("nor by any other device", who::NEIGHBOUR[0], own, TAP, deny(Reason::SpoofedSource)),
+        ("nor from the node", who::NEIGHBOUR[0], own, 0, deny(Reason::SpoofedSource)),
+        ("nor does the node send as the receiver", own6, own6, 0, deny(Reason::SpoofedSource)),
+        ("by the bridge above it policy judges it", who::NEIGHBOUR[0], own, OTHER, deny(Reason::NoRule)),
         ("an address that a workload shows does, without its rights", who::SHOWN[0], own, UPLINK, deny(Reason::NoRule)),
         ("IPv6 alike", who::SHOWN[1], own6, UPLINK, deny(Reason::NoRule)),
         ("from that workload it has them", who::SHOWN[0], own, OTHER, ALLOW),

@@ -85,7 +85,7 @@ fn discovery_keeps_to_the_guardrails() {
             "from an address it does not have"
         );
         let from_uplink = stage.receives(A, UPLINK, &message(kind, NEIGHBOUR, OWN));
-        assert_eq!(from_uplink, denied(Reason::SpoofedFromUplink), "a local address by the uplink");
+        assert_eq!(from_uplink, denied(Reason::SpoofedSource), "a local address by the uplink");
         assert_eq!(stage.receives(A, UPLINK, &message(kind, FAR, OWN)), ALLOW, "the outside asks for it");
         for from in [B, UPLINK] {
             let flooded = stage.receives(A, from, &message(kind, FAR, NEIGHBOUR));

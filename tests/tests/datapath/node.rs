@@ -12,7 +12,7 @@ use crate::stage::*;
 fn the_node_is_let_in_by_its_device_and_not_by_its_address() {
     for v4 in FAMILIES {
         let stage = Stage::new(&[("a", CLOSED)]);
-        for source in [node(v4), peer(v4), host(v4, B)] {
+        for source in [node(v4), peer(v4), stranger(v4)] {
             for frame in [
                 syn(((source, 40_000), (host(v4, A), 80))),
                 datagram((source, 40_000), (host(v4, A), 53)),
@@ -22,6 +22,10 @@ fn the_node_is_let_in_by_its_device_and_not_by_its_address() {
                 assert_eq!(stage.receives(A, UPLINK + 100, &frame), NO_RULE, "{source} by a device");
                 assert_eq!(stage.receives(A, NODE, &frame), ALLOW, "{source}, made here");
             }
+        }
+        for source in [host(v4, A), host(v4, B), host(v4, U)] {
+            let frame = syn(((source, 40_000), (host(v4, A), 80)));
+            assert_eq!(stage.receives(A, NODE, &frame), denied(Reason::SpoofedSource), "{source}, a workload's");
         }
         let there = ((node(v4), 40_000), (host(v4, A), 80));
         let back = ((host(v4, A), 80), (node(v4), 40_000));

@@ -75,7 +75,7 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn way() -> impl Strategy<Value = Way> {
-    prop_oneof![Just(None), proptest::sample::select(&[NODE, B, UPLINK, OTHER][..]).prop_map(Some)]
+    prop_oneof![Just(None), proptest::sample::select(&[NODE, B, UPLINK, OTHER, TAP][..]).prop_map(Some)]
 }
 
 fn device() -> impl Strategy<Value = u32> {
@@ -195,6 +195,22 @@ proptest! {
                 is_own(device, source) || routes && is_foreign(source) || is_addressless(&frame) || unnamed,
                 "{device} sent as {source}: {frame:02x?}"
             );
+        }
+    }
+
+    #[test]
+    fn nothing_comes_from_elsewhere_under_a_local_workloads_address(traffic in traffic()) {
+        let stage = Stage::new(&[]);
+        for (device, way, frame) in traffic {
+            let (verdict, _) = stage.verdict_of(device, way, &frame);
+            let (Some(from), Verdict::Allow) = (way, verdict) else { continue };
+            let Some((source, _)) = ends(&frame) else { continue };
+            let owner = [A, B, R, U].into_iter().find(|device| is_own(*device, source));
+            // An unknown workload gets neighbour discovery from whoever asks.
+            let discovery = device == U && is_discovery(&frame);
+            if let Some(owner) = owner.filter(|_| !discovery) {
+                prop_assert!(from == owner || from == OTHER, "{owner}'s by {from} to {device}: {frame:02x?}");
+            }
         }
     }
 

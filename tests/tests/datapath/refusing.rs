@@ -6,10 +6,11 @@ use enforcer_common::endpoint::Endpoint;
 use enforcer_common::flow_key::FlowKey;
 use enforcer_common::flow_state::{FlowValue, Home};
 use enforcer_common::follow::Follow;
+use enforcer_common::home::HomeKey;
 use enforcer_common::icmp_error::FindQuoted;
 use enforcer_common::id::{Direction, Ifindex, PolicyWord, QuotaPlace, Slot};
 use enforcer_common::judge::JudgeWork;
-use enforcer_common::tables::{Bounds, Clock, Devices, Flows, PolicyTables};
+use enforcer_common::tables::{Bounds, Clock, Devices, Flows, Homes, PolicyTables};
 use enforcer_common::verdict::{Reason, Verdict};
 use enforcer_common::work::{Meta, Work};
 use enforcer_tests::packet::{Bytes, Frame};
@@ -65,9 +66,11 @@ impl Devices for Refusing<'_> {
     fn endpoint(&self, ifindex: Ifindex) -> Option<&Endpoint> {
         Devices::endpoint(&self.world, ifindex)
     }
+}
 
-    fn is_uplink(&self, ifindex: Ifindex) -> bool {
-        self.world.is_uplink(ifindex)
+impl Homes for Refusing<'_> {
+    fn has_home(&self, key: &HomeKey) -> bool {
+        self.world.has_home(key)
     }
 }
 

@@ -145,10 +145,9 @@ fn flooded_packets_are_not_for_the_workload() {
 }
 
 #[test]
-fn a_local_address_does_not_come_in_by_an_uplink() {
+fn a_local_address_comes_in_by_its_own_veth_or_the_bridge_above_and_by_no_other_device() {
     for v4 in FAMILIES {
         let stage = Stage::new(&[]);
-        let forged = denied(Reason::SpoofedFromUplink);
         for (source, why) in
             [(host(v4, A), "its own"), (host(v4, B), "a neighbour's"), (host(v4, U), "an unnamed one's")]
         {
@@ -158,15 +157,21 @@ fn a_local_address_does_not_come_in_by_an_uplink() {
                 datagram((source, 40_000), (host(v4, A), 53)),
                 echo(source, host(v4, A), true, 7),
             ] {
-                assert_eq!(stage.receives(A, UPLINK, &frame), forged, "{why}: {:?}", frame.transport);
-                assert_eq!(stage.receives(A, OTHER, &frame), ALLOW, "{why}, by another device");
+                for from in [UPLINK, TAP, NODE, R] {
+                    let verdict = stage.receives(A, from, &frame);
+                    assert_eq!(verdict, SPOOFED, "{why} by {from}: {:?}", frame.transport);
+                }
+                assert_eq!(stage.receives(A, OTHER, &frame), ALLOW, "{why}, by the bridge");
             }
         }
-        assert_eq!(
-            stage.receives(A, UPLINK, &syn(((node(v4), 40_000), (host(v4, A), 80)))),
-            ALLOW,
-            "the node's passes"
-        );
+        for from in [UPLINK, TAP, NODE] {
+            let frame = syn(((node(v4), 40_000), (host(v4, A), 80)));
+            assert_eq!(stage.receives(A, from, &frame), ALLOW, "the node's passes");
+        }
+        for from in [A, B, U] {
+            let frame = syn(((host(v4, from), 40_000), (host(v4, A), 80)));
+            assert_eq!(stage.receives(A, from, &frame), ALLOW, "its own veth, routed");
+        }
     }
 }
 
@@ -181,7 +186,8 @@ fn its_own_address_may_be_younger_than_the_image() {
         endpoint.owners[place] = OwnerId(4321);
         endpoint.owned += 1;
         let frame = syn(((young, 40_000), (host(v4, A), 80)));
-        assert_eq!(stage.receives(A, UPLINK, &frame), denied(Reason::SpoofedFromUplink));
+        assert_eq!(stage.receives(A, UPLINK, &frame), denied(Reason::SpoofedSource));
+        assert_eq!(stage.receives(A, NODE, &frame), denied(Reason::SpoofedSource), "nor from the node");
         assert_eq!(stage.sends(A, &syn(((young, 40_000), (peer(v4), 80)))), ALLOW, "it is its own");
     }
 }
@@ -194,7 +200,7 @@ fn a_live_flow_does_not_move_to_an_uplink() {
         assert_eq!(stage.receives(A, B, &syn(ends)), ALLOW);
         assert_eq!(stage.receives(A, B, &ack(ends)), ALLOW);
         let before = stage.entry(&stage.key(A, Some(B), &ack(ends)));
-        assert_eq!(stage.receives(A, UPLINK, &ack(ends)), denied(Reason::SpoofedFromUplink), "by the uplink");
+        assert_eq!(stage.receives(A, UPLINK, &ack(ends)), denied(Reason::SpoofedSource), "by the uplink");
         assert_eq!(stage.entry(&stage.key(A, Some(B), &ack(ends))), before, "the flow is as it was");
         assert_eq!(stage.receives(A, B, &ack(ends)), ALLOW, "and goes on");
     }

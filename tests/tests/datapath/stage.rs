@@ -34,8 +34,10 @@ pub(crate) const R: u32 = 13;
 pub(crate) const U: u32 = 14;
 /// The device towards the outside.
 pub(crate) const UPLINK: u32 = 2;
-/// Another device, neither an uplink nor a workload's.
+/// The bridge above the veths of all workloads.
 pub(crate) const OTHER: u32 = 3;
+/// A device that leads to no workload and is no uplink.
+pub(crate) const TAP: u32 = 4;
 /// As `ingress_ifindex`: this node made the packet.
 pub(crate) const NODE: u32 = 0;
 
@@ -98,7 +100,7 @@ impl Stage {
     }
 
     pub(crate) fn with(policies: &[(&str, &str)], unknown: Unknown) -> Self {
-        let mut stage = Self { world: MemoryWorld::new([UPLINK]), unknown, snapshot: snapshot() };
+        let mut stage = Self { world: MemoryWorld::new([OTHER]), unknown, snapshot: snapshot() };
         stage.apply(policies);
         stage
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
-use enforcer_tests::net::wire::{Sender, Wire};
+use enforcer_tests::net::wire::{Inject, Wire};
 use enforcer_tests::stage::Stage;
 use enforcer_tests::traffic::nonce;
 
@@ -32,14 +32,14 @@ impl Attack {
 }
 
 /// Each arrives: the positive control.
-pub(crate) fn arrive(sender: &Sender, victim: &Wire, attacks: &[Attack]) {
+pub(crate) fn arrive(sender: &impl Inject, victim: &Wire, attacks: &[Attack]) {
     reach("positive control", sender, victim, attacks);
 }
 
 /// Each arrives.
-pub(crate) fn reach(when: &str, sender: &Sender, victim: &Wire, attacks: &[Attack]) {
+pub(crate) fn reach(when: &str, sender: &impl Inject, victim: &Wire, attacks: &[Attack]) {
     for attack in attacks {
-        sender.send(&attack.frame).unwrap();
+        sender.inject(&attack.frame).unwrap();
     }
     for attack in attacks {
         assert!(victim.wait(Duration::from_secs(2), |frame| frame.holds(&attack.nonce)), "{when}: {}", attack.name);
@@ -48,11 +48,11 @@ pub(crate) fn reach(when: &str, sender: &Sender, victim: &Wire, attacks: &[Attac
 }
 
 /// None arrives, and each is counted.
-pub(crate) fn fail(stage: &Stage, when: &str, sender: &Sender, victim: &Wire, attacks: &[Attack]) {
+pub(crate) fn fail(stage: &Stage, when: &str, sender: &impl Inject, victim: &Wire, attacks: &[Attack]) {
     let mut wrong = Vec::new();
     for attack in attacks {
         let before = stage.denied(attack.direction, attack.reason);
-        sender.send(&attack.frame).unwrap();
+        sender.inject(&attack.frame).unwrap();
         let mut counted = 0;
         for _ in 0..100 {
             counted = stage.denied(attack.direction, attack.reason) - before;

@@ -20,7 +20,7 @@ fn an_event_leads_to_a_look_at_the_programs() {
     stage.start();
     let ifindex = stage.ifindex("a");
     let links = stage.options.pin_dir.join(group_directory(Group::Flows)).join("links");
-    let sides = Side::ALL.map(|side| links.join(format!("{ifindex}-{}", side.pin())));
+    let sides = Side::OF_VETH.map(|side| links.join(format!("{ifindex}-{}", side.pin())));
     let begin = std::time::Instant::now();
     for round in 1..=ROUNDS {
         for pin in &sides {

@@ -87,7 +87,7 @@ fn nobody_outside_sends_from_a_local_workloads_address() {
             .iter()
             .map(|(name, v4)| {
                 let (source, destination) = (stage.address(name, *v4), stage.address("b", *v4));
-                Attack::new(format!("from {source}"), Direction::Ingress, Reason::SpoofedFromUplink, |nonce| {
+                Attack::new(format!("from {source}"), Direction::Ingress, Reason::SpoofedSource, |nonce| {
                     parts::ip(route, source, destination, protocol::UDP, &parts::udp(4000, 7000, nonce))
                 })
             })

@@ -35,6 +35,7 @@ const ORDER: &[&str] = &[
     "limits",
     "id",
     "side",
+    "home",
     "verdict",
     "image",
     "packet",
@@ -51,6 +52,8 @@ const ORDER: &[&str] = &[
     "icmp_error",
     "live",
     "datapath",
+    // Or it is of no workload.
+    "guard",
     // What becomes of a denied one.
     "denial",
     "event",

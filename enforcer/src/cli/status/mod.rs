@@ -6,12 +6,12 @@ mod plain;
 mod text;
 mod trouble;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use enforcer_common::id::Direction;
+use enforcer_common::id::{Direction, Ifindex};
 use enforcer_common::schema::Group;
 
 use self::text::as_text;
@@ -102,6 +102,22 @@ fn as_json(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> s
             })
         })
         .collect();
+    let devices: BTreeMap<u32, &str> =
+        report.iter().flat_map(|report| &report.others).map(|(ifindex, name)| (*ifindex, name.as_str())).collect();
+    let known = devices.keys().copied().chain(view.guards.keys().map(|ifindex| ifindex.0));
+    let guards: Vec<serde_json::Value> = known
+        .collect::<BTreeSet<u32>>()
+        .into_iter()
+        .map(|ifindex| {
+            let guard = view.guards.get(&Ifindex(ifindex));
+            serde_json::json!({
+                "ifindex": ifindex,
+                "device": devices.get(&ifindex).copied().unwrap_or_default(),
+                "attached": guard.is_some_and(|guard| guard.is_on(Ifindex(ifindex))),
+                "link": guard.map_or(0, |guard| guard.id),
+            })
+        })
+        .collect();
     let denied: Vec<serde_json::Value> = view
         .denied
         .iter()
@@ -126,6 +142,8 @@ fn as_json(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> s
         "flows_beyond_reserves": view.flows.shared,
         "room_beyond_reserves": view.flows.shared_room,
         "endpoints": endpoints,
+        "closed": view.closed,
+        "guards": guards,
         "denied": denied,
         "report": report,
         "troubles": troubles,

@@ -39,6 +39,8 @@ pub(super) fn plain(report: &Report) -> Report {
         flow_log_over_limit,
         disagreements,
         repaired,
+        closed,
+        others,
     } = report;
     Report {
         pid: *pid,
@@ -62,6 +64,8 @@ pub(super) fn plain(report: &Report) -> Report {
         flow_log_over_limit: *flow_log_over_limit,
         disagreements: *disagreements,
         repaired: *repaired,
+        closed: texts(closed),
+        others: others.iter().map(|(ifindex, device)| (*ifindex, text(device))).collect(),
     }
 }
 

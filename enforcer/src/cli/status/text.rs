@@ -2,10 +2,11 @@
 //!
 //! Input: what is pinned, and the daemon's last report. Output: the text. This module reads and prints nothing itself.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use comfy_table::{ContentArrangement, Table, presets};
-use enforcer_common::id::{Address, Direction, Row};
+use enforcer_common::id::{Address, Direction, Ifindex, Row};
 use enforcer_common::image::Header;
 use enforcer_common::limits;
 
@@ -13,7 +14,7 @@ use super::plain::plain;
 use super::{direction_name, names};
 use crate::agent::report::{Report, WorkloadLine};
 use crate::compile;
-use crate::flow::text::continued;
+use crate::flow::text::{continued, printable};
 use crate::kernel::status::StatusView;
 
 /// All of it.
@@ -48,6 +49,7 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
         line("refused", format!("{} claims of workloads to addresses that are not theirs", report.refused_claims));
     }
     line("uplinks", uplinks(view, report));
+    line("guards", guards(view, report));
     let room = u64::from(limits::ENDPOINTS + limits::ENDPOINTS_MORE);
     let more = format!("{} of them in the second table of {}", view.endpoints_more, limits::ENDPOINTS_MORE);
     line("endpoints", format!("{}, {more}", fill(view.endpoints.len() as u64, room)));
@@ -91,6 +93,10 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
             &egress,
             &addresses.join(" "),
         ]);
+    }
+    for ifindex in &view.closed {
+        let device = names.get(&ifindex.0).map_or("", |(_, device)| *device);
+        table.add_row(["(no room)", device, &ifindex.to_string(), "attached", "closed", "closed", ""]);
     }
     text.push_str(&format!("\n{table}\n\n"));
 
@@ -148,6 +154,24 @@ fn uplinks(view: &StatusView, report: Option<&Report>) -> String {
     if names.is_empty() { format!("{fill}: none") } else { format!("{fill}: {}", names.join(" ")) }
 }
 
+/// The devices that lead to no workload, each of which can bring packets to one, and the state of its guard.
+fn guards(view: &StatusView, report: Option<&Report>) -> String {
+    let mut devices: BTreeMap<Ifindex, String> =
+        view.guards.keys().map(|ifindex| (*ifindex, format!("ifindex {ifindex}"))).collect();
+    if let Some(report) = report {
+        devices =
+            report.others.iter().map(|(ifindex, name)| (Ifindex(*ifindex), printable(name).into_owned())).collect();
+    }
+    let guarded = |ifindex: &Ifindex| view.guards.get(ifindex).is_some_and(|guard| guard.is_on(*ifindex));
+    let listed: Vec<String> = devices
+        .iter()
+        .map(|(ifindex, name)| if guarded(ifindex) { name.clone() } else { format!("{name} (MISSING)") })
+        .collect();
+    let there = devices.keys().filter(|ifindex| guarded(ifindex)).count();
+    let names = if listed.is_empty() { "none".to_owned() } else { listed.join(" ") };
+    format!("on {there} of {} devices that lead to no workload: {names}", devices.len())
+}
+
 /// How many workloads nobody has named, and where they are.
 fn unknown(report: &Report) -> String {
     let mode = if report.unknown_open { "open" } else { "strict (closed)" };
@@ -160,10 +184,10 @@ fn unknown(report: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     use enforcer_common::denial::Counts;
-    use enforcer_common::id::{Ifindex, IncarnationId, PolicyWord, Revision};
+    use enforcer_common::id::{IncarnationId, PolicyWord, Revision};
     use enforcer_common::verdict::Reason;
 
     use super::*;
@@ -210,6 +234,11 @@ mod tests {
                 endpoint(Ifindex(11), false, [Row(1), Row(2)], false),
                 endpoint(Ifindex(12), true, [Row::NONE; 2], true),
             ],
+            closed: BTreeSet::from([Ifindex(13)]),
+            guards: BTreeMap::from([
+                (Ifindex(2), LinkView { id: 20, ifindex: Ifindex(2), first: true }),
+                (Ifindex(3), LinkView { id: 21, ifindex: Ifindex::NONE, first: false }),
+            ]),
             endpoints_more: 1,
             uplinks: BTreeSet::from([Ifindex(2)]),
             flows: FlowFill {
@@ -244,6 +273,7 @@ mod tests {
             refused_claims: 2,
             discovery: "by events".to_owned(),
             uplinks: vec!["eth0".to_owned()],
+            others: vec![(2, "eth0".to_owned()), (3, "tap0".to_owned()), (4, "br0\u{1b}[2J".to_owned())],
             workloads: vec![
                 workload("shop/web", Ifindex(10), [1, 0]),
                 workload("shop/db", Ifindex(11), [2, 1]),
@@ -269,6 +299,8 @@ mod tests {
             word: PolicyWord::default(),
             image: None,
             endpoints: Vec::new(),
+            closed: BTreeSet::new(),
+            guards: BTreeMap::new(),
             endpoints_more: 0,
             flows: FlowFill::default(),
             denied: BTreeMap::new(),

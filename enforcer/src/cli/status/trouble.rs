@@ -9,6 +9,7 @@ use enforcer_common::id::{Direction, Ifindex, Revision};
 
 use super::names;
 use crate::agent::report::Report;
+use crate::flow::text::printable;
 use crate::kernel::FullShare;
 use crate::kernel::status::StatusView;
 
@@ -24,6 +25,20 @@ pub(super) enum Trouble {
         /// The veth.
         ifindex: Ifindex,
     },
+    /// A device that leads to no workload lacks its guard.
+    NoGuard {
+        /// The device.
+        ifindex: Ifindex,
+        /// Its name.
+        name: String,
+    },
+    /// A veth is closed, because there is no endpoint for it.
+    Closed {
+        /// The veth.
+        ifindex: Ifindex,
+    },
+    /// A workload is closed, because it has a device that lies on one of the node's.
+    ReachesNode(String),
     /// The newest policies were refused.
     Policies(String),
     /// The newest version of a source of workloads, such as the inventory, was refused.
@@ -68,7 +83,15 @@ impl Trouble {
         if view.flows.shared >= view.flows.shared_room && view.flows.shared > 0 {
             troubles.push(Self::FullTable { shared: view.flows.shared });
         }
+        troubles.extend(view.closed.iter().map(|ifindex| Self::Closed { ifindex: *ifindex }));
         if let Some(report) = report {
+            let guarded = |ifindex| view.guards.get(&ifindex).is_some_and(|guard| guard.is_on(ifindex));
+            let unguarded = report.others.iter().filter(|(ifindex, _)| !guarded(Ifindex(*ifindex)));
+            troubles.extend(unguarded.map(|(ifindex, name)| {
+                let name = printable(name).into_owned();
+                Self::NoGuard { ifindex: Ifindex(*ifindex), name }
+            }));
+            troubles.extend(report.closed.iter().cloned().map(Self::ReachesNode));
             troubles.extend(report.policy_error.clone().map(Self::Policies));
             troubles.extend(report.refused_sources.iter().cloned().map(Self::Source));
             troubles.extend(report.apply_error.clone().map(Self::Apply));
@@ -101,6 +124,9 @@ impl Trouble {
             Self::NoDaemon => "no daemon runs",
             Self::NoPolicy => "no policy is in force yet",
             Self::NotAttached { .. } => "a veth lacks a program, or another program runs before it",
+            Self::NoGuard { .. } => "a device that leads to no workload has no guard",
+            Self::Closed { .. } => "a veth is closed, because the tables have no room for it",
+            Self::ReachesNode(_) => "a workload has a device that bypasses its programs",
             Self::Policies(_) => "the newest policies are not in force",
             Self::Source(_) => "the newest names of workloads are not in force",
             Self::Apply(_) => "the newest state of policies and workloads is not in the kernel",
@@ -119,10 +145,18 @@ impl fmt::Display for Trouble {
         match self {
             Self::NoDaemon => f.write_str("attached programs stay in force, but a new veth is unprotected"),
             Self::NoPolicy => f.write_str("the daemon has not finished its first start"),
-            Self::NotAttached { ifindex } => write!(f, "ifindex {ifindex}"),
-            Self::Policies(error) | Self::Source(error) | Self::Apply(error) | Self::Unfinished(error) => {
-                f.write_str(error)
+            Self::NotAttached { ifindex } | Self::Closed { ifindex } => write!(f, "ifindex {ifindex}"),
+            Self::NoGuard { ifindex, name } => {
+                write!(
+                    f,
+                    "{name} (ifindex {ifindex}); the node may believe a packet with a workload's address from there"
+                )
             }
+            Self::ReachesNode(error)
+            | Self::Policies(error)
+            | Self::Source(error)
+            | Self::Apply(error)
+            | Self::Unfinished(error) => f.write_str(error),
             Self::AwaitsSources => f.write_str("what is in force stays, and a new veth is closed"),
             Self::Disagreements(packets) => {
                 write!(f, "{packets} packets; this is a defect of Enforcer, please report it")
@@ -160,7 +194,10 @@ mod tests {
             next = match &trouble {
                 Trouble::NoDaemon => Some(Trouble::NoPolicy),
                 Trouble::NoPolicy => Some(Trouble::NotAttached { ifindex: Ifindex(7) }),
-                Trouble::NotAttached { .. } => Some(Trouble::Policies("a".to_owned())),
+                Trouble::NotAttached { .. } => Some(Trouble::Closed { ifindex: Ifindex(8) }),
+                Trouble::Closed { .. } => Some(Trouble::NoGuard { ifindex: Ifindex(9), name: "tap0".to_owned() }),
+                Trouble::NoGuard { .. } => Some(Trouble::ReachesNode("c".to_owned())),
+                Trouble::ReachesNode(_) => Some(Trouble::Policies("a".to_owned())),
                 Trouble::Policies(_) => Some(Trouble::Source("b".to_owned())),
                 Trouble::Source(_) => Some(Trouble::Apply("c".to_owned())),
                 Trouble::Apply(_) => Some(Trouble::Unfinished("d".to_owned())),

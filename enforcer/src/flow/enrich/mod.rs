@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use enforcer_common::denial::{Denial, Way};
-use enforcer_common::id::{Address, Direction, IncarnationId};
+use enforcer_common::id::{Address, Direction, IncarnationId, Revision};
 use enforcer_common::packet::{icmp, protocol, tcp};
 use enforcer_common::verdict::Reason;
 use jiff::Timestamp;
 
 use super::names::{Names, Owned, Ruling, Service};
-use super::record::{FlowRecord, PacketSeen, Party, Ports, RecordedDecision, TransportSeen};
+use super::record::{FlowRecord, InterfaceSeen, PacketSeen, Party, Ports, RecordedDecision, TransportSeen};
 
 /// A denial holds the number of a reason or direction that this build does not know. Another version may have written it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -62,7 +62,7 @@ impl Enricher {
         let owner = names.owner(Some(revision), way.key.workload);
         let packet = packet(direction, way);
         let peer = packet.addresses.map(|_| {
-            if reason == Reason::SpoofedFromUplink {
+            if is_forged(reason, direction) {
                 // The address is a local workload's, the packet is not.
                 Party::World
             } else {
@@ -74,7 +74,12 @@ impl Enricher {
         } else {
             (false, RecordedDecision::NotPolicy)
         };
-        let (source, destination) = sides(direction, local(owner), peer);
+        // A guard's packet is of no workload: its destination has the name of its address.
+        let judged = match way.key.workload.device() {
+            Some(_) => packet.addresses.map(|(_, destination)| names.address(revision, destination)),
+            None => Some(local(owner)),
+        };
+        let (source, destination) = sides(direction, judged, peer);
         Ok(FlowRecord {
             time,
             reason,
@@ -85,7 +90,7 @@ impl Enricher {
             source,
             destination,
             workload: way.key.workload,
-            interface: owner.and_then(|owned| owned.interface.clone()),
+            interface: interface(names, Some(revision), way.key.workload, owner),
             decision,
             node: Arc::clone(&self.node),
         })
@@ -101,7 +106,7 @@ impl Enricher {
         count: u64,
     ) -> FlowRecord {
         let owner = names.owner(None, workload);
-        let (source, destination) = sides(direction, local(owner), None);
+        let (source, destination) = sides(direction, workload.device().is_none().then(|| local(owner)), None);
         FlowRecord {
             time,
             reason,
@@ -112,7 +117,7 @@ impl Enricher {
             source,
             destination,
             workload,
-            interface: owner.and_then(|owned| owned.interface.clone()),
+            interface: interface(names, None, workload, owner),
             decision: RecordedDecision::NotPolicy,
             node: Arc::clone(&self.node),
         }
@@ -131,10 +136,31 @@ fn local(owner: Option<&Owned>) -> Party {
     owner.map_or(Party::Unknown, |owned| owned.party.clone())
 }
 
-fn sides(direction: Direction, local: Party, peer: Option<Party>) -> (Option<Party>, Option<Party>) {
+fn sides(direction: Direction, local: Option<Party>, peer: Option<Party>) -> (Option<Party>, Option<Party>) {
     match direction {
-        Direction::Egress => (Some(local), peer),
-        Direction::Ingress => (peer, Some(local)),
+        Direction::Egress => (local, peer),
+        Direction::Ingress => (peer, local),
+    }
+}
+
+/// A local workload's address, of which a packet came in where that workload is not.
+fn is_forged(reason: Reason, direction: Direction) -> bool {
+    match direction {
+        Direction::Ingress => matches!(reason, Reason::SpoofedSource | Reason::SpoofedFromUplink),
+        Direction::Egress => false,
+    }
+}
+
+/// The veth of the workload that was judged, or the device whose guard dropped the packets.
+fn interface(
+    names: &dyn Names,
+    revision: Option<Revision>,
+    judged: IncarnationId,
+    owner: Option<&Owned>,
+) -> Option<Arc<InterfaceSeen>> {
+    match judged.device() {
+        Some(ifindex) => Some(names.device(revision, ifindex)),
+        None => owner.and_then(|owned| owned.interface.clone()),
     }
 }
 

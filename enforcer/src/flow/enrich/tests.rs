@@ -1,7 +1,7 @@
 use super::*;
 use crate::flow::fixture::{self, Closed, DB, REVISION, UNNAMED, WEB, policy, way};
 use crate::flow::names::NameTable;
-use enforcer_common::id::{IncarnationId, Revision};
+use enforcer_common::id::{Ifindex, IncarnationId, Revision};
 
 fn enrich(names: &NameTable, denial: Denial) -> (FlowRecord, u64) {
     let mut enricher = Enricher::new("n1");
@@ -130,7 +130,33 @@ fn the_sender_of_a_spoofed_packet_is_who_sent_it() {
     assert_eq!(record.packet.unwrap().addresses.unwrap().0, fixture::ip("10.88.0.3"));
     // A8: web's address from outside.
     let outside = way(Reason::SpoofedFromUplink, Direction::Ingress, DB, "10.88.0.3", "10.88.0.2");
-    assert_eq!(flow(&names, outside).0.source, Some(Party::World));
+    assert_eq!(flow(&names, outside).0.source, Some(Party::World), "of an older build");
+    let elsewhere = way(Reason::SpoofedSource, Direction::Ingress, DB, "10.88.0.3", "10.88.0.2");
+    assert_eq!(flow(&names, elsewhere).0.source, Some(Party::World), "web's address from elsewhere");
+}
+
+#[test]
+fn a_guards_packet_has_the_name_of_its_device_and_of_its_destination() {
+    let mut names = NameTable::default();
+    let mut snapshot = fixture::snapshot();
+    snapshot.others.insert(Ifindex(9), "tap0".to_owned());
+    names.install(REVISION, &snapshot, &fixture::owners(), Arc::new(fixture::Scripted(None)));
+    let guards = |ifindex| IncarnationId::of_device(Ifindex(ifindex));
+    let named = |ifindex, local| {
+        let (record, _) =
+            flow(&names, way(Reason::SpoofedSource, Direction::Ingress, guards(ifindex), local, "10.88.0.2"));
+        let interface = record.interface.unwrap();
+        (interface.ifindex, interface.name.clone(), name(record.destination.as_ref()), record.source)
+    };
+    let world = Some(Party::World);
+    assert_eq!(named(9, "10.88.0.3"), (Ifindex(9), "tap0".to_owned(), "shop/db".to_owned(), world.clone()));
+    assert_eq!(named(9, "10.88.0.1"), (Ifindex(9), "tap0".to_owned(), "Some(Host)".to_owned(), world), "the node");
+    assert_eq!(named(8, "192.0.2.1").1, "", "a device that nobody knows any more");
+    let busy =
+        Denial::Busy { workload: guards(9), direction: Direction::Ingress, reason: Reason::SpoofedSource, count: 7 };
+    let (record, _) = enrich(&names, busy);
+    assert_eq!((record.source, record.destination, record.count), (None, None, 7));
+    assert_eq!(record.interface.unwrap().name, "tap0");
 }
 
 #[test]

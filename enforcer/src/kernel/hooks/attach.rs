@@ -5,7 +5,7 @@
 //! that device.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use enforcer_common::id::Ifindex;
@@ -63,15 +63,22 @@ impl Links {
         Ok(Self { directory, held })
     }
 
-    /// Devices with at least one link.
+    /// Veths of workloads with at least one link.
     pub(crate) fn devices(&self) -> BTreeSet<Ifindex> {
-        self.held.keys().map(|(ifindex, _)| *ifindex).collect()
+        let of_veths = self.held.keys().filter(|(_, side)| *side != Side::Guard);
+        of_veths.map(|(ifindex, _)| *ifindex).collect()
     }
 
-    /// Devices of which a link runs another program than these.
+    /// Devices with a guard.
+    pub(crate) fn guards(&self) -> BTreeSet<Ifindex> {
+        let guards = self.held.keys().filter(|(_, side)| *side == Side::Guard);
+        guards.map(|(ifindex, _)| *ifindex).collect()
+    }
+
+    /// Veths of workloads of which a link runs another program than these.
     pub(crate) fn devices_of_others(&self, programs: &Programs) -> Result<BTreeSet<Ifindex>, KernelError> {
         let mut devices = BTreeSet::new();
-        for ((ifindex, side), link) in &self.held {
+        for ((ifindex, side), link) in self.held.iter().filter(|((_, side), _)| *side != Side::Guard) {
             let info = tcx::info(link, *ifindex)?;
             if Ifindex(info.ifindex) == *ifindex && info.program != programs.of(*side).1 {
                 devices.insert(*ifindex);
@@ -80,10 +87,16 @@ impl Links {
         Ok(devices)
     }
 
-    /// Attaches what is missing on a device, and puts these programs in the place of others.
-    pub(crate) fn attach(&mut self, ifindex: Ifindex, programs: &Programs) -> Result<(), KernelError> {
-        for side in Side::ALL {
-            let (program, id) = programs.of(side);
+    /// Attaches what is missing on these sides of a device, and puts programs in the place of others. `program` gives that of
+    /// a side, with its id.
+    pub(crate) fn attach<'a>(
+        &mut self,
+        ifindex: Ifindex,
+        sides: &[Side],
+        program: impl Fn(Side) -> (BorrowedFd<'a>, u32),
+    ) -> Result<(), KernelError> {
+        for side in sides.iter().copied() {
+            let (program, id) = program(side);
             if let Some(link) = self.held.get(&(ifindex, side)) {
                 let info = tcx::info(link, ifindex)?;
                 if Ifindex(info.ifindex) == ifindex {
@@ -145,9 +158,9 @@ impl Links {
         })
     }
 
-    /// Detaches a device, or forgets one that is gone.
-    pub(crate) fn detach(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
-        for side in Side::ALL {
+    /// Detaches these sides of a device, or forgets one that is gone.
+    pub(crate) fn detach(&mut self, ifindex: Ifindex, sides: &[Side]) -> Result<(), KernelError> {
+        for side in sides.iter().copied() {
             if let Some(link) = self.held.remove(&(ifindex, side)) {
                 tcx::detach(&link, ifindex)?;
             }
@@ -156,14 +169,14 @@ impl Links {
         Ok(())
     }
 
-    /// Whether a device still has its links.
+    /// Whether a veth still has its links.
     pub(crate) fn is_attached(&self, ifindex: Ifindex) -> bool {
-        Side::ALL.into_iter().all(|side| self.reports(ifindex, side))
+        Side::OF_VETH.into_iter().all(|side| self.reports(ifindex, side))
     }
 
-    /// Whether no link reports the device any more.
+    /// Whether no link reports the veth any more.
     pub(crate) fn is_gone(&self, ifindex: Ifindex) -> bool {
-        !Side::ALL.into_iter().any(|side| self.reports(ifindex, side))
+        !Side::OF_VETH.into_iter().any(|side| self.reports(ifindex, side))
     }
 
     fn reports(&self, ifindex: Ifindex, side: Side) -> bool {
@@ -197,7 +210,7 @@ pub(crate) fn name(ifindex: Ifindex, side: Side) -> String {
 }
 
 /// What a pin's name says.
-fn parse(name: &str) -> Option<(Ifindex, Side)> {
+pub(crate) fn parse(name: &str) -> Option<(Ifindex, Side)> {
     let (ifindex, end) = name.split_once('-')?;
     let side = Side::ALL.into_iter().find(|side| side.pin() == end)?;
     Some((Ifindex(ifindex.parse().ok()?), side))

@@ -1,6 +1,7 @@
 //! The programs that judge packets, and the links that attach them to devices.
 //!
-//! Input: the object and the pins. Output: every device of the plan with both programs, each the first of its chain.
+//! Input: the object and the pins. Output: every veth of the plan with both programs, and every other device with its guard,
+//! each the first of its chain.
 
 pub(crate) mod attach;
 mod programs;
@@ -63,17 +64,22 @@ impl Hooks {
         Ok(Self { links, programs, object })
     }
 
-    /// Devices with at least one link.
+    /// Veths of workloads with at least one link.
     pub(crate) fn devices(&self) -> BTreeSet<Ifindex> {
         self.links.devices()
     }
 
-    /// Whether a device still has its links.
+    /// Devices with a guard.
+    pub(crate) fn guards(&self) -> BTreeSet<Ifindex> {
+        self.links.guards()
+    }
+
+    /// Whether a veth still has its links.
     pub(crate) fn is_attached(&self, ifindex: Ifindex) -> bool {
         self.links.is_attached(ifindex)
     }
 
-    /// Whether no link reports the device any more.
+    /// Whether no link reports the veth any more.
     pub(crate) fn is_gone(&self, ifindex: Ifindex) -> bool {
         self.links.is_gone(ifindex)
     }
@@ -83,14 +89,29 @@ impl Hooks {
         self.links.devices_of_others(&self.programs)
     }
 
-    /// Attaches what is missing on a device, and puts these programs in the place of others.
+    /// Attaches what is missing on a veth, and puts these programs in the place of others.
     pub(crate) fn attach(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
-        self.links.attach(ifindex, &self.programs)
+        self.links.attach(ifindex, &Side::OF_VETH, |side| self.programs.of(side))
     }
 
-    /// Detaches a device, or forgets one that is gone.
+    /// Closes a veth for which there is no endpoint: both of its sides drop all but ARP, by a program that needs no map.
+    pub(crate) fn close(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
+        self.links.attach(ifindex, &Side::OF_VETH, |_| self.programs.closed())
+    }
+
+    /// Attaches the guard to a device that leads to no workload, unless it is there.
+    pub(crate) fn guard(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
+        self.links.attach(ifindex, &[Side::Guard], |side| self.programs.of(side))
+    }
+
+    /// Detaches a veth, or forgets one that is gone.
     pub(crate) fn detach(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
-        self.links.detach(ifindex)
+        self.links.detach(ifindex, &Side::OF_VETH)
+    }
+
+    /// Takes the guard off a device, or forgets one that is gone.
+    pub(crate) fn detach_guard(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
+        self.links.detach(ifindex, &[Side::Guard])
     }
 
     /// The worst fault of a link. With `any_program`, a link that runs another program than ours has no fault by that.
@@ -102,6 +123,11 @@ impl Hooks {
     ) -> Result<Option<LinkDrift>, KernelError> {
         let (_, program) = self.programs.of(side);
         self.links.check(ifindex, side, (!any_program).then_some(program))
+    }
+
+    /// The worst fault of a link of a veth that is closed.
+    pub(crate) fn check_closed(&self, ifindex: Ifindex, side: Side) -> Result<Option<LinkDrift>, KernelError> {
+        self.links.check(ifindex, side, Some(self.programs.closed().1))
     }
 
     /// Pins a link again whose pin was removed.
@@ -122,7 +148,10 @@ impl Hooks {
             None => Programs::load(pins.layout(), pins.maps(), &self.object.0)?,
         };
         self.links.put_first(ifindex, side, spare.0.insert(loaded))?;
-        self.attach(ifindex)
+        match side {
+            Side::FromWorkload | Side::ToWorkload => self.attach(ifindex),
+            Side::Guard => self.guard(ifindex),
+        }
     }
 
     /// Removes the pins of other objects' programs.

@@ -28,11 +28,15 @@ struct Program {
     id: u32,
 }
 
+/// Name of the program in the object that drops all but ARP and uses no map.
+const CLOSED: &str = "closed";
+
 /// The programs of one object.
 #[derive(Debug)]
 pub(crate) struct Programs {
     /// By [`Side`].
-    sides: [Program; 2],
+    sides: [Program; 3],
+    closed: Program,
     sweep: Sweep,
 }
 
@@ -48,7 +52,8 @@ impl Programs {
         remove(&directory)?;
         std::fs::create_dir(&directory).map_err(at(&directory, "create"))?;
         let sides = Side::ALL.map(|side| (side.program(), programs.of(side).0));
-        for (name, fd) in sides.into_iter().chain([(sweep::NAME, programs.sweep.as_fd())]) {
+        let others = [(CLOSED, programs.closed().0), (sweep::NAME, programs.sweep.as_fd())];
+        for (name, fd) in sides.into_iter().chain(others) {
             let path = directory.join(name);
             sys::object_pin(fd, &path).map_err(at(&path, "pin"))?;
         }
@@ -80,9 +85,10 @@ impl Programs {
             let id = id(&fd)?;
             Ok(Program { fd, id })
         };
-        let [from, to] = Side::ALL.map(|side| load(side.program()));
+        let [from, to, guard] = Side::ALL.map(|side| load(side.program()));
+        let closed = load(CLOSED);
         let fds = maps.of_programs().into_iter().map(|(row, map)| (row.name, map.fd())).collect();
-        Ok(Self { sides: [from?, to?], sweep: Sweep::load(object, &fds)? })
+        Ok(Self { sides: [from?, to?, guard?], closed: closed?, sweep: Sweep::load(object, &fds)? })
     }
 
     /// Opens the programs that are pinned in a directory. `None` means that a pin is missing.
@@ -95,12 +101,16 @@ impl Programs {
                 Err(error) => Err(at(&path, "open pin")(error)),
             }
         };
-        let [from, to] = Side::ALL.map(|side| open(side.program()));
-        let (Some(from), Some(to), Some(sweep)) = (from?, to?, open(sweep::NAME)?) else {
+        let [from, to, guard] = Side::ALL.map(|side| open(side.program()));
+        let (Some(from), Some(to), Some(guard)) = (from?, to?, guard?) else {
+            return Ok(None);
+        };
+        let (Some(closed), Some(sweep)) = (open(CLOSED)?, open(sweep::NAME)?) else {
             return Ok(None);
         };
         let program = |fd| id(&fd).map(|id| Program { fd, id });
-        Ok(Some(Self { sides: [program(from)?, program(to)?], sweep: Sweep::loaded(sweep) }))
+        let sides = [program(from)?, program(to)?, program(guard)?];
+        Ok(Some(Self { sides, closed: program(closed)?, sweep: Sweep::loaded(sweep) }))
     }
 
     /// Removes the pins of other objects' programs.
@@ -117,12 +127,13 @@ impl Programs {
 
     /// The program of a side, and its id.
     pub(crate) fn of(&self, side: Side) -> (BorrowedFd<'_>, u32) {
-        let [from, to] = &self.sides;
-        let program = match side {
-            Side::FromWorkload => from,
-            Side::ToWorkload => to,
-        };
+        let program = &self.sides[side as usize];
         (program.fd.as_fd(), program.id)
+    }
+
+    /// The program for both sides of a veth for which there is no endpoint, and its id.
+    pub(crate) fn closed(&self) -> (BorrowedFd<'_>, u32) {
+        (self.closed.fd.as_fd(), self.closed.id)
     }
 
     /// The program that frees flows.

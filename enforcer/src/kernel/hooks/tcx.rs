@@ -18,7 +18,7 @@ use crate::kernel::sys::{self, LinkInfo};
 const fn attach_type(side: Side) -> u32 {
     match side {
         // What the device receives.
-        Side::FromWorkload => 46,
+        Side::FromWorkload | Side::Guard => 46,
         // What the device transmits.
         Side::ToWorkload => 47,
     }

@@ -8,6 +8,7 @@
 //! PIN_DIR/flows-2/maps/NAME              a map of the group; the same below
 //!                 links/IFINDEX-from     what the workload behind the device sends
 //!                 links/IFINDEX-to       what that workload receives
+//!                 links/IFINDEX-guard    what a device receives that leads to no workload
 //!                 programs/OBJECT/NAME   programs of an object, by a hash of its bytes
 //!                 namespace-COOKIE       an empty directory: the network namespace in which the links are
 //!         policy-1/maps/NAME

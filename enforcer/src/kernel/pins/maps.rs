@@ -17,6 +17,7 @@ use crate::kernel::sys::{self, Map, MapAttributes, kind};
 #[derive(Debug)]
 pub(crate) struct Maps {
     pub(crate) flows: FlowMaps,
+    pub(crate) homes: Arc<Map>,
     pub(crate) policy: PolicyMaps,
     pub(crate) denials: DenialMaps,
 }
@@ -65,6 +66,7 @@ impl Maps {
         let open = |row: &'static MapRow| sizes.open(layout, row).map(Arc::new);
         Ok(Self {
             flows: FlowMaps::of(open)?,
+            homes: open(&schema::HOMES)?,
             policy: PolicyMaps {
                 images: open(&schema::IMAGES)?,
                 image_starts: open(&schema::IMAGE_STARTS)?,
@@ -83,7 +85,7 @@ impl Maps {
 
     /// The maps that programs use.
     pub(crate) fn of_programs(&self) -> [(&'static MapRow, &Map); 14] {
-        let Self { flows, policy, denials } = self;
+        let Self { flows, homes, policy, denials } = self;
         [
             (&schema::GLOBALS, &flows.globals),
             (&schema::IMAGES, &policy.images),
@@ -91,7 +93,7 @@ impl Maps {
             (&schema::ADDRESSES, &policy.addresses),
             (&schema::ENDPOINTS, &flows.endpoints),
             (&schema::ENDPOINTS_MORE, &flows.endpoints_more),
-            (&schema::UPLINKS, &flows.uplinks),
+            (&schema::HOMES, homes),
             (&schema::FLOWS, &flows.flows),
             (&schema::HALF_OPEN, &flows.half_open),
             (&schema::QUOTAS, &flows.quotas),
@@ -104,8 +106,11 @@ impl Maps {
 
     /// All of them.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&'static MapRow, &Map)> {
-        let own: [(&'static MapRow, &Map); 2] =
-            [(&schema::REPORTED, &self.denials.reported), (&schema::REPORTED_BUSY, &self.denials.reported_busy)];
+        let own: [(&'static MapRow, &Map); 3] = [
+            (&schema::REPORTED, &self.denials.reported),
+            (&schema::REPORTED_BUSY, &self.denials.reported_busy),
+            (&schema::UPLINKS, &self.flows.uplinks),
+        ];
         self.of_programs().into_iter().chain(own)
     }
 }

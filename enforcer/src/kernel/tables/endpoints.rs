@@ -92,10 +92,9 @@ impl EndpointTable {
         self.endpoints.values()
     }
 
-    /// The highest id of a workload or an address.
-    pub(crate) fn highest_id(&self) -> u32 {
-        let ids = self.iter().flat_map(|endpoint| endpoint.owners.into_iter().chain([endpoint.id.owner()]));
-        ids.map(|id| id.0).max().unwrap_or(0)
+    /// The ids of all workloads and addresses.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = OwnerId> {
+        self.iter().flat_map(|endpoint| endpoint.owners.into_iter().chain([endpoint.id.owner()]))
     }
 
     /// Number of endpoints in the hash. Their place in the array belongs to another device.

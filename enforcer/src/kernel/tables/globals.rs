@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use enforcer_common::id::{PolicyWord, Revision};
+use enforcer_common::id::{OwnerId, PolicyWord, Revision};
 use enforcer_common::limits::{Global, map};
 
 use crate::kernel::error::{KernelError, at, on_map};
@@ -35,10 +35,11 @@ impl Globals {
         self.words.write64(Global::Word as u32, 0, word.to_u64());
     }
 
-    /// Raises the counter above ids that are in use: the pin of the counter may have been lost alone.
-    pub(crate) fn skip_owners(&self, highest: u32) {
-        let next = self.words.read64(Global::NextOwner as u32, 0);
-        self.words.write64(Global::NextOwner as u32, 0, next.max(u64::from(highest) + 1));
+    /// Gives a new counter a start above the ids that are in use: the pin of the counter may have been lost alone.
+    pub(crate) fn skip_owners(&self, highest: OwnerId) {
+        if self.next_owner() == 0 {
+            self.set_next_owner(u64::from(highest.0) + 1);
+        }
     }
 
     /// The counter of owner ids.

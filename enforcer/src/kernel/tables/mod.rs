@@ -6,6 +6,7 @@
 mod endpoints;
 mod globals;
 mod grace;
+mod homes;
 mod mmap;
 mod quotas;
 mod slots;
@@ -14,7 +15,8 @@ mod uplinks;
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::endpoint::Endpoint;
-use enforcer_common::id::{Ifindex, IncarnationId, PolicyWord, QuotaPlace, Revision, Slot};
+use enforcer_common::home::HomeKey;
+use enforcer_common::id::{Ifindex, IncarnationId, OwnerId, PolicyWord, QuotaPlace, Revision, Slot};
 
 pub(crate) use endpoints::EndpointTable;
 pub(crate) use globals::Globals;
@@ -25,6 +27,7 @@ pub(crate) use slots::read_header;
 pub(crate) use uplinks::Uplinks;
 
 use globals::next_word;
+use homes::Homes;
 use slots::Slots;
 
 use crate::kernel::error::KernelError;
@@ -39,6 +42,7 @@ pub(crate) struct Tables {
     quotas: Quotas,
     slots: Slots,
     uplinks: Uplinks,
+    homes: Homes,
     /// The word as this process last saw or stored it.
     word: PolicyWord,
     /// Programs may still read what the next plan writes.
@@ -64,7 +68,8 @@ impl Tables {
         }
         let quotas = Quotas::open(maps, flow_quota, true)?;
         let uplinks = Uplinks::open(maps)?;
-        Ok(Self { globals, endpoints, quotas, slots, uplinks, word, owes_grace: false, has_applied: false })
+        let homes = Homes::open(&pins.maps().homes)?;
+        Ok(Self { globals, endpoints, quotas, slots, uplinks, homes, word, owes_grace: false, has_applied: false })
     }
 
     /// Gives up what a start that was cut short has left: endpoints that were written for a veth which was then not attached,
@@ -74,7 +79,8 @@ impl Tables {
         for ifindex in known.into_iter().filter(|ifindex| !attached.contains(ifindex)) {
             self.endpoints.free(ifindex)?;
         }
-        self.globals.skip_owners(self.endpoints.highest_id().max(self.quotas.highest()));
+        let highest = self.endpoints.ids().chain(self.quotas.ids().map(IncarnationId::owner)).max();
+        self.globals.skip_owners(highest.unwrap_or(OwnerId::NONE));
         self.quotas.keep(&self.endpoints.iter().map(|endpoint| endpoint.id).collect());
         self.quotas.share_out();
         Ok(())
@@ -213,9 +219,30 @@ impl Tables {
         self.uplinks.remove_others(wanted)
     }
 
-    /// What can be given to new workloads now.
-    pub(crate) fn supply(&self) -> Supply {
-        Supply::new(self.globals.next_owner(), self.quotas.free().into_iter(), self.quotas.room())
+    /// Adds the homes of a plan's workloads. More of them take nothing from anybody else, so this comes before the word.
+    pub(crate) fn add_homes(&mut self, wanted: &BTreeSet<HomeKey>) -> Result<(), KernelError> {
+        self.homes.add(wanted)
+    }
+
+    /// Removes the homes that a plan does not name, once no program judges by an older one.
+    pub(crate) fn remove_other_homes(&mut self, wanted: &BTreeSet<HomeKey>) -> Result<(), KernelError> {
+        self.homes.remove_others(wanted)
+    }
+
+    /// Whether the homes in the kernel are not what was last stored.
+    pub(crate) fn changed_homes(&self) -> Result<bool, KernelError> {
+        self.homes.has_drifted()
+    }
+
+    /// Stores the homes again as they were last stored.
+    pub(crate) fn restore_homes(&self) -> Result<(), KernelError> {
+        self.homes.restore()
+    }
+
+    /// What can be given to new workloads now. `used`: ids that somebody has, beside those in the tables.
+    pub(crate) fn supply(&self, used: impl Iterator<Item = OwnerId>) -> Supply {
+        let used = used.chain(self.endpoints.ids()).chain(self.quotas.ids().map(IncarnationId::owner));
+        Supply::new(self.globals.next_owner(), used.collect(), self.quotas.free().into_iter(), self.quotas.room())
     }
 
     /// Stores what was given, before anything uses it. The counter comes first, so that no id is given twice, whenever the

@@ -129,9 +129,10 @@ impl Quotas {
         self.array.write32(place, ID, IncarnationId::NONE.0);
     }
 
-    /// The highest id in use.
-    pub(crate) fn highest(&self) -> u32 {
-        self.places().map(|place| self.array.read32(place, ID)).max().unwrap_or(0)
+    /// The ids of the incarnations that have a place.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = IncarnationId> {
+        let ids = (0..self.array.entries()).map(|place| IncarnationId(self.array.read32(place, ID)));
+        ids.filter(|id| *id != IncarnationId::NONE)
     }
 
     /// How full it is.

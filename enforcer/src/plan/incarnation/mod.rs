@@ -4,19 +4,22 @@
 //! stored, after it is stored, and after one more grace period. An address is never changed while its id is live.
 
 mod places;
+mod spent;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::endpoint::Endpoint;
+use enforcer_common::home::HomeKey;
 use enforcer_common::id::{Address, Ifindex, IncarnationId, OwnerId, QuotaPlace, Row, Slot};
 use enforcer_common::limits::OWN_ADDRESSES;
 
 pub(crate) use places::owned;
 use places::{arrange, take};
+use spent::SpentIds;
 
 use super::supply::Supply;
-use super::{Impossible, PlannedWorkload, RefusedAddress, WorkloadKey};
+use super::{Impossible, PlannedWorkload, Refusal, RefusedAddress, WorkloadKey};
 
 /// One incarnation of a workload.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -25,8 +28,16 @@ struct Incarnation {
     quota: QuotaPlace,
     /// Ids of its addresses.
     owners: BTreeMap<Address, OwnerId>,
+    /// Ids of addresses that it has or had.
+    spent: SpentIds,
     /// Nobody has claimed it yet: it was taken over, or attached before anybody knew whose it is.
     unclaimed: bool,
+}
+
+impl Incarnation {
+    fn new(quota: QuotaPlace, unclaimed: bool) -> Self {
+        Self { quota, owners: BTreeMap::new(), spent: SpentIds::default(), unclaimed }
+    }
 }
 
 /// Every incarnation, and which of them belong to a key of the agent.
@@ -53,6 +64,9 @@ pub(crate) struct Writes {
     pub(crate) late: Vec<Endpoint>,
     /// Stored after the policy word, and then attached.
     pub(crate) fresh: Vec<Endpoint>,
+    /// By which devices packets of workloads may come in: missing pairs are added before the policy word, others are removed
+    /// a grace period after it.
+    pub(crate) homes: BTreeSet<HomeKey>,
     /// Id of each workload.
     pub(crate) ids: BTreeMap<WorkloadKey, IncarnationId>,
     /// Addresses without a place.
@@ -62,7 +76,7 @@ pub(crate) struct Writes {
 impl Writes {
     /// Removes the rows of a slot from every endpoint, because the image to which the row numbers belong is gone.
     pub(crate) fn close(&mut self, slot: Slot) {
-        let Self { taken, before, after, wiped, late, fresh: _, ids: _, refused: _ } = self;
+        let Self { taken, before, after, wiped, late, fresh: _, homes: _, ids: _, refused: _ } = self;
         for endpoint in [taken, before, after, wiped, late].into_iter().flatten() {
             endpoint.rows[slot.index()] = [Row::NONE; 2];
         }
@@ -96,12 +110,20 @@ impl Incarnations {
                         Some(place) => place,
                         None => supply.place(endpoint.id)?,
                     };
-                    new.insert(Incarnation { quota, owners: BTreeMap::new(), unclaimed: true })
+                    new.insert(Incarnation::new(quota, true))
                 }
             };
-            incarnation.owners.extend(owned(endpoint));
+            for (address, owner) in owned(endpoint) {
+                incarnation.owners.insert(address, owner);
+                incarnation.spent.remember(address, owner);
+            }
         }
         Ok(incarnations)
+    }
+
+    /// Every id that is in use: those of incarnations, and those of addresses that they have or may show again.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = OwnerId> {
+        self.by_id.iter().flat_map(|(id, incarnation)| incarnation.spent.ids().chain([id.owner()]))
     }
 
     /// Removes incarnations without an endpoint, and returns their places of `QUOTAS`.
@@ -119,6 +141,12 @@ impl Incarnations {
         places
     }
 
+    /// The addresses of a planned workload that have an id.
+    pub(crate) fn addresses_of(&self, key: WorkloadKey) -> Vec<Address> {
+        let incarnation = self.by_key.get(&key).and_then(|id| self.by_id.get(id));
+        incarnation.into_iter().flat_map(|incarnation| incarnation.owners.keys().copied()).collect()
+    }
+
     /// Computes the endpoints that a plan writes. `slot` is the idle slot.
     pub(crate) fn plan(
         &mut self,
@@ -134,7 +162,7 @@ impl Incarnations {
         let claimed: BTreeSet<Address> = here().flat_map(|workload| &workload.addresses).copied().collect();
         for workload in here() {
             let id = self.claim(workload, current, supply)?;
-            let wanted = self.own(id, workload, supply, &mut writes.refused)?;
+            let wanted = self.own(id, workload, supply, boot_time, &mut writes.refused);
             writes.ids.insert(workload.key, id);
             let quota = self.by_id.get(&id).map_or(QuotaPlace(0), |incarnation| incarnation.quota);
             for ifindex in &workload.endpoints {
@@ -211,10 +239,11 @@ impl Incarnations {
         id: IncarnationId,
         workload: &PlannedWorkload,
         supply: &mut Supply,
+        boot_time: u64,
         refused: &mut Vec<RefusedAddress>,
-    ) -> Result<Vec<(Address, OwnerId)>, Impossible> {
+    ) -> Vec<(Address, OwnerId)> {
         let Some(incarnation) = self.by_id.get_mut(&id) else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
         let mut addresses: Vec<Address> = Vec::new();
         for address in &workload.addresses {
@@ -224,21 +253,20 @@ impl Incarnations {
         }
         addresses.sort_by_key(|address| !incarnation.owners.contains_key(address));
         for address in addresses.split_off(addresses.len().min(OWN_ADDRESSES)) {
-            refused.push(RefusedAddress { key: workload.key, address });
+            refused.push(RefusedAddress { key: workload.key, address, why: Refusal::NoPlace });
         }
         let mut owned = BTreeMap::new();
         for address in addresses {
-            let owner = match incarnation.owners.get(&address) {
-                Some(owner) => *owner,
-                None => supply.owner()?,
-            };
-            owned.insert(address, owner);
+            match incarnation.spent.id_of(address, boot_time, || supply.owner()) {
+                Some(owner) => _ = owned.insert(address, owner),
+                None => refused.push(RefusedAddress { key: workload.key, address, why: Refusal::TooManyNew }),
+            }
         }
-        // An address that comes back later is a new owner: its old flows stay behind.
+        incarnation.spent.forget_beyond(|address| owned.contains_key(address));
         incarnation.owners.clone_from(&owned);
         let mut wanted: Vec<(Address, OwnerId)> = owned.into_iter().collect();
         wanted.sort_by_key(|(address, _)| !address.is_v4());
-        Ok(wanted)
+        wanted
     }
 
     fn new_incarnation(
@@ -246,10 +274,9 @@ impl Incarnations {
         supply: &mut Supply,
         unclaimed: bool,
     ) -> Result<(IncarnationId, QuotaPlace), Impossible> {
-        let id = supply.incarnation()?;
+        let id = supply.incarnation();
         let quota = supply.place(id)?;
-        let incarnation = Incarnation { quota, owners: BTreeMap::new(), unclaimed };
-        self.by_id.insert(id, incarnation);
+        self.by_id.insert(id, Incarnation::new(quota, unclaimed));
         Ok((id, quota))
     }
 }

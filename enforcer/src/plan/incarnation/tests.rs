@@ -5,7 +5,7 @@ use super::*;
 
 /// Ids from 1 on, and more places than any test needs.
 fn supply() -> Supply {
-    Supply::new(1, (1000..2000).map(QuotaPlace), 1000)
+    Supply::new(1, BTreeSet::new(), (1000..2000).map(QuotaPlace), 1000)
 }
 
 fn address(n: u32) -> Address {
@@ -112,29 +112,50 @@ fn addresses_beyond_the_places_are_refused_and_the_older_ones_stay() {
     assert_eq!(writes.refused, []);
     let more: Vec<u32> = [99].into_iter().chain(many).collect();
     let writes = all.plan(&[workload(1, &[10], &more)], &now, &mut ids, Slot::BOTH[0], 0).unwrap();
-    assert_eq!(writes.refused, [RefusedAddress { key: WorkloadKey(1), address: address(99) }]);
+    assert_eq!(writes.refused, [RefusedAddress { key: WorkloadKey(1), address: address(99), why: Refusal::NoPlace }]);
     assert_eq!(own(&end(&now, &writes)[&Ifindex(10)]), own(&now[&Ifindex(10)]));
 }
 
 #[test]
-fn an_address_that_comes_back_has_another_id() {
+fn an_address_that_comes_back_has_the_id_that_it_had_in_this_incarnation() {
     let (mut all, mut ids) = (Incarnations::default(), supply());
     let mut now = BTreeMap::new();
     let mut seen = BTreeSet::new();
-    for (turn, addresses) in [&[1][..], &[], &[1]].into_iter().enumerate() {
-        let writes = all.plan(&[workload(1, &[10], addresses)], &now, &mut ids, Slot::BOTH[turn & 1], 0).unwrap();
+    let mut turn = 0;
+    let mut show = |all: &mut Incarnations, ids: &mut Supply, key, addresses: &[u32]| {
+        turn += 1;
+        let writes = all.plan(&[workload(key, &[10], addresses)], &now, ids, Slot::BOTH[turn & 1], 0).unwrap();
         now = end(&now, &writes);
-        seen.extend(own(&now[&Ifindex(10)]).into_values());
+        own(&now[&Ifindex(10)]).into_values().collect::<Vec<_>>()
+    };
+    for addresses in [&[1][..], &[], &[1], &[2], &[1, 2]] {
+        seen.extend(show(&mut all, &mut ids, 1, addresses));
     }
-    assert_eq!(seen.len(), 2);
+    assert_eq!(seen.len(), 2, "an id for each of two addresses");
+    assert!(all.ids().collect::<BTreeSet<_>>().is_superset(&seen));
+    let other = show(&mut all, &mut ids, 2, &[1]);
+    assert!(other.iter().all(|owner| !seen.contains(owner)), "another incarnation begins anew");
 }
 
 #[test]
-fn without_ids_nothing_is_staged() {
-    let mut ids = Supply::new(u64::from(OwnerId::MAX.0) - 1, (0..8).map(QuotaPlace), 8);
-    let plan = [workload(1, &[10], &[1, 2])];
-    let staged = Incarnations::default().plan(&plan, &BTreeMap::new(), &mut ids, Slot::BOTH[1], 0);
-    assert!(matches!(staged, Err(Impossible::OwnersExhausted)));
+fn addresses_that_are_new_all_the_time_are_refused_and_those_that_were_there_stay() {
+    let (mut all, mut ids) = (Incarnations::default(), supply());
+    let mut now = BTreeMap::new();
+    let first = ids.next_owner();
+    let mut refused = 0;
+    for turn in 0..1000 {
+        let plan = [workload(1, &[10], &[1, 1000 + turn as u32]), workload(2, &[11], &[2])];
+        let writes = all.plan(&plan, &now, &mut ids, Slot::BOTH[turn & 1], 0).unwrap();
+        refused += writes.refused.iter().filter(|refused| refused.why == Refusal::TooManyNew).count();
+        assert!(writes.refused.iter().all(|refused| refused.key == WorkloadKey(1)));
+        now = end(&now, &writes);
+        assert!(own(&now[&Ifindex(10)]).contains_key(&address(1)) && own(&now[&Ifindex(11)]).contains_key(&address(2)));
+    }
+    assert_eq!(
+        (ids.next_owner() - first, refused),
+        (2 + 64 + 1, 1000 - 63),
+        "two incarnations, a burst, its neighbour"
+    );
 }
 
 #[test]

@@ -33,6 +33,11 @@ const DUMP_TRIES: usize = 4;
 /// number; no more than a few can be its own.
 const ADDRESSES_INSIDE: usize = 256;
 
+/// More devices inside a namespace than any container needs.
+const DEVICES_INSIDE: usize = 64;
+/// So many of the devices that reach into the node's namespace are named.
+const REACHING: usize = 8;
+
 /// What is inside one container's namespace.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Inside {
@@ -42,6 +47,10 @@ pub(super) struct Inside {
     pub(super) unread: usize,
     /// MAC addresses of the ends of our veths, by ifindex. The numbers belong to the container's namespace.
     pub(super) macs: BTreeMap<u32, [u8; 6]>,
+    /// Names of devices other than veths whose lower device lies in the node's namespace.
+    pub(super) reaching: BTreeSet<String>,
+    /// It has so many devices that reading them again and again would keep us from the others.
+    pub(super) crowded: bool,
     /// We may not look.
     pub(super) refused: bool,
 }
@@ -121,20 +130,52 @@ impl Requests {
             Err(error) => return Err(error),
         };
         let mut macs = BTreeMap::new();
+        let mut home = None;
         // One by one: the container chooses how many devices a list would have.
         for index in devices {
             let mut request = link_request(Some(nsid));
             request.header.index = *index;
             match self.ask(RouteNetlinkMessage::GetLink(request), NLM_F_REQUEST).await {
-                Ok((messages, _)) => macs.extend(messages.iter().find_map(|message| match message {
-                    RouteNetlinkMessage::NewLink(link) => mac_of(link).map(|mac| (*index, mac)),
-                    _ => None,
-                })),
+                Ok((messages, _)) => {
+                    for message in &messages {
+                        if let RouteNetlinkMessage::NewLink(link) = message {
+                            macs.extend(mac_of(link).map(|mac| (*index, mac)));
+                            // Its far end is ours, so this is how the kernel calls our own namespace.
+                            home = netns_of(link).or(home);
+                        }
+                    }
+                }
                 Err(NetlinkError::Refused { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(Inside { addresses, unread, macs, refused: false })
+        let (reaching, crowded) = self.reaching(nsid, home).await?;
+        Ok(Inside { addresses, unread, macs, reaching, crowded, refused: false })
+    }
+
+    /// Devices inside the namespace with this nsid that lie on one of the namespace `home`, and whether there are many
+    /// devices. A veth is no such device: what it sends comes in by its far end, which has programs.
+    async fn reaching(&self, nsid: i32, home: Option<i32>) -> Result<(BTreeSet<String>, bool), NetlinkError> {
+        let (mut reaching, mut devices) = (BTreeSet::new(), 0);
+        let request = RouteNetlinkMessage::GetLink(link_request(Some(nsid)));
+        let read = self
+            .each(request, NLM_F_REQUEST | NLM_F_DUMP, |message| {
+                devices += 1;
+                if let RouteNetlinkMessage::NewLink(link) = message
+                    && reaching.len() < REACHING
+                    && home.is_some()
+                    && netns_of(&link) == home
+                    && !is_veth(&link)
+                {
+                    reaching.insert(link_of(&link).name);
+                }
+            })
+            .await;
+        match read {
+            Ok(_) => Ok((reaching, devices > DEVICES_INSIDE)),
+            Err(NetlinkError::Refused { .. }) => Ok((BTreeSet::new(), false)),
+            Err(error) => Err(error),
+        }
     }
 
     /// The nsid of the namespace that a path stands for; `None` if there is none, or no device of ours leads there.
@@ -285,6 +326,22 @@ fn kind_of(kind: &InfoKind) -> Kind {
         InfoKind::Other(name) if name == "team" => Kind::Master,
         _ => Kind::Plain,
     }
+}
+
+/// The namespace of the lower device or of the far end, if it is another one.
+fn netns_of(message: &LinkMessage) -> Option<i32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkNetNsId(id) if *id >= 0 => Some(*id),
+        _ => None,
+    })
+}
+
+fn is_veth(message: &LinkMessage) -> bool {
+    let infos = message.attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    infos.flatten().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)))
 }
 
 fn mac_of(message: &LinkMessage) -> Option<[u8; 6]> {

@@ -255,7 +255,7 @@ impl Watcher {
                 continue;
             }
             let inside = self.requests.inside(*nsid, devices).await?;
-            if inside.unread > 0 {
+            if inside.unread > 0 || inside.crowded {
                 self.flooded.insert(*nsid, Instant::now() + FLOOD_PAUSE);
             } else {
                 self.flooded.remove(nsid);
@@ -313,6 +313,12 @@ impl Watcher {
                 .iter()
                 .filter(|(_, inside)| inside.unread > 0)
                 .map(|(nsid, inside)| (*nsid, inside.unread))
+                .collect(),
+            reaching: self
+                .inside
+                .iter()
+                .filter(|(_, inside)| !inside.reaching.is_empty())
+                .map(|(nsid, inside)| (*nsid, inside.reaching.clone()))
                 .collect(),
             unreadable: self.inside.iter().filter(|(_, inside)| inside.refused).map(|(nsid, _)| *nsid).collect(),
             routes: self.routes.routes.clone(),

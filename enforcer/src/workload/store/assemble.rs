@@ -39,6 +39,14 @@ impl Store {
                 findings.insert(Finding::CannotLookInside { workload: subject_of(*key) });
             }
         }
+        // What such a device sends passes no program, so nothing of the workload is believed.
+        for (key, space) in &self.known {
+            if let Some(devices) = space.nsid.and_then(|nsid| inputs.view.reaching.get(&nsid)) {
+                let (workload, devices) = (subject_of(*key), devices.clone());
+                findings.insert(Finding::ReachesNode { workload, devices });
+            }
+        }
+        let reaches = |space: &Space| space.nsid.is_some_and(|nsid| inputs.view.reaching.contains_key(&nsid));
         let mut addresses = verdicts.by_workload();
         let local: BTreeMap<WorkloadKey, LocalWorkload> = self
             .known
@@ -46,7 +54,7 @@ impl Store {
             .map(|(key, space)| {
                 let addresses = addresses.remove(key).unwrap_or_default();
                 let workload = LocalWorkload {
-                    identity: identity_of(key),
+                    identity: identity_of(key).filter(|_| !reaches(space)),
                     addresses: addresses.own,
                     disputed: addresses.disputed,
                     endpoints: space
@@ -54,7 +62,7 @@ impl Store {
                         .iter()
                         .filter_map(|veth| Some((*veth, self.interface(inputs, *veth)?)))
                         .collect(),
-                    disagrees: !identities.contains_key(key),
+                    disagrees: !identities.contains_key(key) || reaches(space),
                     past: self.memory.of(
                         *key,
                         space,
@@ -68,7 +76,12 @@ impl Store {
         let remote = remote(inputs, said, verdicts);
         let named = local.values().filter_map(|workload| workload.identity.as_ref());
         let namespaces = namespaces(inputs.sources, said, named);
-        Snapshot { namespaces, local, remote, node: inputs.view.node.clone(), uplinks }
+        let veths: BTreeSet<Ifindex> = local.values().flat_map(|workload| workload.endpoints.keys().copied()).collect();
+        let others =
+            inputs.view.links.iter().filter(|(index, _)| **index != Ifindex::LOOPBACK && !veths.contains(index));
+        let others = others.map(|(index, link)| (*index, link.name.clone())).collect();
+        let above = inputs.view.above(veths.into_iter());
+        Snapshot { namespaces, local, remote, node: inputs.view.node.clone(), uplinks, others, above }
     }
 
     /// The identity of each namespace whose sources agree. A veth that had a name gets another one only as the same object.

@@ -229,7 +229,10 @@ fn policy_log(record: &FlowRecord, mut entries: Vec<String>) -> Vec<String> {
         Direction::Egress => "source",
         Direction::Ingress => "destination",
     };
-    entries.push(format!("{side}={}", record.workload.0));
+    entries.push(match record.workload.device() {
+        Some(ifindex) => format!("device={ifindex}"),
+        None => format!("{side}={}", record.workload.0),
+    });
     entries
 }
 

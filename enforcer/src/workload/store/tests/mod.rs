@@ -1,6 +1,7 @@
 //! Tests of the store's rules, as tables and as one property.
 
 mod addresses;
+mod devices;
 mod floating;
 mod flood;
 mod identity;

@@ -1,0 +1,48 @@
+//! Home ABI: by which devices the packets of a local workload may come in (D12).
+//!
+//! Input: an address of a local workload and a device. Output: whether a packet from that address is believed there. User
+//! space writes a pair for each device of the workload: its veths, the bridge above them, and what lies above that on the way
+//! to the stack. It writes one pair more for each address that is guarded, whatever its devices.
+
+use crate::id::{Address, Ifindex};
+
+/// Key of `HOMES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct HomeKey {
+    /// Address of a local workload.
+    pub address: Address,
+    /// Device by which its packets may come in; [`HomeKey::ANYWHERE`]: the address is guarded.
+    pub device: Ifindex,
+}
+const _: () = assert!(size_of::<HomeKey>() == 20 && align_of::<HomeKey>() == 4);
+
+impl HomeKey {
+    /// No device has this number: the kernel's are positive and have 31 bits.
+    pub const ANYWHERE: Ifindex = Ifindex(u32::MAX);
+
+    /// The pair of an address and a device by which its packets may come in.
+    #[inline(always)]
+    pub const fn new(address: Address, device: Ifindex) -> Self {
+        Self { address, device }
+    }
+
+    /// The pair that says that an address is guarded.
+    #[inline(always)]
+    pub const fn guarded(address: Address) -> Self {
+        Self { address, device: Self::ANYWHERE }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_of_a_guarded_address_is_no_pair_of_a_device() {
+        let address = Address([0, 0, 1, 7]);
+        for device in [0, 1, 7, i32::MAX.cast_unsigned()] {
+            assert_ne!(HomeKey::guarded(address), HomeKey::new(address, Ifindex(device)));
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Says by which devices the packets of each local workload may come in (D12).
+//!
+//! Input: a plan, and the addresses of each of its workloads that have an id. Output: the pairs of `HOMES`. This is the only
+//! place that decides whose addresses are guarded.
+
+use std::collections::BTreeSet;
+
+use enforcer_common::home::HomeKey;
+use enforcer_common::id::{Address, Ifindex};
+
+use super::{Plan, WorkloadKey};
+
+/// The pairs of all workloads. A workload's own address is believed from each of its veths, and from what lies above one of
+/// them.
+pub(crate) fn homes(plan: &Plan<'_>, addresses: impl Fn(WorkloadKey) -> Vec<Address>) -> BTreeSet<HomeKey> {
+    let mut homes = BTreeSet::new();
+    for workload in &plan.workloads {
+        let above = workload.endpoints.iter().filter_map(|veth| plan.above.get(veth)).flatten();
+        let devices: BTreeSet<Ifindex> = workload.endpoints.iter().chain(above).copied().collect();
+        for address in addresses(workload.key) {
+            homes.insert(HomeKey::guarded(address));
+            homes.extend(devices.iter().map(|device| HomeKey::new(address, *device)));
+        }
+    }
+    homes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use enforcer_common::id::Row;
+
+    use super::*;
+    use crate::plan::PlannedWorkload;
+
+    const A: Address = Address([1, 0, 0, 0]);
+    const B: Address = Address([2, 0, 0, 0]);
+    const SHARED: Address = Address([3, 0, 0, 0]);
+
+    fn workload(key: u64, endpoints: &[u32]) -> PlannedWorkload {
+        PlannedWorkload {
+            key: WorkloadKey(key),
+            endpoints: endpoints.iter().copied().map(Ifindex).collect(),
+            addresses: Vec::new(),
+            unknown: false,
+            routes: false,
+            rows: [Row::NONE; 2],
+            window: None,
+        }
+    }
+
+    #[test]
+    fn an_address_is_at_home_on_all_veths_of_its_workload_and_above_them_and_nowhere_else() {
+        // a has two veths, one of them in a bridge (10) with a VLAN (11); b has one in the same bridge; c is routed.
+        let above = [(5, &[10, 11][..]), (6, &[]), (7, &[10, 11]), (8, &[])];
+        let devices = |numbers: &[u32]| numbers.iter().copied().map(Ifindex).collect::<BTreeSet<_>>();
+        let plan = Plan {
+            lines: &[],
+            addresses: &[],
+            workloads: vec![workload(1, &[5, 6]), workload(2, &[7]), workload(3, &[8])],
+            uplinks: vec![Ifindex(10)],
+            above: above.into_iter().map(|(veth, above)| (Ifindex(veth), devices(above))).collect::<BTreeMap<_, _>>(),
+        };
+        let addresses = |WorkloadKey(key)| match key {
+            1 => vec![A, SHARED],
+            2 => vec![B, SHARED],
+            _ => Vec::new(),
+        };
+        let found = homes(&plan, addresses);
+        let expected = [(A, &[5, 6, 10, 11][..]), (B, &[7, 10, 11]), (SHARED, &[5, 6, 7, 10, 11])];
+        let expected = expected.into_iter().flat_map(|(address, devices)| {
+            let pairs = devices.iter().map(move |device| HomeKey::new(address, Ifindex(*device)));
+            pairs.chain([HomeKey::guarded(address)])
+        });
+        assert_eq!(found, expected.collect());
+    }
+}

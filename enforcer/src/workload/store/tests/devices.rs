@@ -1,0 +1,93 @@
+//! Tests of what a snapshot says of the node's devices: by which of them a workload's packets come in, and which of them lead
+//! to no workload.
+
+use std::collections::BTreeSet;
+
+use enforcer_common::id::Ifindex;
+
+use super::super::Store;
+use super::world::{World, behind, name_behind};
+use crate::workload::finding::Finding;
+use crate::workload::view::Kind;
+
+fn devices(numbers: &[u32]) -> BTreeSet<Ifindex> {
+    numbers.iter().copied().map(Ifindex).collect()
+}
+
+/// A device that lies on another one.
+fn stacked(world: &mut World, index: u32, below: u32, master: Option<u32>) {
+    world.device(index, &format!("stacked{index}"), Kind::Stacked, master);
+    world.view.links.get_mut(&Ifindex(index)).unwrap().below = Some(Ifindex(below));
+}
+
+#[test]
+fn a_workloads_packets_come_in_by_its_veth_and_by_what_lies_above_it() {
+    let mut world = World::default();
+    // A bridge with a VLAN that is in a VRF, another bridge with an uplink, and a tunnel whose lower device is the first.
+    world.device(20, "br0", Kind::Master, None);
+    stacked(&mut world, 21, 20, Some(22));
+    world.device(22, "vrf0", Kind::Plain, None);
+    stacked(&mut world, 23, 21, None);
+    world.device(30, "br1", Kind::Master, None);
+    world.device(31, "eth0", Kind::Plain, Some(30));
+    stacked(&mut world, 32, 31, None);
+    world.device(40, "vxlan0", Kind::Plain, None);
+    world.view.links.get_mut(&Ifindex(40)).unwrap().below = Some(Ifindex(20));
+    world.route("0.0.0.0/0", 30, true);
+    world.veth_on(10, 1, Some(20));
+    world.veth_on(11, 2, Some(30));
+    world.veth_on(12, 3, Some(22));
+    world.veth_on(13, 4, None);
+    let snapshot = world.update(&mut Store::new()).snapshot;
+    for (veth, above) in [(10, &[20, 21, 22, 23][..]), (11, &[30]), (12, &[22]), (13, &[])] {
+        assert_eq!(snapshot.above[&Ifindex(veth)], devices(above), "veth {veth}");
+    }
+    let others: BTreeSet<Ifindex> = snapshot.others.keys().copied().collect();
+    assert_eq!(others, devices(&[20, 21, 22, 23, 30, 31, 32, 40]), "everything but the veths of workloads");
+}
+
+#[test]
+fn devices_that_lie_on_each_other_in_a_circle_end() {
+    let mut world = World::default();
+    stacked(&mut world, 20, 21, None);
+    stacked(&mut world, 21, 20, None);
+    world.veth_on(10, 1, Some(20));
+    let snapshot = world.update(&mut Store::new()).snapshot;
+    assert_eq!(snapshot.above[&Ifindex(10)], devices(&[20, 21]));
+}
+
+#[test]
+fn a_veth_that_leads_out_of_the_node_leads_to_no_workload_and_the_loopback_device_is_left_out() {
+    let mut world = World::default();
+    world.device(1, "lo", Kind::Plain, None);
+    world.veth_on(10, 1, None);
+    world.veth_on(11, 2, None);
+    world.route("0.0.0.0/0", 10, true);
+    let snapshot = world.update(&mut Store::new()).snapshot;
+    assert_eq!(snapshot.others.keys().copied().collect::<BTreeSet<_>>(), devices(&[10]));
+}
+
+#[test]
+fn a_device_on_one_of_the_nodes_closes_its_workload_while_it_is_there() {
+    let mut world = World::bridged();
+    world.veth(10, 1);
+    world.veth(11, 2);
+    world.container("a", 1, &[], &["10.88.0.10"]);
+    world.container("b", 2, &[], &["10.88.0.11"]);
+    let mut store = Store::new();
+    let before = world.update(&mut store).snapshot;
+    let names = [10, 11].map(|veth| name_behind(&before, veth));
+    assert!(names.iter().all(|name| !name.is_empty()), "{names:?}");
+
+    world.view.reaching.insert(1, BTreeSet::from(["mv0\u{1b}[2J".to_owned()]));
+    let outcome = world.update(&mut store);
+    assert_eq!([10, 11].map(|veth| name_behind(&outcome.snapshot, veth)), [String::new(), names[1].clone()]);
+    assert!(behind(&outcome.snapshot, 10).disagrees, "closed whatever happens to unknown workloads");
+    let closing: Vec<&Finding> = outcome.findings.iter().filter(|finding| finding.closes()).collect();
+    let text = closing.first().expect("a finding").to_string();
+    assert!(text.contains(&names[0]) && text.contains("mv0") && !text.contains('\u{1b}'), "{text}");
+    assert_eq!(closing.len(), 1);
+
+    world.view.reaching.clear();
+    assert_eq!(world.update(&mut store).snapshot, before, "as before");
+}
