@@ -133,9 +133,9 @@ mod tests {
         decide(&image, Row(0), &Address([0; 4]), Some(entry), PortKey::tcp(0))
     }
 
-    /// A workload reaches itself whatever policy says (N19), unless the address may be somebody else's by now.
+    /// A workload reaches itself whatever policy says (N19), unless the address may be somebody else's.
     #[test]
-    fn a_disputed_address_of_its_own_is_judged_like_any_other() {
+    fn only_an_undisputed_address_with_a_voucher_is_the_workload_itself() {
         let own = Address([1, 2, 3, 4]);
         let mut endpoint = Endpoint { owned: 1, rows: [[Row::NONE; 2]; 2], ..Endpoint::FREE };
         (endpoint.addresses[0], endpoint.owners[0]) = (own, OwnerId(7));
@@ -147,9 +147,10 @@ mod tests {
                 answer(Some(&image), Slot::of(0), &endpoint, &question)
             };
             assert_eq!(asked(&own, Some(undisputed)), Verdict::Allow);
-            assert_eq!(asked(&own, None), Verdict::Allow, "younger than the image");
             // There is no such row, so policy could not answer if it were asked.
+            assert_eq!(asked(&own, None), Verdict::Deny(Reason::Internal), "younger than the image");
             assert_eq!(asked(&own, Some(undisputed.disputed())), Verdict::Deny(Reason::Internal));
+            assert_eq!(asked(&own, Some(undisputed.shown())), Verdict::Deny(Reason::Internal), "nobody vouches for it");
             assert_eq!(asked(&Address([9; 4]), Some(undisputed)), Verdict::Deny(Reason::Internal));
         }
     }
