@@ -107,7 +107,7 @@ impl Stage {
 
     /// Workload `b` also shows these addresses, and nobody vouches for them.
     pub(crate) fn with_shown(policies: &[(&str, &str)], shown: &[IpAddr]) -> Self {
-        let mut stage = Self { world: MemoryWorld::new([UPLINK]), unknown: Unknown::Strict, snapshot: snapshot() };
+        let mut stage = Self { world: MemoryWorld::new([OTHER]), unknown: Unknown::Strict, snapshot: snapshot() };
         let b = stage.snapshot.local.get_mut(&WorkloadKey(u64::from(B))).expect("b is there");
         b.addresses.extend(shown.iter().map(|address| (*address, Voucher::Pinned)));
         stage.apply(policies);

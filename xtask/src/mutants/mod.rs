@@ -60,7 +60,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     println!("{} changes in {} files; seed {seed}", all.len(), sources.len());
     shuffle(&mut all, *seed);
     if *list {
-        all.iter().take(*count).for_each(|change| println!("{}", shown(change)));
+        for change in all.iter().take(*count) {
+            println!("{}", shown(change));
+        }
         return Ok(());
     }
     let scratch = Scratch::make(workspace)?;
@@ -89,7 +91,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         judged += 1;
     }
     println!("\n{judged} changes judged, {not_viable} did not compile, {} survived:", survivors.len());
-    survivors.iter().for_each(|change| println!("{}", shown(change)));
+    for change in &survivors {
+        println!("{}", shown(change));
+    }
     if judged < *count {
         println!("{judged} of {count} changes were judged: the time was up, or there are no more");
     }

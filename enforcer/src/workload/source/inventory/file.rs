@@ -125,7 +125,7 @@ impl Reader {
                 let file = BTreeSet::from([NAME.to_owned()]);
                 (Found::Emptied(file), "the inventory is empty; it stays as it was, in case it is filled again")
             }
-            Ok(_) | Err(_) => (Found::Whole, ""),
+            _ => (Found::Whole, ""),
         };
         match self.patience.next(found, Instant::now()) {
             Next::Counts => self.due = None,
@@ -269,7 +269,9 @@ mod tests {
         assert_eq!((said(&beside), &beside.error), (a, &None), "a start beside the empty file");
         // As if the time had passed.
         reader.patience = Patience::default();
-        _ = reader.patience.next(Found::Emptied(BTreeSet::from([NAME.to_owned()])), Instant::now() - EMPTIED);
+        _ = reader
+            .patience
+            .next(Found::Emptied(BTreeSet::from([NAME.to_owned()])), Instant::now().checked_sub(EMPTIED).unwrap());
         assert!(reader.again(&mut state));
         assert_eq!((said(&state), reader.due), ((Vec::new(), Some("")), None));
     }
@@ -281,7 +283,7 @@ mod tests {
         fs::write(&path, GOOD).unwrap();
         let (mut reader, mut state) = (reader(&path), first(&path, &Earlier::Nothing).unwrap());
         let writer = fs::OpenOptions::new().append(true).open(&path).unwrap();
-        _ = reader.patience.next(Found::BeingWritten, Instant::now() - LONGEST);
+        _ = reader.patience.next(Found::BeingWritten, Instant::now().checked_sub(LONGEST).unwrap());
         assert!(reader.again(&mut state), "the error is news");
         assert!(refusal(&state).contains("open for writing"), "{}", refusal(&state));
         assert_eq!(said(&state), (vec!["default/a".to_owned()], Some(GOOD)));
