@@ -25,7 +25,7 @@ fn inventory(text: &str) -> tempfile::NamedTempFile {
 
 /// With time for what a busy machine does late.
 fn settling() -> Config {
-    Config { settling: Settling(Duration::from_secs(600)), ..Config::default() }
+    Config { settling: Settling(Duration::from_mins(10)), ..Config::default() }
 }
 
 fn with_inventory(file: &tempfile::NamedTempFile) -> Config {

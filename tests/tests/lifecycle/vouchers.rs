@@ -187,6 +187,7 @@ fn a_claim_opens_no_way_to_the_true_owner_and_costs_it_nothing() {
         stage.settings("settling_seconds: 600\n");
         stage.policy("v.yaml", &for_admin());
         stage.policy("x.yaml", &policy("x", "[ingress, egress]", ""));
+        add_machine(&stage, layout);
         assert_eq!(owner_reaches(&stage, "x", 7000), BOTH, "positive control");
         assert_eq!(x_reaches_owner(&stage, layout), BOTH, "positive control");
         stage.start();
@@ -205,13 +206,24 @@ fn a_claim_opens_no_way_to_the_true_owner_and_costs_it_nothing() {
     }
 }
 
-/// Datagrams of `x` from its own addresses to the machine's: whether they arrive where it could be, by family.
+/// Puts a machine that is no workload on the bridge: both ends of its veth are the node's.
+fn add_machine(stage: &Stage, layout: Layout) {
+    if layout == Layout::Bridged {
+        stage.ip(stage.lab.node(), "link add vmport type veth peer name vm");
+        stage.ip(stage.lab.node(), "link set vmport master br0 up");
+        stage.ip(stage.lab.node(), "link set vm up");
+    }
+}
+
+/// Datagrams of `x` from its own addresses to the machine's: whether they leave for where it could be, by family.
 fn x_reaches_owner(stage: &Stage, layout: Layout) -> [bool; 2] {
     let sender = Sender::open(stage.at("x"), "eth0").unwrap();
-    // On a bridge at the neighbour `a`, which stands for whoever answers for the address; else where the node sends it.
-    let victim = if layout == Layout::Bridged { stage.at("a") } else { stage.lab.outside() };
-    let victim = Wire::tap(victim, |frame| !frame.outgoing).unwrap();
-    let route = stage.route("x", Some("a"));
+    // What the node sends on, by the bridge's port of the machine or by its uplink. It does not come back from there.
+    let victim = Wire::tap(stage.lab.node(), |frame| frame.outgoing).unwrap();
+    let route = match layout {
+        Layout::Bridged => Route { to: device(stage.lab.node(), "vm").unwrap().mac, ..stage.route("x", None) },
+        Layout::Routed => stage.route("x", None),
+    };
     let sent = parsed(ADMIN).map(|destination| {
         let (nonce, source) = (nonce(), stage.address("x", destination.is_ipv4()));
         let datagram = parts::udp(4000, 7000, &nonce);
@@ -219,7 +231,7 @@ fn x_reaches_owner(stage: &Stage, layout: Layout) -> [bool; 2] {
         nonce
     });
     std::thread::sleep(Duration::from_millis(300));
-    sent.map(|nonce| victim.arrived(&nonce) > 0)
+    sent.map(|nonce| victim.count(|frame| frame.holds(&nonce)) > 0)
 }
 
 #[test]
