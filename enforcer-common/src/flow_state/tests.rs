@@ -1,4 +1,6 @@
+use super::step::{ACCEPTANCE, ANY_ANSWER, ANY_PACKET, FIRST_WINDOW};
 use super::*;
+use crate::packet::{Kind, ProtocolClass, tcp};
 
 const CLASSES: [ProtocolClass; 6] = [
     ProtocolClass::Tcp,
