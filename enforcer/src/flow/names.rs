@@ -135,9 +135,9 @@ impl Names for NameTable {
     }
 
     fn device(&self, revision: Option<Revision>, ifindex: Ifindex) -> Arc<InterfaceSeen> {
-        let known = revision.and_then(|revision| self.generation(revision)).into_iter().chain(&self.generations);
-        let known = known.filter_map(|generation| generation.devices.get(&ifindex)).next();
-        known.map_or_else(|| Arc::new(InterfaceSeen { ifindex, name: String::new() }), Arc::clone)
+        let mut known = revision.and_then(|revision| self.generation(revision)).into_iter().chain(&self.generations);
+        let device = known.find_map(|generation| generation.devices.get(&ifindex));
+        device.map_or_else(|| Arc::new(InterfaceSeen { ifindex, name: String::new() }), Arc::clone)
     }
 
     fn address(&self, revision: Revision, address: IpAddr) -> Party {

@@ -198,6 +198,14 @@ impl TestImage {
         Self { lines, addresses }
     }
 
+    /// The same image without what it says of an address.
+    pub(crate) fn without(mut self, own: &str) -> Self {
+        self.addresses.retain(|(known, _)| *known != address(own));
+        let header = Header::from_line(&self.lines[0]).unwrap();
+        self.lines[0] = Header { addresses: self.addresses.len() as u32, ..header }.to_line();
+        self
+    }
+
     /// A is not isolated, B has the row in both directions.
     pub(crate) fn plan(&self, row: Row) -> Plan<'_> {
         Plan {
