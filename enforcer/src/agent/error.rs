@@ -46,8 +46,7 @@ impl AgentError {
     /// The exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Policies(_) | Self::Compile(_) => 2,
-            Self::Workloads(WorkloadError::Source(StartError::Refused(_))) => 2,
+            Self::Policies(_) | Self::Compile(_) | Self::Workloads(WorkloadError::Source(StartError::Refused(_))) => 2,
             Self::Workloads(WorkloadError::SourceSilent { .. }) => 3,
             Self::Kernel(KernelError::Busy { .. }) => 5,
             Self::Kernel(_) => 4,

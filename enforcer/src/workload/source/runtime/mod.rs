@@ -64,6 +64,7 @@ impl fmt::Display for RuntimeKind {
 }
 
 /// Watches the runtime for as long as somebody listens.
+#[expect(clippy::unnecessary_wraps, reason = "all sources start in the same way, and others can fail")]
 pub(super) fn start(config: &Config) -> Started {
     let Some(kind) = config.runtime.clone() else { return Ok(None) };
     let (to, state) = watch::channel(SourceState { name: kind.to_string(), ..SourceState::default() });
