@@ -121,7 +121,7 @@ mod tests {
     fn an_open_file_is_looked_at_often_and_never_after_the_end() {
         let (start, mut patience) = (Instant::now(), Patience::default());
         assert_eq!(patience.next(Found::BeingWritten, start), Next::Waits(start + LOOK));
-        let late = start + (LONGEST - LOOK / 2);
+        let late = start + LONGEST.saturating_sub(LOOK / 2);
         assert_eq!(patience.next(Found::BeingWritten, late), Next::Waits(start + LONGEST));
         assert_eq!(Patience::default().next(emptied(&["a"]), start), Next::Waits(start + EMPTIED));
     }

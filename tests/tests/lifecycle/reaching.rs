@@ -9,7 +9,7 @@ use super::common::{check, control, dropped, passes, stage};
 
 const SERVICE: Port = Port::Tcp(7000);
 
-/// Makes a macvlan on the node's bridge inside a workload, as a container with CAP_NET_ADMIN of the node can.
+/// Makes a macvlan on the node's bridge inside a workload, as a container with `CAP_NET_ADMIN` of the node can.
 fn reach(stage: &Stage, name: &str) {
     let namespace = stage.at(name).path().file_name().unwrap().to_string_lossy().into_owned();
     stage.ip(stage.lab.node(), "link add link br0 name reach0 type macvlan mode bridge");

@@ -38,10 +38,12 @@ fn add_named(stage: &mut Stage, name: &str, all: &[&str]) {
 fn a_veth_for_which_there_is_no_room_is_closed_until_there_is() {
     let mut stage = stage(Layout::Bridged, &["a"]);
     stage.start();
-    let mut quotas = array::<[u32; 4]>(&stage, &schema::QUOTAS);
-    let free: Vec<u32> = (0..quotas.len()).filter(|place| quotas.get(place, 0).unwrap() == [0; 4]).collect();
+    let mut quotas = array::<[u32; 8]>(&stage, &schema::QUOTAS);
+    let free: Vec<u32> = (0..quotas.len()).filter(|place| quotas.get(place, 0).unwrap() == [0; 8]).collect();
     // As if each place waited for the last flow of a workload that is gone.
-    free.iter().for_each(|place| quotas.set(*place, [1, 0, 0, 0], 0).unwrap());
+    for place in &free {
+        quotas.set(*place, [1, 0, 0, 0, 0, 0, 0, 0], 0).unwrap();
+    }
     add_named(&mut stage, "b", &["a", "b"]);
     let ifindex = stage.ifindex("b");
     let view = stage.wait("b is closed", |view| view.closed.iter().any(|closed| closed.0 == ifindex));
@@ -57,7 +59,9 @@ fn a_veth_for_which_there_is_no_room_is_closed_until_there_is() {
     stage.wait("the next daemon", |view| view.daemon);
     check(&stage, "no room, the next daemon", &closed);
 
-    free.iter().for_each(|place| quotas.set(*place, [0; 4], 0).unwrap());
+    for place in &free {
+        quotas.set(*place, [0; 8], 0).unwrap();
+    }
     stage.ip(stage.lab.node(), &format!("link set {} txqueuelen 77", stage.host("b")));
     // Any change is an occasion.
     add_named(&mut stage, "c", &["a", "b", "c"]);

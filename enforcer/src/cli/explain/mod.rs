@@ -175,7 +175,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         for address in [source, destination] {
             if let Some(voucher) = voucher(resolved.snapshot(), address) {
-                println!("  {address}  {voucher}");
+                out::tell(&format!("  {address}  {}", continued(&voucher)));
             }
         }
     }

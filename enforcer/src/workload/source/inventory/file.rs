@@ -184,7 +184,7 @@ mod tests {
     fn said(state: &SourceState) -> (Vec<String>, Option<&str>) {
         let name = |about: &About| match about {
             About::Workload(name) => name.to_string(),
-            other => panic!("{other:?}"),
+            About::Part { .. } => panic!("{about:?}"),
         };
         (state.statements.iter().map(|statement| name(&statement.about)).collect(), state.kept.as_deref())
     }
