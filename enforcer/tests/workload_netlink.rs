@@ -17,10 +17,11 @@ use enforcer::workload::{Config, Mode, Settling};
 use enforcer_tests::net::sh;
 use workload_common::{Watch, addresses, behind, in_node, name_of, own};
 
-fn inventory(text: &str) -> tempfile::NamedTempFile {
+/// A file that nobody has open any more: one that is open for writing is not read.
+fn inventory(text: &str) -> tempfile::TempPath {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
-    file
+    file.into_temp_path()
 }
 
 /// With time for what a busy machine does late.
@@ -28,8 +29,8 @@ fn settling() -> Config {
     Config { settling: Settling(Duration::from_mins(10)), ..Config::default() }
 }
 
-fn with_inventory(file: &tempfile::NamedTempFile) -> Config {
-    Config { inventory: Some(file.path().to_owned()), ..Config::default() }
+fn with_inventory(file: &tempfile::TempPath) -> Config {
+    Config { inventory: Some(file.to_path_buf()), ..Config::default() }
 }
 
 #[test]
@@ -372,10 +373,10 @@ fn another_inventory_gives_other_names() {
         let file = inventory("workloads:\n- {name: a, match: {interface: va}}\n");
         let mut watch = Watch::start(with_inventory(&file)).await;
         assert_eq!(name_of(behind(&watch.last, "va").unwrap()), "default/a");
-        std::fs::write(file.path(), "workloads:\n- {name: b, match: {interface: va}}\n").unwrap();
+        std::fs::write(&file, "workloads:\n- {name: b, match: {interface: va}}\n").unwrap();
         watch.until("the new name", |s| name_of(behind(s, "va").unwrap()) == "default/b").await;
         // An error leaves the last good names, and is there to be read.
-        std::fs::write(file.path(), "workloads:\n- {nmae: c}\n").unwrap();
+        std::fs::write(&file, "workloads:\n- {nmae: c}\n").unwrap();
         let reads = async {
             while watch.discovery.refused_sources().is_empty() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -386,7 +387,7 @@ fn another_inventory_gives_other_names() {
         assert_eq!(name_of(behind(&watch.last, "va").unwrap()), "default/b");
         // A text that names nobody else is published too, because a later daemon goes on from it.
         let text = "workloads:\n- {name: b, match: {interface: va}} # the same\n";
-        std::fs::write(file.path(), text).unwrap();
+        std::fs::write(&file, text).unwrap();
         let published = tokio::time::timeout(Duration::from_secs(5), watch.discovery.changed()).await.unwrap().unwrap();
         assert_eq!(published.kept["inventory"].as_ref(), text);
         assert_eq!(published.snapshot, watch.last);
@@ -410,8 +411,8 @@ fn without_the_inventory_that_there_is_veths_are_shown_and_nobody_is_unknown() {
         tokio::time::timeout(bound(5), async { while veths.changed().await.len() < 2 {} }).await.unwrap();
         // Longer than a source may take for its first list.
         assert!(tokio::time::timeout(bound(11), discovery.changed()).await.is_err(), "neither snapshot nor error");
-        std::fs::write(file.path(), "workloads:\n- {name: a, match: {interface: va}}\n").unwrap();
-        let published = discovery.changed().await.unwrap();
+        std::fs::write(&file, "workloads:\n- {name: a, match: {interface: va}}\n").unwrap();
+        let published = tokio::time::timeout(bound(5), discovery.changed()).await.unwrap().unwrap();
         assert_eq!(name_of(behind(&published.snapshot, "va").unwrap()), "default/a");
         assert!(tokio::time::timeout(bound(1), veths.changed()).await.is_err(), "snapshots show them now");
     });

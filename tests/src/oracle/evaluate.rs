@@ -62,11 +62,13 @@ pub enum Number {
     Disputed,
     /// A block that allows something holds an address that a workload merely shows.
     D11,
+    /// The node sends from the address of a workload.
+    D12,
 }
 
 impl Number {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::N1,
         Self::N2,
         Self::N3,
@@ -89,6 +91,7 @@ impl Number {
         Self::UnknownPeer,
         Self::Disputed,
         Self::D11,
+        Self::D12,
     ];
 }
 
@@ -149,7 +152,8 @@ impl<'a> Oracle<'a> {
         if answers || self.lacks(Number::N5) && flow.from.is_some() {
             return sends;
         }
-        sends && receives
+        let forged = flow.from_node && self.is_vouched(flow.source) && !self.lacks(Number::D12);
+        sends && receives && !forged
     }
 
     /// One side of a flow.
@@ -306,9 +310,18 @@ impl<'a> Oracle<'a> {
     }
 
     fn is_shown(&self, address: IpAddr) -> bool {
-        let voucher =
-            |workload: &'a LocalWorkload| workload.addresses.get(&address).or_else(|| workload.disputed.get(&address));
-        self.snapshot.local.values().filter_map(voucher).any(Voucher::is_nobody)
+        self.vouchers(address).any(Voucher::is_nobody)
+    }
+
+    fn is_vouched(&self, address: IpAddr) -> bool {
+        self.vouchers(address).any(|voucher| !voucher.is_nobody())
+    }
+
+    fn vouchers(&self, address: IpAddr) -> impl Iterator<Item = &'a Voucher> {
+        let voucher = move |workload: &'a LocalWorkload| {
+            workload.addresses.get(&address).or_else(|| workload.disputed.get(&address))
+        };
+        self.snapshot.local.values().filter_map(voucher)
     }
 
     fn is_unknown(&self, address: IpAddr) -> bool {
