@@ -80,6 +80,18 @@ fn owner_reaches(stage: &Stage, to: &str, port: u16) -> [bool; 2] {
         to: device(stage.lab.node(), UPLINK).unwrap().mac,
         from: device(stage.lab.outside(), "eth0").unwrap().mac,
     };
+    reaches_as_owner(stage, &sender, route, to, port)
+}
+
+/// The same of a true owner that is a machine on the bridge.
+fn neighbour_reaches(stage: &Stage, to: &str, port: u16) -> [bool; 2] {
+    let sender = Sender::open(stage.lab.node(), "vm").unwrap();
+    let route =
+        Route { to: device(stage.at(to), "eth0").unwrap().mac, from: device(stage.lab.node(), "vm").unwrap().mac };
+    reaches_as_owner(stage, &sender, route, to, port)
+}
+
+fn reaches_as_owner(stage: &Stage, sender: &Sender, route: Route, to: &str, port: u16) -> [bool; 2] {
     let victim = stage.tap(to);
     let sent = parsed(ADMIN).map(|source| {
         let (nonce, destination) = (nonce(), stage.address(to, source.is_ipv4()));
@@ -232,6 +244,25 @@ fn x_reaches_owner(stage: &Stage, layout: Layout) -> [bool; 2] {
     });
     std::thread::sleep(Duration::from_millis(300));
     sent.map(|nonce| victim.count(|frame| frame.holds(&nonce)) > 0)
+}
+
+#[test]
+fn a_claim_costs_a_machine_on_the_bridge_nothing() {
+    let mut stage = node(Layout::Bridged);
+    stage.settings("settling_seconds: 600\n");
+    stage.policy("v.yaml", &for_admin());
+    stage.policy("x.yaml", &policy("x", "[ingress, egress]", ""));
+    add_machine(&stage, Layout::Bridged);
+    assert_eq!(neighbour_reaches(&stage, "x", 7000), BOTH, "positive control");
+    stage.start();
+    assert_eq!(neighbour_reaches(&stage, "v", PORT), BOTH, "v allows its block");
+    give(&stage, "x", ADMIN, "add", "lo");
+    wait_own(&mut stage, "x", ADMIN, true);
+    assert_eq!(neighbour_reaches(&stage, "v", PORT), BOTH, "and still does, whoever shows the address");
+    assert_eq!(neighbour_reaches(&stage, "x", 7000), NEITHER, "x denies everything");
+    stage.kill();
+    assert_eq!(neighbour_reaches(&stage, "v", PORT), BOTH, "the daemon is dead");
+    assert_eq!(neighbour_reaches(&stage, "x", 7000), NEITHER, "the daemon is dead");
 }
 
 #[test]
