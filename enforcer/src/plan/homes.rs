@@ -1,7 +1,8 @@
 //! Says by which devices the packets of each local workload may come in (D12).
 //!
 //! Input: a plan, and the addresses of each of its workloads that have an id. Output: the pairs of `HOMES`. This is the only
-//! place that decides whose addresses are guarded.
+//! place that decides whose addresses are guarded: those for which somebody vouches (D11). What a workload merely shows may
+//! be the address of its true owner elsewhere, so nobody's packets are dropped for it.
 
 use std::collections::BTreeSet;
 
@@ -13,12 +14,16 @@ use super::{Plan, WorkloadKey};
 /// The pairs of all workloads. A workload's own address is believed from each of its veths, and from what lies above one of
 /// them.
 pub(crate) fn homes(plan: &Plan<'_>, addresses: impl Fn(WorkloadKey) -> Vec<Address>) -> BTreeSet<HomeKey> {
+    let vouched: BTreeSet<Address> =
+        plan.addresses.iter().filter(|(_, entry)| entry.is_vouched()).map(|(address, _)| *address).collect();
     let mut homes = BTreeSet::new();
     for workload in &plan.workloads {
         let above = workload.endpoints.iter().filter_map(|veth| plan.above.get(veth)).flatten();
         let devices: BTreeSet<Ifindex> = workload.endpoints.iter().chain(above).copied().collect();
         for address in addresses(workload.key) {
-            homes.insert(HomeKey::guarded(address));
+            if vouched.contains(&address) {
+                homes.insert(HomeKey::guarded(address));
+            }
             homes.extend(devices.iter().map(|device| HomeKey::new(address, *device)));
         }
     }
@@ -29,7 +34,8 @@ pub(crate) fn homes(plan: &Plan<'_>, addresses: impl Fn(WorkloadKey) -> Vec<Addr
 mod tests {
     use std::collections::BTreeMap;
 
-    use enforcer_common::id::Row;
+    use enforcer_common::id::{PeerClass, Row};
+    use enforcer_common::image::AddressEntry;
 
     use super::*;
     use crate::plan::PlannedWorkload;
@@ -37,6 +43,7 @@ mod tests {
     const A: Address = Address([1, 0, 0, 0]);
     const B: Address = Address([2, 0, 0, 0]);
     const SHARED: Address = Address([3, 0, 0, 0]);
+    const SHOWN: Address = Address([4, 0, 0, 0]);
 
     fn workload(key: u64, endpoints: &[u32]) -> PlannedWorkload {
         PlannedWorkload {
@@ -55,16 +62,18 @@ mod tests {
         // a has two veths, one of them in a bridge (10) with a VLAN (11); b has one in the same bridge; c is routed.
         let above = [(5, &[10, 11][..]), (6, &[]), (7, &[10, 11]), (8, &[])];
         let devices = |numbers: &[u32]| numbers.iter().copied().map(Ifindex).collect::<BTreeSet<_>>();
+        let local = AddressEntry::new(PeerClass(0), true, false);
+        let entries = [(A, local), (B, local), (SHARED, local.disputed()), (SHOWN, local.shown())];
         let plan = Plan {
             lines: &[],
-            addresses: &[],
+            addresses: &entries,
             workloads: vec![workload(1, &[5, 6]), workload(2, &[7]), workload(3, &[8])],
             uplinks: vec![Ifindex(10)],
             above: above.into_iter().map(|(veth, above)| (Ifindex(veth), devices(above))).collect::<BTreeMap<_, _>>(),
         };
         let addresses = |WorkloadKey(key)| match key {
             1 => vec![A, SHARED],
-            2 => vec![B, SHARED],
+            2 => vec![B, SHARED, SHOWN],
             _ => Vec::new(),
         };
         let found = homes(&plan, addresses);
@@ -73,6 +82,7 @@ mod tests {
             let pairs = devices.iter().map(move |device| HomeKey::new(address, Ifindex(*device)));
             pairs.chain([HomeKey::guarded(address)])
         });
-        assert_eq!(found, expected.collect());
+        let shown = [7, 10, 11].map(|device| HomeKey::new(SHOWN, Ifindex(device)));
+        assert_eq!(found, expected.chain(shown).collect(), "what a workload merely shows is guarded against nobody");
     }
 }

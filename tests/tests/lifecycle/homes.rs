@@ -6,7 +6,7 @@ use enforcer_tests::cases::Port;
 use enforcer_tests::net::{inside, sh};
 use enforcer_tests::stage::Stage;
 
-use super::common::{addresses, check, control, dropped, entry, inventory, passes, policy, rule, stage};
+use super::common::{check, control, dropped, entry, inventory, passes, policy, rule, stage};
 
 const SERVICE: Port = Port::Tcp(7000);
 const OTHER: Port = Port::Udp(7001);
@@ -112,9 +112,7 @@ fn by_a_device_that_is_stacked_on_the_bridge() {
     stage.ip(node, "address add 10.88.0.1/16 dev stack0");
     stage.ip(node, "address add fd00:88::1/64 dev stack0 nodad");
     // The node routes to the macvlan and no more to the bridge, so the addresses need somebody who gives them.
-    let given = |name: &&str| {
-        entry(&stage, name, &format!(", addresses: [{:?}, {:?}]", addresses(name)[0], addresses(name)[1]))
-    };
+    let given = |name: &&str| entry(&stage, name, "");
     stage.inventory(&inventory(&["a", "b", "c"].iter().map(given).collect::<Vec<_>>()));
     as_policy_says(&mut stage);
 }
