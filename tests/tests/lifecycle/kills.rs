@@ -12,8 +12,6 @@ use enforcer_common::id::{Direction, Ifindex};
 use enforcer_common::verdict::Reason;
 use enforcer_tests::cases::Port;
 use enforcer_tests::net::wire::{Frame, Wire};
-use enforcer_tests::stage::Stage;
-use enforcer_tests::stage::log::Record;
 use enforcer_tests::traffic::{Service, nonce};
 
 use super::common::{Done, Live, Numbers, address, open, place, stage};
@@ -117,17 +115,10 @@ fn twenty_kills_let_nothing_through_and_cut_nothing() {
         assert_eq!(resets, 0, "RST at {name}");
     }
     assert_eq!(taps[0].arrived(&nonce), sockets.len(), "only those of the control");
-    // The kernels of the containers send group reports by themselves, at times of their own. The log tells them apart.
-    let ours = || stage.denied(Direction::Ingress, Reason::NoRule) - group_reports(&stage);
+    let ours = || stage.denied(Direction::Ingress, Reason::NoRule) - stage.group_reports(Direction::Ingress);
     stage.until("each denial is counted", || ours() == sent.load(Ordering::Relaxed));
     drop(flows);
     drop(services);
-}
-
-/// How many ICMPv6 packets the log says were denied at a workload that gets them.
-fn group_reports(stage: &Stage) -> u64 {
-    let is_one = |record: &&Record| record.direction == "INGRESS" && record.line["flow"]["l4"].get("ICMPv6").is_some();
-    stage.log().iter().filter(is_one).map(|record| record.count).sum()
 }
 
 /// Ids of the links by device.
