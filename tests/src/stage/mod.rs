@@ -296,9 +296,7 @@ impl Stage {
     /// Packets of neighbour discovery and of group membership that the log says were denied. The kernels of the containers
     /// send them by themselves, at times of their own, so a test that counts its own packets takes these off.
     pub fn group_reports(&self, direction: Direction) -> u64 {
-        let name = if direction == Direction::Egress { "EGRESS" } else { "INGRESS" };
-        let is_one = |record: &&Record| record.direction == name && record.line["flow"]["l4"].get("ICMPv6").is_some();
-        self.log().iter().filter(is_one).map(|record| record.count).sum()
+        log::group_reports(&self.log(), direction)
     }
 
     /// Waits for a record.
