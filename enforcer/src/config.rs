@@ -13,7 +13,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Flows of the node. The table is allocated as a whole: 124 bytes a flow. Takes effect when the maps are made; a
+    /// Flows of the node. The table is allocated as a whole: 148 bytes a flow. Takes effect when the maps are made; a
     /// running setup keeps its table.
     pub flows: u32,
     /// Established flows of one workload, of those that it opened and of those opened to it: what it has beyond is denied

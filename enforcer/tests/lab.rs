@@ -72,7 +72,7 @@ fn nothing_is_left_behind() {
 fn child() {
     let Some(made) = std::env::var_os(MADE) else { return };
     let (lab, node, site) = (lab(Layout::Routed), Node::new(), Site::new());
-    fs::create_dir_all(site.pin_dir().join("flows-2/maps")).unwrap();
+    fs::create_dir_all(site.pin_dir().join("flows-3/maps")).unwrap();
     fs::write(site.file("log"), "").unwrap();
     let mut command = Command::new("tail");
     command.arg("-f").arg(site.file("log")).stdout(Stdio::null()).stderr(Stdio::null());

@@ -351,6 +351,7 @@ impl FlowTable {
             home: value.home,
             mark: value.mark.load(Relaxed).into(),
             acknowledged: value.acknowledged.each_ref().map(|number| number.load(Relaxed).into()),
+            pad: value.pad,
         };
         for place in Self::places(key) {
             if self.slots[place].get().is_none() {

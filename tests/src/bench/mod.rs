@@ -6,8 +6,6 @@ mod floor;
 mod stall;
 mod sweep;
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use enforcer_common::{id::Direction, limits, packet::tcp};
 use serde::Serialize;
@@ -65,10 +63,10 @@ fn segment(port: u16, flags: u8) -> Transport {
     Transport::Tcp { source: 40_000, destination: port, flags }
 }
 
-fn median(mut run: impl FnMut() -> Result<Duration>) -> Result<f64> {
+fn median(mut run: impl FnMut() -> Result<f64>) -> Result<f64> {
     let mut times = Vec::with_capacity(ROUNDS);
     for _ in 0..ROUNDS {
-        times.push(run()?.as_secs_f64() * 1e9);
+        times.push(run()?);
     }
     times.sort_by(f64::total_cmp);
     Ok(times[ROUNDS / 2])

@@ -67,7 +67,7 @@ pub fn sweep() -> Result<SweepTimes> {
     node.load("sweep")?;
     let stream = Stream::open()?;
     fill(&mut node, flows)?;
-    let walk_ms = median(|| time(|| walk(&node)))? / 1e6;
+    let walk_ms = median(|| Ok(time(|| walk(&node))?.as_secs_f64() * 1e9))? / 1e6;
     let pause = || {
         std::thread::sleep(Duration::from_millis(50));
         Ok(())

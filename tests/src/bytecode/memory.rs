@@ -111,6 +111,7 @@ impl Flows for &Memory {
                 home: flow.home,
                 mark: flow.mark.load(Relaxed).into(),
                 acknowledged: flow.acknowledged.each_ref().map(|number| number.load(Relaxed).into()),
+                pad: flow.pad,
             }))
         });
         Ok(!known)

@@ -2,7 +2,7 @@
 //!
 //! Input: a [`Scene`] and frames. Output: verdicts with their reasons, and the contents of the maps afterwards.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::{
@@ -60,13 +60,13 @@ pub struct Flow {
 }
 
 impl Flow {
-    fn to_words(self) -> [u64; 4] {
+    fn to_words(self) -> [u64; 7] {
         let pair = |[low, high]: [u32; 2]| u64::from(low) | u64::from(high) << 32;
         let rest = [[self.last_seen, self.ingress], [self.home.0, self.mark], self.acknowledged].map(pair);
-        [self.word.0, rest[0], rest[1], rest[2]]
+        [self.word.0, rest[0], rest[1], rest[2], 0, 0, 0]
     }
 
-    fn from_words([word, second, third, fourth]: [u64; 4]) -> Self {
+    fn from_words([word, second, third, fourth, ..]: [u64; 7]) -> Self {
         let high = |word: u64| (word >> 32) as u32;
         Self {
             word: FlowWord(word),
@@ -262,13 +262,13 @@ impl Node {
 
     /// All flows.
     pub fn flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
-        let flows: HashMap<_, FlowKey, [u64; 4]> = self.map(map::FLOWS)?.try_into()?;
+        let flows: HashMap<_, FlowKey, [u64; 7]> = self.map(map::FLOWS)?.try_into()?;
         flows.iter().map(|entry| entry.map(|(key, words)| (key, Flow::from_words(words))).map_err(Into::into)).collect()
     }
 
     /// Writes a flow.
     pub fn set_flow(&mut self, key: &FlowKey, flow: Flow) -> Result<()> {
-        let mut flows: HashMap<_, FlowKey, [u64; 4]> = self.map_mut(map::FLOWS)?.try_into()?;
+        let mut flows: HashMap<_, FlowKey, [u64; 7]> = self.map_mut(map::FLOWS)?.try_into()?;
         Ok(flows.insert(key, flow.to_words(), 0)?)
     }
 
@@ -281,7 +281,7 @@ impl Node {
         ensure!(self.run(Direction::Egress, LO, &probe, 1)?.0, "a flow to read the clock from");
         let probe = FlowKey::new(OWNERS[0], ProtocolClass::Tcp, 1, 80, &ip(who::FRIEND[0]).into());
         let epoch = self.epoch()?;
-        let mut flows: HashMap<_, FlowKey, [u64; 4]> = self.map_mut(map::FLOWS)?.try_into()?;
+        let mut flows: HashMap<_, FlowKey, [u64; 7]> = self.map_mut(map::FLOWS)?.try_into()?;
         let now = Flow::from_words(flows.get(&probe, 0)?).last_seen;
         flows.remove(&probe)?;
         while present < count {
@@ -307,7 +307,7 @@ impl Node {
     /// Deletes every flow.
     pub fn forget_flows(&mut self) -> Result<()> {
         let keys: Vec<FlowKey> = self.flows()?.into_iter().map(|(key, _)| key).collect();
-        let mut flows: HashMap<_, FlowKey, [u64; 4]> = self.map_mut(map::FLOWS)?.try_into()?;
+        let mut flows: HashMap<_, FlowKey, [u64; 7]> = self.map_mut(map::FLOWS)?.try_into()?;
         for key in keys {
             flows.remove(&key)?;
         }
@@ -394,21 +394,21 @@ impl Node {
             .collect()
     }
 
-    /// Runs a program: whether it allows, and how long one run took.
+    /// Runs a program: whether it allows, and the nanoseconds that one run took.
     pub fn run(
         &self,
         direction: Direction,
         from: u32,
         frame: &[u8],
         repeat: u32,
-    ) -> Result<(bool, std::time::Duration)> {
+    ) -> Result<(bool, f64)> {
         let name = match direction {
             Direction::Ingress => "to_workload",
             Direction::Egress => "from_workload",
         };
-        let (code, duration) = self.run_program(name, from, frame, repeat)?;
+        let (code, nanoseconds) = self.run_program(name, from, frame, repeat)?;
         ensure!(code == TCX_NEXT || code == TC_ACT_SHOT, "{name} returned {code}, which is neither next nor shot");
-        Ok((code == TCX_NEXT, duration))
+        Ok((code == TCX_NEXT, nanoseconds))
     }
 
     /// Runs a program that is not of a veth's side: whether it lets the frame pass.
@@ -418,17 +418,19 @@ impl Node {
         Ok(code == TCX_NEXT)
     }
 
-    /// Runs any program of the object: what it returned, and how long one run took.
-    pub fn run_program(&self, name: &str, from: u32, frame: &[u8], repeat: u32) -> Result<(u32, std::time::Duration)> {
+    /// Runs any program of the object: what it returned, and the nanoseconds that one run took.
+    pub fn run_program(&self, name: &str, from: u32, frame: &[u8], repeat: u32) -> Result<(u32, f64)> {
         let program = self.program(name)?;
         let context = context(from);
+        let begin = Instant::now();
         let result = program.test_run(TestRunOptions {
             data_in: Some(frame),
             ctx_in: Some(&context),
             repeat,
             ..TestRunOptions::default()
         })?;
-        Ok((result.return_value, result.duration))
+        // The kernel's own mean is a whole number of nanoseconds.
+        Ok((result.return_value, begin.elapsed().as_secs_f64() * 1e9 / f64::from(repeat)))
     }
 
     /// Loads one more program of the object, as what its section says.

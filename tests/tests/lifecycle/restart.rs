@@ -151,7 +151,7 @@ fn a_veth_that_goes_before_any_plan_names_it_is_let_go_of() {
     let ifindex = stage.ifindex("c");
     stage.remove("c");
     stage.wait("it is forgotten", |view| view.endpoints.iter().all(|endpoint| endpoint.ifindex != Ifindex(ifindex)));
-    assert!(!stage.options.pin_dir.join(format!("flows-2/links/{ifindex}-from")).exists());
+    assert!(!stage.options.pin_dir.join(format!("flows-3/links/{ifindex}-from")).exists());
 
     // Another one gets the number of one that went, while the daemon does not look.
     add(&mut stage, "d");

@@ -5,7 +5,7 @@
 //! anything is changed.
 //!
 //! ```text
-//! PIN_DIR/flows-2/maps/NAME              a map of the group; the same below
+//! PIN_DIR/flows-3/maps/NAME              a map of the group; the same below
 //!                 links/IFINDEX-from     what the workload behind the device sends
 //!                 links/IFINDEX-to       what that workload receives
 //!                 links/IFINDEX-guard    what a device receives that leads to no workload
@@ -250,12 +250,12 @@ mod tests {
     fn only_numbered_directories_are_a_version() {
         for (name, is) in [
             ("abi-1", true),
-            ("flows-2", true),
+            ("flows-3", true),
             ("policy-20", true),
             ("denials-3", true),
             ("flows-", false),
             ("flows-x", false),
-            ("flows-2x", false),
+            ("flows-3x", false),
             ("flows", false),
             ("maps-1", false),
         ] {
