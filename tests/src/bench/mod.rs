@@ -153,7 +153,35 @@ pub fn measure(rules: u32) -> Result<Vec<Line>> {
         })? - base;
         add(work, goal, ns, floor_ns);
     }
+    let base = median(|| floor.run_varied("nothing", None, true, &packet, FEW))?;
+    let floor_ns = median(|| {
+        let time = floor.run_varied("insert", None, true, &packet, FEW)?;
+        floor.clear()?;
+        Ok(time)
+    })? - base;
+    let ns = median(|| handshakes(&mut node, &floor))? - 3.0 * base;
+    add("whole handshake, three packets", None, ns, floor_ns);
     Ok(lines)
+}
+
+/// Connections that the workload opens, packet by packet: the nanoseconds of one.
+fn handshakes(node: &mut Node, floor: &Floor) -> Result<f64> {
+    let syn = frame(0, who::FRIEND, Transport::syn(1, 80));
+    let accept = Transport::Tcp { source: 80, destination: 1, flags: tcp::SYN | tcp::ACK };
+    let accept = Frame { payload: &[0; 32], ..Frame::new(ip(who::FRIEND[0]), ip(who::WORKLOAD[0]), accept) }.bytes();
+    let ack = frame(0, who::FRIEND, Transport::Tcp { source: 1, destination: 80, flags: tcp::ACK });
+    let mut nanoseconds = 0.0;
+    for (name, source, packet) in
+        [("from_workload", true, &syn), ("to_workload", false, &accept), ("from_workload", true, &ack)]
+    {
+        nanoseconds += floor.run_varied("", Some(node.program(name)?), source, packet, FEW)?;
+    }
+    let flows = node.flows()?;
+    let established = flows.iter().filter(|(_, flow)| flow.word.share().is_some()).count();
+    ensure!(established == FEW as usize, "{established} of {FEW} connections are established");
+    node.forget_flows()?;
+    node.forget_half_open()?;
+    Ok(nanoseconds)
 }
 
 /// A connection that the workload has opened. What follows acknowledges what came last.

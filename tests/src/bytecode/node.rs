@@ -395,13 +395,7 @@ impl Node {
     }
 
     /// Runs a program: whether it allows, and the nanoseconds that one run took.
-    pub fn run(
-        &self,
-        direction: Direction,
-        from: u32,
-        frame: &[u8],
-        repeat: u32,
-    ) -> Result<(bool, f64)> {
+    pub fn run(&self, direction: Direction, from: u32, frame: &[u8], repeat: u32) -> Result<(bool, f64)> {
         let name = match direction {
             Direction::Ingress => "to_workload",
             Direction::Egress => "from_workload",
