@@ -18,8 +18,8 @@ use enforcer_common::{
     verdict::Reason,
 };
 
-use crate::lookup::done;
 use crate::maps::{FLOWS, HALF_OPEN, QUOTAS};
+use crate::outcome::done;
 
 /// One less than the places of a ring; user space sets it by the size of the map.
 #[unsafe(no_mangle)]

@@ -30,6 +30,7 @@ use enforcer_common::{
 use crate::context::Anywhere;
 use crate::half_open;
 use crate::maps::{ADDRESSES, ENDPOINTS, ENDPOINTS_MORE, FLOWS, GLOBALS, HOMES, IMAGE_STARTS, IMAGES, QUOTAS};
+use crate::outcome::{NOT_DONE, code, done};
 
 /// jiffies >> this is the tick of about a second; user space sets it by the kernel's HZ.
 #[unsafe(no_mangle)]
@@ -206,24 +207,6 @@ impl Maps {
     }
 }
 
-/// What [`Maps::found`] reads.
-#[inline(always)]
-pub(crate) fn done(result: Result<bool, Reason>) -> u64 {
-    match result {
-        Ok(true) => 0,
-        Ok(false) => NOT_DONE,
-        Err(reason) => reason as u64,
-    }
-}
-
-#[inline(always)]
-fn code(result: Result<(), Reason>) -> u64 {
-    match result {
-        Ok(()) => 0,
-        Err(reason) => reason as u64,
-    }
-}
-
 // Functions of their own, and global, so that the verifier follows each once for whatever its arguments hold, and not from
 // every way that leads to it. No packet of a live flow comes here. The verifier knows a pointer as null or as that of a
 // whole value.
@@ -303,8 +286,6 @@ impl ReadImage for MapImage {
 
 /// No entry.
 const UNKNOWN: u64 = u64::MAX;
-/// No reason has this number.
-const NOT_DONE: u64 = 255;
 
 /// Whether the workload that uses a place of `QUOTAS` is gone.
 #[inline(always)]

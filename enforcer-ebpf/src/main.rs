@@ -26,6 +26,8 @@ mod lookup;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod outcome;
+#[cfg(target_arch = "bpf")]
 mod sweep;
 
 #[cfg(target_arch = "bpf")]

@@ -68,7 +68,7 @@ impl Policies {
         let kept = earlier.and_then(|earlier| earlier.policies.get(name));
         let before = kept.iter().flat_map(|kept| kept.iter()).flat_map(|files| files.iter());
         let found = found(before.map(|file| (&*file.path, &*file.text)), &said);
-        let waits = matches!(self.judge(name, found), Next::Waits(_));
+        let waits = matches!(self.wait_or_count(name, found), Next::Waits(_));
         if (waits || said.values().any(Result::is_err))
             && let Some(kept) = kept.and_then(|kept| source::restore(name, kept))
         {
@@ -118,10 +118,10 @@ impl Policies {
         let in_use = self.store.current().and_then(|reading| reading.sources.get(source));
         let before = in_use.into_iter().flatten().flat_map(|files| files.iter());
         let found = found(before.map(|file| (&*file.path, &*file.text)), said);
-        self.judge(source, found)
+        self.wait_or_count(source, found)
     }
 
-    fn judge(&mut self, source: &'static str, found: Found) -> Next {
+    fn wait_or_count(&mut self, source: &'static str, found: Found) -> Next {
         let news = match &found {
             Found::BeingWritten => {
                 "a policy file is open for writing; the policies stay as they are until it is closed"
