@@ -49,6 +49,12 @@ impl AddressEntry {
         PeerClass(self.0 & Self::MAX_CLASS)
     }
 
+    /// The same entry with another class.
+    #[must_use]
+    pub const fn with_class(self, class: PeerClass) -> Self {
+        Self(self.0 & !Self::MAX_CLASS | class.0 & Self::MAX_CLASS)
+    }
+
     /// A workload on this node has the address.
     #[inline(always)]
     pub const fn is_local(self) -> bool {

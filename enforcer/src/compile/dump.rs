@@ -51,7 +51,9 @@ fn write_all(text: &mut String, image: &Image, header: &Header, line: &Line) -> 
     }
     for (v4, name) in [(true, "IPv4"), (false, "IPv6")] {
         writeln!(text, "\n{name} ranges")?;
-        for (start, class) in ranges(image, v4) {
+        for (start, class) in image.ranges(v4) {
+            let start =
+                if v4 { IpAddr::from(Ipv4Addr::from(start as u32)) } else { IpAddr::from(Ipv6Addr::from(start)) };
             writeln!(text, "  from {start}: class {}", class.0)?;
         }
     }
@@ -64,31 +66,6 @@ fn write_all(text: &mut String, image: &Image, header: &Header, line: &Line) -> 
         }
     }
     Ok(())
-}
-
-fn ranges(image: &Image, v4: bool) -> Vec<(IpAddr, PeerClass)> {
-    let table = Header::RANGES_AT + u32::from(!v4);
-    let (count, starts, classes) = (word(image, table, 4), word(image, table, 6), word(image, table, 7));
-    (0..count)
-        .map(|range| {
-            let part = |of: u32, n: u32| u64::from(word(image, starts, range * of + n));
-            let whole = |at: u32| {
-                let [low, high] = if cfg!(target_endian = "little") { [at, at + 1] } else { [at + 1, at] };
-                part(4, high) << 32 | part(4, low)
-            };
-            let start = if v4 {
-                IpAddr::from(Ipv4Addr::from(part(1, 0) as u32))
-            } else {
-                IpAddr::from(Ipv6Addr::from(u128::from(whole(0)) << 64 | u128::from(whole(2))))
-            };
-            (start, PeerClass(word(image, classes, range)))
-        })
-        .collect()
-}
-
-/// Word `n` of a section.
-fn word(image: &Image, section: u32, n: u32) -> u32 {
-    image.lines.get((section + n / 16) as usize).map_or(0, |line| line.word(n as usize % 16))
 }
 
 /// Runs of keys with one class: first key, key after the last, class.

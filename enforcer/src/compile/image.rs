@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use enforcer_common::id::{Address, Direction, Row};
+use enforcer_common::id::{Address, Direction, PeerClass, Row};
 use enforcer_common::image::{self, AddressEntry, Header, Line};
 
 use super::budget::Sizes;
@@ -26,6 +26,29 @@ impl Image {
     /// The header.
     pub fn header(&self) -> Option<Header> {
         self.lines.first().and_then(Header::from_line)
+    }
+
+    /// The ranges of a family: first address and class, in order.
+    pub(super) fn ranges(&self, v4: bool) -> Vec<(u128, PeerClass)> {
+        let table = Header::RANGES_AT + u32::from(!v4);
+        let (count, starts, classes) = (self.word(table, 4), self.word(table, 6), self.word(table, 7));
+        (0..count)
+            .map(|range| {
+                let part = |of: u32, n: u32| u64::from(self.word(starts, range * of + n));
+                let whole = |at: u32| {
+                    let [low, high] = if cfg!(target_endian = "little") { [at, at + 1] } else { [at + 1, at] };
+                    part(4, high) << 32 | part(4, low)
+                };
+                let start =
+                    if v4 { u128::from(part(1, 0)) } else { u128::from(whole(0)) << 64 | u128::from(whole(2)) };
+                (start, PeerClass(self.word(classes, range)))
+            })
+            .collect()
+    }
+
+    /// Word `n` of a section.
+    fn word(&self, section: u32, n: u32) -> u32 {
+        self.lines.get((section + n / 16) as usize).map_or(0, |line| line.word(n as usize % 16))
     }
 
     /// The row of a workload in a direction.

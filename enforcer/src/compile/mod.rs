@@ -6,6 +6,7 @@
 mod budget;
 mod dump;
 pub mod image;
+mod meet;
 mod peers;
 mod ports;
 mod ranges;
@@ -19,6 +20,7 @@ mod write;
 pub use budget::{CompileError, Sizes, bytes};
 pub use dump::dump;
 pub use image::Image;
+pub use meet::{Change, change};
 
 use crate::resolve::ResolvedPolicy;
 

@@ -106,6 +106,11 @@ fn runs_of(classes: BTreeSet<u32>) -> Vec<(u32, u32)> {
 }
 
 impl PortClasses {
+    /// Classes of which no set is known.
+    pub(super) fn of_intervals(count: usize, intervals: Vec<(u32, u16)>) -> Self {
+        Self { count, intervals, runs: HashMap::new() }
+    }
+
     /// The classes of a used set, as runs `first..end`.
     pub(super) fn runs(&self, id: PortSetId) -> &[(u32, u32)] {
         self.runs.get(&id).map_or(&[], Vec::as_slice)

@@ -43,11 +43,11 @@ pub(super) struct Unique<T: ?Sized> {
 }
 
 impl<T: ?Sized + Eq + std::hash::Hash> Unique<T> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { values: Vec::new(), places: HashMap::new() }
     }
 
-    fn intern(&mut self, value: impl Into<Rc<T>> + AsRef<T>) -> u32 {
+    pub(super) fn intern(&mut self, value: impl Into<Rc<T>> + AsRef<T>) -> u32 {
         if let Some(place) = self.places.get(value.as_ref()) {
             return *place;
         }

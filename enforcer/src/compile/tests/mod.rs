@@ -1,6 +1,7 @@
 //! Tests of images against simple calculations: widths of fields, the budget, and each kind of address.
 
 mod blocks;
+mod meets;
 mod ranks;
 mod shown;
 
