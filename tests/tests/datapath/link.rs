@@ -113,6 +113,17 @@ fn reports_of_groups_pass_both_ways_and_queries_come_from_the_node_and_the_uplin
             assert_eq!(closed.receives(A, from, &frame), NO_RULE, "a query that is no router's, from {from}");
         }
     }
+    for (frame, why) in [
+        (Frame { extensions: &[], ..mld(130, ROUTER, "ff02::1", GROUP) }, "without a router alert"),
+        (Frame { hop_limit: 2, ..mld(130, ROUTER, "ff02::1", GROUP) }, "it could be forwarded"),
+        (mld(130, "::", "ff02::1", GROUP), "from nobody"),
+        (mld(130, "2001:db8::7", "ff02::1", GROUP), "from an address that is not of the link"),
+        (mld(130, ROUTER, "fd00::11", GROUP), "to the workload alone"),
+        (mld(130, ROUTER, "ff02::1", &[0; 505]), "too long"),
+        (Frame { options: &[], ..igmp(stranger(true), "224.0.0.1", &query) }, "IGMP without a router alert"),
+    ] {
+        assert_eq!(closed.receives(A, UPLINK, &frame), NO_RULE, "{why}");
+    }
 }
 
 #[test]
@@ -139,6 +150,13 @@ fn what_is_not_the_narrow_form_of_a_report_is_judged_or_refused() {
         (mld(151, OWN, "ff02::6a", GROUP), "what finds multicast routers is none"),
         (Frame { hop_limit: 2, ..mld(143, OWN, "ff02::16", GROUP) }, "it could be forwarded"),
         (mld(143, "fd00::11", "ff02::16", GROUP), "from an address that is not of the link"),
+        (
+            Frame {
+                transport: Transport::Icmp { kind: 143, code: 1, rest: [0; 4] },
+                ..mld(143, OWN, "ff02::16", GROUP)
+            },
+            "another code",
+        ),
         (with(&[]), "without a router alert"),
         (Frame { extensions: &[(0, other_option)], ..with(&[]) }, "with another option"),
         (Frame { extensions: &[(0, twice)], ..with(&[]) }, "with two"),
