@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::compile::image::Image;
 use crate::plan::{Plan, PlannedWorkload};
-use crate::workload::model::{LocalWorkload, Snapshot};
+use crate::workload::model::{Beside, LocalWorkload, Snapshot};
 
 /// What happens to a workload that no source has named.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Unknown {
-    /// Closed: ARP and neighbour discovery only.
+    /// Closed: ARP, discovery and membership of groups only.
     #[default]
     Strict,
     /// Open: it may send and receive, also for addresses that nobody here has.
@@ -28,6 +28,7 @@ pub struct Intent {
     workloads: Vec<PlannedWorkload>,
     uplinks: Vec<Ifindex>,
     above: BTreeMap<Ifindex, BTreeSet<Ifindex>>,
+    beside: Beside,
 }
 
 impl Intent {
@@ -60,7 +61,7 @@ impl Intent {
             })
             .collect();
         let uplinks = snapshot.uplinks.keys().copied().collect();
-        Self { image, workloads, uplinks, above: snapshot.above.clone() }
+        Self { image, workloads, uplinks, above: snapshot.above.clone(), beside: snapshot.beside.clone() }
     }
 
     /// The tables.
@@ -76,6 +77,7 @@ impl Intent {
             workloads: self.workloads.clone(),
             uplinks: self.uplinks.clone(),
             above: self.above.clone(),
+            beside: self.beside.clone(),
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use enforcer_common::id::Ifindex;
 
@@ -56,6 +56,18 @@ pub struct Snapshot {
     /// What lies above the veths of workloads on the way to the stack: by which devices else their packets come in.
     #[serde(default)]
     pub above: BTreeMap<Ifindex, BTreeSet<Ifindex>>,
+    /// What else is on the links of workloads.
+    #[serde(default)]
+    pub beside: Beside,
+}
+
+/// What else is on the links of workloads, beside their veths.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Beside {
+    /// Uplinks that are ports of a workload's bridge: routers and DHCP servers of the link may be behind them (D16).
+    pub uplinks: BTreeSet<Ifindex>,
+    /// By veth, the broadcast addresses of the node's subnets on its bridge (N1).
+    pub broadcasts: BTreeMap<Ifindex, BTreeSet<Ipv4Addr>>,
 }
 
 /// Who says of each address that it is the workload's (D11).

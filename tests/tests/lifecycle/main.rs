@@ -17,6 +17,7 @@ mod half_open;
 mod homes;
 mod hostile;
 mod kills;
+mod link;
 mod mirror;
 mod node;
 mod older;

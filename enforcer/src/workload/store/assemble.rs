@@ -80,8 +80,9 @@ impl Store {
         let others =
             inputs.view.links.iter().filter(|(index, _)| **index != Ifindex::LOOPBACK && !veths.contains(index));
         let others = others.map(|(index, link)| (*index, link.name.clone())).collect();
+        let beside = inputs.view.beside(veths.iter().copied(), uplinks.keys());
         let above = inputs.view.above(veths.into_iter());
-        Snapshot { namespaces, local, remote, node: inputs.view.node.clone(), uplinks, others, above }
+        Snapshot { namespaces, local, remote, node: inputs.view.node.clone(), uplinks, others, above, beside }
     }
 
     /// The identity of each namespace whose sources agree. A veth that had a name gets another one only as the same object.

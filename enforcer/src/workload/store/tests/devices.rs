@@ -46,6 +46,44 @@ fn a_workloads_packets_come_in_by_its_veth_and_by_what_lies_above_it() {
     assert_eq!(others, devices(&[20, 21, 22, 23, 30, 31, 32, 40]), "everything but the veths of workloads");
 }
 
+/// Routers, DHCP servers and the subnet of a link are believed by what the node itself is connected to (D16, N1).
+#[test]
+fn uplinks_and_subnets_count_for_the_workloads_of_their_own_bridge() {
+    let mut world = World::default();
+    world.device(20, "br0", Kind::Master, None);
+    world.device(30, "br1", Kind::Master, None);
+    world.device(31, "eth0", Kind::Plain, Some(30));
+    world.device(32, "eth1", Kind::Plain, None);
+    world.device(33, "tap0", Kind::Plain, Some(20));
+    world.route("0.0.0.0/0", 30, true);
+    world.route("0.0.0.0/0", 32, true);
+    for (subnet, device, via) in [
+        ("10.0.0.0/24", 20, false),
+        ("10.0.1.0/25", 20, false),
+        ("10.0.2.0/31", 20, false),
+        ("10.0.3.3/32", 20, false),
+        ("10.0.4.0/24", 20, true),
+        ("fd00::/64", 20, false),
+        ("10.1.0.0/16", 30, false),
+        ("10.2.0.0/16", 32, false),
+        ("10.3.0.0/24", 12, false),
+    ] {
+        world.route(subnet, device, via);
+    }
+    world.veth_on(10, 1, Some(20));
+    world.veth_on(11, 2, Some(30));
+    world.veth_on(12, 3, None);
+    let beside = world.update(&mut Store::new()).snapshot.beside;
+    assert_eq!(beside.uplinks, devices(&[31]), "what is routed comes in by the bridge or by eth1");
+    let found: Vec<(u32, String)> = beside
+        .broadcasts
+        .iter()
+        .flat_map(|(veth, all)| all.iter().map(|address| (veth.0, address.to_string())))
+        .collect();
+    let expected = [(10, "10.0.0.255"), (10, "10.0.1.127"), (11, "10.1.255.255")];
+    assert_eq!(found, expected.map(|(veth, address)| (veth, address.to_owned())));
+}
+
 #[test]
 fn devices_that_lie_on_each_other_in_a_circle_end() {
     let mut world = World::default();
