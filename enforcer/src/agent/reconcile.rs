@@ -208,6 +208,7 @@ impl Reconciler {
         // Also where the image is the same: names, labels and lines may not be.
         names.install(revision, snapshot, &self.owners, Arc::clone(&resolved) as _);
         self.report.policy_count = reading.set.policies.len();
+        self.report.policies_skipped = (!reading.skipped.is_empty()).then(|| reading.skipped.to_string());
         self.resolved = Some(resolved);
         Ok(())
     }

@@ -23,6 +23,14 @@ pub enum Caution {
         /// What it means.
         meaning: &'static str,
     },
+    /// A field without a value where Kubernetes reads an empty one, and the policy isolates more for it (D9).
+    #[error("`{field}` has no value, so it is read as `{empty}`")]
+    NullIsEmpty {
+        /// The field.
+        field: &'static str,
+        /// How it is read.
+        empty: &'static str,
+    },
     /// Rules in a direction that `policyTypes` does not list.
     #[error("`{field}` has no effect, because `policyTypes` does not list `{direction}`")]
     NoEffect {
@@ -54,6 +62,10 @@ impl Caution {
                 return Some(format!("add `{direction}` to `policyTypes`, or remove the rules"));
             }
             Self::EmptyMeansAll { .. } => "remove the field if you mean that",
+            Self::NullIsEmpty { field: "podSelector", .. } => {
+                "write `podSelector: {}` if the policy is for every pod of its namespace"
+            }
+            Self::NullIsEmpty { field, empty } => return Some(format!("write `{field}: {empty}` if you mean that")),
             Self::EmptyEgress => "add `policyTypes: [Ingress, Egress]` to deny egress",
             Self::NoPodSelector => "write `podSelector: {}` if you mean that",
             Self::More { .. } => return None,

@@ -122,7 +122,14 @@ pub enum Problem {
     #[error("this field has no value")]
     NoValue,
 
-    /// A kind that is not ours.
+    /// A field without a value in the selector of a policy that lets everybody in or out (D9).
+    #[error("this field has no value, and a rule of the policy is for everybody")]
+    NoValueBesideOpenRule,
+
+    /// A document that does not say what it is.
+    #[error("the field `kind` is missing")]
+    MissingKind,
+    /// A kind that is not ours, but looks like ours.
     #[error("unknown kind `{kind}`, expected {}", one_of(&KINDS))]
     UnknownKind {
         /// The kind.
@@ -138,6 +145,31 @@ pub enum Problem {
         /// The version that is read.
         expected: &'static str,
     },
+    /// A kind of policy that another project reads.
+    #[error("Enforcer does not read policies of the kind `{kind}`")]
+    OtherPolicyKind {
+        /// The kind.
+        kind: String,
+    },
+    /// A document of an unknown kind that may be meant as a policy.
+    #[error("unknown kind `{kind}`, but its `spec` has the field `{field}` like a policy")]
+    LikeAPolicy {
+        /// The kind.
+        kind: String,
+        /// The field.
+        field: &'static str,
+    },
+    /// An item of a typed list that has another kind.
+    #[error("this list holds objects of the kind `{kind}`, but the item is of the kind `{found}`")]
+    ItemKind {
+        /// The kind of the item.
+        found: String,
+        /// The kind of the list's items.
+        kind: String,
+    },
+    /// A list as the item of a list.
+    #[error("a list cannot be an item of a list")]
+    ListInList,
     /// A name that Kubernetes would refuse.
     #[error("`{name}` is not a valid name of a policy")]
     InvalidName {
@@ -313,15 +345,32 @@ pub enum Problem {
     Rest,
 }
 
-/// The kinds that are read.
+/// The kinds of policy that are read.
 pub(super) const KINDS: [&str; 2] = ["NetworkPolicy", "FlowPolicy"];
+/// All kinds that are read.
+pub(super) const READ: [&str; 5] = ["NetworkPolicy", "FlowPolicy", "List", "NetworkPolicyList", "FlowPolicyList"];
+
+const MOVE_IT: &str = "write a NetworkPolicy or a FlowPolicy, or move the document out of the policy directory";
 
 impl Problem {
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         let text = match self {
             Self::UnknownField { field, expected } => return near_name(field, expected.iter().copied()).map(meant),
-            Self::UnknownKind { kind } => return near_name(kind, KINDS).map(meant),
+            Self::UnknownKind { kind } => match near_name(kind, READ) {
+                Some(near) => return Some(meant(near)),
+                None => MOVE_IT,
+            },
+            Self::MissingKind => {
+                "add `kind: NetworkPolicy` or `kind: FlowPolicy`, or move a file without policies out of the policy \
+                 directory"
+            }
+            Self::OtherPolicyKind { .. } | Self::LikeAPolicy { .. } => MOVE_IT,
+            Self::ItemKind { .. } => "write `kind: List` and `apiVersion: v1` for a list of several kinds",
+            Self::ListInList => "move the items of the inner list into the outer one",
+            Self::NoValueBesideOpenRule => {
+                "give it a value, or write `{}` if everybody is meant to reach every pod of the namespace"
+            }
             Self::UnknownWord { expected: [only], .. } => return Some(meant(only)),
             Self::UnknownWord { word, expected, .. } => return near_name(word, expected.iter().copied()).map(meant),
             Self::Cidr { meant: Some(text), .. }
@@ -329,12 +378,20 @@ impl Problem {
             | Self::PortName { meant: Some(text), .. } => return Some(meant(text)),
             Self::MissingField { field } => return Some(format!("add `{field}`")),
             Self::HostBits { network, .. } => return Some(format!("write `{network}` if you mean the whole network")),
-            Self::UnknownVersion { expected, .. } => return Some(format!("write `apiVersion: {expected}`")),
+            Self::UnknownVersion { found, expected, .. } => match found.split_once('/') {
+                // Of another project, with fields of its own.
+                Some((group, _))
+                    if group.contains('.') && !group.ends_with("k8s.io") && !expected.starts_with(group) =>
+                {
+                    MOVE_IT
+                }
+                _ => return Some(format!("write `apiVersion: {expected}`")),
+            },
             Self::NeedsQuotes { value } => return Some(format!("write `\"{value}\"`")),
             Self::EmptyPeer { fields } => return Some(format!("add {}", one_of(fields))),
             Self::EmptyList { help, .. } => help,
             Self::NotRegular => {
-                "move it out of the policy directory, or rename it so that it does not end in .yaml or .yml"
+                "move it out of the policy directory, or rename it so that it does not end in .yaml, .yml or .json"
             }
             Self::NotADirectory => "name the directory that holds the policies",
             Self::LinkLoop => "remove the link, or let its name begin with a dot",
@@ -344,7 +401,10 @@ impl Problem {
             Self::FileRequirements { .. } => "split the file, or select by fewer labels",
             Self::BeingWritten => "close the file, or end the program that has it open (`fuser -v FILE` names it)",
             Self::NotUtf8 | Self::Unprintable { .. } => "save the file as UTF-8 text",
-            Self::TooDeep { .. } => "no policy needs so many levels: look for an extra bracket or indent",
+            Self::TooDeep { .. } => {
+                "no policy needs so many levels: look for an extra bracket or indent, or move a file without policies \
+                 out of the policy directory"
+            }
             Self::AliasBomb => "write the values out instead of using anchors and aliases",
             Self::MergeKey => "write the fields out in each place",
             Self::DuplicateField { .. } => "remove one of the two fields",

@@ -16,6 +16,7 @@ mod names;
 pub mod origin;
 pub mod parse;
 mod position;
+mod skipped;
 pub mod source;
 pub mod store;
 mod yaml;
@@ -23,6 +24,7 @@ mod yaml;
 pub use caution::Caution;
 pub use error::Problem;
 pub use finding::{Place, PolicyFinding};
+pub use skipped::Skipped;
 
 /// What is wrong with a policy file, and where.
 pub type PolicyError = PolicyFinding<Problem>;

@@ -31,7 +31,9 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
     line("daemon", daemon);
     line("revision", format!("{} (epoch {})", view.word.revision, view.word.epoch));
     if let Some(report) = report {
-        line("policies", format!("{} from {}", report.policy_count, report.policies));
+        let skipped = report.policies_skipped.iter().map(|skipped| format!("; skipped {skipped}"));
+        let skipped = skipped.collect::<String>();
+        line("policies", format!("{} from {}{skipped}", report.policy_count, report.policies));
         line("discovery", report.discovery.clone());
         line("unknown", unknown(report));
         let over = match report.flow_log_over_limit {
@@ -269,6 +271,7 @@ mod tests {
             pid: 4711,
             policies: "/etc/enforcer/policies".to_owned(),
             policy_count: 4,
+            policies_skipped: Some("1 document of another kind (1 Deployment)".to_owned()),
             findings: vec!["ADDRESS_CONFLICT: shop/web shows 10.88.0.1".to_owned()],
             refused_claims: 2,
             discovery: "by events".to_owned(),
@@ -315,6 +318,7 @@ mod tests {
         let name = || NAME.to_owned();
         let hostile = Report {
             policies: name(),
+            policies_skipped: Some(name()),
             policy_error: Some(name()),
             refused_sources: vec![name()],
             apply_error: Some(name()),

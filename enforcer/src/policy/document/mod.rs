@@ -4,6 +4,8 @@
 //! and `status` may have any fields, because other tools keep their own fields there.
 
 pub(super) mod flow_policy;
+pub(super) mod header;
+pub(super) mod list;
 pub(super) mod network_policy;
 pub(super) mod port;
 pub(super) mod selector;
@@ -13,24 +15,15 @@ use serde::de::IgnoredAny;
 
 use super::position::{At, given};
 
-/// What tells the kinds apart; everything else is left for the second reading.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct HeaderDoc {
-    #[serde(default, deserialize_with = "given")]
-    pub(super) api_version: Option<At<String>>,
-    #[serde(default, deserialize_with = "given")]
-    pub(super) kind: Option<At<String>>,
-}
-
 /// A whole document of a known kind.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct PolicyDoc<Spec> {
-    #[serde(rename = "apiVersion")]
-    _api_version: IgnoredAny,
-    #[serde(rename = "kind")]
-    _kind: IgnoredAny,
+    // The header was read before, and the list may say both for its items.
+    #[serde(default, rename = "apiVersion")]
+    _api_version: Option<IgnoredAny>,
+    #[serde(default, rename = "kind")]
+    _kind: Option<IgnoredAny>,
     pub(super) metadata: At<MetadataDoc>,
     pub(super) spec: At<Spec>,
     #[serde(default, rename = "status")]

@@ -33,6 +33,11 @@ impl<'a> Context<'a> {
         Self { file, document, requirements_left, errors, warnings, more_errors: 0, more_warnings: 0 }
     }
 
+    /// The last part of the file's path.
+    pub(super) fn file_name(&self) -> &str {
+        self.file.rsplit('/').next().unwrap_or_default()
+    }
+
     pub(super) fn location(&self, position: Position) -> Origin {
         Origin::line(Arc::clone(self.file), self.document.lines_before + position.line)
     }

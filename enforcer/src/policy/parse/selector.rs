@@ -2,17 +2,27 @@
 
 use std::collections::BTreeSet;
 
+use super::super::caution::Caution;
 use super::super::document::selector::{
     ExpressionDoc, LabelDoc, LabelMapDoc, LabelSelectorDoc, LabelsDoc, SELECTOR_FIELDS,
 };
 use super::super::error::Problem;
 use super::super::model::{LabelSelector, Requirement};
 use super::super::names::{is_label_key, is_label_value};
-use super::super::position::At;
+use super::super::position::{At, Field};
 use super::super::yaml::shown;
 use super::context::Context;
 
 const OPERATORS: &[&str] = &["In", "NotIn", "Exists", "DoesNotExist"];
+
+/// What a selector means whose `matchLabels` or `matchExpressions` has no value.
+#[derive(Clone, Copy)]
+pub(super) enum Null {
+    /// Nothing: the selector of a peer would match more than its author thinks of.
+    Refused,
+    /// It requires nothing there, as in Kubernetes: the policy isolates more.
+    Empty,
+}
 
 /// Labels, or a `LabelSelector`.
 pub(super) fn labels(context: &mut Context<'_>, doc: LabelsDoc) -> Option<LabelSelector> {
@@ -21,8 +31,7 @@ pub(super) fn labels(context: &mut Context<'_>, doc: LabelsDoc) -> Option<LabelS
         let expected = SELECTOR_FIELDS.to_vec();
         return context.refuse(key.at, Problem::UnknownField { field: shown(&key.value), expected });
     }
-    let is_selector = selector.match_labels.is_some() || selector.match_expressions.is_some();
-    if !is_selector {
+    if let (Field::Absent, Field::Absent) = (&selector.match_labels, &selector.match_expressions) {
         let mut requirements = Vec::with_capacity(labels.len());
         all_labels(context, labels, &mut requirements)?;
         return Some(LabelSelector { requirements });
@@ -30,14 +39,14 @@ pub(super) fn labels(context: &mut Context<'_>, doc: LabelsDoc) -> Option<LabelS
     if let Some((key, _)) = labels.into_iter().next() {
         return context.refuse(key.at, Problem::MixedSelector { key: shown(&key.value) });
     }
-    label_selector(context, selector)
+    label_selector(context, selector, Null::Refused)
 }
 
 /// A `LabelSelector`.
-pub(super) fn label_selector(context: &mut Context<'_>, doc: LabelSelectorDoc) -> Option<LabelSelector> {
+pub(super) fn label_selector(context: &mut Context<'_>, doc: LabelSelectorDoc, null: Null) -> Option<LabelSelector> {
     let LabelSelectorDoc { match_labels, match_expressions } = doc;
-    let labels = match_labels.map_or_else(Vec::new, |At { value: LabelMapDoc(labels), .. }| labels);
-    let expressions = match_expressions.map_or_else(Vec::new, |expressions| expressions.value);
+    let LabelMapDoc(labels) = value_of(context, match_labels, null, ("matchLabels", "{}"))?;
+    let expressions = value_of(context, match_expressions, null, ("matchExpressions", "[]"))?;
     let mut requirements = Vec::with_capacity(labels.len() + expressions.len());
     let mut legal = all_labels(context, labels, &mut requirements).is_some();
     for expression in expressions {
@@ -47,6 +56,23 @@ pub(super) fn label_selector(context: &mut Context<'_>, doc: LabelSelectorDoc) -
         }
     }
     legal.then_some(LabelSelector { requirements })
+}
+
+fn value_of<T: Default>(
+    context: &mut Context<'_>,
+    field: Field<T>,
+    null: Null,
+    (name, empty): (&'static str, &'static str),
+) -> Option<T> {
+    match (field, null) {
+        (Field::Absent, _) => Some(T::default()),
+        (Field::Given(given), _) => Some(given.value),
+        (Field::Null(at), Null::Refused) => context.refuse(at, Problem::NoValue),
+        (Field::Null(at), Null::Empty) => {
+            context.warn(at, Caution::NullIsEmpty { field: name, empty });
+            Some(T::default())
+        }
+    }
 }
 
 fn all_labels(context: &mut Context<'_>, labels: Vec<LabelDoc>, requirements: &mut Vec<Requirement>) -> Option<()> {

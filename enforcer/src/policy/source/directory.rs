@@ -91,11 +91,14 @@ struct Tree {
     errors: Vec<PolicyError>,
 }
 
-/// Whether a file of this name is read as a policy.
+/// Whether a file of this name is read as a policy; upper case counts as lower case.
 fn is_policy_file(name: &str) -> bool {
-    let has = |ending: &str| name.len() > ending.len() && name.ends_with(ending);
-    let is_beside = |ending: &str| has(&format!("{ending}.yaml")) || has(&format!("{ending}.yml"));
-    (has(".yaml") || has(".yml")) && !is_beside(".cases") && !is_beside(".inventory")
+    let Some((stem, ending)) = name.rsplit_once('.') else { return false };
+    let is_one_of = |ending: &str, all: &[&str]| all.iter().any(|one| one.eq_ignore_ascii_case(ending));
+    let beside = stem.rsplit_once('.').map(|(_, beside)| beside);
+    !stem.is_empty()
+        && is_one_of(ending, &["yaml", "yml", "json"])
+        && !beside.is_some_and(|beside| is_one_of(beside, &["cases", "inventory"]))
 }
 
 impl Tree {
@@ -198,10 +201,30 @@ mod tests {
 
     #[test]
     fn policy_files_are_told_by_their_ending() {
-        for name in ["a.yaml", "a.yml", "a.b.yaml", "cases.yaml", "inventory.yml", "mycases.yaml"] {
+        for name in [
+            "a.yaml",
+            "a.yml",
+            "a.json",
+            "a.b.yaml",
+            "cases.yaml",
+            "inventory.yml",
+            "mycases.yaml",
+            "a.YAML",
+            "A.Yml",
+            "a.JSON",
+        ] {
             assert!(is_policy_file(name), "{name}");
         }
-        for name in ["a.cases.yaml", "a.inventory.yml", "a.yaml~", "a.json", "yaml", ".yaml", "a.YAML"] {
+        for name in [
+            "a.cases.yaml",
+            "a.inventory.yml",
+            "a.Cases.YAML",
+            "a.inventory.json",
+            "a.yaml~",
+            "a.jsonl",
+            "yaml",
+            ".yaml",
+        ] {
             assert!(!is_policy_file(name), "{name}");
         }
     }

@@ -117,11 +117,11 @@ fn a_duplicate_across_files_names_both_places() {
 #[test]
 fn every_bad_file_is_named() {
     let message = refused(|directory| {
-        write(directory, "a.yaml", "kind: x");
+        write(directory, "a.yaml", "apiVersion: v1\nkind: Lisst");
         write(directory, "sub/b.yaml", "a: [");
         fs::write(directory.join("c.yaml"), b"a: \xff").unwrap();
     });
-    for line in ["--> a.yaml:1:7", "--> sub/b.yaml:1:4", "--> c.yaml"] {
+    for line in ["--> a.yaml:2:7", "--> sub/b.yaml:1:4", "--> c.yaml"] {
         assert!(message.contains(line), "{message}");
     }
 }
