@@ -5,10 +5,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::explain::planned;
 use super::out;
-use crate::policy::load::Loaded;
+use crate::policy::load::{Loaded, warning_at};
 use crate::policy::source::directory::load_paths;
 use crate::policy::{Problem, Skipped};
+use crate::resolve::{NoOp, no_ops};
+use crate::workload::inventory::Inventory;
 
 /// Check policy files without applying them.
 ///
@@ -25,6 +28,10 @@ pub struct Args {
     /// Policy files and directories to check.
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+    /// Inventory file. With it, the command also warns of policies, rules and port names that have no effect on the workloads
+    /// of the file.
+    #[arg(long, value_name = "FILE")]
+    pub inventory: Option<PathBuf>,
     /// Exit with 1 if there are warnings or documents of other kinds, too.
     #[arg(long)]
     pub strict: bool,
@@ -56,9 +63,19 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn answer(args: &Args) -> Answer {
-    let Args { paths, strict } = args;
+    let Args { paths, inventory, strict } = args;
+    let inventory = match inventory.as_deref().map(Inventory::load).transpose() {
+        Ok(inventory) => inventory,
+        Err(error) => {
+            return Answer { findings: vec![format!("error: {error}")], code: UNREADABLE, ..Answer::default() };
+        }
+    };
     match load_paths(paths) {
-        Ok(Loaded { set, warnings, sources, skipped }) => {
+        Ok(Loaded { set, mut warnings, sources, skipped }) => {
+            if let Some(inventory) = &inventory {
+                let without_effect = no_ops(&set, &planned(inventory)).into_iter();
+                warnings.extend(without_effect.map(|NoOp { at, what }| warning_at(&sources, &at, what)));
+            }
             let counts = format!(
                 "{} and {} in {}",
                 count(set.policies.len(), "policy", "policies"),
@@ -119,7 +136,7 @@ mod tests {
         let mut said = String::new();
         for path in paths {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            let Answer { findings, notes, code } = answer(&Args { paths: vec![path], strict: false });
+            let Answer { findings, notes, code } = answer(&Args { paths: vec![path], inventory: None, strict: false });
             let lines = findings.into_iter().map(|finding| format!("{finding}\n")).chain(notes);
             let lines = lines.collect::<Vec<_>>().join("\n");
             write!(said, "\n## {name}: exit {code}\n{}\n", printable_lines(&lines)).unwrap();
@@ -128,9 +145,23 @@ mod tests {
     }
 
     #[test]
+    fn with_an_inventory_what_has_no_effect_is_told() {
+        let directory = Path::new("tests/data/no_effect");
+        let file = |name: &str| directory.join(name);
+        let told = |paths: Vec<PathBuf>, inventory: Option<PathBuf>| answer(&Args { paths, inventory, strict: false });
+        let policies = || vec![file("policies.yaml")];
+        assert_eq!(told(policies(), None).findings, [""; 0], "nobody knows the workloads");
+        let Answer { findings, notes, code } = told(policies(), Some(file("inventory.yaml")));
+        assert_eq!((code, notes.as_slice()), (0, ["4 policies and 4 warnings in 1 file".to_owned()].as_slice()));
+        insta::assert_snapshot!(findings.join("\n\n"));
+        let bad = told(policies(), Some(file("policies.yaml")));
+        assert_eq!(bad.code, 2, "{bad:?}");
+    }
+
+    #[test]
     fn strict_takes_no_warning_and_no_document_of_another_kind() {
         let strict = |name: &str, strict| {
-            answer(&Args { paths: vec![Path::new("tests/data/validate").join(name)], strict }).code
+            answer(&Args { paths: vec![Path::new("tests/data/validate").join(name)], inventory: None, strict }).code
         };
         for (name, expected) in [("list.yaml", 0), ("app-and-policy.yaml", 1), ("null-pod-selector.yaml", 1)] {
             assert_eq!((strict(name, false), strict(name, true)), (0, expected), "{name}");
@@ -146,7 +177,9 @@ mod tests {
             std::fs::write(&path, format!("{head}{spec}\n")).unwrap();
             path
         };
-        let exit = |paths: &[&PathBuf], strict| run(&Args { paths: paths.iter().copied().cloned().collect(), strict });
+        let exit = |paths: &[&PathBuf], strict| {
+            run(&Args { paths: paths.iter().copied().cloned().collect(), inventory: None, strict })
+        };
         let good = document("good", "{podSelector: {}}");
         let doubtful = document("doubtful", "{podSelector: {}, egress: []}");
         let bad = document("bad", "{podSelectors: {}}");

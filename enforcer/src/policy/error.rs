@@ -7,6 +7,7 @@ use std::io;
 
 use ipnetwork::IpNetwork;
 
+use super::encoding::Encoding;
 use super::origin::Origin;
 
 /// Something for which a policy file is refused.
@@ -41,13 +42,27 @@ pub enum Problem {
     #[error("the file is open for writing, so it may be half written")]
     BeingWritten,
     /// Bytes that are not UTF-8.
-    #[error("the file is not UTF-8")]
-    NotUtf8,
+    #[error("the file is not UTF-8: {encoding}")]
+    NotUtf8 {
+        /// What they look like.
+        encoding: Encoding,
+    },
     /// A character that YAML does not take.
     #[error("the character U+{code:04X} is not allowed in YAML")]
     Unprintable {
         /// Its code point.
         code: u32,
+    },
+
+    /// A character that no name and no number has, or that YAML does not take for a space.
+    #[error("the character U+{code:04X} ({shown}) cannot be here")]
+    Character {
+        /// Its code point.
+        code: u32,
+        /// What a person sees of it, or its name.
+        shown: String,
+        /// What to do.
+        help: &'static str,
     },
 
     /// Text that is not YAML.
@@ -170,6 +185,9 @@ pub enum Problem {
     /// A list as the item of a list.
     #[error("a list cannot be an item of a list")]
     ListInList,
+    /// A policy that is named only when an API server takes it.
+    #[error("`generateName` gives the policy no name, because no API server completes it")]
+    GenerateName,
     /// A name that Kubernetes would refuse.
     #[error("`{name}` is not a valid name of a policy")]
     InvalidName {
@@ -181,6 +199,8 @@ pub enum Problem {
     InvalidNamespace {
         /// The name.
         name: String,
+        /// A workload can be in such a namespace, but only a FlowPolicy can name it.
+        is_name: bool,
     },
     /// Two policies of one kind, namespace and name.
     #[error("{kind} `{namespace}/{name}` is already declared at {first}")]
@@ -205,6 +225,8 @@ pub enum Problem {
     LabelValue {
         /// The value.
         value: String,
+        /// A workload can have such a name as a value, but only a FlowPolicy can ask for it.
+        is_name: bool,
     },
     /// Plain labels beside the fields of a `LabelSelector`.
     #[error("the label `{key}` cannot be beside `matchLabels` or `matchExpressions`")]
@@ -287,6 +309,12 @@ pub enum Problem {
         /// What was probably meant.
         meant: Option<String>,
     },
+    /// The number of a port in quotes.
+    #[error("`{text}` is a text here because of its quotes, and a text of digits is no name of a port")]
+    QuotedPort {
+        /// The text without the quotes.
+        text: String,
+    },
     /// What a FlowPolicy does not take for a port.
     #[error("`{text}` is not a port")]
     Port {
@@ -356,7 +384,13 @@ impl Problem {
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         let text = match self {
-            Self::UnknownField { field, expected } => return near_name(field, expected.iter().copied()).map(meant),
+            Self::UnknownField { field, expected } => {
+                return near_name(field, expected.iter().copied()).map(meant).or_else(|| lost_indent(field, expected));
+            }
+            Self::QuotedPort { text } => return Some(format!("write `{text}` without quotes")),
+            Self::NotUtf8 { encoding } => return Some(encoding.help()),
+            Self::Syntax { message } => return syntax_help(message).map(str::to_owned),
+            Self::GenerateName => "write `name` with the whole name of the policy",
             Self::UnknownKind { kind } => match near_name(kind, READ) {
                 Some(near) => return Some(meant(near)),
                 None => MOVE_IT,
@@ -389,7 +423,7 @@ impl Problem {
             },
             Self::NeedsQuotes { value } => return Some(format!("write `\"{value}\"`")),
             Self::EmptyPeer { fields } => return Some(format!("add {}", one_of(fields))),
-            Self::EmptyList { help, .. } => help,
+            Self::EmptyList { help, .. } | Self::Character { help, .. } => help,
             Self::NotRegular => {
                 "move it out of the policy directory, or rename it so that it does not end in .yaml, .yml or .json"
             }
@@ -400,7 +434,9 @@ impl Problem {
             Self::DocumentNodes { .. } => "split the policy into several policies: the policies of a workload add up",
             Self::FileRequirements { .. } => "split the file, or select by fewer labels",
             Self::BeingWritten => "close the file, or end the program that has it open (`fuser -v FILE` names it)",
-            Self::NotUtf8 | Self::Unprintable { .. } => "save the file as UTF-8 text",
+            Self::Unprintable { code: 0 } => "save the file as UTF-8 text: this may be UTF-16",
+            Self::Unprintable { code: 0xfeff } => "remove it: a byte order mark may only stand where a document begins",
+            Self::Unprintable { .. } => "remove it",
             Self::TooDeep { .. } => {
                 "no policy needs so many levels: look for an extra bracket or indent, or move a file without policies \
                  out of the policy directory"
@@ -413,16 +449,23 @@ impl Problem {
                 "a name has lower case letters, digits, `-` and `.`, begins and ends with a letter or digit, \
                  and has at most 253 characters"
             }
-            Self::InvalidNamespace { .. } => {
-                "a namespace has lower case letters, digits and `-`, begins and ends with a letter or digit, \
-                 and has at most 63 characters"
+            Self::InvalidNamespace { is_name: true, .. } => {
+                "no NetworkPolicy can name this namespace: write a FlowPolicy for it, or put the workloads into another \
+                 one by the container label `enforcer.dev/namespace` or the field `namespace` of the inventory"
+            }
+            Self::InvalidNamespace { is_name: false, .. } => {
+                "a namespace has letters, digits, `-`, `_` and `.`, and at most 253 characters; a NetworkPolicy takes \
+                 only lower case letters, digits and `-`, and at most 63 characters"
             }
             Self::Duplicate { .. } => "rename or remove one of the two policies",
             Self::LabelKey { .. } => {
                 "a key is `NAME` or `DNS-PREFIX/NAME`; a name has letters, digits, `-`, `_` and `.`, begins and ends \
                  with a letter or digit, and has at most 63 characters"
             }
-            Self::LabelValue { .. } => {
+            Self::LabelValue { is_name: true, .. } => {
+                "no NetworkPolicy can ask for this value: write a FlowPolicy, which takes every name of a workload"
+            }
+            Self::LabelValue { is_name: false, .. } => {
                 "a value has letters, digits, `-`, `_` and `.`, begins and ends with a letter or digit, \
                  and has at most 63 characters"
             }
@@ -453,9 +496,34 @@ impl Problem {
                 "add the direction to `isolate`, or remove the rule, which would have no effect"
             }
             Self::Rest => "correct the errors above first",
-            Self::Unreadable { .. } | Self::Syntax { .. } | Self::WrongType { .. } | Self::More { .. } => return None,
+            Self::Unreadable { .. } | Self::WrongType { .. } | Self::More { .. } => return None,
         };
         Some(text.to_owned())
+    }
+}
+
+/// Where a field belongs that stands beside the fields of the map around its own.
+fn lost_indent(field: &str, expected: &[&str]) -> Option<String> {
+    let (inside, beside) = match field {
+        "matchLabels" | "matchExpressions" => ("`podSelector` or `namespaceSelector`", "podSelector"),
+        "cidr" | "except" => ("`ipBlock`", "ipBlock"),
+        "from" | "ports" => ("an item of `ingress` or `egress`", "ingress"),
+        "to" => ("an item of `egress`", "egress"),
+        "ipBlock" | "namespaceSelector" | "podSelector" => ("an item of `from` or `to`", "ports"),
+        "protocol" | "port" | "endPort" => ("an item of `ports`", "ports"),
+        _ => return None,
+    };
+    expected.contains(&beside).then(|| format!("indent it: `{field}` belongs to {inside}"))
+}
+
+/// What mostly leads to a message of the YAML reader.
+fn syntax_help(message: &str) -> Option<&'static str> {
+    if message.contains("tab") {
+        Some("indent with spaces: YAML takes no tabs there")
+    } else if message.contains("mapping values are not allowed") || message.contains("simple key") {
+        Some("look for a wrong indent, or a missing quote or space after a colon, here and in the line above")
+    } else {
+        None
     }
 }
 

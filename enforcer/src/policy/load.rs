@@ -3,7 +3,7 @@
 //! Input: texts that a source has read, with what it could not read. Output: the policy set with its warnings and the
 //! texts it came from, or every error found. There is no set with a part missing: it would isolate less.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -11,6 +11,7 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
 
+use super::caution::Caution;
 use super::error::Problem;
 use super::finding::{Place, PolicyFinding};
 use super::model::{Policy, PolicyKind, PolicySet};
@@ -51,6 +52,16 @@ pub struct PolicyErrors {
     skipped: Skipped,
 }
 
+impl Loaded {
+    /// Warns of a directory or a file from which no policy was read; `files` are those of it.
+    pub(super) fn warn_if_empty(&mut self, path: &str, files: &BTreeSet<Arc<str>>) {
+        let is_of_it = |at: &Origin| matches!(at, Origin::File { path, .. } if files.contains(path));
+        if !self.set.policies.iter().any(|policy| is_of_it(&policy.at)) {
+            self.warnings.push(PolicyFinding { file: Arc::from(path), place: None, what: Caution::NoPolicies });
+        }
+    }
+}
+
 impl PolicyErrors {
     /// All errors, in the order of files and lines.
     pub fn errors(&self) -> &[PolicyError] {
@@ -84,6 +95,23 @@ impl fmt::Display for PolicyErrors {
 }
 
 impl Error for PolicyErrors {}
+
+/// A warning about the line of a policy or a rule of `sources`.
+pub fn warning_at(sources: &[SourceFile], at: &Origin, what: Caution) -> PolicyWarning {
+    let (file, line) = match at {
+        Origin::File { path, line } => (Arc::clone(path), Some(*line)),
+        Origin::Object { .. } => (Arc::from(at.to_string()), None),
+    };
+    let source = sources.iter().find(|source| source.path == file);
+    let place = source.zip(line).and_then(|(source, line)| {
+        let text = without_marks(&source.text);
+        let written = text.split('\n').nth(usize::try_from(line).ok()?.checked_sub(1)?)?;
+        let indent = written.chars().take_while(|c| c.is_whitespace()).count();
+        let length = u32::try_from(written.trim().chars().count()).unwrap_or(u32::MAX);
+        Place::new(&text, Position { line, column: u32::try_from(indent + 1).ok()?, length }, 0)
+    });
+    PolicyFinding { file, place, what }
+}
 
 /// Makes the set again from the texts of an earlier reading.
 pub fn from_sources(sources: Vec<SourceFile>) -> Result<Loaded, PolicyErrors> {

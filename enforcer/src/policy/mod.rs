@@ -6,8 +6,10 @@
 #![forbid(unsafe_code)]
 
 mod caution;
+mod character;
 mod cidr;
 mod document;
+mod encoding;
 mod error;
 mod finding;
 pub mod load;
@@ -22,6 +24,7 @@ pub mod store;
 mod yaml;
 
 pub use caution::Caution;
+pub use encoding::Encoding;
 pub use error::Problem;
 pub use finding::{Place, PolicyFinding};
 pub use skipped::Skipped;

@@ -13,7 +13,7 @@ pub(super) mod selector;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::position::{At, given};
+use super::position::{At, Field, given};
 
 /// A whole document of a known kind.
 #[derive(Debug, Deserialize)]
@@ -32,8 +32,12 @@ pub(super) struct PolicyDoc<Spec> {
 
 /// `metadata`; labels, annotations and what else there is are not ours to judge.
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct MetadataDoc {
-    pub(super) name: At<String>,
+    #[serde(default, deserialize_with = "given")]
+    pub(super) name: Option<At<String>>,
+    #[serde(default)]
+    pub(super) generate_name: Field<IgnoredAny>,
     #[serde(default, deserialize_with = "given")]
     pub(super) namespace: Option<At<String>>,
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::super::caution::Caution;
+use super::super::character::blamed;
 use super::super::error::Problem;
 use super::super::finding::{Place, PolicyFinding};
 use super::super::origin::Origin;
@@ -44,7 +45,7 @@ impl<'a> Context<'a> {
 
     pub(super) fn error(&mut self, position: Position, problem: Problem) {
         if self.errors.len() < SHOWN {
-            self.errors.push(self.finding(Some(position), problem));
+            self.errors.push(self.blaming(Some(position), problem));
         } else {
             self.more_errors += 1;
         }
@@ -69,7 +70,7 @@ impl<'a> Context<'a> {
         match reading {
             Ok(value) => Some(value),
             Err((problem, position)) => {
-                let error = self.finding(position, problem);
+                let error = self.blaming(position, problem);
                 self.errors.push(error);
                 None
             }
@@ -93,6 +94,14 @@ impl<'a> Context<'a> {
             self.warnings.push(self.finding(None, Caution::More { count: self.more_warnings }));
         }
         (self.errors, self.warnings)
+    }
+
+    /// A problem at its place, or the character that causes it at its own.
+    fn blaming(&self, position: Option<Position>, problem: Problem) -> PolicyError {
+        match position.and_then(|at| blamed(self.document.text, at, &problem)) {
+            Some((character, at)) => self.finding(Some(at), character),
+            None => self.finding(position, problem),
+        }
     }
 
     fn finding<What>(&self, position: Option<Position>, what: What) -> PolicyFinding<What> {

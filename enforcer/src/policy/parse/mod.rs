@@ -20,8 +20,8 @@ use super::document::{MetadataDoc, PolicyDoc};
 use super::error::Problem;
 use super::finding::{Place, PolicyFinding};
 use super::model::{LabelSelector, Policy, PolicyKind, Priority, Rule, Tier};
-use super::names::{is_dns_label, is_dns_subdomain};
-use super::position::{At, Position};
+use super::names::{is_any_name, is_dns_label, is_dns_subdomain};
+use super::position::{At, Field, Position};
 use super::skipped::Skipped;
 use super::yaml::{self, Document, shown};
 use super::{PolicyError, PolicyWarning};
@@ -159,13 +159,21 @@ fn whole<Doc>(
     read_spec: impl FnOnce(&mut Context<'_>, At<Doc>) -> Option<Spec>,
 ) -> Option<Named> {
     let PolicyDoc { metadata, spec, .. } = doc;
-    let MetadataDoc { name, namespace } = metadata.value;
+    let MetadataDoc { name, generate_name, namespace } = metadata.value;
+    let name = match (name, generate_name) {
+        (Some(name), _) => name,
+        (None, Field::Given(At { at, .. })) => return context.refuse(at, Problem::GenerateName),
+        (None, Field::Absent | Field::Null(_)) => {
+            return context.refuse(metadata.at, Problem::MissingField { field: "name" });
+        }
+    };
     if !is_dns_subdomain(&name.value) {
         context.error(name.at, Problem::InvalidName { name: shown(&name.value) });
     }
     let namespace = match namespace {
-        Some(namespace) if !is_dns_label(&namespace.value) => {
-            return context.refuse(namespace.at, Problem::InvalidNamespace { name: shown(&namespace.value) });
+        Some(namespace) if !is_namespace(kind, &namespace.value) => {
+            let is_name = is_any_name(&namespace.value);
+            return context.refuse(namespace.at, Problem::InvalidNamespace { name: shown(&namespace.value), is_name });
         }
         Some(namespace) => namespace.value,
         None => DEFAULT_NAMESPACE.to_owned(),
@@ -186,6 +194,14 @@ fn whole<Doc>(
         egress,
     };
     Some((policy, name.at))
+}
+
+/// Whether policies of a kind can be in a namespace: a FlowPolicy can be in every one that a workload can be in.
+fn is_namespace(kind: PolicyKind, name: &str) -> bool {
+    match kind {
+        PolicyKind::NetworkPolicy => is_dns_label(name),
+        PolicyKind::FlowPolicy => is_any_name(name),
+    }
 }
 
 /// All of `docs`, or none if one of them is refused; the others are read all the same, for their errors.

@@ -15,7 +15,7 @@ use super::super::position::{At, Field, Position};
 use super::super::yaml::shown;
 use super::context::Context;
 use super::peer::{cidr, port_number};
-use super::selector::{Null, label_selector};
+use super::selector::{Selects, label_selector};
 use super::{Spec, each};
 
 const POLICY_TYPES: &[&str] = &["Ingress", "Egress"];
@@ -26,7 +26,7 @@ pub(super) fn read(context: &mut Context<'_>, spec: At<SpecDoc>) -> Option<Spec>
     let At { value: SpecDoc { pod_selector, policy_types, ingress, egress }, at } = spec;
     let null = null_in(&pod_selector);
     let subject = match pod_selector {
-        Field::Given(selector) => label_selector(context, selector.value, Null::Empty),
+        Field::Given(selector) => label_selector(context, selector.value, Selects::Pods),
         Field::Null(at) => {
             context.warn(at, Caution::NullIsEmpty { field: "podSelector", empty: "{}" });
             Some(LabelSelector::default())
@@ -182,15 +182,21 @@ fn peer(context: &mut Context<'_>, doc: At<PeerDoc>) -> Option<Peer> {
         (pods, namespaces, None) => {
             let workloads = pods.map_or_else(
                 || Some(LabelSelector::default()),
-                |pods| label_selector(context, pods.value, Null::Refused),
+                |pods| label_selector(context, pods.value, Selects::Peers),
             );
             let namespaces = match namespaces {
                 None => Some(NamespaceScope::Own),
-                Some(selector) => label_selector(context, selector.value, Null::Refused).map(NamespaceScope::Matching),
+                Some(selector) => label_selector(context, selector.value, Selects::Peers).map(NamespaceScope::Matching),
             };
             Some(Peer::Workloads { namespaces: namespaces?, workloads: workloads? })
         }
     }
+}
+
+/// Whether a text is a port number but for its quotes.
+fn is_quoted_number(text: &str, at: Position) -> bool {
+    text.parse::<u16>().is_ok_and(|port| port > 0 && port.to_string() == text)
+        && usize::try_from(at.length).is_ok_and(|length| length > text.len())
 }
 
 /// A port item (N8-N10).
@@ -208,6 +214,13 @@ fn port(context: &mut Context<'_>, doc: At<PortDoc>) -> Option<PortSpec> {
             }
         },
     };
+    for port in [&port, &end_port].into_iter().flatten() {
+        if let PortValueDoc::Text(text) = &port.value
+            && is_quoted_number(text, port.at)
+        {
+            return context.refuse(port.at, Problem::QuotedPort { text: text.clone() });
+        }
+    }
     match (port, end_port) {
         (None, None) => Some(PortSpec::Every(transport)),
         (None | Some(At { value: PortValueDoc::Text(_), .. }), Some(end)) => {
@@ -217,7 +230,9 @@ fn port(context: &mut Context<'_>, doc: At<PortDoc>) -> Option<PortSpec> {
             if is_port_name(&name) {
                 return Some(PortSpec::Named { name, transport: Some(transport) });
             }
-            let meant = name.parse::<u16>().ok().filter(|&port| port > 0).map(|port| port.to_string());
+            // `08080` and `8080.0`.
+            let digits = name.strip_suffix(".0").unwrap_or(&name);
+            let meant = digits.parse::<u16>().ok().filter(|&port| port > 0).map(|port| port.to_string());
             context.refuse(at, Problem::PortName { text: shown(&name), meant })
         }
         (Some(At { value: PortValueDoc::Number(number), at }), end) => {

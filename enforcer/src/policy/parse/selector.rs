@@ -8,20 +8,22 @@ use super::super::document::selector::{
 };
 use super::super::error::Problem;
 use super::super::model::{LabelSelector, Requirement};
-use super::super::names::{is_label_key, is_label_value};
+use super::super::names::{is_any_name, is_label_key, is_label_value};
 use super::super::position::{At, Field};
 use super::super::yaml::shown;
 use super::context::Context;
 
 const OPERATORS: &[&str] = &["In", "NotIn", "Exists", "DoesNotExist"];
 
-/// What a selector means whose `matchLabels` or `matchExpressions` has no value.
-#[derive(Clone, Copy)]
-pub(super) enum Null {
-    /// Nothing: the selector of a peer would match more than its author thinks of.
-    Refused,
-    /// It requires nothing there, as in Kubernetes: the policy isolates more.
-    Empty,
+/// Whose selector is read. It says what a field without a value is, and which values a label can have.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) enum Selects {
+    /// The pods of a NetworkPolicy. A null requires nothing, as in Kubernetes: the policy isolates more.
+    Pods,
+    /// A peer of a NetworkPolicy. A null is refused: the peer would match more than its author thinks of.
+    Peers,
+    /// Workloads or namespaces of a FlowPolicy. A null is refused, and a value may be any name that a workload can have.
+    Any,
 }
 
 /// Labels, or a `LabelSelector`.
@@ -33,24 +35,28 @@ pub(super) fn labels(context: &mut Context<'_>, doc: LabelsDoc) -> Option<LabelS
     }
     if let (Field::Absent, Field::Absent) = (&selector.match_labels, &selector.match_expressions) {
         let mut requirements = Vec::with_capacity(labels.len());
-        all_labels(context, labels, &mut requirements)?;
+        all_labels(context, labels, Selects::Any, &mut requirements)?;
         return Some(LabelSelector { requirements });
     }
     if let Some((key, _)) = labels.into_iter().next() {
         return context.refuse(key.at, Problem::MixedSelector { key: shown(&key.value) });
     }
-    label_selector(context, selector, Null::Refused)
+    label_selector(context, selector, Selects::Any)
 }
 
 /// A `LabelSelector`.
-pub(super) fn label_selector(context: &mut Context<'_>, doc: LabelSelectorDoc, null: Null) -> Option<LabelSelector> {
+pub(super) fn label_selector(
+    context: &mut Context<'_>,
+    doc: LabelSelectorDoc,
+    whose: Selects,
+) -> Option<LabelSelector> {
     let LabelSelectorDoc { match_labels, match_expressions } = doc;
-    let LabelMapDoc(labels) = value_of(context, match_labels, null, ("matchLabels", "{}"))?;
-    let expressions = value_of(context, match_expressions, null, ("matchExpressions", "[]"))?;
+    let LabelMapDoc(labels) = value_of(context, match_labels, whose, ("matchLabels", "{}"))?;
+    let expressions = value_of(context, match_expressions, whose, ("matchExpressions", "[]"))?;
     let mut requirements = Vec::with_capacity(labels.len() + expressions.len());
-    let mut legal = all_labels(context, labels, &mut requirements).is_some();
+    let mut legal = all_labels(context, labels, whose, &mut requirements).is_some();
     for expression in expressions {
-        match requirement(context, expression) {
+        match requirement(context, expression, whose) {
             Some(requirement) => requirements.push(requirement),
             None => legal = false,
         }
@@ -61,25 +67,30 @@ pub(super) fn label_selector(context: &mut Context<'_>, doc: LabelSelectorDoc, n
 fn value_of<T: Default>(
     context: &mut Context<'_>,
     field: Field<T>,
-    null: Null,
+    whose: Selects,
     (name, empty): (&'static str, &'static str),
 ) -> Option<T> {
-    match (field, null) {
+    match (field, whose) {
         (Field::Absent, _) => Some(T::default()),
         (Field::Given(given), _) => Some(given.value),
-        (Field::Null(at), Null::Refused) => context.refuse(at, Problem::NoValue),
-        (Field::Null(at), Null::Empty) => {
+        (Field::Null(at), Selects::Peers | Selects::Any) => context.refuse(at, Problem::NoValue),
+        (Field::Null(at), Selects::Pods) => {
             context.warn(at, Caution::NullIsEmpty { field: name, empty });
             Some(T::default())
         }
     }
 }
 
-fn all_labels(context: &mut Context<'_>, labels: Vec<LabelDoc>, requirements: &mut Vec<Requirement>) -> Option<()> {
+fn all_labels(
+    context: &mut Context<'_>,
+    labels: Vec<LabelDoc>,
+    whose: Selects,
+    requirements: &mut Vec<Requirement>,
+) -> Option<()> {
     let mut legal = Some(());
     for (key, value) in labels {
         context.requirement(key.at)?;
-        match (label_key(context, key), label_value(context, value)) {
+        match (label_key(context, key), label_value(context, value, whose)) {
             (Some(key), Some(value)) => requirements.push(Requirement::In(key, BTreeSet::from([value]))),
             _ => legal = None,
         }
@@ -87,7 +98,7 @@ fn all_labels(context: &mut Context<'_>, labels: Vec<LabelDoc>, requirements: &m
     legal
 }
 
-fn requirement(context: &mut Context<'_>, doc: At<ExpressionDoc>) -> Option<Requirement> {
+fn requirement(context: &mut Context<'_>, doc: At<ExpressionDoc>, whose: Selects) -> Option<Requirement> {
     let At { value: ExpressionDoc { key, operator, values }, at } = doc;
     context.requirement(at)?;
     let key = label_key(context, key);
@@ -98,7 +109,7 @@ fn requirement(context: &mut Context<'_>, doc: At<ExpressionDoc>) -> Option<Requ
     let mut legal = true;
     for value in values {
         // Only legal values are kept, so that none is lost without an error.
-        legal &= label_value(context, value).map(|value| set.insert(value)).is_some();
+        legal &= label_value(context, value, whose).map(|value| set.insert(value)).is_some();
     }
     let requirement = match operator.value.as_str() {
         name @ ("In" | "NotIn") if !has_values => {
@@ -128,9 +139,10 @@ fn label_key(context: &mut Context<'_>, key: At<String>) -> Option<String> {
     context.refuse(key.at, Problem::LabelKey { key: shown(&key.value) })
 }
 
-fn label_value(context: &mut Context<'_>, value: At<String>) -> Option<String> {
-    if is_label_value(&value.value) {
+fn label_value(context: &mut Context<'_>, value: At<String>, whose: Selects) -> Option<String> {
+    let is_name = is_any_name(&value.value);
+    if is_label_value(&value.value) || whose == Selects::Any && is_name {
         return Some(value.value);
     }
-    context.refuse(value.at, Problem::LabelValue { value: shown(&value.value) })
+    context.refuse(value.at, Problem::LabelValue { value: shown(&value.value), is_name })
 }
