@@ -17,7 +17,7 @@ const SHOWN: usize = 20;
 pub(super) struct NoOps {
     of: Option<Arc<ResolvedPolicy>>,
     lines: Vec<String>,
-    /// Lines that the log has, for as long as the policies stay the same.
+    /// What the log has, for as long as the policies stay the same.
     told: BTreeSet<String>,
 }
 
@@ -34,18 +34,23 @@ impl NoOps {
 
     fn look(&mut self, resolved: &Arc<ResolvedPolicy>) {
         let policies: &PolicySet = resolved.policies();
-        let all: Vec<String> = if policies.policies.is_empty() {
-            vec!["no policy was read, so nothing is isolated".to_owned()]
+        // What it is told by, and the line: advice changes with the workloads, and is no news.
+        let all: Vec<(String, String)> = if policies.policies.is_empty() {
+            let line = "no policy was read, so nothing is isolated".to_owned();
+            // The warning about the directory is in the log.
+            self.told.insert(line.clone());
+            vec![(line.clone(), line)]
         } else {
-            no_ops(policies, resolved.snapshot()).iter().map(ToString::to_string).collect()
+            let found = no_ops(policies, resolved.snapshot());
+            found.iter().map(|no_op| (format!("{}: {}", no_op.at, no_op.what), no_op.to_string())).collect()
         };
         if !self.of.as_ref().is_some_and(|of| of.policies() == resolved.policies()) {
             // What a container that comes and goes makes true again is not news; what somebody has written anew is.
-            self.told.retain(|line| all.contains(line));
+            self.told.retain(|told| all.iter().any(|(key, _)| key == told));
         }
         let count = all.len();
         let mut fresh = 0;
-        for line in all.iter().filter(|line| self.told.insert((*line).clone())) {
+        for (_, line) in all.iter().filter(|(key, _)| self.told.insert(key.clone())) {
             fresh += 1;
             if fresh <= SHOWN {
                 tracing::warn!("{line}");
@@ -54,7 +59,7 @@ impl NoOps {
         if fresh > SHOWN {
             tracing::warn!("{} more policies, rules or port names have no effect", fresh - SHOWN);
         }
-        self.lines = all;
+        self.lines = all.into_iter().map(|(_, line)| line).collect();
         self.lines.truncate(SHOWN);
         if count > SHOWN {
             self.lines.push(format!("{} more policies, rules or port names have no effect", count - SHOWN));
@@ -103,6 +108,7 @@ mod tests {
         assert_eq!(said(&mut no_ops, &["web", "db"], &["db"]), (1, 2), "the other one");
         assert_eq!(said(&mut no_ops, &["web", "db"], &["web"]), (1, 2), "again, without a word");
         assert_eq!(said(&mut no_ops, &["web", "db"], &["web", "db"]), (0, 2), "all have an effect");
+        assert_eq!(said(&mut no_ops, &["web", "db"], &[]), (2, 2), "the advice is another one, the news are old");
         assert_eq!(said(&mut no_ops, &["web"], &["web", "db"]), (0, 0), "other policies: it may be told again");
         assert_eq!(said(&mut no_ops, &[], &["web"]), (1, 1), "no policy at all");
     }

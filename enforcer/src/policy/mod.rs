@@ -12,6 +12,7 @@ mod document;
 mod encoding;
 mod error;
 mod finding;
+mod help;
 pub mod load;
 pub mod model;
 mod names;

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::policy::error::near_name;
+use crate::policy::help::near_name;
 use crate::policy::position::{At, Field, given};
 
 /// A `LabelSelector`.

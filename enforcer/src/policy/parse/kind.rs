@@ -4,7 +4,8 @@
 //! that would open what the policy closes. So whatever looks like one is refused (D9).
 
 use super::super::document::header::HeaderDoc;
-use super::super::error::{Problem, READ, near_name};
+use super::super::error::{Problem, READ};
+use super::super::help::near_name;
 use super::super::model::PolicyKind;
 use super::super::position::{At, Position};
 use super::super::yaml::shown;
