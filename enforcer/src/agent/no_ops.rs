@@ -89,7 +89,10 @@ mod tests {
         let set = from_sources(vec![SourceFile { path: "p.yaml".into(), text }]).unwrap().set;
         let workload =
             |name: &&str| format!("  - {{name: {name}, labels: {{app: {name}}}, match: {{netns: {name}}}}}\n");
-        let inventory = format!("workloads:\n{}", workloads.iter().map(workload).collect::<String>());
+        let inventory = match workloads {
+            [] => "workloads: []\n".to_owned(),
+            some => format!("workloads:\n{}", some.iter().map(workload).collect::<String>()),
+        };
         let inventory = Inventory::parse(Path::new("i.yaml"), &inventory).unwrap();
         Arc::new(resolve(Arc::new(set), Arc::new(planned(&inventory))))
     }
@@ -108,7 +111,8 @@ mod tests {
         assert_eq!(said(&mut no_ops, &["web", "db"], &["db"]), (1, 2), "the other one");
         assert_eq!(said(&mut no_ops, &["web", "db"], &["web"]), (1, 2), "again, without a word");
         assert_eq!(said(&mut no_ops, &["web", "db"], &["web", "db"]), (0, 2), "all have an effect");
-        assert_eq!(said(&mut no_ops, &["web", "db"], &[]), (2, 2), "the advice is another one, the news are old");
+        assert_eq!(said(&mut no_ops, &["web", "db"], &["x"]), (2, 2), "both again");
+        assert_eq!(said(&mut no_ops, &["web", "db"], &[]), (2, 4), "for another reason");
         assert_eq!(said(&mut no_ops, &["web"], &["web", "db"]), (0, 0), "other policies: it may be told again");
         assert_eq!(said(&mut no_ops, &[], &["web"]), (1, 1), "no policy at all");
     }

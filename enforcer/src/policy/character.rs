@@ -15,7 +15,7 @@ pub(super) fn blamed(document: &str, at: Position, problem: &Problem) -> Option<
         Problem::Syntax { .. } => {
             let first = at.line.saturating_sub(BEFORE).max(1);
             let whole = |line| Position { line, column: 1, length: u32::MAX };
-            (first..=at.line).rev().find_map(|line| in_line(document, whole(line), true))
+            (first..=at.line).rev().find_map(|line| in_line(document, whole(line), true)).or_else(|| template(document))
         }
         Problem::UnknownField { .. }
         | Problem::UnknownKind { .. }
@@ -30,6 +30,15 @@ pub(super) fn blamed(document: &str, at: Position, problem: &Problem) -> Option<
         | Problem::PortName { .. } => in_line(document, at, false),
         _ => None,
     }
+}
+
+/// The first line that a template engine has still to fill in.
+fn template(document: &str) -> Option<(Problem, Position)> {
+    document.split('\n').zip(1..).find_map(|(text, line)| {
+        let before = &text[..text.find("{{")?];
+        let column = u32::try_from(before.chars().count() + 1).ok()?;
+        Some((Problem::Template, Position { line, column, length: 2 }))
+    })
 }
 
 /// The first character of a part of a line that no name has; `unseen`: only one that cannot be seen.
@@ -83,7 +92,11 @@ mod tests {
     fn found(document: &str, at: (u32, u32, u32), problem: &Problem) -> Option<(u32, u32, u32)> {
         let (line, column, length) = at;
         let (problem, at) = blamed(document, Position { line, column, length }, problem)?;
-        let Problem::Character { code, .. } = problem else { panic!("{problem}") };
+        let code = match problem {
+            Problem::Character { code, .. } => code,
+            Problem::Template => 0,
+            other => panic!("{other}"),
+        };
         Some((code, at.line, at.column))
     }
 
@@ -103,5 +116,6 @@ mod tests {
         assert_eq!(found("b:\u{a0}c\n1\n2\n3\n4\n5", (6, 1, 1), &syntax), None, "too far");
         assert_eq!(found("a: b # \u{a0}\n#\u{a0}\nd: e", (3, 4, 1), &syntax), None, "in comments");
         assert_eq!(found("a: \u{e9}\nd: e", (2, 4, 1), &syntax), None, "a letter is no slip");
+        assert_eq!(found("a:\n  {{- if .b }}\nd: e", (3, 4, 1), &syntax), Some((0, 2, 3)), "a template");
     }
 }

@@ -65,6 +65,9 @@ pub enum Problem {
         help: &'static str,
     },
 
+    /// A template that is no YAML before it is filled in.
+    #[error("this is a template, and its result would be YAML")]
+    Template,
     /// Text that is not YAML.
     #[error("this is not valid YAML: {message}")]
     Syntax {

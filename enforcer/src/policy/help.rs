@@ -16,6 +16,7 @@ impl Problem {
             Self::QuotedPort { text } => return Some(format!("write `{text}` without quotes")),
             Self::NotUtf8 { encoding } => return Some(encoding.help()),
             Self::Syntax { message } => return syntax_help(message).map(str::to_owned),
+            Self::Template => "put the result into the policy directory, for example that of `helm template`",
             Self::GenerateName => "write `name` with the whole name of the policy",
             Self::UnknownKind { kind } => match near_name(kind, READ) {
                 Some(near) => return Some(meant(near)),

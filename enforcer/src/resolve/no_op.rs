@@ -224,6 +224,8 @@ workloads:
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         /// One grammar for a name: a FlowPolicy can name every namespace that a workload can be in, and ask for every name as
         /// the value of a label.
         #[test]
