@@ -13,6 +13,12 @@ pub struct Report {
     pub policies: String,
     /// Number of policies in force.
     pub policy_count: usize,
+    /// The documents beside the policies in force that are none, counted in one line.
+    #[serde(default)]
+    pub policies_skipped: Option<String>,
+    /// Policies, rules and port names without an effect, as text; not more than some.
+    #[serde(default)]
+    pub no_ops: Vec<String>,
     /// The error for which the newest policies are not in force.
     pub policy_error: Option<String>,
     /// Errors for which the newest version of a source of workloads, such as the inventory, is not in force.

@@ -37,6 +37,11 @@ impl<'a> Index<'a> {
         Self { identities, namespaces, by_label }
     }
 
+    /// The namespaces that have a workload, sorted.
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.namespaces.keys().copied()
+    }
+
     /// The groups that match, sorted.
     pub(super) fn select(&self, own: &str, scope: &NamespaceScope, workloads: &LabelSelector) -> Vec<GroupId> {
         let in_scope: Vec<(&str, &Namespace<'_>)> = match scope {

@@ -10,6 +10,7 @@ mod claims;
 mod common;
 mod elsewhere;
 mod errors;
+mod files;
 mod flood;
 mod frames;
 mod guards;

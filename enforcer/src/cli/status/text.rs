@@ -31,7 +31,9 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
     line("daemon", daemon);
     line("revision", format!("{} (epoch {})", view.word.revision, view.word.epoch));
     if let Some(report) = report {
-        line("policies", format!("{} from {}", report.policy_count, report.policies));
+        let skipped = report.policies_skipped.iter().map(|skipped| format!("; skipped {skipped}"));
+        let skipped = skipped.collect::<String>();
+        line("policies", format!("{} from {}{skipped}", report.policy_count, report.policies));
         line("discovery", report.discovery.clone());
         line("unknown", unknown(report));
         let over = match report.flow_log_over_limit {
@@ -111,7 +113,7 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
     if !view.denied.is_empty() {
         text.push_str(&format!("{denied}\n\n"));
     }
-    for finding in report.iter().flat_map(|report| &report.findings) {
+    for finding in report.iter().flat_map(|report| report.findings.iter().chain(&report.no_ops)) {
         text.push_str(&format!("note: {finding}\n"));
     }
     for trouble in troubles {
@@ -269,7 +271,9 @@ mod tests {
             pid: 4711,
             policies: "/etc/enforcer/policies".to_owned(),
             policy_count: 4,
+            policies_skipped: Some("1 document of another kind (1 Deployment)".to_owned()),
             findings: vec!["ADDRESS_CONFLICT: shop/web shows 10.88.0.1".to_owned()],
+            no_ops: vec!["deny.yaml:4: FlowPolicy `default/deny` selects nobody".to_owned()],
             refused_claims: 2,
             discovery: "by events".to_owned(),
             uplinks: vec!["eth0".to_owned()],
@@ -315,6 +319,8 @@ mod tests {
         let name = || NAME.to_owned();
         let hostile = Report {
             policies: name(),
+            policies_skipped: Some(name()),
+            no_ops: vec![name()],
             policy_error: Some(name()),
             refused_sources: vec![name()],
             apply_error: Some(name()),
