@@ -57,7 +57,8 @@ fn identity(place: usize) -> Identity {
         labels: Labels::from([
             ("app".to_owned(), format!("app{app}")),
             ("enforcer.dev/container".to_owned(), format!("pod{place}")),
-        ]),
+        ])
+        .into(),
         ports: BTreeMap::new(),
     }
 }

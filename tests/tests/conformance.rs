@@ -160,7 +160,7 @@ fn cluster(row: u32, step: usize) -> Snapshot {
         let workload = LocalWorkload {
             identity: Some(Identity {
                 name: WorkloadName { namespace: namespace.to_owned(), name: pod.to_owned() },
-                labels,
+                labels: labels.into(),
                 ports: ports.clone(),
             }),
             addresses: given_by("the inventory", [address(place)]),

@@ -55,6 +55,15 @@ fn container(host: &mut Host, name: &str, number: u8, options: &[&str]) -> Conta
     container
 }
 
+/// Waits until so many policies isolate what a workload receives.
+fn wait_until_isolated(host: &mut Host, workload: &str, policies: u64) {
+    host.until(&format!("{policies} policies isolate {workload}"), |host| {
+        let (status, _) = host.status();
+        let lines = status["report"]["workloads"].as_array().cloned().unwrap_or_default();
+        lines.iter().any(|line| line["name"] == workload && line["policies"][0] == policies)
+    });
+}
+
 /// The client reaches the victim where the policy says so, and nowhere else.
 fn assert_enforced(host: &Host, victim: &Container, allowed: &Container, denied: &Container) {
     assert_eq!(allowed.ask(host, victim, PORT), Outcome::Answered, "{} is named by the rule", allowed.name);
@@ -274,7 +283,7 @@ fn a_container_that_is_stopped_and_started_keeps_its_name_at_another_address() {
 }
 
 #[test]
-fn a_pod_of_two_is_one_workload_with_the_labels_of_both() {
+fn a_pod_of_two_is_one_workload_with_the_labels_of_each() {
     let mut host = host();
     let pod_network = host.join("net", ["10.233.0.10", "fd33::10"]);
     let infra = ["--infra-name", "pod-infra", "--infra-image", enforcer_tests::podman::IMAGE];
@@ -287,16 +296,73 @@ fn a_pod_of_two_is_one_workload_with_the_labels_of_both() {
     front.wait_until_it_serves(&mut host);
     let web = container(&mut host, "web", 11, &WEB);
     let other = container(&mut host, "other", 12, &OTHER);
-    // Labels of either container count: db's stand at the front, and this rule asks for the sidecar's too.
-    host.policy("db.yaml", &policy("shop").replace("workloads: {app: db}", "workloads: {app: db, side: log}"));
     assert_open(&host, &front, &[&web, &other]);
 
     host.start(&["shop/pod-infra", "shop/web", "shop/other"]);
     assert_enforced(&host, &front, &web, &other);
     assert_logged(&mut host, "shop/other", "shop/pod-infra", "shop/db");
+    // The sidecar's labels select the pod too, but not together with those of the front.
+    let selecting = |labels: &str| policy("shop").replace("workloads: {app: db}", &format!("workloads: {{{labels}}}"));
+    host.policy("db.yaml", &selecting("app: db, side: log"));
+    wait_until_isolated(&mut host, "shop/pod-infra", 0);
+    assert_eq!(other.ask(&host, &front, PORT), Outcome::Answered, "no container has both labels");
+    host.policy("db.yaml", &selecting("side: log"));
+    wait_until_isolated(&mut host, "shop/pod-infra", 1);
+    assert_enforced(&host, &front, &web, &other);
 
     host.purge();
     assert_open(&host, &front, &[&web, &other]);
+}
+
+/// D14, b07: what `network_mode: "service:vpn"` of a compose file starts, with the labels that compose gives.
+#[test]
+fn a_sidecar_in_the_network_of_another_container_keeps_labels_of_its_own() {
+    let compose = |service: &str| {
+        ["com.docker.compose.project=shop".to_owned(), format!("com.docker.compose.service={service}")]
+            .into_iter()
+            .chain([format!("maintainer={service}")])
+            .flat_map(|label| ["--label".to_owned(), label])
+            .collect::<Vec<String>>()
+    };
+    let joined = |network: &str, service: &str, label: &str| {
+        let mut options = compose(service);
+        options.extend([format!("--network=container:{network}"), "--label".to_owned(), label.to_owned()]);
+        options
+    };
+    let mut host = host();
+    let sleep = |host: &Host, name: &str, options: &[String]| {
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let head = ["run", "-d", "--name", name];
+        host.podman(&[&head[..], &options, &[enforcer_tests::podman::IMAGE, "sleep", "1000"]].concat());
+    };
+    let owner = |host: &Host, name: &str, address: [&str; 2]| {
+        let mut options = compose(name);
+        options.push(host.join("net", address));
+        sleep(host, name, &options);
+    };
+    let addresses = ["10.233.0.10", "fd33::10"];
+    owner(&host, "vpn", addresses);
+    let db = joined("vpn", "db", "app=db");
+    let db = Container::run(&host, "db", &db.iter().map(String::as_str).collect::<Vec<_>>(), &addresses);
+    db.wait_until_it_serves(&mut host);
+    owner(&host, "tunnel", ["10.233.0.11", "fd33::11"]);
+    let web = joined("tunnel", "web", "app=web");
+    let web =
+        Container::run(&host, "web", &web.iter().map(String::as_str).collect::<Vec<_>>(), &["10.233.0.11", "fd33::11"]);
+    web.wait_until_it_serves(&mut host);
+    let other = container(&mut host, "other", 12, &OTHER);
+    assert_open(&host, &db, &[&web, &other]);
+
+    host.start(&["shop/vpn", "shop/tunnel", "shop/other"]);
+    assert_enforced(&host, &db, &web, &other);
+    host.wait_record("the sidecar is named by the owner of its network", |record| {
+        record.from == "shop/other" && record.to == "shop/vpn" && record.policies == ["shop/db db.yaml:4"]
+    });
+    let (status, code) = host.status();
+    assert_eq!(code, 0, "{status:#}");
+
+    host.purge();
+    assert_open(&host, &db, &[&web, &other]);
 }
 
 #[test]

@@ -213,6 +213,15 @@ pub enum Disagreement {
         /// Second source and its value.
         second: (String, String),
     },
+    /// One name of a port with two numbers.
+    Port {
+        /// The name.
+        name: String,
+        /// First source and its number.
+        first: (String, String),
+        /// Second source and its number.
+        second: (String, String),
+    },
     /// A namespace or workload name that cannot be one.
     InvalidName {
         /// Who has it.
@@ -255,7 +264,10 @@ impl fmt::Display for Disagreement {
             }
             Self::Name { first, second } => {
                 write!(f, "{} calls it `{}`, but {} calls it `{}`", first.0, first.1, second.0, second.1)?;
-                f.write_str("; use the same name in both, or remove one of the two")
+                f.write_str(
+                    "; use the same name in both, or remove one of the two; a container that shares the network of ",
+                )?;
+                f.write_str("another must be started with `--network container:NAME`")
             }
             Self::Label { key, first, second } => {
                 write!(
@@ -263,8 +275,17 @@ impl fmt::Display for Disagreement {
                     "{} gives the label `{key}` the value `{}`, but {} gives it `{}`",
                     first.0, first.1, second.0, second.1
                 )?;
-                write!(f, "; give both the same value, for a container by `--label {key}=VALUE`, which replaces ")?;
-                f.write_str("the value of its image, or run them in separate network namespaces")
+                write!(f, "; change the entry of the inventory, or give the container the same value by ")?;
+                write!(f, "`--label {key}=VALUE`, which replaces the value of its image")
+            }
+            Self::Port { name, first, second } => {
+                write!(
+                    f,
+                    "{} gives the port name `{name}` to {}, but {} gives it to {}",
+                    first.0, first.1, second.0, second.1
+                )?;
+                write!(f, "; rename one of the two or give both one number, for a container by the label ")?;
+                write!(f, "`enforcer.dev/port.{name}`, which replaces the label of its image")
             }
             Self::InvalidName { by, name } => {
                 write!(f, "{by} names it `{name}`, but a name has at most 253 letters, digits, `-`, `_` and `.`")

@@ -5,6 +5,7 @@
 mod config;
 mod discovery;
 pub mod finding;
+mod labels;
 mod merger;
 pub mod model;
 mod names;

@@ -12,8 +12,7 @@ use enforcer_common::id::Ifindex;
 
 use serde::{Deserialize, Serialize};
 
-/// Labels of a workload or a namespace.
-pub type Labels = BTreeMap<String, String>;
+pub use super::labels::{LabelSets, Labels};
 
 /// Namespace and name of a workload, as policies and the flow log write it: `shop/web`.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -169,8 +168,8 @@ pub struct Past {
 pub struct Identity {
     /// Namespace and name.
     pub name: WorkloadName,
-    /// Labels.
-    pub labels: Labels,
+    /// Labels, a set for each container.
+    pub labels: LabelSets,
     /// Named ports: name -> (protocol, port). A name may stand for several ports of different protocols.
     pub ports: BTreeMap<String, BTreeSet<NamedPort>>,
 }

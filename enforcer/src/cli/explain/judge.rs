@@ -166,7 +166,7 @@ mod tests {
     use crate::policy::load::{SourceFile, from_sources};
     use crate::policy::model::Transport;
     use crate::resolve::resolve;
-    use crate::workload::model::{Identity, Past, Snapshot, Vouched, WorkloadName, given_by};
+    use crate::workload::model::{Identity, LabelSets, Past, Snapshot, Vouched, WorkloadName, given_by};
 
     const WEB: [u8; 4] = [10, 88, 0, 10];
     const NEW: [u8; 4] = [10, 88, 0, 11];
@@ -181,7 +181,7 @@ mod tests {
         );
         let set = from_sources(vec![SourceFile { path: "p.yaml".into(), text }]).unwrap().set;
         let name = WorkloadName { namespace: "shop".to_owned(), name: "web".to_owned() };
-        let web = Identity { name, labels: BTreeMap::new(), ports: BTreeMap::new() };
+        let web = Identity { name, labels: LabelSets::default(), ports: BTreeMap::new() };
         let workload = |identity, address: [u8; 4], disagrees| LocalWorkload {
             identity,
             addresses: given_by("the inventory", [address.into()]),

@@ -15,7 +15,7 @@ use crate::workload::statement::{About, FoundBy, Statement};
 pub const NAMESPACE_LABEL: &str = "enforcer.dev/namespace";
 /// Label that docker-compose and podman-compose set; the namespace where the one above is missing.
 pub const COMPOSE_PROJECT_LABEL: &str = "com.docker.compose.project";
-/// Label that Enforcer sets to the name of the container that owns the network namespace.
+/// Label that Enforcer sets to the name of the container.
 pub const CONTAINER_LABEL: &str = "enforcer.dev/container";
 /// Labels that name a port: `enforcer.dev/port.http: 8080/tcp`.
 pub const PORT_LABEL_PREFIX: &str = "enforcer.dev/port.";
@@ -50,10 +50,7 @@ impl Container {
     fn statement(&self, owner: bool, paths: Vec<PathBuf>) -> Statement {
         let mut labels = self.labels.clone();
         // Set by us alone: a container that could set it would choose who it is taken for.
-        labels.remove(CONTAINER_LABEL);
-        if owner {
-            labels.insert(CONTAINER_LABEL.to_owned(), self.name.clone());
-        }
+        labels.insert(CONTAINER_LABEL.to_owned(), self.name.clone());
         let namespace = labels.get(NAMESPACE_LABEL).or_else(|| labels.get(COMPOSE_PROJECT_LABEL)).cloned();
         let mut remarks = Vec::new();
         Statement {
@@ -61,7 +58,7 @@ impl Container {
             about: About::Part { namespace, name: owner.then(|| self.name.clone()) },
             object: format!("container {}", self.id),
             ports: self.ports(&mut remarks),
-            labels,
+            labels: labels.into(),
             routes: false,
             found_by: FoundBy::Netns(paths),
             addresses: self.addresses.clone(),
