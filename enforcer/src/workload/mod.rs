@@ -10,6 +10,7 @@ mod merger;
 pub mod model;
 mod names;
 mod netlink;
+pub mod offline;
 pub mod source;
 pub mod statement;
 pub mod store;
