@@ -73,6 +73,7 @@ fn snapshot(remote: usize) -> Snapshot {
             endpoints: BTreeMap::new(),
             routes: false,
             disagrees: false,
+            foreign: BTreeMap::new(),
             past: Past::default(),
         };
         (WorkloadKey(place as u64 + 1), workload)

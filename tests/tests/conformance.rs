@@ -168,6 +168,7 @@ fn cluster(row: u32, step: usize) -> Snapshot {
             endpoints: BTreeMap::from([(Ifindex(u32::from(place) + 1), interface)]),
             routes: false,
             disagrees: false,
+            foreign: BTreeMap::new(),
             past: Past::default(),
         };
         snapshot.local.insert(WorkloadKey(u64::from(place)), workload);

@@ -86,6 +86,7 @@ pub(super) fn local(identity: Option<Identity>, ifindexes: &[u32], addresses: &[
             .collect(),
         routes: false,
         disagrees: false,
+        foreign: BTreeMap::new(),
         past: Past::default(),
     }
 }

@@ -107,6 +107,7 @@ mod tests {
             endpoints: BTreeMap::from([(Ifindex(7), interface)]),
             routes: false,
             disagrees: false,
+            foreign: BTreeMap::new(),
             past: Past::default(),
         }
     }

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -110,6 +110,13 @@ pub enum Finding {
         /// Which workload.
         workload: Subject,
     },
+    /// The workload has devices that end at none of our hooks.
+    PartlyEnforced {
+        /// Which workload.
+        workload: Subject,
+        /// The devices and their kinds. The container chooses the names.
+        devices: BTreeMap<String, String>,
+    },
     /// The workload is closed, because it has a device whose lower device lies in the node's namespace.
     ReachesNode {
         /// Which workload.
@@ -132,6 +139,14 @@ impl Finding {
         matches!(self, Self::ReachesNode { .. })
     }
 
+    /// The workload of which more passes than the hooks see, if it is about one.
+    pub fn partly_enforced(&self) -> Option<&Subject> {
+        match self {
+            Self::PartlyEnforced { workload, .. } => Some(workload),
+            _ => None,
+        }
+    }
+
     /// How many claims to addresses it stands for.
     pub fn claims(&self) -> usize {
         match self {
@@ -144,6 +159,7 @@ impl Finding {
             | Self::UplinkMissing { .. }
             | Self::LabelIgnored { .. }
             | Self::CannotLookInside { .. }
+            | Self::PartlyEnforced { .. }
             | Self::ReachesNode { .. }
             | Self::SourceDown { .. } => 0,
         }
@@ -345,6 +361,12 @@ impl fmt::Display for Finding {
                 )?;
                 f.write_str("give its addresses in the inventory")
             }
+            Self::PartlyEnforced { workload, devices } => {
+                let devices: Vec<String> =
+                    devices.iter().map(|(name, kind)| format!("{} ({kind})", name.escape_debug())).collect();
+                write!(f, "{workload} is partly enforced: what its devices send and get passes no program: ")?;
+                write!(f, "{}; remove them, or do not count on policy for what goes over them", devices.join(", "))
+            }
             Self::ReachesNode { workload, devices } => {
                 let devices: Vec<String> = devices.iter().map(|name| name.escape_debug().to_string()).collect();
                 write!(
@@ -352,7 +374,8 @@ impl fmt::Display for Finding {
                     "{workload} is closed, because its device {} lies on a device of the node, past its programs; ",
                     devices.join(", ")
                 )?;
-                f.write_str("remove the device, and run the container without CAP_NET_ADMIN of the node")
+                f.write_str("take the container off its macvlan or ipvlan network, or remove the device and run the ")?;
+                f.write_str("container without CAP_NET_ADMIN of the node")
             }
             Self::SourceDown { source, error } => {
                 write!(f, "{source} cannot be read, so what it said last stays in force: {error}")

@@ -77,7 +77,10 @@ fn made_up(number: u32) -> Vec<(IpAddr, IpNetwork)> {
     let v4 = IpAddr::from(Ipv4Addr::from(0xf000_0000 + number));
     let [high, low] = [(number >> 16) as u16, number as u16];
     let v6 = IpAddr::from(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, high, low));
-    [(v4, 31), (v6, 127)].into_iter().filter_map(|(own, prefix)| Some((own, IpNetwork::new(own, prefix).ok()?))).collect()
+    [(v4, 31), (v6, 127)]
+        .into_iter()
+        .filter_map(|(own, prefix)| Some((own, IpNetwork::new(own, prefix).ok()?)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -49,6 +49,7 @@ pub fn snapshot(random: &mut Random) -> Snapshot {
             endpoints: BTreeMap::new(),
             routes: false,
             disagrees: false,
+            foreign: BTreeMap::new(),
             past: Past::default(),
         };
         let interface = Interface { name: format!("veth{place}"), peer_mac: None, existed_at_start: false };

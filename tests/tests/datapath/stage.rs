@@ -206,6 +206,7 @@ fn snapshot() -> Snapshot {
             endpoints: BTreeMap::from([(Ifindex(device), interface)]),
             routes: device == R,
             disagrees: false,
+            foreign: BTreeMap::new(),
             past: Past::default(),
         };
         snapshot.local.insert(WorkloadKey(u64::from(device)), workload);

@@ -176,6 +176,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             if let Some(voucher) = voucher(resolved.snapshot(), address) {
                 out::tell(&format!("  {address}  {}", continued(&voucher)));
             }
+            if let Some(beside) = judge.beside(address) {
+                out::tell(&format!("  {address}  {}", continued(&beside)));
+            }
         }
     }
     let verdict = if allowed { Expected::Allow } else { Expected::Deny };

@@ -45,6 +45,7 @@ fn local(identity: Option<Identity>, addresses: &[&str]) -> LocalWorkload {
         endpoints: BTreeMap::new(),
         routes: false,
         disagrees: false,
+        foreign: BTreeMap::new(),
         past: Past::default(),
     }
 }

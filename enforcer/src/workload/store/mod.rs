@@ -291,9 +291,7 @@ impl Store {
         for (index, Entry { statement, .. }) in entries.into_iter().enumerate() {
             let key = match &statement.found_by {
                 FoundBy::Netns(paths) => paths.iter().find_map(at),
-                FoundBy::Interface(name) => {
-                    by_name.get(name.as_str()).and_then(|veth| by_veth.get(veth)).copied()
-                }
+                FoundBy::Interface(name) => by_name.get(name.as_str()).and_then(|veth| by_veth.get(veth)).copied(),
                 FoundBy::Address => None,
             };
             if let Some(key) = key {
