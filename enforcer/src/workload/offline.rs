@@ -119,7 +119,7 @@ mod tests {
         assert!(locals[0].routes && !locals[1].routes);
         for made_up in &locals[..2] {
             assert!(made_up.addresses.values().all(Voucher::is_nobody), "{made_up:?}");
-            assert_eq!(made_up.addresses.keys().map(|address| address.is_ipv4()).collect::<Vec<_>>(), [true, false]);
+            assert_eq!(made_up.addresses.keys().map(IpAddr::is_ipv4).collect::<Vec<_>>(), [true, false]);
         }
         for given in &locals[2..] {
             assert!(given.addresses.values().all(|voucher| matches!(voucher, Voucher::Source(_))), "{given:?}");
@@ -129,7 +129,9 @@ mod tests {
 
     #[test]
     fn many_entries_keep_addresses_of_their_own() {
-        let entries: String = (0..30_000).map(|n| format!("- {{name: w{n}, match: {{interface: v{n}}}}}\n")).collect();
+        let entries: Vec<String> =
+            (0..30_000).map(|n| format!("- {{name: w{n}, match: {{interface: v{n}}}}}\n")).collect();
+        let entries = entries.concat();
         let made = of(&format!("workloads:\n{entries}"));
         let all: BTreeSet<IpAddr> = made.local.values().flat_map(|local| local.addresses.keys().copied()).collect();
         assert_eq!((made.local.len(), all.len()), (30_000, 140_000));
