@@ -14,24 +14,24 @@ use enforcer::workload::finding::{Disagreement, Finding};
 use enforcer::workload::model::{LocalWorkload, Snapshot};
 use enforcer::workload::runtime::RuntimeKind;
 use enforcer_tests::net::Node;
-use enforcer_tests::podman::{IMAGE, Podman};
+use enforcer_tests::podman::{Engine, IMAGE};
 use workload_common::{Watch, addresses, in_node, name_of, own};
 
 const SLEEP: [&str; 3] = ["/bin/busybox", "sleep", "600"];
 
 /// A podman with a network `net` of `10.231.0.0/24` and `fd31::/64`.
-fn podman(node: &Node) -> Podman {
-    let mut podman = Podman::new(node.namespace());
+fn podman(node: &Node) -> Engine {
+    let mut podman = Engine::podman(node.namespace());
     podman.add_network("net", "10.231.0.0/24", "fd31::/64");
     podman
 }
 
 /// `podman run -d --name NAME OPTIONS IMAGE sleep`.
-fn container(podman: &Podman, name: &str, options: &[&str]) {
+fn container(podman: &Engine, name: &str, options: &[&str]) {
     podman.run(&[&["run", "-d", "--name", name], options, &[IMAGE], &SLEEP[..]].concat());
 }
 
-fn config(podman: &Podman) -> Config {
+fn config(podman: &Engine) -> Config {
     Config { runtime: Some(RuntimeKind::Podman(Some(podman.socket()))), ..Config::default() }
 }
 
@@ -103,7 +103,7 @@ fn a_pod_and_a_shared_namespace_are_one_workload_each_and_two_networks_are_two_v
         container(&podman, "side", &["--pod", "pod", "--label", "side=log"]);
         let snapshot = watch
             .until("the pod", |s| {
-                named(s, "shop/pod-infra").is_some_and(|pod| {
+                named(s, "shop/pod").is_some_and(|pod| {
                     let labels = &pod.identity.as_ref().unwrap().labels;
                     ["app", "side"].iter().all(|key| labels.any(|set| set.contains_key(*key)))
                         && !labels.any(|set| set.contains_key("app") && set.contains_key("side"))
@@ -111,7 +111,7 @@ fn a_pod_and_a_shared_namespace_are_one_workload_each_and_two_networks_are_two_v
             })
             .await;
         assert_eq!(snapshot.local.len(), 1);
-        assert!(has(&snapshot, "shop/pod-infra", &["10.231.0.4", "fd31::4"]));
+        assert!(has(&snapshot, "shop/pod", &["10.231.0.4", "fd31::4"]));
 
         container(
             &podman,

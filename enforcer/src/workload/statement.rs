@@ -49,6 +49,8 @@ pub enum About {
         namespace: Option<String>,
         /// Name of the workload, if the part says one.
         name: Option<String>,
+        /// What it says holds for all parts, as what a pod says.
+        is_whole: bool,
     },
 }
 
@@ -82,7 +84,7 @@ impl Statement {
     /// Labels of the workload as a whole, which each of its containers has; `None`: the labels are of single containers.
     fn of_the_whole(&self) -> Option<&Labels> {
         match &self.about {
-            About::Workload(_) => self.labels.single(),
+            About::Workload(_) | About::Part { is_whole: true, .. } => self.labels.single(),
             About::Part { .. } => None,
         }
     }

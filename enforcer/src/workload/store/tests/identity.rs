@@ -6,6 +6,7 @@ use super::super::Store;
 use super::world::{World, behind, ip, ips, name_behind, own};
 use crate::workload::finding::{Disagreement, Finding, Refusal};
 use crate::workload::model::Identity;
+use crate::workload::runtime::Pod;
 
 fn disagreement(world: &World) -> Option<Disagreement> {
     let outcome = world.update(&mut Store::new());
@@ -188,6 +189,30 @@ fn containers_of_one_namespace_are_one_workload_with_a_set_of_labels_for_each() 
         identity.labels.iter().map(|set| set.values().map(String::as_str).collect()).collect();
     let expected = [&["vpn", "shop", "vpn", "a"][..], &["web", "shop", "web", "b"], &["shop", "log"]];
     assert_eq!(sets, expected.map(<[&str]>::to_vec).into());
+}
+
+/// b09.
+#[test]
+fn a_pod_has_its_own_name_and_its_labels_are_those_of_each_container() {
+    let mut world = one_veth();
+    world.container("0123456789ab-infra", 1, &[], &["10.88.0.2"]);
+    let labels = [("team", "a"), ("enforcer.dev/port.http", "8080-tcp"), ("enforcer.dev/container", "x")];
+    let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    world.containers[0].pod = Some(Pod { name: "shop".to_owned(), labels });
+    world.member("web", "0123456789ab-infra", &[("app", "web"), ("team", "a")]);
+    world.member("log", "0123456789ab-infra", &[("app", "log")]);
+    let snapshot = world.update(&mut Store::new()).snapshot;
+    let identity = behind(&snapshot, 10).identity.clone().unwrap();
+    assert_eq!((identity.name.to_string().as_str(), identity.ports["http"].len()), ("default/shop", 1));
+    let sets: Vec<[&str; 3]> = identity
+        .labels
+        .iter()
+        .map(|set| ["app", "enforcer.dev/container", "team"].map(|key| set[key].as_str()))
+        .collect();
+    assert_eq!(sets, [["log", "log", "a"], ["web", "web", "a"]], "the infra container has no set");
+    // What a pod says and a container contradicts is neither.
+    world.containers[1].labels.insert("team".to_owned(), "b".to_owned());
+    assert!(matches!(disagreement(&world), Some(Disagreement::Label { .. })));
 }
 
 #[test]
