@@ -73,10 +73,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::cli::explain::planned;
     use crate::policy::load::{SourceFile, from_sources};
     use crate::resolve::resolve;
     use crate::workload::inventory::Inventory;
+    use crate::workload::offline;
 
     fn resolved(policies: &[&str], workloads: &[&str]) -> Arc<ResolvedPolicy> {
         let policy = |name: &&str| {
@@ -94,7 +94,7 @@ mod tests {
             some => format!("workloads:\n{}", some.iter().map(workload).collect::<String>()),
         };
         let inventory = Inventory::parse(Path::new("i.yaml"), &inventory).unwrap();
-        Arc::new(resolve(Arc::new(set), Arc::new(planned(&inventory))))
+        Arc::new(resolve(Arc::new(set), Arc::new(offline::snapshot(&inventory))))
     }
 
     /// The lines of the report, and how many the log has had.

@@ -304,6 +304,12 @@ impl Reconciler {
             refused_sources: discovery.refused_sources(),
             findings: discovery.findings().iter().map(ToString::to_string).collect(),
             closed: discovery.findings().iter().filter(|finding| finding.closes()).map(ToString::to_string).collect(),
+            partly_enforced: discovery
+                .findings()
+                .iter()
+                .filter(|finding| finding.partly_enforced().is_some())
+                .map(ToString::to_string)
+                .collect(),
             refused_claims: discovery.refused(),
             awaits_sources: self.awaits_sources(),
             discovery: mode_text(discovery.mode()).to_owned(),
@@ -341,6 +347,7 @@ impl Reconciler {
             name: workload.identity.as_ref().map(|identity| identity.name.to_string()).unwrap_or_default(),
             endpoints: workload.endpoints.iter().map(|(index, device)| (index.0, device.name.clone())).collect(),
             addresses: workload.addresses.keys().map(ToString::to_string).collect(),
+            foreign: workload.foreign.iter().map(|(name, device)| format!("{name} ({})", device.kind)).collect(),
             vouchers: vouchers(workload),
             policies: [Direction::Ingress, Direction::Egress]
                 .map(|direction| resolved.isolation(*key, direction).map_or(0, |isolation| isolation.policies.len())),

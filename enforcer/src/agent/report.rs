@@ -35,6 +35,9 @@ pub struct Report {
     /// Findings for which a workload is closed although a source names it, as text.
     #[serde(default)]
     pub closed: Vec<String>,
+    /// Findings of workloads with devices that pass no program, as text.
+    #[serde(default)]
+    pub partly_enforced: Vec<String>,
     /// Address claims that were refused.
     pub refused_claims: u64,
     /// How the daemon learns about changes inside containers.
@@ -76,6 +79,9 @@ pub struct WorkloadLine {
     pub endpoints: Vec<(u32, String)>,
     /// Its addresses.
     pub addresses: Vec<String>,
+    /// Its devices that pass no program, with their kinds.
+    #[serde(default)]
+    pub foreign: Vec<String>,
     /// Who vouches for each of its addresses, in a word or two.
     #[serde(default)]
     pub vouchers: BTreeMap<String, String>,

@@ -97,18 +97,19 @@ mod tests {
     use crate::compile::compile;
     use crate::policy::model::PolicySet;
     use crate::resolve::resolve;
-    use crate::workload::model::{Identity, Interface, Past, Vouched, WorkloadKey, WorkloadName, given_by};
+    use crate::workload::model::{Identity, Interface, LabelSets, Past, Vouched, WorkloadKey, WorkloadName, given_by};
 
     fn workload(named: bool, existed_at_start: bool) -> LocalWorkload {
         let name = WorkloadName { namespace: "shop".to_owned(), name: "web".to_owned() };
         let interface = Interface { name: "veth0".to_owned(), peer_mac: None, existed_at_start };
         LocalWorkload {
-            identity: named.then(|| Identity { name, labels: BTreeMap::new(), ports: BTreeMap::new() }),
+            identity: named.then(|| Identity { name, labels: LabelSets::default(), ports: BTreeMap::new() }),
             addresses: given_by("the inventory", [IpAddr::from([10, 88, 0, 10])]),
             disputed: Vouched::new(),
             endpoints: BTreeMap::from([(Ifindex(7), interface)]),
             routes: false,
             disagrees: false,
+            foreign: BTreeMap::new(),
             past: Past::default(),
         }
     }

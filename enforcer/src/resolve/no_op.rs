@@ -130,10 +130,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cli::explain::planned;
     use crate::policy::load::{SourceFile, from_sources};
     use crate::resolve::resolve;
     use crate::workload::inventory::Inventory;
+    use crate::workload::offline;
 
     const INVENTORY: &str = "\
 namespaces:
@@ -150,7 +150,7 @@ workloads:
     }
 
     fn snapshot(text: &str) -> Snapshot {
-        planned(&Inventory::parse(Path::new("inventory.yaml"), text).unwrap())
+        offline::snapshot(&Inventory::parse(Path::new("inventory.yaml"), text).unwrap())
     }
 
     /// What a FlowPolicy says in vain.

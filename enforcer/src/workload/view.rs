@@ -11,7 +11,7 @@ use enforcer_common::id::Ifindex;
 
 use ipnetwork::IpNetwork;
 
-use super::model::Beside;
+use super::model::{Beside, ForeignDevice};
 
 /// Everything that discovery reads from the kernel, complete and immutable.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -22,8 +22,8 @@ pub struct NetworkView {
     pub inside: BTreeMap<i32, BTreeSet<IpAddr>>,
     /// How many addresses inside a namespace are not in `inside`, because there are too many; by nsid.
     pub unread: BTreeMap<i32, usize>,
-    /// Devices inside other namespaces whose lower device lies in the node's, by nsid: what they send passes no program.
-    pub reaching: BTreeMap<i32, BTreeSet<String>>,
+    /// Devices inside other namespaces that end at none of our hooks, by nsid and name: what they send passes no program.
+    pub foreign: BTreeMap<i32, BTreeMap<String, ForeignDevice>>,
     /// Namespaces that we may not look into (they belong to another user namespace).
     pub unreadable: BTreeSet<i32>,
     /// Unicast routes of the node. Without those that a neighbour can plant: learnt from an RA or a redirect.

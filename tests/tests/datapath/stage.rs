@@ -199,7 +199,7 @@ fn snapshot() -> Snapshot {
         let interface = Interface { name: format!("veth{device}"), peer_mac: None, existed_at_start: true };
         let identity = name.map(|name| Identity {
             name: WorkloadName { namespace: "t".to_owned(), name: name.to_owned() },
-            labels: Labels::from([("app".to_owned(), name.to_owned())]),
+            labels: Labels::from([("app".to_owned(), name.to_owned())]).into(),
             ports: BTreeMap::new(),
         });
         let workload = LocalWorkload {
@@ -209,6 +209,7 @@ fn snapshot() -> Snapshot {
             endpoints: BTreeMap::from([(Ifindex(device), interface)]),
             routes: device == R,
             disagrees: false,
+            foreign: BTreeMap::new(),
             past: Past::default(),
         };
         snapshot.local.insert(WorkloadKey(u64::from(device)), workload);

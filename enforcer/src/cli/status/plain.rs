@@ -29,6 +29,7 @@ pub(super) fn plain(report: &Report) -> Report {
         awaits_sources,
         unfinished,
         findings,
+        partly_enforced,
         refused_claims,
         discovery,
         uplinks,
@@ -56,6 +57,7 @@ pub(super) fn plain(report: &Report) -> Report {
         awaits_sources: *awaits_sources,
         unfinished: unfinished.clone(),
         findings: texts(findings),
+        partly_enforced: texts(partly_enforced),
         refused_claims: *refused_claims,
         discovery: text(discovery),
         uplinks: texts(uplinks),
@@ -74,11 +76,12 @@ pub(super) fn plain(report: &Report) -> Report {
 }
 
 fn workload(line: &WorkloadLine) -> WorkloadLine {
-    let WorkloadLine { name, endpoints, addresses, vouchers, policies } = line;
+    let WorkloadLine { name, endpoints, addresses, foreign, vouchers, policies } = line;
     WorkloadLine {
         name: text(name),
         endpoints: endpoints.iter().map(|(ifindex, device)| (*ifindex, text(device))).collect(),
         addresses: texts(addresses),
+        foreign: texts(foreign),
         vouchers: vouchers.iter().map(|(address, by)| (text(address), text(by))).collect(),
         policies: *policies,
     }

@@ -1,13 +1,14 @@
 //! Tests of what a snapshot says of the node's devices: by which of them a workload's packets come in, and which of them lead
 //! to no workload.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::id::Ifindex;
 
 use super::super::Store;
-use super::world::{World, behind, name_behind};
+use super::world::{World, behind, ips, name_behind};
 use crate::workload::finding::Finding;
+use crate::workload::model::ForeignDevice;
 use crate::workload::view::Kind;
 
 fn devices(numbers: &[u32]) -> BTreeSet<Ifindex> {
@@ -117,7 +118,8 @@ fn a_device_on_one_of_the_nodes_closes_its_workload_while_it_is_there() {
     let names = [10, 11].map(|veth| name_behind(&before, veth));
     assert!(names.iter().all(|name| !name.is_empty()), "{names:?}");
 
-    world.view.reaching.insert(1, BTreeSet::from(["mv0\u{1b}[2J".to_owned()]));
+    let device = |over_node| ForeignDevice { kind: "macvlan".to_owned(), addresses: ips(&["10.99.0.1"]), over_node };
+    world.view.foreign.insert(1, BTreeMap::from([("mv0\u{1b}[2J".to_owned(), device(true))]));
     let outcome = world.update(&mut store);
     assert_eq!([10, 11].map(|veth| name_behind(&outcome.snapshot, veth)), [String::new(), names[1].clone()]);
     assert!(behind(&outcome.snapshot, 10).disagrees, "closed whatever happens to unknown workloads");
@@ -125,7 +127,18 @@ fn a_device_on_one_of_the_nodes_closes_its_workload_while_it_is_there() {
     let text = closing.first().expect("a finding").to_string();
     assert!(text.contains(&names[0]) && text.contains("mv0") && !text.contains('\u{1b}'), "{text}");
     assert_eq!(closing.len(), 1);
+    assert!(outcome.findings.iter().any(|finding| finding.partly_enforced().is_some()), "and it is listed");
 
-    world.view.reaching.clear();
+    // One that lies elsewhere is listed, and closes nothing.
+    world.view.foreign.insert(1, BTreeMap::from([("mv0".to_owned(), device(false))]));
+    let outcome = world.update(&mut store);
+    assert_eq!([10, 11].map(|veth| name_behind(&outcome.snapshot, veth)), names);
+    assert_eq!(behind(&outcome.snapshot, 10).foreign, BTreeMap::from([("mv0".to_owned(), device(false))]));
+    let found: Vec<String> = outcome.findings.iter().map(ToString::to_string).collect();
+    assert!(
+        matches!(&found[..], [text] if text.contains("partly enforced") && text.contains("mv0 (macvlan)")),
+        "{found:?}"
+    );
+    world.view.foreign.clear();
     assert_eq!(world.update(&mut store).snapshot, before, "as before");
 }
