@@ -13,7 +13,7 @@ use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
 use crate::flow_state::{FlowWord, Role};
 use crate::icmp_error::FindQuoted;
-use crate::id::{Direction, IncarnationId, OwnerId, Revision};
+use crate::id::{Direction, Ifindex, IncarnationId, OwnerId, Revision};
 use crate::judge::JudgeWork;
 use crate::live;
 use crate::opaque::Flag;
@@ -82,9 +82,15 @@ fn begin<'a, T: PolicyTables + Devices>(
     work.flow = 0;
     work.settled = false;
     work.quotes_live_flow = false;
+    work.to_all = false;
     work.owner = OwnerId::NONE;
     work.workload = endpoint.map_or(IncarnationId::NONE, |endpoint| endpoint.id);
     endpoint
+}
+
+#[inline(always)]
+fn is_of_node(direction: Direction, meta: &Meta) -> bool {
+    matches!(direction, Direction::Ingress) && meta.ingress_ifindex == Ifindex::NONE
 }
 
 #[inline(always)]
@@ -103,7 +109,9 @@ fn read_and_judge<T: JudgeWork + FindQuoted, B: PacketBytes>(
     }
     match packet::parse(bytes, &mut work.packet)? {
         Frame::Arp if packet::is_arp(work.packet.ethertype, bytes.length()) => return Ok(()),
-        Frame::Arp => return Err(Reason::Ethertype),
+        // A bridge of the node and its stations say who they are, as they do without us; a workload says nothing of the kind.
+        Frame::Neighbour if is_of_node(direction, meta) => return Ok(()),
+        Frame::Arp | Frame::Neighbour => return Err(Reason::Ethertype),
         Frame::Ip => {}
     }
     if let Some(endpoint) = endpoint
@@ -111,6 +119,9 @@ fn read_and_judge<T: JudgeWork + FindQuoted, B: PacketBytes>(
     {
         let (local, peer) = work.packet.sides(direction);
         work.owner = endpoint.owner_of(local).unwrap_or(OwnerId::NONE);
+        if work.owner == OwnerId::NONE && matches!(direction, Direction::Ingress) && local.is_v4() {
+            work.to_all = packet::is_to_all(bytes);
+        }
         let id = if work.owner == OwnerId::NONE { endpoint.id.owner() } else { work.owner };
         work.key = FlowKey::of_packet(id, direction, &work.packet, peer);
         if matches!(work.packet.kind, Kind::Following)

@@ -34,7 +34,8 @@ pub struct Endpoint {
 const _: () = assert!(size_of::<Endpoint>() == 48 + 20 * OWN_ADDRESSES && align_of::<Endpoint>() == 8);
 
 impl Endpoint {
-    /// The workload is closed, because no source has named it: only ARP and neighbour discovery pass.
+    /// The workload is closed, because no source has named it: only ARP, discovery and membership of groups
+    /// pass.
     pub const UNKNOWN: u32 = 1;
     /// The workload may send from, and receive for, addresses that belong to no local workload and not to the node.
     pub const ROUTES: u32 = 2;

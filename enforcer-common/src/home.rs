@@ -3,6 +3,8 @@
 //! Input: an address of a local workload and a device. Output: whether a packet from that address is believed there. User
 //! space writes a pair for each device of the workload: its veths, the bridge above them, and what lies above that on the way
 //! to the stack. It writes one pair more for each address that is guarded, whatever its devices.
+//! Two more kinds of pairs say what else is on the links of workloads: uplinks beside their veths, and the broadcast addresses
+//! of their subnets (D16, N1).
 
 use crate::id::{Address, Ifindex};
 
@@ -27,6 +29,25 @@ impl HomeKey {
         Self { address, device }
     }
 
+    /// The pair that says that a device is a port of a workload's bridge and leads out of the node. The address is that of all
+    /// routers, which nobody sends from.
+    #[inline(always)]
+    pub const fn out(device: Ifindex) -> Self {
+        Self { address: Self::ROUTERS, device }
+    }
+
+    /// The pair that says that everybody on the link of a veth receives at this address.
+    #[inline(always)]
+    pub const fn for_all(address: Address, veth: Ifindex) -> Self {
+        Self { address, device: Ifindex(veth.0 | Self::TO) }
+    }
+
+    /// `ff02::2`.
+    const ROUTERS: Address = Address([0xff02_0000_u32.to_be(), 0, 0, 2_u32.to_be()]);
+
+    /// Marks a pair of a destination: an ifindex has 31 bits.
+    const TO: u32 = 1 << 31;
+
     /// The pair that says that an address is guarded.
     #[inline(always)]
     pub const fn guarded(address: Address) -> Self {
@@ -39,10 +60,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mark_of_a_guarded_address_is_no_pair_of_a_device() {
+    fn a_mark_is_no_pair_of_a_device() {
         let address = Address([0, 0, 1, 7]);
         for device in [0, 1, 7, i32::MAX.cast_unsigned()] {
             assert_ne!(HomeKey::guarded(address), HomeKey::new(address, Ifindex(device)));
+            assert_ne!(HomeKey::for_all(address, Ifindex(device)), HomeKey::new(address, Ifindex(device)));
         }
     }
 }

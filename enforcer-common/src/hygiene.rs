@@ -2,8 +2,9 @@
 
 use crate::endpoint::Endpoint;
 use crate::id::{Address, Direction, Slot};
-use crate::image::{AddressEntry, ReadImage};
-use crate::packet::{Packet, ProtocolClass, icmp};
+use crate::image::AddressEntry;
+use crate::link;
+use crate::packet::{Kind, Packet, ProtocolClass, icmp};
 use crate::verdict::Reason;
 
 /// What is known about a packet's endpoint and addresses before it is judged.
@@ -25,9 +26,15 @@ pub struct Place<'a> {
 
 /// Checks in the order of the specification: the sender's address, the receiver's address, a local workload's address from
 /// elsewhere. `home` says whether the packet came in by a device by which packets of its source may come (D12); it is asked
-/// only of a local workload's address.
+/// only of a local workload's address. `for_all` says whether the packet is for everybody on the workload's link (D16, N1); it
+/// is asked only of an address that is nobody's here.
 #[inline(always)]
-pub fn check(place: &Place<'_>, packet: &Packet, home: impl FnOnce() -> bool) -> Result<(), Reason> {
+pub fn check(
+    place: &Place<'_>,
+    packet: &Packet,
+    home: impl FnOnce() -> bool,
+    for_all: impl FnOnce() -> bool,
+) -> Result<(), Reason> {
     let routes = place.endpoint.flags[place.slot.index()] & Endpoint::ROUTES != 0;
     let taken = |entry: Option<AddressEntry>| entry.is_some_and(|entry| entry.is_local() || entry.is_node());
     match place.direction {
@@ -39,8 +46,8 @@ pub fn check(place: &Place<'_>, packet: &Packet, home: impl FnOnce() -> bool) ->
             if routes && foreign { Ok(()) } else { Err(Reason::SpoofedSource) }
         }
         Direction::Ingress => {
-            let routed = routes && !taken(place.destination);
-            if !place.own && !packet.destination.is_group() && !routed {
+            let addressed = place.own || packet.destination.is_group();
+            if !addressed && (taken(place.destination) || !routes && !for_all()) {
                 return Err(Reason::NotAddressed);
             }
             // A source that a workload merely shows may be its true owner's, who is outside (D11). The workload's own
@@ -60,63 +67,19 @@ fn is_martian(address: &Address) -> bool {
     if address.is_v4() { matches!((low as u32) >> 24, 0 | 127) } else { high == 0 && low <= 1 }
 }
 
-/// A sender that has no address yet: duplicate address detection (RFC 4862 5.4), DHCP (RFC 2131 4.1), MLD (RFC 3590).
+/// A sender that has no address yet: duplicate address detection (RFC 4862 5.4), router discovery (RFC 4861 4.1), DHCP (RFC
+/// 2131 4.1), MLD (RFC 3590), IGMP (RFC 3376 4.2.13).
 #[inline(always)]
 fn is_addressless(packet: &Packet) -> bool {
     match packet.class {
         ProtocolClass::Icmpv6 => {
-            packet.source == Address::UNSPECIFIED && (is_bounded(packet) || matches!(packet.icmp_type, 131 | 132 | 143))
+            packet.source == Address::UNSPECIFIED
+                && (link::is_discovery(packet)
+                    || matches!(packet.icmp_type, icmp::V6_GROUP_REPORT | icmp::V6_GROUP_DONE | icmp::V6_GROUPS_REPORT))
         }
         ProtocolClass::Udp => packet.source == Address::v4(0) && packet.destination_port == 67,
-        ProtocolClass::Tcp | ProtocolClass::Sctp | ProtocolClass::Icmp | ProtocolClass::Other => false,
-    }
-}
-
-/// What neighbour discovery means for a packet.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Discovery {
-    /// Address resolution within its bounds: passes without policy and without state.
-    Pass,
-    /// A workload that acts as a router.
-    Deny(Reason),
-    /// Judged like any other packet.
-    Judge,
-}
-
-/// Neighbour discovery within its bounds (RFC 4861 7.1): hop limit 255, code 0, at most 64 bytes behind the IPv6 header
-/// itself. The unspecified address asks for its own sake only, and all of the link (RFC 4862 5.4.2).
-#[inline(always)]
-fn is_bounded(packet: &Packet) -> bool {
-    let solicits = packet.icmp_type == icmp::V6_NEIGHBOUR_SOLICITATION;
-    let from_somebody = packet.source != Address::UNSPECIFIED;
-    (solicits || packet.icmp_type == icmp::V6_NEIGHBOUR_ADVERTISEMENT)
-        && packet.hop_limit == 255
-        && packet.icmp_code == 0
-        && packet.transport_length <= 64
-        && packet.transport_at == 14 + 40
-        && (from_somebody || solicits && packet.destination.is_v6_link_scope_group())
-}
-
-/// Neighbour discovery: within its bounds it passes to `ff02::/16`, `fe80::/10`, this node or a local workload. Larger
-/// ones to farther places would be a channel out.
-#[inline(always)]
-pub fn discovery<I: ReadImage>(image: Option<&I>, direction: Direction, packet: &Packet) -> Discovery {
-    if !matches!(packet.class, ProtocolClass::Icmpv6) {
-        return Discovery::Judge;
-    }
-    match packet.icmp_type {
-        icmp::V6_ROUTER_ADVERTISEMENT | icmp::V6_REDIRECT => match direction {
-            Direction::Egress => Discovery::Deny(Reason::RouterAdvertisement),
-            Direction::Ingress => Discovery::Judge,
-        },
-        icmp::V6_NEIGHBOUR_SOLICITATION | icmp::V6_NEIGHBOUR_ADVERTISEMENT => {
-            let to = &packet.destination;
-            let near = to.is_v6_link_scope_group() || to.is_v6_link_local();
-            let known =
-                || image.and_then(|image| image.address(to)).is_some_and(|entry| entry.is_local() || entry.is_node());
-            if is_bounded(packet) && (near || known()) { Discovery::Pass } else { Discovery::Judge }
-        }
-        _ => Discovery::Judge,
+        ProtocolClass::Other => packet.source == Address::v4(0) && matches!(packet.kind, Kind::Membership),
+        ProtocolClass::Tcp | ProtocolClass::Sctp | ProtocolClass::Icmp => false,
     }
 }
 

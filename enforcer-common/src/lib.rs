@@ -27,6 +27,7 @@ pub mod id;
 pub mod image;
 pub mod judge;
 pub mod limits;
+pub mod link;
 pub mod live;
 pub mod opaque;
 pub mod packet;

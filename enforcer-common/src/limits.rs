@@ -95,6 +95,15 @@ pub const fn flow_reserve(flows: u32) -> u32 {
 pub const ERROR_BYTES: u32 = 1280;
 /// The same over IPv4 (RFC 1812 section 4.3.2.3).
 pub const ERROR_BYTES_V4: u32 = 576;
+/// Bytes of a message of MLD or IGMP that stays on the link, behind the IP header: 25 groups of IPv6, or 63 of IPv4.
+pub const MEMBERSHIP_BYTES: u32 = 512;
+/// Bytes of an STP or LLDP frame: as many as a frame has on a usual link.
+pub const NEIGHBOUR_BYTES: u32 = 1514;
+/// Bytes of a message of a DHCP client, behind the IP header: with that of IPv4, as many as every server has to accept (RFC
+/// 2131 section 2).
+pub const DHCP_REQUEST_BYTES: u32 = 556;
+/// Bytes of what a router or a DHCP server says to the link, behind the IP header: as many as fit a usual link.
+pub const ROUTER_BYTES: u32 = 1480;
 /// Sets of four ways a CPU in `DENIALS`; a power of two.
 pub const DENIAL_SETS: u32 = 1024;
 /// Ways of a set.

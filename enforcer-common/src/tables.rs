@@ -38,6 +38,13 @@ pub trait Homes {
         device != Ifindex::NONE && self.has_home(&HomeKey::new(*source, device))
     }
 
+    /// Whether what comes in by a device comes from the node itself, or from outside the node and over the workload's own link.
+    /// A packet that was routed on the way comes in by another device: the bridge, or an uplink that is no port of it.
+    #[inline(always)]
+    fn leads_out(&self, device: Ifindex) -> bool {
+        device == Ifindex::NONE || self.has_home(&HomeKey::out(device))
+    }
+
     /// Whether a source that comes in by a device is a local workload's, and not there.
     #[inline(always)]
     fn is_spoofed(&self, source: &Address, device: Ifindex) -> bool {

@@ -42,7 +42,7 @@ pub enum Reason {
     NotAddressed = 6,
     /// IPv4 or IPv6 header that contradicts itself or the frame (A17, A38).
     IpMalformed = 7,
-    /// IPv4 options (A15, A16).
+    /// IPv4 options (A15, A16), apart from the router alert of IGMP (D16).
     IpOptions = 8,
     /// A fragment (A18 to A25).
     Fragment = 9,
@@ -52,9 +52,9 @@ pub enum Reason {
     L4Short = 11,
     /// An 802.1Q or 802.1ad tag, inline or accelerated (A36).
     Vlan = 12,
-    /// Neither IPv4, IPv6 nor ARP (A37).
+    /// Neither IPv4, IPv6 nor ARP (A37), nor STP or LLDP of the node (D16).
     Ethertype = 13,
-    /// Router advertisement or redirect from a workload (A34).
+    /// Router advertisement, redirect, or query for members of a group from a workload (A34).
     RouterAdvertisement = 14,
     /// The workload has as many flows as it may have; a new one is denied.
     FlowQuota = 15,

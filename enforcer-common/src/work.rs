@@ -34,6 +34,8 @@ pub struct Work {
     pub settled: bool,
     /// It is an ICMP error about a live flow.
     pub quotes_live_flow: bool,
+    /// An IPv4 packet for an address that is not the workload's, in a frame for all stations of the link.
+    pub to_all: bool,
     /// The workload; [`IncarnationId::NONE`] if the device is not known.
     pub workload: IncarnationId,
     /// Owner id of the packet's local address; [`OwnerId::NONE`] if the workload does not own that address.
@@ -53,6 +55,7 @@ impl Work {
         flow: 0,
         settled: false,
         quotes_live_flow: false,
+        to_all: false,
         workload: IncarnationId::NONE,
         owner: OwnerId::NONE,
         key: FlowKey::NONE,

@@ -57,7 +57,8 @@ fn identity(place: usize) -> Identity {
         labels: Labels::from([
             ("app".to_owned(), format!("app{app}")),
             ("enforcer.dev/container".to_owned(), format!("pod{place}")),
-        ]),
+        ])
+        .into(),
         ports: BTreeMap::new(),
     }
 }
@@ -72,6 +73,7 @@ fn snapshot(remote: usize) -> Snapshot {
             endpoints: BTreeMap::new(),
             routes: false,
             disagrees: false,
+            foreign: BTreeMap::new(),
             past: Past::default(),
         };
         (WorkloadKey(place as u64 + 1), workload)

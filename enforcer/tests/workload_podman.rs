@@ -14,24 +14,24 @@ use enforcer::workload::finding::{Disagreement, Finding};
 use enforcer::workload::model::{LocalWorkload, Snapshot};
 use enforcer::workload::runtime::RuntimeKind;
 use enforcer_tests::net::Node;
-use enforcer_tests::podman::{IMAGE, Podman};
+use enforcer_tests::podman::{Engine, IMAGE};
 use workload_common::{Watch, addresses, in_node, name_of, own};
 
 const SLEEP: [&str; 3] = ["/bin/busybox", "sleep", "600"];
 
 /// A podman with a network `net` of `10.231.0.0/24` and `fd31::/64`.
-fn podman(node: &Node) -> Podman {
-    let mut podman = Podman::new(node.namespace());
+fn podman(node: &Node) -> Engine {
+    let mut podman = Engine::podman(node.namespace());
     podman.add_network("net", "10.231.0.0/24", "fd31::/64");
     podman
 }
 
 /// `podman run -d --name NAME OPTIONS IMAGE sleep`.
-fn container(podman: &Podman, name: &str, options: &[&str]) {
+fn container(podman: &Engine, name: &str, options: &[&str]) {
     podman.run(&[&["run", "-d", "--name", name], options, &[IMAGE], &SLEEP[..]].concat());
 }
 
-fn config(podman: &Podman) -> Config {
+fn config(podman: &Engine) -> Config {
     Config { runtime: Some(RuntimeKind::Podman(Some(podman.socket()))), ..Config::default() }
 }
 
@@ -53,7 +53,7 @@ fn containers_are_named_before_and_after_the_start_and_again_with_another_addres
         let mut watch = Watch::start(config(&podman)).await;
         let web = named(&watch.last, "shop/web").expect("named in the first snapshot");
         assert_eq!(own(web), addresses(&["10.231.0.7", "fd31::7"]));
-        let labels = &web.identity.as_ref().unwrap().labels;
+        let labels = web.identity.as_ref().unwrap().labels.single().expect("one container");
         assert_eq!((labels["app"].as_str(), labels["enforcer.dev/container"].as_str()), ("web", "web"));
         let first = *watch.last.local.keys().next().unwrap();
 
@@ -103,14 +103,15 @@ fn a_pod_and_a_shared_namespace_are_one_workload_each_and_two_networks_are_two_v
         container(&podman, "side", &["--pod", "pod", "--label", "side=log"]);
         let snapshot = watch
             .until("the pod", |s| {
-                named(s, "shop/pod-infra").is_some_and(|pod| {
+                named(s, "shop/pod").is_some_and(|pod| {
                     let labels = &pod.identity.as_ref().unwrap().labels;
-                    labels.contains_key("app") && labels.contains_key("side")
+                    ["app", "side"].iter().all(|key| labels.any(|set| set.contains_key(*key)))
+                        && !labels.any(|set| set.contains_key("app") && set.contains_key("side"))
                 })
             })
             .await;
         assert_eq!(snapshot.local.len(), 1);
-        assert!(has(&snapshot, "shop/pod-infra", &["10.231.0.4", "fd31::4"]));
+        assert!(has(&snapshot, "shop/pod", &["10.231.0.4", "fd31::4"]));
 
         container(
             &podman,
@@ -121,23 +122,37 @@ fn a_pod_and_a_shared_namespace_are_one_workload_each_and_two_networks_are_two_v
         let snapshot = watch.until("both networks", |s| has(s, "default/both", &all)).await;
         assert_eq!(named(&snapshot, "default/both").unwrap().endpoints.len(), 2);
 
-        // A second value for a label makes it unknown, and says because of whom.
+        // A second value for a label is the label of another container.
         container(&podman, "owner", &[&podman.join("net", ["10.231.0.6", "fd31::6"]), "--label", "app=one"]);
         watch.until("the owner", |s| named(s, "default/owner").is_some()).await;
-        container(&podman, "rival", &["--network", "container:owner", "--label", "app=two"]);
-        watch.until("nobody called owner", |s| named(s, "default/owner").is_none()).await;
+        container(&podman, "second", &["--network", "container:owner", "--label", "app=two"]);
+        watch
+            .until("two sets", |s| {
+                let sets = named(s, "default/owner").map(|owner| owner.identity.as_ref().unwrap().labels.clone());
+                sets.is_some_and(|sets| ["one", "two"].iter().all(|app| sets.any(|set| set["app"] == *app)))
+            })
+            .await;
+        // A second namespace makes it unknown, and says because of whom.
+        let elsewhere = ["--network", "container:owner", "--label", "enforcer.dev/namespace=bank"];
+        podman.run(&["rm", "-f", "-t", "0", "second"]);
+        container(&podman, "second", &[&elsewhere[..], &["--label", "enforcer.dev/port.http=80/tcp"]].concat());
+        let rival = ["--network", "container:owner", "--label", "enforcer.dev/namespace=shop"];
+        container(&podman, "rival", &rival);
+        watch
+            .until("nobody called owner", |s| named(s, "default/owner").is_none() && named(s, "bank/owner").is_none())
+            .await;
         let text = watch
             .discovery
             .findings()
             .iter()
             .find_map(|finding| match finding {
-                Finding::SourcesDisagree { disagreement: found @ Disagreement::Label { .. }, .. } => {
+                Finding::SourcesDisagree { disagreement: found @ Disagreement::Namespace { .. }, .. } => {
                     Some(found.to_string())
                 }
                 _ => None,
             })
             .expect("a disagreement");
-        assert!(text.contains("container owner") && text.contains("container rival"), "{text}");
+        assert!(text.contains("container second") && text.contains("container rival"), "{text}");
     });
 }
 

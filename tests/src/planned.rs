@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use enforcer_common::id::Ifindex;
 
-use enforcer::cli::explain::planned;
 use enforcer::policy::source::directory::load_paths;
 use enforcer::resolve::{ResolvedPolicy, resolve};
 use enforcer::workload::inventory::Inventory;
-use enforcer::workload::model::{Interface, LocalWorkload, Snapshot, WorkloadKey};
+use enforcer::workload::model::{LocalWorkload, WorkloadKey};
+use enforcer::workload::offline;
 
 use crate::cases::{Example, Place, Port};
 use crate::packet::Transport;
@@ -24,12 +24,8 @@ pub const UPLINK: u32 = 1;
 pub fn resolved(example: &Example) -> ResolvedPolicy {
     let policies = load_paths(std::slice::from_ref(&example.policy)).unwrap_or_else(|errors| panic!("{errors}"));
     let inventory = Inventory::load(&example.inventory).unwrap_or_else(|invalid| panic!("{invalid}"));
-    let mut snapshot: Snapshot = planned(&inventory);
+    let mut snapshot = offline::snapshot(&inventory);
     snapshot.uplinks.insert(Ifindex(UPLINK), "uplink".to_owned());
-    for (ifindex, workload) in (UPLINK + 1..).zip(snapshot.local.values_mut()) {
-        let interface = Interface { name: format!("veth{ifindex}"), peer_mac: None, existed_at_start: false };
-        workload.endpoints.insert(Ifindex(ifindex), interface);
-    }
     resolve(Arc::new(policies.set), Arc::new(snapshot))
 }
 

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use enforcer::compile::Image;
@@ -108,6 +109,11 @@ impl MemoryWorld {
                     set_rows(endpoint, slot, *key, workload, &image, unknown);
                 }
             }
+        }
+        self.homes.extend(snapshot.beside.uplinks.iter().map(|uplink| HomeKey::out(*uplink)));
+        for (veth, broadcasts) in &snapshot.beside.broadcasts {
+            let all = broadcasts.iter().map(|address| HomeKey::for_all(IpAddr::from(*address).into(), *veth));
+            self.homes.extend(all);
         }
         self.images[slot.index()] = Some(image);
         self.word = next;

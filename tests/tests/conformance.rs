@@ -160,7 +160,7 @@ fn cluster(row: u32, step: usize) -> Snapshot {
         let workload = LocalWorkload {
             identity: Some(Identity {
                 name: WorkloadName { namespace: namespace.to_owned(), name: pod.to_owned() },
-                labels,
+                labels: labels.into(),
                 ports: ports.clone(),
             }),
             addresses: given_by("the inventory", [address(place)]),
@@ -168,6 +168,7 @@ fn cluster(row: u32, step: usize) -> Snapshot {
             endpoints: BTreeMap::from([(Ifindex(u32::from(place) + 1), interface)]),
             routes: false,
             disagrees: false,
+            foreign: BTreeMap::new(),
             past: Past::default(),
         };
         snapshot.local.insert(WorkloadKey(u64::from(place)), workload);

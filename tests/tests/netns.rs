@@ -44,10 +44,21 @@ fn lockdown_routed_with_raw_sctp() {
     enforce("lockdown", Layout::Routed);
 }
 
+/// D14.
+#[test]
+fn sidecar_bridged() {
+    enforce("sidecar", Layout::Bridged);
+}
+
+#[test]
+fn sidecar_routed() {
+    enforce("sidecar", Layout::Routed);
+}
+
 #[test]
 fn every_example_is_run() {
     let names: Vec<String> = examples().unwrap().into_iter().map(|example| example.name).collect();
-    assert_eq!(names, ["guestbook", "lockdown", "shop"], "each needs its two tests here");
+    assert_eq!(names, ["guestbook", "lockdown", "shop", "sidecar"], "each needs its two tests here");
 }
 
 /// Which policies isolate a workload in a direction: what a denial has to name, sorted.
@@ -60,6 +71,9 @@ fn isolating(example: &str, workload: &str, direction: Direction) -> &'static [&
         ("guestbook", "guestbook/front", Direction::Egress) => &["guestbook/frontend-egress"],
         ("lockdown", "vault/gate", _) => &["vault/default-deny", "vault/outside", "vault/peers"],
         ("lockdown", "vault/key" | "vault/spare", _) => &["vault/default-deny", "vault/peers"],
+        ("sidecar", "media/tunnel", Direction::Ingress) => &["media/indexer"],
+        ("sidecar", "media/store", Direction::Ingress) => &["media/store"],
+        ("sidecar", "media/whole", Direction::Ingress) => &["media/trusted"],
         _ => panic!("nothing isolates {workload} for {direction:?} in {example}"),
     }
 }

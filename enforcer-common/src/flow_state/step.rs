@@ -57,8 +57,12 @@ pub fn first(role: Role, direction: Direction, packet: &Packet) -> Step {
     let replied = if opener { role as u8 } else { role as u8 | state::REPLIED };
     let mark = match packet.kind {
         Kind::Opening => ACCEPTANCE,
-        Kind::Following | Kind::IcmpError | Kind::IcmpOther if opener && is_connection(packet.class) => ANY_ANSWER,
-        Kind::Following | Kind::IcmpError | Kind::IcmpOther => ANY_PACKET,
+        Kind::Following | Kind::IcmpError | Kind::IcmpOther | Kind::Membership
+            if opener && is_connection(packet.class) =>
+        {
+            ANY_ANSWER
+        }
+        Kind::Following | Kind::IcmpError | Kind::IcmpOther | Kind::Membership => ANY_PACKET,
     };
     Step { state: fins(replied, direction, packet), mark }
 }

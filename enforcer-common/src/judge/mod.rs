@@ -9,9 +9,11 @@ use crate::decide::{AskPolicy, Question};
 use crate::endpoint::Endpoint;
 use crate::flow_state::Role;
 use crate::follow::Follow;
-use crate::hygiene::{self, Discovery};
+use crate::home::HomeKey;
+use crate::hygiene;
 use crate::id::{Address, Direction, Ifindex, OwnerId, Revision, Row};
 use crate::image::{AddressEntry, PortKey, ReadImage};
+use crate::link::{self, Upkeep};
 use crate::packet::{Kind, ProtocolClass};
 use crate::tables::Devices;
 use crate::verdict::{Reason, Verdict};
@@ -44,19 +46,15 @@ pub fn judge_work<T: AskPolicy + Devices + Follow>(
     let image = tables.image(slot);
     let (local, peer) = packet.sides(direction);
     let own = owner != OwnerId::NONE;
-    let discovery = match packet.class {
-        ProtocolClass::Icmpv6 => hygiene::discovery(image.as_ref(), direction, packet),
-        ProtocolClass::Tcp | ProtocolClass::Udp | ProtocolClass::Sctp | ProtocolClass::Icmp | ProtocolClass::Other => {
-            Discovery::Judge
-        }
-    };
-    let endpoint = match (known, discovery) {
-        (_, Discovery::Deny(reason)) => return Err(reason),
-        // No address of an unknown workload is known, so neighbour discovery passes whatever it claims. A claim gains
-        // nothing, because all other IP packets of an unknown workload are denied.
-        (None, Discovery::Pass) => return Ok(()),
-        (None, Discovery::Judge) => return Err(Reason::UnknownWorkload),
-        (Some(endpoint), Discovery::Pass | Discovery::Judge) => endpoint,
+    let upkeep = link::upkeep(image.as_ref(), direction, packet, || tables.leads_out(work.meta.ingress_ifindex));
+    let endpoint = match (known, upkeep) {
+        (_, Upkeep::Deny(reason)) => return Err(reason),
+        // No address of an unknown workload is known, so discovery and membership of groups pass whatever they claim. A claim
+        // gains nothing, because all other IP packets of an unknown workload are denied. DHCP carries too much to be let out
+        // in nobody's name, and its client asks again.
+        (None, Upkeep::Pass) if !matches!(packet.class, ProtocolClass::Udp) => return Ok(()),
+        (None, Upkeep::Pass | Upkeep::Judge) => return Err(Reason::UnknownWorkload),
+        (Some(endpoint), Upkeep::Pass | Upkeep::Judge) => endpoint,
     };
     if word.revision == Revision::NONE {
         return Err(Reason::NoPolicy);
@@ -68,7 +66,7 @@ pub fn judge_work<T: AskPolicy + Devices + Follow>(
         // Nothing but the guardrails was open.
         return case.flow.go_on(role);
     }
-    if matches!(discovery, Discovery::Pass) {
+    if matches!(upkeep, Upkeep::Pass) {
         return Ok(());
     }
     case.decide(entry)
@@ -110,9 +108,24 @@ impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
             destination,
         };
         let believed = || tables.believes(&packet.source, meta.ingress_ifindex);
-        hygiene::check(&place, packet, believed)?;
+        let for_all = || {
+            tables.has_home(&HomeKey::for_all(packet.destination, meta.ifindex))
+                || link::is_offer(direction, packet) && tables.leads_out(meta.ingress_ifindex)
+                || self.flow.work.to_all && self.is_between_open_ones()
+        };
+        hygiene::check(&place, packet, believed, for_all)?;
         // Not from the workload that shows the address, so without the rights of its labels: as from any other address.
         Ok(peer.filter(|entry| !(matches!(direction, Direction::Ingress) && entry.is_shown() && !believed())))
+    }
+
+    /// Nothing isolates the receiver from its senders, nor the sender from its receivers, if that is a workload of the same
+    /// bridge. The sender may reach the receiver anyway, so nobody has to vouch for the subnet whose broadcast this is (N1).
+    #[inline(always)]
+    fn is_between_open_ones(&self) -> bool {
+        let JudgedFlow { tables, work, .. } = self.flow;
+        let (slot, sender) = (work.word.slot(), work.meta.ingress_ifindex);
+        self.endpoint.row(slot, Direction::Ingress) == Row::NOT_ISOLATED
+            && tables.endpoint(sender).is_some_and(|sender| sender.row(slot, Direction::Egress) == Row::NOT_ISOLATED)
     }
 
     /// A packet that no live flow vouches for: one that opens a flow (judged as new whatever state there is), one of a
@@ -140,7 +153,7 @@ impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
             self.policy(self.peer, entry, role.direction(), port)
         };
         match (packet.kind, stale, verdict) {
-            (Kind::IcmpError | Kind::IcmpOther, _, verdict) => verdict.into_result(),
+            (Kind::IcmpError | Kind::IcmpOther | Kind::Membership, _, verdict) => verdict.into_result(),
             (Kind::Opening, _, Verdict::Allow) => self.flow.open(role),
             (Kind::Following, Some(_), Verdict::Allow) => self.flow.go_on(role),
             (Kind::Following, Some(_), Verdict::Deny(reason)) => {

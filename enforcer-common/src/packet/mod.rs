@@ -49,12 +49,28 @@ pub mod sctp {
     pub const ABORT: u8 = 6;
 }
 
+/// IGMP types (RFC 1112, RFC 2236, RFC 3376).
+pub mod igmp {
+    /// A router asks who is in a group.
+    pub const QUERY: u8 = 0x11;
+    /// Version 1: a member is there.
+    pub const V1_REPORT: u8 = 0x12;
+    /// Version 2: a member is there.
+    pub const V2_REPORT: u8 = 0x16;
+    /// Version 2: a member leaves.
+    pub const LEAVE: u8 = 0x17;
+    /// Version 3: all groups of a member.
+    pub const V3_REPORT: u8 = 0x22;
+}
+
 /// IP protocol numbers.
 pub mod protocol {
     /// IPv6 hop-by-hop options.
     pub const HOP_BY_HOP: u8 = 0;
     /// ICMP.
     pub const ICMP: u8 = 1;
+    /// IGMP.
+    pub const IGMP: u8 = 2;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.
@@ -122,6 +138,8 @@ impl ProtocolClass {
 pub enum Frame {
     /// ARP: cannot carry a flow.
     Arp,
+    /// A frame by which a bridge or a station speaks to its neighbour on the cable: STP or LLDP. It cannot carry a flow.
+    Neighbour,
     /// IPv4 or IPv6.
     Ip,
 }
@@ -130,6 +148,12 @@ pub enum Frame {
 #[inline(always)]
 pub const fn is_arp(ethertype: u16, length: u32) -> bool {
     ethertype == 0x0806 && length <= 64
+}
+
+/// Whether a frame is for all stations of its link.
+#[inline(always)]
+pub(crate) fn is_to_all<B: PacketBytes>(bytes: &B) -> bool {
+    matches!(bytes.at::<2>(0), Some([u32::MAX, rest]) if half::<0>(rest) == u16::MAX)
 }
 
 /// What a packet means to flow state.
@@ -142,8 +166,11 @@ pub enum Kind {
     Opening,
     /// An ICMP error: passes if what it quotes belongs to a live flow.
     IcmpError,
-    /// ICMP that makes no state.
+    /// ICMP or IGMP that makes no state.
     IcmpOther,
+    /// MLD or IGMP in the form in which it stays on the link: behind a router alert, and with a hop limit of 1. It makes no
+    /// state.
+    Membership,
 }
 
 /// The headers of a packet that a verdict depends on, and what the record of a denial shows: of a frame that is refused, as
@@ -167,7 +194,7 @@ pub struct Packet {
     pub has_payload: bool,
     /// Type of the first SCTP chunk, else 0.
     pub chunk: u8,
-    /// ICMP type, else 0.
+    /// Type of ICMP or IGMP, else 0.
     pub icmp_type: u8,
     /// ICMP code, else 0.
     pub icmp_code: u8,
@@ -274,7 +301,7 @@ impl Packet {
     }
 }
 
-/// ICMP types (RFC 792, RFC 4443, RFC 4861).
+/// ICMP types (RFC 792, RFC 2710, RFC 3810, RFC 4443, RFC 4861).
 pub mod icmp {
     /// ICMP echo reply.
     pub const ECHO_REPLY: u8 = 0;
@@ -292,6 +319,16 @@ pub mod icmp {
     pub const V6_ECHO_REQUEST: u8 = 128;
     /// ICMPv6 echo reply.
     pub const V6_ECHO_REPLY: u8 = 129;
+    /// A router asks who is in a group (RFC 2710, RFC 3810).
+    pub const V6_GROUP_QUERY: u8 = 130;
+    /// MLD version 1: a member is there.
+    pub const V6_GROUP_REPORT: u8 = 131;
+    /// MLD version 1: a member leaves.
+    pub const V6_GROUP_DONE: u8 = 132;
+    /// MLD version 2: all groups of a member.
+    pub const V6_GROUPS_REPORT: u8 = 143;
+    /// Router solicitation.
+    pub const V6_ROUTER_SOLICITATION: u8 = 133;
     /// Router advertisement.
     pub const V6_ROUTER_ADVERTISEMENT: u8 = 134;
     /// Neighbour solicitation.

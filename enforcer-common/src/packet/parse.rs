@@ -5,7 +5,7 @@
 
 use super::{ETHERNET, Frame, Kind, Packet, PacketBytes, ProtocolClass, icmp, protocol, sctp, tcp};
 use crate::id::Address;
-use crate::limits::EXTENSION_HEADERS;
+use crate::limits::{EXTENSION_HEADERS, MEMBERSHIP_BYTES, NEIGHBOUR_BYTES};
 use crate::opaque::opaque;
 use crate::verdict::Reason;
 
@@ -20,21 +20,28 @@ pub fn parse<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reaso
     };
     out.ethertype = ethertype;
     match ethertype {
-        0x0800 => {
-            header_v4(bytes, out)?;
-            transport::<B, true>(bytes, out, true)
-        }
+        0x0800 => match header_v4(bytes, out) {
+            Ok(()) => transport::<B, true>(bytes, out, true),
+            Err(Reason::IpOptions) => membership_v4(bytes, out),
+            Err(reason) => Err(reason),
+        },
         0x86dd => {
             header_v6(bytes, out)?;
             if is_extension(out.protocol) {
+                let hop_by_hop = out.protocol == protocol::HOP_BY_HOP;
                 walk(bytes, out)?;
-                transport::<B, false>(bytes, out, false)
+                let frame = transport::<B, false>(bytes, out, false)?;
+                if hop_by_hop && is_membership_v6(bytes, out) {
+                    out.kind = Kind::Membership;
+                }
+                Ok(frame)
             } else {
                 transport::<B, true>(bytes, out, false)
             }
         }
         0x0806 => Ok(Frame::Arp),
         0x8100 | 0x88a8 | 0x9100 => Err(Reason::Vlan),
+        _ if is_neighbourly(bytes, ethertype) => Ok(Frame::Neighbour),
         _ => Err(Reason::Ethertype),
     }
 }
@@ -207,6 +214,7 @@ fn transport<B: PacketBytes, const FIXED: bool>(bytes: &B, out: &mut Packet, v4:
         ProtocolClass::Udp => udp_header::<B, FIXED>(bytes, out),
         ProtocolClass::Sctp => sctp_header::<B, FIXED>(bytes, out),
         ProtocolClass::Icmp | ProtocolClass::Icmpv6 => icmp_header::<B, FIXED>(bytes, out, v4),
+        ProtocolClass::Other if v4 && out.protocol == protocol::IGMP => igmp_header::<B, FIXED>(bytes, out),
         ProtocolClass::Other => Some(()),
     };
     whole.map(|()| Frame::Ip).ok_or(Reason::L4Short)
@@ -278,6 +286,96 @@ fn icmp_header<B: PacketBytes, const FIXED: bool>(bytes: &B, packet: &mut Packet
     }
     Some(())
 }
+
+/// Every message of IGMP has eight bytes at least (RFC 3376 section 4).
+#[inline(always)]
+fn igmp_header<B: PacketBytes, const FIXED: bool>(bytes: &B, packet: &mut Packet) -> Option<()> {
+    let [first, _] = read::<2, FIXED, B>(bytes, packet)?;
+    if packet.transport_length < 8 {
+        return None;
+    }
+    packet.icmp_type = byte::<0>(first);
+    packet.kind = Kind::IcmpOther;
+    Some(())
+}
+
+/// The router alert of IPv4 (RFC 2113), as it lies in memory.
+const ALERT_V4: u32 = u32::from_ne_bytes([0x94, 4, 0, 0]);
+/// The header of hop-by-hop options before MLD that begins with a router alert for it (RFC 2711): its first word, and the two
+/// forms of its second, which end in one long or two short pads.
+const ALERT_V6: u32 = u32::from_ne_bytes([protocol::ICMPV6, 0, 5, 2]);
+const PADS: [u32; 2] = [u32::from_ne_bytes([0, 0, 1, 0]), 0];
+
+/// IGMP as every message of it has to be (RFC 3376 section 4): to a group, with a TTL of 1, and with the router alert as its
+/// only option. All else with options is refused.
+#[inline(always)]
+fn membership_v4<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reason> {
+    let Some([first, fragment]) = bytes.fixed::<2>(ETHERNET as usize) else {
+        return Err(Reason::IpOptions);
+    };
+    let Some([alert, message, _]) = bytes.fixed::<3>(V4_TRANSPORT as usize) else {
+        return Err(Reason::IpOptions);
+    };
+    let total = u32::from(half::<1>(first));
+    let to_group = out.destination.is_group() && out.destination != Address::v4(u32::MAX);
+    if byte::<0>(first) != 0x46
+        || alert != ALERT_V4
+        || out.protocol != protocol::IGMP
+        || out.hop_limit != 1
+        || !to_group
+        || half::<1>(fragment) & 0x3fff != 0
+        || !(24 + 8..=24 + MEMBERSHIP_BYTES).contains(&total)
+        || ETHERNET + total > bytes.length()
+    {
+        return Err(Reason::IpOptions);
+    }
+    out.transport_at = V4_TRANSPORT + 4;
+    out.transport_length = total - 24;
+    out.icmp_type = byte::<0>(message);
+    out.kind = Kind::Membership;
+    Ok(Frame::Ip)
+}
+
+/// MLD as every message of it has to be (RFC 3810 section 5): from an address of the link or from none, to a group, with a hop
+/// limit of 1, and with the router alert as its only option.
+#[inline(always)]
+fn is_membership_v6<B: PacketBytes>(bytes: &B, packet: &Packet) -> bool {
+    matches!(packet.class, ProtocolClass::Icmpv6)
+        && matches!(
+            packet.icmp_type,
+            icmp::V6_GROUP_QUERY | icmp::V6_GROUP_REPORT | icmp::V6_GROUP_DONE | icmp::V6_GROUPS_REPORT
+        )
+        && packet.icmp_code == 0
+        && packet.transport_at == V6_TRANSPORT + 8
+        && packet.hop_limit == 1
+        && packet.transport_length >= 24
+        && packet.transport_length <= MEMBERSHIP_BYTES
+        && (packet.source.is_v6_link_local() || packet.source == Address::UNSPECIFIED)
+        && packet.destination.is_group()
+        && matches!(bytes.at::<2>(V6_TRANSPORT), Some([ALERT_V6, pads]) if pads == PADS[0] || pads == PADS[1])
+}
+
+/// STP, behind a length and the header of its service (IEEE 802.1D), and LLDP (IEEE 802.1AB): to a group that no bridge of
+/// the standard forwards.
+#[inline(always)]
+fn is_neighbourly<B: PacketBytes>(bytes: &B, ethertype: u16) -> bool {
+    let Some([first, second]) = bytes.at::<2>(0) else {
+        return false;
+    };
+    if first != u32::from_ne_bytes([1, 0x80, 0xc2, 0]) || bytes.length() > NEIGHBOUR_BYTES {
+        return false;
+    }
+    match (half::<0>(second), ethertype) {
+        (0, 0..=0x05dc) => {
+            let service = bytes.at::<1>(ETHERNET);
+            service.is_some_and(|[word]| word & MASK_SERVICE == u32::from_ne_bytes([0x42, 0x42, 3, 0]))
+        }
+        (0 | 3 | 0x0e, 0x88cc) => true,
+        _ => false,
+    }
+}
+
+const MASK_SERVICE: u32 = u32::from_ne_bytes([0xff, 0xff, 0xff, 0]);
 
 #[inline(always)]
 pub(crate) fn icmp_kind(v4: bool, kind: u8) -> Kind {

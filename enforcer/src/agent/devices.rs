@@ -64,6 +64,7 @@ mod tests {
             endpoints: (10..).map(Ifindex).zip(veths.iter().map(interface)).collect(),
             routes: false,
             disagrees: false,
+            foreign: BTreeMap::new(),
             past: Past::default(),
         };
         Snapshot {

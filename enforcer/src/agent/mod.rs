@@ -6,6 +6,7 @@
 mod denials;
 mod devices;
 mod error;
+mod no_ops;
 mod policies;
 mod reconcile;
 pub mod report;

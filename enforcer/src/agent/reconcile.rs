@@ -13,6 +13,7 @@ use super::Options;
 use super::denials::DenialLog;
 use super::devices::{self, veths};
 use super::error::AgentError;
+use super::no_ops::NoOps;
 use super::policies::Policies;
 use super::report::{Report, WorkloadLine};
 use super::state::{InForce, StateDir};
@@ -44,6 +45,7 @@ pub(super) struct Reconciler {
     /// Texts of the sources from which the snapshot was made.
     texts: Texts,
     resolved: Option<Arc<ResolvedPolicy>>,
+    no_ops: NoOps,
     /// What is in the kernel, wholly; `None`: something is left to be done.
     intent: Option<Intent>,
     /// When an address that has no id yet may get one.
@@ -77,6 +79,7 @@ impl Reconciler {
             snapshot: None,
             texts: Texts::new(),
             resolved: None,
+            no_ops: NoOps::default(),
             intent: None,
             ids_later: None,
             owners: BTreeMap::new(),
@@ -208,6 +211,7 @@ impl Reconciler {
         // Also where the image is the same: names, labels and lines may not be.
         names.install(revision, snapshot, &self.owners, Arc::clone(&resolved) as _);
         self.report.policy_count = reading.set.policies.len();
+        self.report.policies_skipped = (!reading.skipped.is_empty()).then(|| reading.skipped.to_string());
         self.resolved = Some(resolved);
         Ok(())
     }
@@ -294,11 +298,18 @@ impl Reconciler {
     pub(super) fn report(&mut self, policies: &Policies, discovery: &Discovery) {
         let counts = self.denials.counts();
         let report = Report {
+            no_ops: self.no_ops.lines(self.resolved.as_ref()),
             policies: policies.places(),
             policy_error: policies.error(),
             refused_sources: discovery.refused_sources(),
             findings: discovery.findings().iter().map(ToString::to_string).collect(),
             closed: discovery.findings().iter().filter(|finding| finding.closes()).map(ToString::to_string).collect(),
+            partly_enforced: discovery
+                .findings()
+                .iter()
+                .filter(|finding| finding.partly_enforced().is_some())
+                .map(ToString::to_string)
+                .collect(),
             refused_claims: discovery.refused(),
             awaits_sources: self.awaits_sources(),
             discovery: mode_text(discovery.mode()).to_owned(),
@@ -336,6 +347,7 @@ impl Reconciler {
             name: workload.identity.as_ref().map(|identity| identity.name.to_string()).unwrap_or_default(),
             endpoints: workload.endpoints.iter().map(|(index, device)| (index.0, device.name.clone())).collect(),
             addresses: workload.addresses.keys().map(ToString::to_string).collect(),
+            foreign: workload.foreign.iter().map(|(name, device)| format!("{name} ({})", device.kind)).collect(),
             vouchers: vouchers(workload),
             policies: [Direction::Ingress, Direction::Egress]
                 .map(|direction| resolved.isolation(*key, direction).map_or(0, |isolation| isolation.policies.len())),

@@ -13,6 +13,12 @@ pub struct Report {
     pub policies: String,
     /// Number of policies in force.
     pub policy_count: usize,
+    /// The documents beside the policies in force that are none, counted in one line.
+    #[serde(default)]
+    pub policies_skipped: Option<String>,
+    /// Policies, rules and port names without an effect, as text; not more than some.
+    #[serde(default)]
+    pub no_ops: Vec<String>,
     /// The error for which the newest policies are not in force.
     pub policy_error: Option<String>,
     /// Errors for which the newest version of a source of workloads, such as the inventory, is not in force.
@@ -29,6 +35,9 @@ pub struct Report {
     /// Findings for which a workload is closed although a source names it, as text.
     #[serde(default)]
     pub closed: Vec<String>,
+    /// Findings of workloads with devices that pass no program, as text.
+    #[serde(default)]
+    pub partly_enforced: Vec<String>,
     /// Address claims that were refused.
     pub refused_claims: u64,
     /// How the daemon learns about changes inside containers.
@@ -70,6 +79,9 @@ pub struct WorkloadLine {
     pub endpoints: Vec<(u32, String)>,
     /// Its addresses.
     pub addresses: Vec<String>,
+    /// Its devices that pass no program, with their kinds.
+    #[serde(default)]
+    pub foreign: Vec<String>,
     /// Who vouches for each of its addresses, in a word or two.
     #[serde(default)]
     pub vouchers: BTreeMap<String, String>,

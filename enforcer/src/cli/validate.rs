@@ -6,25 +6,33 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::out;
-use crate::policy::Problem;
-use crate::policy::load::Loaded;
+use crate::policy::load::{Loaded, warning_at};
 use crate::policy::source::directory::load_paths;
+use crate::policy::{Problem, Skipped};
+use crate::resolve::{NoOp, no_ops};
+use crate::workload::inventory::Inventory;
+use crate::workload::offline;
 
 /// Check policy files without applying them.
 ///
 /// The command needs no privilege and no daemon. It reads all paths as one set, so it also finds a policy that two files
-/// declare. In a directory it reads every *.yaml and *.yml file at any depth, except *.cases.yaml, *.inventory.yaml and
-/// names that begin with a dot. It reads a file that you name directly whatever its name is.
+/// declare. In a directory it reads every *.yaml, *.yml and *.json file at any depth, except *.cases.yaml, *.inventory.yaml
+/// and names that begin with a dot. It reads a file that you name directly whatever its name is. Documents of other kinds,
+/// such as a Deployment, are skipped and counted.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Exit codes: 0 The policies have no errors. They may have warnings.
-            1 The policies have errors, or they have warnings and --strict is given.
+            1 The policies have errors, or --strict is given and there are warnings or skipped documents.
             2 A path cannot be read, or the command line is wrong.")]
 pub struct Args {
     /// Policy files and directories to check.
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Exit with 1 if there are warnings, too.
+    /// Inventory file. With it, the command also warns of policies, rules and port names that have no effect on the workloads
+    /// of the file.
+    #[arg(long, value_name = "FILE")]
+    pub inventory: Option<PathBuf>,
+    /// Exit with 1 if there are warnings or documents of other kinds, too.
     #[arg(long)]
     pub strict: bool,
 }
@@ -34,38 +42,74 @@ const FINDINGS: u8 = 1;
 /// A path could not be read.
 const UNREADABLE: u8 = 2;
 
+/// What is printed, and the exit code.
+#[derive(Debug, Default)]
+struct Answer {
+    findings: Vec<String>,
+    notes: Vec<String>,
+    code: u8,
+}
+
 /// Runs the command.
 pub fn run(args: &Args) -> ExitCode {
-    let Args { paths, strict } = args;
+    let Answer { findings, notes, code } = answer(args);
+    for finding in findings {
+        out::tell(&format!("{finding}\n"));
+    }
+    for note in notes {
+        out::note(&note);
+    }
+    ExitCode::from(code)
+}
+
+fn answer(args: &Args) -> Answer {
+    let Args { paths, inventory, strict } = args;
+    let inventory = match inventory.as_deref().map(Inventory::load).transpose() {
+        Ok(inventory) => inventory,
+        Err(error) => {
+            return Answer { findings: vec![format!("error: {error}")], code: UNREADABLE, ..Answer::default() };
+        }
+    };
     match load_paths(paths) {
-        Ok(Loaded { set, warnings, sources }) => {
-            for warning in &warnings {
-                out::tell(&format!("{warning}\n"));
+        Ok(Loaded { set, mut warnings, sources, skipped }) => {
+            if let Some(inventory) = &inventory {
+                let without_effect = no_ops(&set, &offline::snapshot(inventory)).into_iter();
+                warnings.extend(without_effect.map(|NoOp { at, what }| warning_at(&sources, &at, what)));
             }
-            out::note(&format!(
+            let counts = format!(
                 "{} and {} in {}",
                 count(set.policies.len(), "policy", "policies"),
                 count(warnings.len(), "warning", "warnings"),
                 count(sources.len(), "file", "files"),
-            ));
-            ExitCode::from(if *strict && !warnings.is_empty() { FINDINGS } else { 0 })
+            );
+            let is_strict = *strict && !(warnings.is_empty() && skipped.is_empty());
+            Answer {
+                findings: warnings.iter().map(ToString::to_string).collect(),
+                notes: notes(counts, &skipped),
+                code: if is_strict { FINDINGS } else { 0 },
+            }
         }
         Err(refused) => {
-            for warning in refused.warnings() {
-                out::tell(&format!("{warning}\n"));
-            }
-            for error in refused.errors() {
-                out::tell(&format!("{error}\n"));
-            }
-            out::note(&format!(
+            let (errors, warnings) = (refused.errors(), refused.warnings());
+            let counts = format!(
                 "{} and {}",
-                count(refused.errors().len(), "error", "errors"),
-                count(refused.warnings().len(), "warning", "warnings"),
-            ));
-            let is_unreadable = refused.errors().iter().any(|error| matches!(error.what, Problem::Unreadable { .. }));
-            ExitCode::from(if is_unreadable { UNREADABLE } else { FINDINGS })
+                count(errors.len(), "error", "errors"),
+                count(warnings.len(), "warning", "warnings"),
+            );
+            let is_unreadable = errors.iter().any(|error| matches!(error.what, Problem::Unreadable { .. }));
+            let warnings = warnings.iter().map(ToString::to_string);
+            Answer {
+                findings: warnings.chain(errors.iter().map(ToString::to_string)).collect(),
+                notes: notes(counts, refused.skipped()),
+                code: if is_unreadable { UNREADABLE } else { FINDINGS },
+            }
         }
     }
+}
+
+fn notes(counts: String, skipped: &Skipped) -> Vec<String> {
+    let skipped = (!skipped.is_empty()).then(|| format!("skipped {skipped}"));
+    std::iter::once(counts).chain(skipped).collect()
 }
 
 fn count(number: usize, one: &str, many: &str) -> String {
@@ -74,7 +118,55 @@ fn count(number: usize, one: &str, many: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
+    use crate::flow::text::printable_lines;
+
+    /// Files and directories as people have them, each with all that is said of it.
+    #[test]
+    fn what_is_said_of_files_that_people_have() {
+        // Tests run in the directory of their package, so that the paths are the same everywhere.
+        let directory = Path::new("tests/data/validate");
+        let mut paths: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        assert!(paths.len() > 33, "{}", paths.len());
+        let mut said = String::new();
+        for path in paths {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let Answer { findings, notes, code } = answer(&Args { paths: vec![path], inventory: None, strict: false });
+            let lines = findings.into_iter().map(|finding| format!("{finding}\n")).chain(notes);
+            let lines = lines.collect::<Vec<_>>().join("\n");
+            write!(said, "\n## {name}: exit {code}\n{}\n", printable_lines(&lines)).unwrap();
+        }
+        insta::assert_snapshot!(said);
+    }
+
+    #[test]
+    fn with_an_inventory_what_has_no_effect_is_told() {
+        let directory = Path::new("tests/data/no_effect");
+        let file = |name: &str| directory.join(name);
+        let told = |paths: Vec<PathBuf>, inventory: Option<PathBuf>| answer(&Args { paths, inventory, strict: false });
+        let policies = || vec![file("policies.yaml")];
+        assert_eq!(told(policies(), None).findings, [""; 0], "nobody knows the workloads");
+        let Answer { findings, notes, code } = told(policies(), Some(file("inventory.yaml")));
+        assert_eq!((code, notes.as_slice()), (0, ["4 policies and 4 warnings in 1 file".to_owned()].as_slice()));
+        insta::assert_snapshot!(findings.join("\n\n"));
+        let bad = told(policies(), Some(file("policies.yaml")));
+        assert_eq!(bad.code, 2, "{bad:?}");
+    }
+
+    #[test]
+    fn strict_takes_no_warning_and_no_document_of_another_kind() {
+        let strict = |name: &str, strict| {
+            answer(&Args { paths: vec![Path::new("tests/data/validate").join(name)], inventory: None, strict }).code
+        };
+        for (name, expected) in [("list.yaml", 0), ("app-and-policy.yaml", 1), ("null-pod-selector.yaml", 1)] {
+            assert_eq!((strict(name, false), strict(name, true)), (0, expected), "{name}");
+        }
+    }
 
     #[test]
     fn the_exit_code_tells_findings_from_unreadable_paths() {
@@ -85,7 +177,9 @@ mod tests {
             std::fs::write(&path, format!("{head}{spec}\n")).unwrap();
             path
         };
-        let exit = |paths: &[&PathBuf], strict| run(&Args { paths: paths.iter().copied().cloned().collect(), strict });
+        let exit = |paths: &[&PathBuf], strict| {
+            run(&Args { paths: paths.iter().copied().cloned().collect(), inventory: None, strict })
+        };
         let good = document("good", "{podSelector: {}}");
         let doubtful = document("doubtful", "{podSelector: {}, egress: []}");
         let bad = document("bad", "{podSelectors: {}}");

@@ -13,7 +13,8 @@ use super::record::DecidingPolicy;
 use crate::policy::model::PolicyKind;
 use crate::policy::origin::Origin;
 use crate::workload::model::{
-    Identity, Interface, LocalWorkload, Past, RemoteWorkload, Snapshot, Vouched, WorkloadKey, WorkloadName, given_by,
+    Identity, Interface, Labels, LocalWorkload, Past, RemoteWorkload, Snapshot, Vouched, WorkloadKey, WorkloadName,
+    given_by,
 };
 
 pub(super) const WEB: IncarnationId = IncarnationId(17);
@@ -66,7 +67,7 @@ pub(super) fn policy(name: &str, line: u32) -> DecidingPolicy {
 pub(super) fn identity(name: &str, labels: &[(&str, &str)]) -> Identity {
     Identity {
         name: WorkloadName { namespace: "shop".to_owned(), name: name.to_owned() },
-        labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Labels>().into(),
         ports: BTreeMap::new(),
     }
 }
@@ -85,6 +86,7 @@ pub(super) fn local(identity: Option<Identity>, ifindexes: &[u32], addresses: &[
             .collect(),
         routes: false,
         disagrees: false,
+        foreign: BTreeMap::new(),
         past: Past::default(),
     }
 }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::policy::model::PolicyKind;
 use crate::policy::origin::Origin;
-use crate::workload::model::{Labels, WorkloadName};
+use crate::workload::model::{LabelSets, WorkloadName};
 
 /// Denied packets of one flow, or of one workload where flows could not be told apart.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -108,8 +108,8 @@ pub enum Party {
 pub struct WorkloadSeen {
     /// Namespace and name.
     pub name: WorkloadName,
-    /// Labels.
-    pub labels: Labels,
+    /// Labels, a set for each container.
+    pub labels: LabelSets,
     /// Number that stands for namespace and name: the same on every node and after every restart.
     pub identity: u32,
 }
@@ -126,7 +126,7 @@ impl FlowRecord {
 
 impl WorkloadSeen {
     /// With the identity that its name gives.
-    pub fn new(name: WorkloadName, labels: Labels) -> Self {
+    pub fn new(name: WorkloadName, labels: LabelSets) -> Self {
         let identity = identity(&name);
         Self { name, labels, identity }
     }

@@ -69,7 +69,9 @@ impl Plan<'_> {
     fn pairs(&self) -> usize {
         let above = |veth: &Ifindex| 1 + self.above.get(veth).map_or(0, BTreeSet::len);
         let devices = |workload: &PlannedWorkload| 1 + workload.endpoints.iter().map(above).sum::<usize>();
-        self.workloads.iter().map(|workload| workload.addresses.len().min(OWN_ADDRESSES) * devices(workload)).sum()
+        let of = |workload: &PlannedWorkload| workload.addresses.len().min(OWN_ADDRESSES) * devices(workload);
+        let broadcasts = self.beside.broadcasts.values().map(BTreeSet::len).sum::<usize>();
+        self.workloads.iter().map(of).sum::<usize>() + self.beside.uplinks.len() + broadcasts
     }
 
     /// The header, if it agrees with the tables and these keep within the budget.
@@ -100,9 +102,17 @@ mod tests {
     use enforcer_common::image::{AddressEntry, Line};
 
     use crate::plan::WorkloadKey;
+    use crate::workload::model::Beside;
 
     fn plan<'a>(lines: &'a [Line], addresses: &'a [(Address, AddressEntry)]) -> Plan<'a> {
-        Plan { lines, addresses, workloads: Vec::new(), uplinks: Vec::new(), above: BTreeMap::new() }
+        Plan {
+            lines,
+            addresses,
+            workloads: Vec::new(),
+            uplinks: Vec::new(),
+            above: BTreeMap::new(),
+            beside: Beside::default(),
+        }
     }
 
     fn image(change: impl FnOnce(&mut Header)) -> Vec<Line> {

@@ -1,17 +1,18 @@
-//! Says by which devices the packets of each local workload may come in (D12).
+//! Says by which devices the packets of each local workload may come in (D12), and what else is on their links (D16, N1).
 //!
 //! Input: a plan, and the addresses of each of its workloads that have an id. Output: the pairs of `HOMES`. This is the only
 //! place that decides whose addresses are guarded: those for which somebody vouches (D11). What a workload merely shows may
 //! be the address of its true owner elsewhere, so nobody's packets are dropped for it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use enforcer_common::home::HomeKey;
 use enforcer_common::id::{Address, Ifindex};
 
 use super::{Plan, WorkloadKey};
 
-/// The pairs of all workloads. A workload's own address is believed from each of its veths, and from what lies above one of
+/// The pairs of all workloads and their links. A workload's own address is believed from each of its veths, and from what lies above one of
 /// them.
 pub(crate) fn homes(plan: &Plan<'_>, addresses: impl Fn(WorkloadKey) -> Vec<Address>) -> BTreeSet<HomeKey> {
     let vouched: BTreeSet<Address> =
@@ -27,18 +28,24 @@ pub(crate) fn homes(plan: &Plan<'_>, addresses: impl Fn(WorkloadKey) -> Vec<Addr
             homes.extend(devices.iter().map(|device| HomeKey::new(address, *device)));
         }
     }
+    homes.extend(plan.beside.uplinks.iter().map(|uplink| HomeKey::out(*uplink)));
+    for (veth, broadcasts) in &plan.beside.broadcasts {
+        homes.extend(broadcasts.iter().map(|address| HomeKey::for_all(IpAddr::from(*address).into(), *veth)));
+    }
     homes
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::net::Ipv4Addr;
 
     use enforcer_common::id::{PeerClass, Row};
     use enforcer_common::image::AddressEntry;
 
     use super::*;
     use crate::plan::PlannedWorkload;
+    use crate::workload::model::Beside;
 
     const A: Address = Address([1, 0, 0, 0]);
     const B: Address = Address([2, 0, 0, 0]);
@@ -68,8 +75,12 @@ mod tests {
             lines: &[],
             addresses: &entries,
             workloads: vec![workload(1, &[5, 6]), workload(2, &[7]), workload(3, &[8])],
-            uplinks: vec![Ifindex(10)],
+            uplinks: vec![Ifindex(10), Ifindex(12)],
             above: above.into_iter().map(|(veth, above)| (Ifindex(veth), devices(above))).collect::<BTreeMap<_, _>>(),
+            beside: Beside {
+                uplinks: [Ifindex(12)].into(),
+                broadcasts: BTreeMap::from([(Ifindex(7), [Ipv4Addr::new(10, 0, 0, 255)].into())]),
+            },
         };
         let addresses = |WorkloadKey(key)| match key {
             1 => vec![A, SHARED],
@@ -83,6 +94,12 @@ mod tests {
             pairs.chain([HomeKey::guarded(address)])
         });
         let shown = [7, 10, 11].map(|device| HomeKey::new(SHOWN, Ifindex(device)));
-        assert_eq!(found, expected.chain(shown).collect(), "what a workload merely shows is guarded against nobody");
+        let broadcast = IpAddr::from([10, 0, 0, 255]).into();
+        let beside = [HomeKey::out(Ifindex(12)), HomeKey::for_all(broadcast, Ifindex(7))];
+        assert_eq!(
+            found,
+            expected.chain(shown).chain(beside).collect(),
+            "what a workload merely shows is guarded against nobody"
+        );
     }
 }

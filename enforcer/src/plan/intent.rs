@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::compile::image::Image;
 use crate::plan::{Plan, PlannedWorkload};
-use crate::workload::model::{LocalWorkload, Snapshot};
+use crate::workload::model::{Beside, LocalWorkload, Snapshot};
 
 /// What happens to a workload that no source has named.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Unknown {
-    /// Closed: ARP and neighbour discovery only.
+    /// Closed: ARP, discovery and membership of groups only.
     #[default]
     Strict,
     /// Open: it may send and receive, also for addresses that nobody here has.
@@ -28,6 +28,7 @@ pub struct Intent {
     workloads: Vec<PlannedWorkload>,
     uplinks: Vec<Ifindex>,
     above: BTreeMap<Ifindex, BTreeSet<Ifindex>>,
+    beside: Beside,
 }
 
 impl Intent {
@@ -60,7 +61,7 @@ impl Intent {
             })
             .collect();
         let uplinks = snapshot.uplinks.keys().copied().collect();
-        Self { image, workloads, uplinks, above: snapshot.above.clone() }
+        Self { image, workloads, uplinks, above: snapshot.above.clone(), beside: snapshot.beside.clone() }
     }
 
     /// The tables.
@@ -76,6 +77,7 @@ impl Intent {
             workloads: self.workloads.clone(),
             uplinks: self.uplinks.clone(),
             above: self.above.clone(),
+            beside: self.beside.clone(),
         }
     }
 }
@@ -95,18 +97,19 @@ mod tests {
     use crate::compile::compile;
     use crate::policy::model::PolicySet;
     use crate::resolve::resolve;
-    use crate::workload::model::{Identity, Interface, Past, Vouched, WorkloadKey, WorkloadName, given_by};
+    use crate::workload::model::{Identity, Interface, LabelSets, Past, Vouched, WorkloadKey, WorkloadName, given_by};
 
     fn workload(named: bool, existed_at_start: bool) -> LocalWorkload {
         let name = WorkloadName { namespace: "shop".to_owned(), name: "web".to_owned() };
         let interface = Interface { name: "veth0".to_owned(), peer_mac: None, existed_at_start };
         LocalWorkload {
-            identity: named.then(|| Identity { name, labels: BTreeMap::new(), ports: BTreeMap::new() }),
+            identity: named.then(|| Identity { name, labels: LabelSets::default(), ports: BTreeMap::new() }),
             addresses: given_by("the inventory", [IpAddr::from([10, 88, 0, 10])]),
             disputed: Vouched::new(),
             endpoints: BTreeMap::from([(Ifindex(7), interface)]),
             routes: false,
             disagrees: false,
+            foreign: BTreeMap::new(),
             past: Past::default(),
         }
     }

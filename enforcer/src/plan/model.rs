@@ -7,6 +7,7 @@ use enforcer_common::id::{Address, Ifindex, Row};
 use enforcer_common::image::{AddressEntry, Line};
 
 use super::WorkloadKey;
+use crate::workload::model::Beside;
 
 /// An image, and the workloads for which it is.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct Plan<'a> {
     pub uplinks: Vec<Ifindex>,
     /// By which devices else the packets of a veth's workload come in: what lies above the veth on the way to the stack.
     pub above: BTreeMap<Ifindex, BTreeSet<Ifindex>>,
+    /// What else is on the links of the veths.
+    pub beside: Beside,
 }
 
 /// One workload.
@@ -33,7 +36,7 @@ pub struct PlannedWorkload {
     pub endpoints: Vec<Ifindex>,
     /// Its own addresses.
     pub addresses: Vec<Address>,
-    /// The workload is closed: only ARP and neighbour discovery pass.
+    /// The workload is closed: only ARP, discovery and membership of groups pass.
     pub unknown: bool,
     /// The workload may send from addresses that belong to no local workload and not to the node.
     pub routes: bool,

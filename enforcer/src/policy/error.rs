@@ -1,12 +1,13 @@
 //! The errors of a policy file.
 //!
-//! Input: facts from the reader, the parser and the loader. Output: a sentence on what is wrong (`Display`), and one on what to
-//! do (`help`). [`PolicyFinding`](super::PolicyFinding) adds the place.
+//! Input: facts from the reader, the parser and the loader. Output: a sentence on what is wrong (`Display`). `help` adds one
+//! on what to do, and [`PolicyFinding`](super::PolicyFinding) the place.
 
 use std::io;
 
 use ipnetwork::IpNetwork;
 
+use super::encoding::Encoding;
 use super::origin::Origin;
 
 /// Something for which a policy file is refused.
@@ -41,8 +42,11 @@ pub enum Problem {
     #[error("the file is open for writing, so it may be half written")]
     BeingWritten,
     /// Bytes that are not UTF-8.
-    #[error("the file is not UTF-8")]
-    NotUtf8,
+    #[error("the file is not UTF-8: {encoding}")]
+    NotUtf8 {
+        /// What they look like.
+        encoding: Encoding,
+    },
     /// A character that YAML does not take.
     #[error("the character U+{code:04X} is not allowed in YAML")]
     Unprintable {
@@ -50,6 +54,20 @@ pub enum Problem {
         code: u32,
     },
 
+    /// A character that no name and no number has, or that YAML does not take for a space.
+    #[error("the character U+{code:04X} ({shown}) cannot be here")]
+    Character {
+        /// Its code point.
+        code: u32,
+        /// What a person sees of it, or its name.
+        shown: String,
+        /// What to do.
+        help: &'static str,
+    },
+
+    /// A template that is no YAML before it is filled in.
+    #[error("this is a template, and its result would be YAML")]
+    Template,
     /// Text that is not YAML.
     #[error("this is not valid YAML: {message}")]
     Syntax {
@@ -122,7 +140,14 @@ pub enum Problem {
     #[error("this field has no value")]
     NoValue,
 
-    /// A kind that is not ours.
+    /// A field without a value in the selector of a policy that lets everybody in or out (D9).
+    #[error("this field has no value, and a rule of the policy is for everybody")]
+    NoValueBesideOpenRule,
+
+    /// A document that does not say what it is.
+    #[error("the field `kind` is missing")]
+    MissingKind,
+    /// A kind that is not ours, but looks like ours.
     #[error("unknown kind `{kind}`, expected {}", one_of(&KINDS))]
     UnknownKind {
         /// The kind.
@@ -138,6 +163,34 @@ pub enum Problem {
         /// The version that is read.
         expected: &'static str,
     },
+    /// A kind of policy that another project reads.
+    #[error("Enforcer does not read policies of the kind `{kind}`")]
+    OtherPolicyKind {
+        /// The kind.
+        kind: String,
+    },
+    /// A document of an unknown kind that may be meant as a policy.
+    #[error("unknown kind `{kind}`, but its `spec` has the field `{field}` like a policy")]
+    LikeAPolicy {
+        /// The kind.
+        kind: String,
+        /// The field.
+        field: &'static str,
+    },
+    /// An item of a typed list that has another kind.
+    #[error("this list holds objects of the kind `{kind}`, but the item is of the kind `{found}`")]
+    ItemKind {
+        /// The kind of the item.
+        found: String,
+        /// The kind of the list's items.
+        kind: String,
+    },
+    /// A list as the item of a list.
+    #[error("a list cannot be an item of a list")]
+    ListInList,
+    /// A policy that is named only when an API server takes it.
+    #[error("`generateName` gives the policy no name, because no API server completes it")]
+    GenerateName,
     /// A name that Kubernetes would refuse.
     #[error("`{name}` is not a valid name of a policy")]
     InvalidName {
@@ -149,6 +202,8 @@ pub enum Problem {
     InvalidNamespace {
         /// The name.
         name: String,
+        /// A workload can be in such a namespace, but only a FlowPolicy can name it.
+        is_name: bool,
     },
     /// Two policies of one kind, namespace and name.
     #[error("{kind} `{namespace}/{name}` is already declared at {first}")]
@@ -173,6 +228,8 @@ pub enum Problem {
     LabelValue {
         /// The value.
         value: String,
+        /// A workload can have such a name as a value, but only a FlowPolicy can ask for it.
+        is_name: bool,
     },
     /// Plain labels beside the fields of a `LabelSelector`.
     #[error("the label `{key}` cannot be beside `matchLabels` or `matchExpressions`")]
@@ -255,6 +312,12 @@ pub enum Problem {
         /// What was probably meant.
         meant: Option<String>,
     },
+    /// The number of a port in quotes.
+    #[error("`{text}` is a text here because of its quotes, and a text of digits is no name of a port")]
+    QuotedPort {
+        /// The text without the quotes.
+        text: String,
+    },
     /// What a FlowPolicy does not take for a port.
     #[error("`{text}` is not a port")]
     Port {
@@ -313,119 +376,18 @@ pub enum Problem {
     Rest,
 }
 
-/// The kinds that are read.
+/// The kinds of policy that are read.
 pub(super) const KINDS: [&str; 2] = ["NetworkPolicy", "FlowPolicy"];
-
-impl Problem {
-    /// What to do about it.
-    pub fn help(&self) -> Option<String> {
-        let text = match self {
-            Self::UnknownField { field, expected } => return near_name(field, expected.iter().copied()).map(meant),
-            Self::UnknownKind { kind } => return near_name(kind, KINDS).map(meant),
-            Self::UnknownWord { expected: [only], .. } => return Some(meant(only)),
-            Self::UnknownWord { word, expected, .. } => return near_name(word, expected.iter().copied()).map(meant),
-            Self::Cidr { meant: Some(text), .. }
-            | Self::Port { meant: Some(text), .. }
-            | Self::PortName { meant: Some(text), .. } => return Some(meant(text)),
-            Self::MissingField { field } => return Some(format!("add `{field}`")),
-            Self::HostBits { network, .. } => return Some(format!("write `{network}` if you mean the whole network")),
-            Self::UnknownVersion { expected, .. } => return Some(format!("write `apiVersion: {expected}`")),
-            Self::NeedsQuotes { value } => return Some(format!("write `\"{value}\"`")),
-            Self::EmptyPeer { fields } => return Some(format!("add {}", one_of(fields))),
-            Self::EmptyList { help, .. } => help,
-            Self::NotRegular => {
-                "move it out of the policy directory, or rename it so that it does not end in .yaml or .yml"
-            }
-            Self::NotADirectory => "name the directory that holds the policies",
-            Self::LinkLoop => "remove the link, or let its name begin with a dot",
-            Self::FileName => "rename the file: use printable UTF-8 without control characters",
-            Self::FileTooLarge { .. } | Self::FileNodes { .. } => "split the file into several files",
-            Self::DocumentNodes { .. } => "split the policy into several policies: the policies of a workload add up",
-            Self::FileRequirements { .. } => "split the file, or select by fewer labels",
-            Self::BeingWritten => "close the file, or end the program that has it open (`fuser -v FILE` names it)",
-            Self::NotUtf8 | Self::Unprintable { .. } => "save the file as UTF-8 text",
-            Self::TooDeep { .. } => "no policy needs so many levels: look for an extra bracket or indent",
-            Self::AliasBomb => "write the values out instead of using anchors and aliases",
-            Self::MergeKey => "write the fields out in each place",
-            Self::DuplicateField { .. } => "remove one of the two fields",
-            Self::NoValue => "give it a value, or remove the field: an empty one is never read as \"everything\"",
-            Self::InvalidName { .. } => {
-                "a name has lower case letters, digits, `-` and `.`, begins and ends with a letter or digit, \
-                 and has at most 253 characters"
-            }
-            Self::InvalidNamespace { .. } => {
-                "a namespace has lower case letters, digits and `-`, begins and ends with a letter or digit, \
-                 and has at most 63 characters"
-            }
-            Self::Duplicate { .. } => "rename or remove one of the two policies",
-            Self::LabelKey { .. } => {
-                "a key is `NAME` or `DNS-PREFIX/NAME`; a name has letters, digits, `-`, `_` and `.`, begins and ends \
-                 with a letter or digit, and has at most 63 characters"
-            }
-            Self::LabelValue { .. } => {
-                "a value has letters, digits, `-`, `_` and `.`, begins and ends with a letter or digit, \
-                 and has at most 63 characters"
-            }
-            Self::MixedSelector { .. } => "write the label under `matchLabels`",
-            Self::ValuesMissing { .. } => "list them under `values`",
-            Self::ValuesForbidden { .. } => "remove `values`",
-            Self::MixedPeer { .. } => "write two items: the list matches a peer if any of its items does",
-            Self::ExceptAlone => "add `cidr`",
-            Self::Cidr { meant: None, .. } => "write an address and a prefix length, such as 10.0.0.0/8 or fd00::/8",
-            Self::Except { .. } => {
-                "remove the entries of `except` that lie outside; to leave out the whole range, remove the peer"
-            }
-            Self::PortRange { .. } => "write a number from 1 to 65535",
-            Self::Port { meant: None, .. } => {
-                "write `5432/tcp`, `8000-8010/udp`, `any/sctp`, `icmp`, or the name of a port such as `http` \
-                 (lower case letters, digits and `-`, at least one letter, at most 15 characters)"
-            }
-            Self::PortName { meant: None, .. } => {
-                "write a number from 1 to 65535, or a name such as `http` (lower case letters, digits and `-`, \
-                 at least one letter, at most 15 characters)"
-            }
-            Self::PortOrder { .. } => "write the lower port first",
-            Self::EndPortAlone => "write the first port of the range as a number in `port`",
-            Self::DirectionTwice { .. } => "write each direction once",
-            Self::NoEffect => "add `isolate: [ingress]` to deny all incoming connections, or add a rule under `allow`",
-            Self::OneDirection => "`from` says who may connect to the workloads, `to` whom they may connect to",
-            Self::NotIsolated { .. } => {
-                "add the direction to `isolate`, or remove the rule, which would have no effect"
-            }
-            Self::Rest => "correct the errors above first",
-            Self::Unreadable { .. } | Self::Syntax { .. } | Self::WrongType { .. } | Self::More { .. } => return None,
-        };
-        Some(text.to_owned())
-    }
-}
+/// All kinds that are read.
+pub(super) const READ: [&str; 5] = ["NetworkPolicy", "FlowPolicy", "List", "NetworkPolicyList", "FlowPolicyList"];
 
 /// `port 70000`; a number that was too big to be kept is not shown.
 fn port(number: i64) -> String {
     if number == i64::MAX { "the port".to_owned() } else { format!("port {number}") }
 }
 
-fn meant(name: impl AsRef<str>) -> String {
-    format!("did you mean `{}`?", name.as_ref())
-}
-
-/// The one of `known` that `name` is most likely a misspelling of.
-pub(super) fn near_name(name: &str, known: impl IntoIterator<Item = &'static str>) -> Option<&'static str> {
-    const NEAR: f64 = 0.7;
-    // Longer texts are no misspelt names, and the comparison is quadratic.
-    if name.len() > 64 {
-        return None;
-    }
-    let likeness = |known: &str| strsim::normalized_damerau_levenshtein(&name.to_lowercase(), &known.to_lowercase());
-    known
-        .into_iter()
-        .map(|known| (known, likeness(known)))
-        .filter(|(_, likeness)| *likeness >= NEAR)
-        .max_by(|a, b| a.1.total_cmp(&b.1))
-        .map(|(known, _)| known)
-}
-
 /// `a`, or `a` and `b` joined by "or".
-fn one_of(names: &[&str]) -> String {
+pub(super) fn one_of(names: &[&str]) -> String {
     match names {
         [] => "nothing".to_owned(),
         [name] => format!("`{name}`"),
@@ -433,19 +395,5 @@ fn one_of(names: &[&str]) -> String {
             let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
             format!("{} or `{last}`", names.join(", "))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn misspelt_names_are_found_and_strange_ones_are_not() {
-        assert_eq!(near_name("prots", ["from", "ports"]), Some("ports"));
-        assert_eq!(near_name("podselector", ["podSelector", "namespaceSelector"]), Some("podSelector"));
-        assert_eq!(near_name("networkpolicy", KINDS), Some("NetworkPolicy"));
-        assert_eq!(near_name("Deployment", KINDS), None);
-        assert_eq!(near_name(&"ports".repeat(1_000_000), ["ports"]), None);
     }
 }

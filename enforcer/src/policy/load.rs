@@ -3,17 +3,23 @@
 //! Input: texts that a source has read, with what it could not read. Output: the policy set with its warnings and the
 //! texts it came from, or every error found. There is no set with a part missing: it would isolate less.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt;
+use std::io;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
+use super::caution::Caution;
 use super::error::Problem;
 use super::finding::{Place, PolicyFinding};
 use super::model::{Policy, PolicyKind, PolicySet};
 use super::origin::Origin;
 use super::parse::{Parsed, parse};
 use super::position::Position;
+use super::skipped::Skipped;
+use super::yaml::{STACK, without_marks};
 use super::{PolicyError, PolicyWarning};
 
 /// A policy file as it was read.
@@ -32,6 +38,8 @@ pub struct Loaded {
     pub set: PolicySet,
     /// What may not be what its author meant.
     pub warnings: Vec<PolicyWarning>,
+    /// The documents that are no policies.
+    pub skipped: Skipped,
     /// The files that were read, in order: enough to make the same set again with [`from_sources`].
     pub sources: Vec<SourceFile>,
 }
@@ -41,6 +49,17 @@ pub struct Loaded {
 pub struct PolicyErrors {
     errors: Vec<PolicyError>,
     warnings: Vec<PolicyWarning>,
+    skipped: Skipped,
+}
+
+impl Loaded {
+    /// Warns of a directory or a file from which no policy was read; `files` are those of it.
+    pub(super) fn warn_if_empty(&mut self, path: &str, files: &BTreeSet<Arc<str>>) {
+        let is_of_it = |at: &Origin| matches!(at, Origin::File { path, .. } if files.contains(path));
+        if !self.set.policies.iter().any(|policy| is_of_it(&policy.at)) {
+            self.warnings.push(PolicyFinding { file: Arc::from(path), place: None, what: Caution::NoPolicies });
+        }
+    }
 }
 
 impl PolicyErrors {
@@ -58,6 +77,11 @@ impl PolicyErrors {
     pub fn warnings(&self) -> &[PolicyWarning] {
         &self.warnings
     }
+
+    /// The documents beside them that are no policies.
+    pub fn skipped(&self) -> &Skipped {
+        &self.skipped
+    }
 }
 
 impl fmt::Display for PolicyErrors {
@@ -72,6 +96,23 @@ impl fmt::Display for PolicyErrors {
 
 impl Error for PolicyErrors {}
 
+/// A warning about the line of a policy or a rule of `sources`.
+pub fn warning_at(sources: &[SourceFile], at: &Origin, what: Caution) -> PolicyWarning {
+    let (file, line) = match at {
+        Origin::File { path, line } => (Arc::clone(path), Some(*line)),
+        Origin::Object { .. } => (Arc::from(at.to_string()), None),
+    };
+    let source = sources.iter().find(|source| source.path == file);
+    let place = source.zip(line).and_then(|(source, line)| {
+        let text = without_marks(&source.text);
+        let written = text.split('\n').nth(usize::try_from(line).ok()?.checked_sub(1)?)?;
+        let indent = written.chars().take_while(|c| c.is_whitespace()).count();
+        let length = u32::try_from(written.trim().chars().count()).unwrap_or(u32::MAX);
+        Place::new(&text, Position { line, column: u32::try_from(indent + 1).ok()?, length }, 0)
+    });
+    PolicyFinding { file, place, what }
+}
+
 /// Makes the set again from the texts of an earlier reading.
 pub fn from_sources(sources: Vec<SourceFile>) -> Result<Loaded, PolicyErrors> {
     assemble(sources, Vec::new())
@@ -81,10 +122,16 @@ pub fn from_sources(sources: Vec<SourceFile>) -> Result<Loaded, PolicyErrors> {
 pub(super) fn assemble(sources: Vec<SourceFile>, mut errors: Vec<PolicyError>) -> Result<Loaded, PolicyErrors> {
     let mut loaded = Loaded::default();
     let mut seen = Seen::default();
-    for source in &sources {
-        let Parsed { policies, warnings, errors: refused, names } = parse(&source.path, &source.text);
+    let parsed = parse_all(&sources).unwrap_or_else(|cause| {
+        let what = Problem::Unreadable { cause };
+        errors.push(PolicyFinding { file: Arc::from("."), place: None, what });
+        Vec::new()
+    });
+    for (source, parsed) in sources.iter().zip(parsed) {
+        let Parsed { policies, warnings, errors: refused, skipped, names } = parsed;
         errors.extend(refused);
         loaded.warnings.extend(warnings);
+        loaded.skipped.add(skipped);
         for (policy, name) in policies.into_iter().zip(names) {
             errors.extend(seen.note(&policy, name, source));
             loaded.set.policies.push(policy);
@@ -96,7 +143,19 @@ pub(super) fn assemble(sources: Vec<SourceFile>, mut errors: Vec<PolicyError>) -
     }
     let line = |error: &PolicyError| error.place.as_ref().map_or(u32::MAX, |place| place.line);
     errors.sort_by(|a, b| a.file.cmp(&b.file).then(line(a).cmp(&line(b))));
-    Err(PolicyErrors { errors, warnings: loaded.warnings })
+    Err(PolicyErrors { errors, warnings: loaded.warnings, skipped: loaded.skipped })
+}
+
+/// What each file says. The reader calls itself for each level of nesting, so it has a stack of its own.
+fn parse_all(sources: &[SourceFile]) -> io::Result<Vec<Parsed>> {
+    if sources.is_empty() {
+        return Ok(Vec::new());
+    }
+    let all = || sources.iter().map(|source| parse(&source.path, &source.text)).collect();
+    thread::scope(|scope| {
+        let parser = thread::Builder::new().name("parse".to_owned()).stack_size(STACK).spawn_scoped(scope, all)?;
+        Ok(parser.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
 }
 
 /// The policies so far, by what must be unique.
@@ -114,8 +173,8 @@ impl Seen {
         let (kind, first) = (policy.kind.as_str(), first.clone());
         let (_, namespace, name) = key;
         let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
-        let text = source.text.strip_prefix('\u{feff}').unwrap_or(&source.text);
-        let place = Place::new(text, Position { length, ..at }, 0);
+        let text = without_marks(&source.text);
+        let place = Place::new(&text, Position { length, ..at }, 0);
         Some(PolicyFinding {
             file: source.path.clone(),
             place,

@@ -6,23 +6,29 @@
 #![forbid(unsafe_code)]
 
 mod caution;
+mod character;
 mod cidr;
 mod document;
+mod encoding;
 mod error;
 mod finding;
+mod help;
 pub mod load;
 pub mod model;
 mod names;
 pub mod origin;
 pub mod parse;
 mod position;
+mod skipped;
 pub mod source;
 pub mod store;
 mod yaml;
 
 pub use caution::Caution;
+pub use encoding::Encoding;
 pub use error::Problem;
 pub use finding::{Place, PolicyFinding};
+pub use skipped::Skipped;
 
 /// What is wrong with a policy file, and where.
 pub type PolicyError = PolicyFinding<Problem>;

@@ -2,7 +2,16 @@
 //!
 //! Input: text. Output: whether it is valid.
 
-/// A DNS-1123 label: the name of a namespace.
+/// Whatever a workload or its namespace may be called: what `workload` takes from an inventory and from a runtime.
+pub(super) fn is_any_name(text: &str) -> bool {
+    is_framed(text, 253, is_in_any_name, is_in_any_name)
+}
+
+fn is_in_any_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
+}
+
+/// A DNS-1123 label: the name of a namespace in Kubernetes.
 pub(super) fn is_dns_label(text: &str) -> bool {
     let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     is_framed(text, 63, alphanumeric, |byte| alphanumeric(byte) || byte == b'-')
@@ -72,6 +81,17 @@ mod tests {
         let too_long = "a".repeat(254);
         for illegal in ["", "-a", "a-", "A", "a_b", "a..b", ".a", "a.", "ä", "a b", "a\n", "a/b", too_long.as_str()] {
             assert!(!is_dns_label(illegal) && !is_dns_subdomain(illegal), "{illegal}");
+        }
+    }
+
+    #[test]
+    fn any_name_of_a_workload_is_one_word() {
+        let (longest, too_long) = ("_".repeat(253), "a".repeat(254));
+        for legal in ["a", "my_shop", "_", "-", "Shop.EU_", "9.", longest.as_str()] {
+            assert!(is_any_name(legal), "{legal}");
+        }
+        for illegal in ["", "a b", "a/b", "a\n", "\u{e4}", "a*", too_long.as_str()] {
+            assert!(!is_any_name(illegal), "{illegal}");
         }
     }
 

@@ -43,6 +43,26 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
     }
 }
 
+/// An optional field that may also be there without a value. Whether that is refused is for its reader to say.
+#[derive(Debug, Default)]
+pub(super) enum Field<T> {
+    /// It is not there.
+    #[default]
+    Absent,
+    /// It has no value.
+    Null(Position),
+    /// It has one.
+    Given(At<T>),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Spanned { value, referenced, .. } = Spanned::<Option<T>>::deserialize(deserializer)?;
+        let at = referenced.into();
+        Ok(value.map_or(Self::Null(at), |value| Self::Given(At { value, at })))
+    }
+}
+
 /// An optional field that may be absent, but not null: `T` is an [`At`], or a box of one.
 pub(super) fn given<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where

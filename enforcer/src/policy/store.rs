@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::PolicyWarning;
 use super::load::{Loaded, SourceFile};
 use super::model::PolicySet;
 use super::source::{Said, Unit};
+use super::{PolicyWarning, Skipped};
 
 /// Source and unit.
 type Key = (&'static str, Unit);
@@ -23,6 +23,7 @@ type Versions = BTreeMap<Key, Arc<Version>>;
 struct Version {
     set: Arc<PolicySet>,
     sources: Arc<[SourceFile]>,
+    skipped: Skipped,
 }
 
 /// All policies that count, and what they were made of.
@@ -32,6 +33,8 @@ pub struct Reading {
     pub set: Arc<PolicySet>,
     /// The texts, by source.
     pub sources: BTreeMap<&'static str, Vec<Arc<[SourceFile]>>>,
+    /// The documents of the texts that are no policies.
+    pub skipped: Skipped,
 }
 
 /// What a person should hear about what a source has said.
@@ -91,9 +94,9 @@ impl Store {
                     }
                     self.errors.remove(&key);
                     if !self.current.get(&key).is_some_and(same) {
-                        let Loaded { set, warnings, sources } = loaded;
+                        let Loaded { set, warnings, sources, skipped } = loaded;
                         news.warnings.extend(warnings);
-                        newer.insert(key, Arc::new(Version { set: Arc::new(set), sources: sources.into() }));
+                        newer.insert(key, Arc::new(Version { set: Arc::new(set), sources: sources.into(), skipped }));
                     }
                 }
                 Err(errors) => {
@@ -165,10 +168,12 @@ impl Store {
             }
         };
         let mut sources = BTreeMap::<_, Vec<_>>::new();
+        let mut skipped = Skipped::default();
         for ((source, _), version) in &self.current {
+            skipped.add(version.skipped.clone());
             sources.entry(*source).or_default().push(Arc::clone(&version.sources));
         }
-        self.reading = Some(Reading { set, sources });
+        self.reading = Some(Reading { set, sources, skipped });
     }
 }
 

@@ -3,10 +3,11 @@
 //! Input: the text of a file. Output: its documents, each deserialized on request, or a [`Problem`] and its place. Limits here
 //! bound the memory and time that a hostile file can cost.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde_yaml::budget::BudgetBreach;
 use serde_yaml::{MergeKeyPolicy, Options};
 
@@ -17,8 +18,11 @@ use super::position::{NO_VALUE, Position};
 pub(super) const FILE_NODES: usize = 500_000;
 /// Nodes of one document: what its shapes take while the model is made of them.
 pub(super) const DOCUMENT_NODES: usize = 100_000;
-/// Levels of nesting; a NetworkPolicy has 11.
-pub(super) const DEPTH: usize = 32;
+/// Levels of nesting. A NetworkPolicy has 11; what stands beside it may have some dozens. Each level costs up to
+/// 30 KiB of stack, so files are parsed on a thread with [`STACK`].
+pub(super) const DEPTH: usize = 128;
+/// Bytes of stack that [`DEPTH`] levels fit into twice.
+pub(super) const STACK: usize = 8 << 20;
 /// What the aliases of a document may grow to; policies hardly ever have any.
 const ALIAS_EVENTS: usize = 20_000;
 /// Characters of a value that a message shows.
@@ -55,18 +59,48 @@ pub(super) fn documents(text: &str) -> impl Iterator<Item = Document<'_>> {
     })
 }
 
+/// The text without the byte order marks that YAML allows: at its beginning, and where a document begins.
+///
+/// Others stay, and [`unprintable`] finds them. Lines keep their numbers.
+pub(super) fn without_marks(text: &str) -> Cow<'_, str> {
+    const MARK: char = '\u{feff}';
+    if !text.contains(MARK) {
+        return Cow::Borrowed(text);
+    }
+    let mut kept = String::with_capacity(text.len());
+    let mut is_begun = false;
+    for line in text.split_inclusive('\n') {
+        let bare = line.strip_prefix(MARK).unwrap_or(line);
+        let behind_marker = behind_marker(bare);
+        // Before a marker, or where nothing of the document has come yet, a mark is a part of no value.
+        let line = if behind_marker.is_some() || !is_begun { bare } else { line };
+        is_begun = is_content(line, behind_marker) || is_begun && behind_marker.is_none();
+        kept.push_str(line);
+    }
+    Cow::Owned(kept)
+}
+
+/// What stands behind the `---` of a marker line.
+fn behind_marker(line: &str) -> Option<&str> {
+    line.strip_prefix("---").filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+}
+
+/// Whether a line holds more than a marker, a comment or a directive.
+fn is_content(line: &str, behind_marker: Option<&str>) -> bool {
+    let content = behind_marker.unwrap_or(line).trim();
+    !content.is_empty() && !content.starts_with('#') && !line.starts_with('%')
+}
+
 /// Bytes and lines of the first document of `text`, and whether it has content.
 fn first_document(text: &str) -> (usize, u32, bool) {
     let (mut end, mut lines) = (0, 0);
     let (mut is_begun, mut has_content) = (false, false);
     for line in text.split_inclusive('\n') {
-        let behind_marker =
-            line.strip_prefix("---").filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        let behind_marker = behind_marker(line);
         if behind_marker.is_some() && is_begun {
             break;
         }
-        let content = behind_marker.unwrap_or(line).trim();
-        let is_content = !content.is_empty() && !content.starts_with('#') && !line.starts_with('%');
+        let is_content = is_content(line, behind_marker);
         has_content |= is_content;
         is_begun |= is_content || behind_marker.is_some();
         end += line.len();
@@ -97,11 +131,29 @@ pub(super) fn unprintable(text: &str) -> Option<(Problem, Position)> {
 /// A value, or what is wrong and where.
 pub(super) type Reading<T> = Result<T, (Problem, Option<Position>)>;
 
-/// A document as `T`, and how many nodes it has; `None` if it is empty.
-pub(super) fn read<T: DeserializeOwned>(document: Document<'_>, nodes_left: usize) -> (Reading<Option<T>>, usize) {
+/// The header of a document as `T`, and how many nodes the document has; `None` if it is empty. Merge keys are fields
+/// without a meaning here: documents that are no policies may have them.
+pub(super) fn read_header<T: DeserializeOwned>(
+    document: Document<'_>,
+    nodes_left: usize,
+) -> (Reading<Option<T>>, usize) {
+    read_counted(document, nodes_left, MergeKeyPolicy::AsOrdinary)
+}
+
+/// A document as `T`; `None` if it is empty.
+pub(super) fn read<T: DeserializeOwned>(document: Document<'_>) -> Reading<Option<T>> {
+    read_counted(document, DOCUMENT_NODES, MergeKeyPolicy::Error).0
+}
+
+fn read_counted<T: DeserializeOwned>(
+    document: Document<'_>,
+    nodes_left: usize,
+    merge_keys: MergeKeyPolicy,
+) -> (Reading<Option<T>>, usize) {
     let nodes = Rc::new(Cell::new(0));
     let counted = Rc::clone(&nodes);
-    let options = options(nodes_left.min(DOCUMENT_NODES)).with_budget_report(move |report| counted.set(report.nodes));
+    let options =
+        options(nodes_left.min(DOCUMENT_NODES), merge_keys).with_budget_report(move |report| counted.set(report.nodes));
     let result = serde_yaml::from_str_with_options(document.text, options).map_err(|error| {
         let position = error.location().map(Position::from);
         (problem(&error, nodes_left), position)
@@ -109,7 +161,18 @@ pub(super) fn read<T: DeserializeOwned>(document: Document<'_>, nodes_left: usiz
     (result, nodes.get())
 }
 
-fn options(max_nodes: usize) -> Options {
+/// The non-empty document as what `seed` makes of it.
+pub(super) fn read_with<'de, S: DeserializeSeed<'de>>(document: Document<'de>, seed: S) -> Reading<S::Value> {
+    let options = options(DOCUMENT_NODES, MergeKeyPolicy::Error);
+    serde_yaml::with_deserializer_from_str_with_options(document.text, options, |yaml| seed.deserialize(yaml)).map_err(
+        |error| {
+            let position = error.location().map(Position::from);
+            (problem(&error, DOCUMENT_NODES), position)
+        },
+    )
+}
+
+fn options(max_nodes: usize, merge_keys: MergeKeyPolicy) -> Options {
     serde_yaml::options! {
         budget: serde_yaml::budget! {
             max_nodes: max_nodes,
@@ -126,7 +189,7 @@ fn options(max_nodes: usize) -> Options {
             max_total_replayed_events: ALIAS_EVENTS,
             max_replay_stack_depth: 8,
         },
-        merge_keys: MergeKeyPolicy::Error,
+        merge_keys: merge_keys,
         emit_comments: false,
         with_snippet: false,
         // A text that another reader takes for a number (0x50, 1_000, 080, on) is refused or kept as it stands.
@@ -228,5 +291,24 @@ mod tests {
         assert_eq!(split("# c\n%YAML 1.2\n---\na\n---\r\nb"), [(0, "# c\n%YAML 1.2\n---\na\n"), (4, "---\r\nb")]);
         assert_eq!(split("--- {a: b}\n--- c\n"), [(0, "--- {a: b}\n"), (1, "--- c\n")]);
         assert_eq!(split("---a\n ---\n----\n"), [(0, "---a\n ---\n----\n")]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_may_stand_where_a_document_begins_and_nowhere_else() {
+        const B: &str = "\u{feff}";
+        for (text, kept) in [
+            (format!("{B}a: b\n"), "a: b\n".to_owned()),
+            (format!("a: b\n---\n{B}c: d\n"), "a: b\n---\nc: d\n".to_owned()),
+            (format!("a: b\n---\n# c\n\n{B}c: d\n"), "a: b\n---\n# c\n\nc: d\n".to_owned()),
+            (format!("a: b\n{B}---\nc: d\n"), "a: b\n---\nc: d\n".to_owned()),
+            (format!("{B}# c\n{B}a: b\n"), "# c\na: b\n".to_owned()),
+            (format!("{B}{B}a: b\n"), format!("{B}a: b\n")),
+            (format!("a: b\n{B}c: d\n"), format!("a: b\n{B}c: d\n")),
+            (format!("--- a\n{B}c\n"), format!("--- a\n{B}c\n")),
+            (format!("a: {B}b\n"), format!("a: {B}b\n")),
+            ("a\n".to_owned(), "a\n".to_owned()),
+        ] {
+            assert_eq!(without_marks(&text), kept, "{text:?}");
+        }
     }
 }

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use enforcer_common::id::Address;
 
 use super::ports::PortNames;
-use crate::workload::model::{Identity, Labels, Snapshot, WorkloadKey};
+use crate::workload::model::{Identity, LabelSets, Snapshot, WorkloadKey};
 
-/// Workloads of one namespace with the same labels and port names: policy treats them alike, CIDRs aside.
+/// Workloads of one namespace with the same sets of labels and the same port names: policy treats them alike, CIDRs aside.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct GroupId(pub u32);
 
@@ -61,7 +61,7 @@ pub(super) struct Groups<'a> {
     pub(super) names_of: Vec<usize>,
 }
 
-type Likeness<'a> = (&'a str, &'a Labels, &'a PortNames);
+type Likeness<'a> = (&'a str, &'a LabelSets, &'a PortNames);
 
 impl<'a> Groups<'a> {
     /// Of all named workloads of a snapshot.

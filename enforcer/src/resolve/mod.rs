@@ -7,6 +7,7 @@
 
 mod decision;
 mod directory;
+mod no_op;
 mod peers;
 mod ports;
 mod rank;
@@ -16,6 +17,7 @@ mod selector;
 
 pub use decision::{DecidedBy, Decision, Service};
 pub use directory::{GroupId, Holder, KnownAddress};
+pub use no_op::{NoOp, no_ops};
 pub use peers::{Block, PeerSet, PeerSetId};
 pub use ports::{PortSet, PortSetId};
 pub use rank::Rank;

@@ -67,7 +67,7 @@ impl<'a> Resolver<'a> {
             .copied()
             .filter(|at| {
                 let policy = self.policy(*at);
-                policy.isolates(direction) && policy.subject.matches(&identity.labels)
+                policy.isolates(direction) && identity.labels.any(|set| policy.subject.matches(set))
             })
             .collect();
         if policies.is_empty() {

@@ -30,14 +30,19 @@ impl<'a> Index<'a> {
             let group = GroupId(place as u32);
             let name = identity.name.namespace.as_str();
             namespaces.entry(name).or_insert_with(|| Namespace::of(snapshot, name)).groups.push(group);
-            for (key, value) in &identity.labels {
+            for (key, value) in identity.labels.pairs() {
                 by_label.entry(key).or_default().entry(value).or_default().push(group);
             }
         }
         Self { identities, namespaces, by_label }
     }
 
-    /// The groups that match, sorted.
+    /// The namespaces that have a workload, sorted.
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.namespaces.keys().copied()
+    }
+
+    /// The groups that match, sorted. One whose sets have two of the wanted values of a label may be there twice.
     pub(super) fn select(&self, own: &str, scope: &NamespaceScope, workloads: &LabelSelector) -> Vec<GroupId> {
         let in_scope: Vec<(&str, &Namespace<'_>)> = match scope {
             NamespaceScope::Own => {
@@ -52,7 +57,8 @@ impl<'a> Index<'a> {
         };
         let in_namespaces: usize = in_scope.iter().map(|(_, namespace)| namespace.groups.len()).sum();
         let by_label = self.rarest_label(workloads);
-        let matches = |group: &GroupId| workloads.matches(&self.identities[group.0 as usize].labels);
+        // One set must meet the selector by itself (D14).
+        let matches = |group: &GroupId| self.identities[group.0 as usize].labels.any(|set| workloads.matches(set));
         let mut selected: Vec<GroupId> = match by_label {
             Some((count, lists)) if count < in_namespaces => {
                 let names: std::collections::HashSet<&str> = in_scope.iter().map(|(name, _)| *name).collect();
@@ -71,7 +77,7 @@ impl<'a> Index<'a> {
         selected
     }
 
-    /// The groups that the most selective `In` requirement leaves, as lists that share no group.
+    /// The groups that the most selective `In` requirement leaves, as one list for each of its values.
     fn rarest_label(&self, selector: &LabelSelector) -> Option<(usize, Vec<&[GroupId]>)> {
         let lists = selector.requirements.iter().filter_map(|requirement| match requirement {
             Requirement::In(key, values) => {

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -110,6 +110,13 @@ pub enum Finding {
         /// Which workload.
         workload: Subject,
     },
+    /// The workload has devices that end at none of our hooks.
+    PartlyEnforced {
+        /// Which workload.
+        workload: Subject,
+        /// The devices and their kinds. The container chooses the names.
+        devices: BTreeMap<String, String>,
+    },
     /// The workload is closed, because it has a device whose lower device lies in the node's namespace.
     ReachesNode {
         /// Which workload.
@@ -132,6 +139,14 @@ impl Finding {
         matches!(self, Self::ReachesNode { .. })
     }
 
+    /// The workload of which more passes than the hooks see, if it is about one.
+    pub fn partly_enforced(&self) -> Option<&Subject> {
+        match self {
+            Self::PartlyEnforced { workload, .. } => Some(workload),
+            _ => None,
+        }
+    }
+
     /// How many claims to addresses it stands for.
     pub fn claims(&self) -> usize {
         match self {
@@ -144,6 +159,7 @@ impl Finding {
             | Self::UplinkMissing { .. }
             | Self::LabelIgnored { .. }
             | Self::CannotLookInside { .. }
+            | Self::PartlyEnforced { .. }
             | Self::ReachesNode { .. }
             | Self::SourceDown { .. } => 0,
         }
@@ -213,6 +229,15 @@ pub enum Disagreement {
         /// Second source and its value.
         second: (String, String),
     },
+    /// One name of a port with two numbers.
+    Port {
+        /// The name.
+        name: String,
+        /// First source and its number.
+        first: (String, String),
+        /// Second source and its number.
+        second: (String, String),
+    },
     /// A namespace or workload name that cannot be one.
     InvalidName {
         /// Who has it.
@@ -255,7 +280,10 @@ impl fmt::Display for Disagreement {
             }
             Self::Name { first, second } => {
                 write!(f, "{} calls it `{}`, but {} calls it `{}`", first.0, first.1, second.0, second.1)?;
-                f.write_str("; use the same name in both, or remove one of the two")
+                f.write_str(
+                    "; use the same name in both, or remove one of the two; a container that shares the network of ",
+                )?;
+                f.write_str("another must be started with `--network container:NAME`")
             }
             Self::Label { key, first, second } => {
                 write!(
@@ -263,8 +291,17 @@ impl fmt::Display for Disagreement {
                     "{} gives the label `{key}` the value `{}`, but {} gives it `{}`",
                     first.0, first.1, second.0, second.1
                 )?;
-                write!(f, "; give both the same value, for a container by `--label {key}=VALUE`, which replaces ")?;
-                f.write_str("the value of its image, or run them in separate network namespaces")
+                write!(f, "; change the entry of the inventory, or give the container the same value by ")?;
+                write!(f, "`--label {key}=VALUE`, which replaces the value of its image")
+            }
+            Self::Port { name, first, second } => {
+                write!(
+                    f,
+                    "{} gives the port name `{name}` to {}, but {} gives it to {}",
+                    first.0, first.1, second.0, second.1
+                )?;
+                write!(f, "; rename one of the two or give both one number, for a container by the label ")?;
+                write!(f, "`enforcer.dev/port.{name}`, which replaces the label of its image")
             }
             Self::InvalidName { by, name } => {
                 write!(f, "{by} names it `{name}`, but a name has at most 253 letters, digits, `-`, `_` and `.`")
@@ -324,6 +361,12 @@ impl fmt::Display for Finding {
                 )?;
                 f.write_str("give its addresses in the inventory")
             }
+            Self::PartlyEnforced { workload, devices } => {
+                let devices: Vec<String> =
+                    devices.iter().map(|(name, kind)| format!("{} ({kind})", name.escape_debug())).collect();
+                write!(f, "{workload} is partly enforced: what its devices send and get passes no program: ")?;
+                write!(f, "{}; remove them, or do not count on policy for what goes over them", devices.join(", "))
+            }
             Self::ReachesNode { workload, devices } => {
                 let devices: Vec<String> = devices.iter().map(|name| name.escape_debug().to_string()).collect();
                 write!(
@@ -331,7 +374,8 @@ impl fmt::Display for Finding {
                     "{workload} is closed, because its device {} lies on a device of the node, past its programs; ",
                     devices.join(", ")
                 )?;
-                f.write_str("remove the device, and run the container without CAP_NET_ADMIN of the node")
+                f.write_str("take the container off its macvlan or ipvlan network, or remove the device and run the ")?;
+                f.write_str("container without CAP_NET_ADMIN of the node")
             }
             Self::SourceDown { source, error } => {
                 write!(f, "{source} cannot be read, so what it said last stays in force: {error}")

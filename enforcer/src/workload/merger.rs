@@ -55,6 +55,8 @@ pub(super) struct Merger {
     view: Option<Arc<NetworkView>>,
     gone: BTreeSet<i32>,
     netns: BTreeMap<PathBuf, i32>,
+    /// Veths of the workloads of which the log says that they are partly enforced.
+    told: BTreeSet<Ifindex>,
 }
 
 impl Merger {
@@ -66,8 +68,21 @@ impl Merger {
         requests: Requests,
         views: mpsc::Receiver<Change>,
     ) -> Self {
-        let (gone, netns, states) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
-        Self { store, sources, states, uplinks, settling, settles: None, requests, views, view: None, gone, netns }
+        let (gone, netns, states, told) = (BTreeSet::new(), BTreeMap::new(), Vec::new(), BTreeSet::new());
+        Self {
+            store,
+            sources,
+            states,
+            uplinks,
+            settling,
+            settles: None,
+            requests,
+            views,
+            view: None,
+            gone,
+            netns,
+            told,
+        }
     }
 
     /// Runs until nobody listens or netlink has stopped.
@@ -196,9 +211,11 @@ impl Merger {
         let kept: Kept =
             texts.filter_map(|(source, state)| Some((source.name.to_owned(), state.kept.clone()?))).collect();
         let refused = self.store.refused();
+        self.told.retain(|veth| view.links.contains_key(veth));
+        let told = &mut self.told;
         to.send_if_modified(|published| {
             let before = published.as_deref();
-            warn_of_news(&findings, before.map(|old| &old.findings));
+            warn_of_news(&findings, before.map(|old| &old.findings), told);
             let same = before.filter(|old| *old.snapshot == outcome.snapshot).map(|old| Arc::clone(&old.snapshot));
             let news = same.is_none() || before.is_some_and(|old| old.kept != kept);
             let snapshot = same.unwrap_or_else(|| Arc::new(outcome.snapshot));
@@ -210,8 +227,14 @@ impl Merger {
 
 /// Logs one line for each new finding, but a single line for all claims to addresses, because containers choose their
 /// number.
-fn warn_of_news(findings: &BTreeSet<Finding>, before: Option<&BTreeSet<Finding>>) {
-    let news = findings.iter().filter(|finding| before.is_none_or(|old| !old.contains(finding)));
+///
+/// A container also chooses how often its devices come and go, so the log says only once of each workload, by its first veth,
+/// that it is partly enforced.
+fn warn_of_news(findings: &BTreeSet<Finding>, before: Option<&BTreeSet<Finding>>, told: &mut BTreeSet<Ifindex>) {
+    let news = findings
+        .iter()
+        .filter(|finding| before.is_none_or(|old| !old.contains(finding)))
+        .filter(|finding| finding.partly_enforced().is_none_or(|workload| told.insert(workload.ifindex)));
     let (claims, others): (Vec<&Finding>, Vec<&Finding>) = news.partition(|finding| finding.claims() > 0);
     for finding in others {
         tracing::warn!(%finding, "discovery found a problem with a workload, a source or an uplink");

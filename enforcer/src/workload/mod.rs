@@ -5,10 +5,12 @@
 mod config;
 mod discovery;
 pub mod finding;
+mod labels;
 mod merger;
 pub mod model;
 mod names;
 mod netlink;
+pub mod offline;
 pub mod source;
 pub mod statement;
 pub mod store;

@@ -6,14 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use enforcer_common::id::Ifindex;
 
 use serde::{Deserialize, Serialize};
 
-/// Labels of a workload or a namespace.
-pub type Labels = BTreeMap<String, String>;
+pub use super::labels::{LabelSets, Labels};
 
 /// Namespace and name of a workload, as policies and the flow log write it: `shop/web`.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -56,6 +55,18 @@ pub struct Snapshot {
     /// What lies above the veths of workloads on the way to the stack: by which devices else their packets come in.
     #[serde(default)]
     pub above: BTreeMap<Ifindex, BTreeSet<Ifindex>>,
+    /// What else is on the links of workloads.
+    #[serde(default)]
+    pub beside: Beside,
+}
+
+/// What else is on the links of workloads, beside their veths.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Beside {
+    /// Uplinks that are ports of a workload's bridge: routers and DHCP servers of the link may be behind them (D16).
+    pub uplinks: BTreeSet<Ifindex>,
+    /// By veth, the broadcast addresses of the node's subnets on its bridge (N1).
+    pub broadcasts: BTreeMap<Ifindex, BTreeSet<Ipv4Addr>>,
 }
 
 /// Who says of each address that it is the workload's (D11).
@@ -83,6 +94,9 @@ pub struct LocalWorkload {
     /// node's, and not because nobody named it.
     #[serde(default)]
     pub disagrees: bool,
+    /// Its devices that end at none of our hooks, by name: what they send and get passes no program.
+    #[serde(default)]
+    pub foreign: BTreeMap<String, ForeignDevice>,
     /// What a later daemon has to know of it.
     #[serde(default)]
     pub past: Past,
@@ -93,6 +107,17 @@ impl LocalWorkload {
     pub fn lost_its_name(&self) -> bool {
         self.identity.is_none() && self.past.named.is_some()
     }
+}
+
+/// A device inside a workload's namespace that ends at none of our hooks.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct ForeignDevice {
+    /// What kind of device it is: `macvlan`, `tun`, `physical`.
+    pub kind: String,
+    /// Addresses that are configured on it.
+    pub addresses: BTreeSet<IpAddr>,
+    /// It lies on a device of the node.
+    pub over_node: bool,
 }
 
 /// Who says that an address is a workload's own. Only the first three are somebody else than the workload.
@@ -169,8 +194,8 @@ pub struct Past {
 pub struct Identity {
     /// Namespace and name.
     pub name: WorkloadName,
-    /// Labels.
-    pub labels: Labels,
+    /// Labels, a set for each container.
+    pub labels: LabelSets,
     /// Named ports: name -> (protocol, port). A name may stand for several ports of different protocols.
     pub ports: BTreeMap<String, BTreeSet<NamedPort>>,
 }

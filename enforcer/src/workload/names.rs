@@ -25,6 +25,16 @@ pub(super) fn parse_port(text: &str) -> Option<NamedPort> {
     (port != 0).then_some(NamedPort { protocol, port })
 }
 
+/// What `parse_port` reads.
+pub(super) fn port_as_written(port: NamedPort) -> String {
+    let protocol = match port.protocol {
+        6 => "tcp",
+        17 => "udp",
+        _ => "sctp",
+    };
+    format!("{}/{protocol}", port.port)
+}
+
 /// A namespace or workload name that stays one word in `shop/web` and in a log line.
 pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty()

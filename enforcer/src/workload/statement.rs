@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::finding::{Disagreement, Finding};
-use super::model::{Identity, Labels, NamedPort, WorkloadName};
-use super::names::is_name;
+use super::model::{Identity, LabelSets, Labels, NamedPort, WorkloadName};
+use super::names::{is_name, port_as_written};
 
 /// Namespace of a workload whose sources name none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -22,8 +22,8 @@ pub struct Statement {
     pub about: About,
     /// What it names, for as long as it is that: a container by its id, or what an entry of the inventory is found by.
     pub object: String,
-    /// Labels.
-    pub labels: Labels,
+    /// Labels. Several sets are of several containers.
+    pub labels: LabelSets,
     /// Named ports.
     pub ports: BTreeMap<String, BTreeSet<NamedPort>>,
     /// The workload forwards for others.
@@ -49,6 +49,8 @@ pub enum About {
         namespace: Option<String>,
         /// Name of the workload, if the part says one.
         name: Option<String>,
+        /// What it says holds for all parts, as what a pod says.
+        is_whole: bool,
     },
 }
 
@@ -79,6 +81,14 @@ impl Statement {
         }
     }
 
+    /// Labels of the workload as a whole, which each of its containers has; `None`: the labels are of single containers.
+    fn of_the_whole(&self) -> Option<&Labels> {
+        match &self.about {
+            About::Workload(_) | About::Part { is_whole: true, .. } => self.labels.single(),
+            About::Part { .. } => None,
+        }
+    }
+
     fn name(&self) -> Option<&str> {
         match &self.about {
             About::Workload(name) => Some(&name.name),
@@ -89,13 +99,13 @@ impl Statement {
 
 /// Unites statements about one workload, to its identity and the object that has the name.
 ///
-/// Labels are united; a contradiction makes the workload unknown rather than dropping the label, because a workload
-/// that loses a label may fall out of the policy that isolates it, and would be open.
+/// Names, namespaces and ports belong to the network namespace, so they must not contradict each other. Labels belong to one
+/// container each (D14). What is said of the workload as a whole holds for each of its containers; if a value contradicts that
+/// of a container, the workload is unknown rather than without the label, because a workload that loses a label may fall out
+/// of the policy that isolates it, and would be open.
 pub(super) fn unite(statements: &[&Statement]) -> Result<Option<(Identity, String)>, Disagreement> {
     let mut namespace: Option<(&Statement, &str)> = None;
     let mut name: Option<(&Statement, &str)> = None;
-    let mut labels: BTreeMap<&str, (&Statement, &str)> = BTreeMap::new();
-    let mut ports: BTreeMap<String, BTreeSet<NamedPort>> = BTreeMap::new();
     for &statement in statements {
         if let Some(said) = statement.namespace()
             && let Err((first, second)) = agree(&mut namespace, statement, said)
@@ -107,17 +117,9 @@ pub(super) fn unite(statements: &[&Statement]) -> Result<Option<(Identity, Strin
         {
             return Err(Disagreement::Name { first, second });
         }
-        for (key, value) in &statement.labels {
-            let mut slot = labels.get(key.as_str()).copied();
-            if let Err((first, second)) = agree(&mut slot, statement, value) {
-                return Err(Disagreement::Label { key: key.clone(), first, second });
-            }
-            labels.insert(key, (statement, value));
-        }
-        for (port, numbers) in &statement.ports {
-            ports.entry(port.clone()).or_default().extend(numbers);
-        }
     }
+    let labels = label_sets(statements)?;
+    let ports = ports(statements)?;
     let Some((named_by, name)) = name else { return Ok(None) };
     let (spaced_by, namespace) = namespace.unwrap_or((named_by, DEFAULT_NAMESPACE));
     for (by, text) in [(named_by, name), (spaced_by, namespace)] {
@@ -125,15 +127,78 @@ pub(super) fn unite(statements: &[&Statement]) -> Result<Option<(Identity, Strin
             return Err(Disagreement::InvalidName { by: by.by.clone(), name: text.to_owned() });
         }
     }
-    let identity = Identity {
-        name: WorkloadName { namespace: namespace.to_owned(), name: name.to_owned() },
-        labels: labels.into_iter().map(|(key, (_, value))| (key.to_owned(), value.to_owned())).collect(),
-        ports,
-    };
-    Ok(Some((identity, named_by.object.clone())))
+    let name = WorkloadName { namespace: namespace.to_owned(), name: name.to_owned() };
+    Ok(Some((Identity { name, labels, ports }, named_by.object.clone())))
 }
 
 type Said = (String, String);
+
+/// Values by key, with who says so.
+type Agreed<'a> = BTreeMap<&'a str, (&'a Statement, &'a str)>;
+
+/// One set for each part, with what is said of the whole.
+fn label_sets(statements: &[&Statement]) -> Result<LabelSets, Disagreement> {
+    let mut whole = Agreed::new();
+    let mut parts: Vec<(&Statement, &Labels)> = Vec::new();
+    for &statement in statements {
+        match statement.of_the_whole() {
+            Some(labels) => join(&mut whole, statement, labels)?,
+            None => parts.extend(statement.labels.iter().map(|labels| (statement, labels))),
+        }
+    }
+    let own = |set: Agreed<'_>| -> Labels {
+        set.into_iter().map(|(key, (_, value))| (key.to_owned(), value.to_owned())).collect()
+    };
+    let mut sets = Vec::with_capacity(parts.len().max(1));
+    for (statement, labels) in &parts {
+        let mut set = whole.clone();
+        join(&mut set, statement, labels)?;
+        sets.push(own(set));
+    }
+    if parts.is_empty() {
+        sets.push(own(whole));
+    }
+    Ok(LabelSets::of(sets))
+}
+
+fn join<'a>(set: &mut Agreed<'a>, statement: &'a Statement, labels: &'a Labels) -> Result<(), Disagreement> {
+    for (key, value) in labels {
+        let mut slot = set.get(key.as_str()).copied();
+        if let Err((first, second)) = agree(&mut slot, statement, value) {
+            return Err(Disagreement::Label { key: key.clone(), first, second });
+        }
+        set.insert(key, (statement, value));
+    }
+    Ok(())
+}
+
+/// All named ports. Of one protocol a name stands for the same numbers wherever it is given: a rule that allows the one
+/// number would otherwise allow the other too.
+fn ports(statements: &[&Statement]) -> Result<BTreeMap<String, BTreeSet<NamedPort>>, Disagreement> {
+    let mut ports: BTreeMap<String, BTreeSet<NamedPort>> = BTreeMap::new();
+    let mut said_by: BTreeMap<(&str, u8), (&Statement, BTreeSet<NamedPort>)> = BTreeMap::new();
+    for &statement in statements {
+        for (name, numbers) in &statement.ports {
+            let protocols: BTreeSet<u8> = numbers.iter().map(|port| port.protocol).collect();
+            for protocol in protocols {
+                let numbers: BTreeSet<NamedPort> =
+                    numbers.iter().copied().filter(|port| port.protocol == protocol).collect();
+                let (first, said) = said_by.entry((name, protocol)).or_insert_with(|| (statement, numbers.clone()));
+                if *said != numbers {
+                    let first = (first.by.clone(), port_text(said));
+                    let second = (statement.by.clone(), port_text(&numbers));
+                    return Err(Disagreement::Port { name: name.clone(), first, second });
+                }
+                ports.entry(name.clone()).or_default().extend(numbers);
+            }
+        }
+    }
+    Ok(ports)
+}
+
+fn port_text(ports: &BTreeSet<NamedPort>) -> String {
+    ports.iter().copied().map(port_as_written).collect::<Vec<_>>().join(", ")
+}
 
 fn agree<'a>(
     slot: &mut Option<(&'a Statement, &'a str)>,

@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use enforcer_common::id::Ifindex;
 
 use ipnetwork::IpNetwork;
+
+use super::model::{Beside, ForeignDevice};
 
 /// Everything that discovery reads from the kernel, complete and immutable.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -20,8 +22,8 @@ pub struct NetworkView {
     pub inside: BTreeMap<i32, BTreeSet<IpAddr>>,
     /// How many addresses inside a namespace are not in `inside`, because there are too many; by nsid.
     pub unread: BTreeMap<i32, usize>,
-    /// Devices inside other namespaces whose lower device lies in the node's, by nsid: what they send passes no program.
-    pub reaching: BTreeMap<i32, BTreeSet<String>>,
+    /// Devices inside other namespaces that end at none of our hooks, by nsid and name: what they send passes no program.
+    pub foreign: BTreeMap<i32, BTreeMap<String, ForeignDevice>>,
     /// Namespaces that we may not look into (they belong to another user namespace).
     pub unreadable: BTreeSet<i32>,
     /// Unicast routes of the node. Without those that a neighbour can plant: learnt from an RA or a redirect.
@@ -61,6 +63,26 @@ impl NetworkView {
         devices.map(|index| (index, above(index))).collect()
     }
 
+    /// What else is on the links of these veths. A subnet is what the node has a route to on the bridge itself: the word of a
+    /// workload about its subnet would let it choose whose packets it receives.
+    pub fn beside<'a>(
+        &self,
+        veths: impl Iterator<Item = Ifindex> + Clone,
+        uplinks: impl Iterator<Item = &'a Ifindex>,
+    ) -> Beside {
+        let bridge = |device: &Ifindex| self.links.get(device)?.master;
+        let bridges: BTreeSet<Ifindex> = veths.clone().filter_map(|veth| bridge(&veth)).collect();
+        let uplinks = uplinks.filter(|uplink| bridge(uplink).is_some_and(|bridge| bridges.contains(&bridge)));
+        let mut broadcasts: BTreeMap<Ifindex, BTreeSet<Ipv4Addr>> = BTreeMap::new();
+        for veth in veths {
+            let subnets = self.routes.iter().filter(|route| !route.via && Some(route.device) == bridge(&veth));
+            for broadcast in subnets.filter_map(|route| broadcast(&route.to)) {
+                broadcasts.entry(veth).or_default().insert(broadcast);
+            }
+        }
+        Beside { uplinks: uplinks.copied().collect(), broadcasts }
+    }
+
     /// Devices directly below this one, if it is a bridge, a bond or a VLAN.
     pub fn lower(&self, index: Ifindex) -> BTreeSet<Ifindex> {
         let Some(link) = self.links.get(&index) else {
@@ -73,6 +95,14 @@ impl NetworkView {
             Kind::Stacked => link.below.into_iter().collect(),
             Kind::Plain => BTreeSet::new(),
         }
+    }
+}
+
+/// The broadcast address of a subnet that has one.
+fn broadcast(subnet: &IpNetwork) -> Option<Ipv4Addr> {
+    match subnet {
+        IpNetwork::V4(subnet) if (1..=30).contains(&subnet.prefix()) => Some(subnet.broadcast()),
+        IpNetwork::V4(_) | IpNetwork::V6(_) => None,
     }
 }
 

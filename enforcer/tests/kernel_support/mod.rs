@@ -12,6 +12,7 @@ use std::time::Duration;
 use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, NewDenials, group_directory};
 use enforcer::lab::Namespace;
 use enforcer::plan::{Plan, PlannedWorkload, WorkloadKey};
+use enforcer::workload::model::Beside;
 use enforcer_common::id::{Address, Ifindex, PeerClass, Row};
 use enforcer_common::image::{AddressEntry, Cell, Header, Line, PortKey, RangeTable};
 use enforcer_common::schema::Group;
@@ -214,6 +215,7 @@ impl TestImage {
             workloads: vec![workload(KEY_A, A, "10.0.1.2", Row::NOT_ISOLATED), workload(KEY_B, B, B_ADDRESS, row)],
             uplinks: Vec::new(),
             above: BTreeMap::new(),
+            beside: Beside::default(),
         }
     }
 }

@@ -13,7 +13,7 @@ use enforcer_common::{
 
 /// Index of `lo`: `BPF_PROG_TEST_RUN` wants a device that is there.
 pub const LO: u32 = 1;
-/// The device that is an uplink.
+/// The device that is an uplink, and a port of the workload's bridge.
 pub const UPLINK: u32 = 7;
 /// The bridge above the veths of the workload and its neighbour: no uplink.
 pub const OTHER: u32 = 8;
@@ -41,6 +41,8 @@ pub mod who {
     pub const NEIGHBOUR: [&str; 2] = ["10.0.0.4", "fd00::4"];
     /// An address that another workload merely shows; that workload is one that the rules name.
     pub const SHOWN: [&str; 2] = ["10.0.0.5", "fd00::5"];
+    /// The broadcast address of the workload's subnet.
+    pub const BROADCAST: &str = "10.0.0.255";
     /// The node.
     pub const NODE: [&str; 2] = ["10.0.0.1", "fd00::1"];
     /// An address of the range that the rules name for the same ports.
@@ -135,7 +137,8 @@ impl Scene {
         let own = who::WORKLOAD.into_iter().map(|address| HomeKey::new(ip(address).into(), Ifindex(LO)));
         // Nobody vouches for it, so no mark guards it.
         let shown = who::SHOWN.into_iter().map(|address| HomeKey::new(ip(address).into(), Ifindex(OTHER)));
-        pairs.chain(own).chain(shown).collect()
+        let broadcast = HomeKey::for_all(ip(who::BROADCAST).into(), Ifindex(LO));
+        pairs.chain(own).chain(shown).chain([HomeKey::out(Ifindex(UPLINK)), broadcast]).collect()
     }
 
     /// The image: two peer classes, two port classes, one row, two vectors.

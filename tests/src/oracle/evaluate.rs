@@ -64,11 +64,13 @@ pub enum Number {
     D11,
     /// The node sends from the address of a workload.
     D12,
+    /// The labels of containers that share a network namespace are united.
+    D14,
 }
 
 impl Number {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::N1,
         Self::N2,
         Self::N3,
@@ -92,6 +94,7 @@ impl Number {
         Self::Disputed,
         Self::D11,
         Self::D12,
+        Self::D14,
     ];
 }
 
@@ -183,7 +186,7 @@ impl<'a> Oracle<'a> {
                 Direction::Egress => policy.isolates_egress,
             };
             let empty = rules(policy, direction).is_empty() && self.lacks(Number::N6);
-            namespace && isolates && !empty && self.selects(&policy.subject, &subject.labels)
+            namespace && isolates && !empty && self.selects_one(&policy.subject, subject)
         });
         let Some(first) = isolating.next() else {
             return !self.lacks(Number::N1);
@@ -243,7 +246,7 @@ impl<'a> Oracle<'a> {
                         && self.is_unknown(peer)
                         && workloads.requirements.is_empty();
                 };
-                let pod = self.selects(workloads, &who.labels);
+                let pod = self.selects_one(workloads, who);
                 match namespaces {
                     NamespaceScope::Own => pod && (who.name.namespace == policy.namespace || self.lacks(Number::N11)),
                     NamespaceScope::Matching(selector) => {
@@ -343,6 +346,14 @@ impl<'a> Oracle<'a> {
         labels
     }
 
+    /// Whether a selector matches the labels of one container of a workload.
+    fn selects_one(&self, selector: &LabelSelector, workload: &Identity) -> bool {
+        if self.lacks(Number::D14) {
+            return self.selects(selector, &workload.labels.iter().flatten().map(owned).collect());
+        }
+        workload.labels.iter().any(|container| self.selects(selector, container))
+    }
+
     fn selects(&self, selector: &LabelSelector, labels: &Labels) -> bool {
         if selector.requirements.is_empty() {
             return !self.lacks(Number::N12);
@@ -365,6 +376,10 @@ impl<'a> Oracle<'a> {
             }
         })
     }
+}
+
+fn owned((key, value): (&String, &String)) -> (String, String) {
+    (key.clone(), value.clone())
 }
 
 fn rules(policy: &Policy, direction: Direction) -> &[Rule] {

@@ -9,7 +9,7 @@ use enforcer::policy::model::{
     Action, LabelSelector, NamespaceScope, Peer, Peers, PortSpec, Ports, Requirement, Rule, Transport,
 };
 use enforcer::workload::model::{
-    Identity, Interface, Labels, LocalWorkload, NamedPort, Past, RemoteWorkload, Snapshot, Vouched, Voucher,
+    Identity, Interface, LabelSets, Labels, LocalWorkload, NamedPort, Past, RemoteWorkload, Snapshot, Vouched, Voucher,
     WorkloadKey, WorkloadName,
 };
 use ipnetwork::IpNetwork;
@@ -49,6 +49,7 @@ pub fn snapshot(random: &mut Random) -> Snapshot {
             endpoints: BTreeMap::new(),
             routes: false,
             disagrees: false,
+            foreign: BTreeMap::new(),
             past: Past::default(),
         };
         let interface = Interface { name: format!("veth{place}"), peer_mac: None, existed_at_start: false };
@@ -80,10 +81,9 @@ fn owned(labels: &[(&str, &str)]) -> Labels {
 }
 
 fn identity(random: &mut Random, place: u64) -> Identity {
-    let mut labels = owned(&[("app", random.pick(&APPS))]);
-    if random.chance(70) {
-        labels.extend(owned(&[("tier", random.pick(&TIERS))]));
-    }
+    // Of several containers in one network namespace, which may contradict each other.
+    let sets = if random.chance(40) { 2 + random.below(2) } else { 1 };
+    let labels = LabelSets::of((0..sets).map(|_| labels(random)));
     let mut ports: BTreeMap<String, BTreeSet<NamedPort>> = BTreeMap::new();
     for name in PORT_NAMES {
         for _ in 0..random.below(3) {
@@ -98,6 +98,18 @@ fn identity(random: &mut Random, place: u64) -> Identity {
         labels,
         ports,
     }
+}
+
+/// Those of one container.
+fn labels(random: &mut Random) -> Labels {
+    let mut labels = Labels::new();
+    if random.chance(90) {
+        labels.extend(owned(&[("app", random.pick(&APPS))]));
+    }
+    if random.chance(70) {
+        labels.extend(owned(&[("tier", random.pick(&TIERS))]));
+    }
+    labels
 }
 
 /// The same, and who vouches for them.

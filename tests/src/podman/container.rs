@@ -17,7 +17,7 @@ pub const PORT: u16 = 8080;
 pub const OTHER_PORT: u16 = 8081;
 
 /// Serves its own name at both ports, over both families.
-const SERVE: &str = "echo \"$NAME\" >/www/name; httpd -p 8081 -h /www; exec httpd -f -p 8080 -h /www";
+pub const SERVE: &str = "echo \"$NAME\" >/www/name; httpd -p 8081 -h /www; exec httpd -f -p 8080 -h /www";
 
 /// A running container.
 #[derive(Clone, Debug)]
@@ -48,8 +48,15 @@ impl Container {
 
     /// The same, on a network with an address of each family.
     pub fn on(host: &Host, name: &str, network: &str, addresses: [&str; 2], options: &[&str]) -> Self {
-        let attached = host.join(network, addresses);
-        Self::run(host, name, &[&[attached.as_str()], options].concat(), &addresses)
+        let attached = host.attach(network, addresses);
+        let attached: Vec<&str> = attached.iter().map(String::as_str).collect();
+        Self::run(host, name, &[&attached, options].concat(), &addresses)
+    }
+
+    /// One that runs already, by its name and addresses; it serves what [`SERVE`] does.
+    pub fn known(name: &str, addresses: &[&str]) -> Self {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Self { name: name.to_owned(), addresses }
     }
 
     /// Stops it; it keeps its identity, and gives its addresses back.

@@ -1,15 +1,20 @@
-//! A separate podman for one test inside a node, with its own storage, networks, socket and image.
+//! A separate podman or Docker for one test inside a node, with its own storage, networks, socket and image.
 //!
-//! Input: the node's namespace, and commands as a user types them. Output: real containers, and the path of podman's API
-//! socket. Everything is removed on drop.
+//! Input: the node's namespace, and commands as a user types them. Output: real containers, and the path of the API's socket.
+//! Everything is removed on drop.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use enforcer::lab::Namespace;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
+use crate::daemon::BOUND;
 use crate::net::Site;
 
 /// What the image is called. It holds busybox alone; nothing is pulled.
@@ -26,21 +31,77 @@ cgroup_manager = \"cgroupfs\"
 runtime = \"runc\"
 events_logger = \"file\"
 lock_type = \"file\"
+infra_image = \"localhost/pause:latest\"
 ";
 
+/// File with the process of `dockerd`.
+const DOCKERD_PID: &str = "dockerd.pid";
+
+/// Which runtime an engine is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// podman.
+    Podman,
+    /// Docker.
+    Docker,
+}
+
+impl Kind {
+    /// As `--runtime` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Podman => "podman",
+            Self::Docker => "docker",
+        }
+    }
+}
+
 /// The engine. Its commands are scripts in `bin/` of its site.
-pub struct Podman {
+pub struct Engine {
+    kind: Kind,
     site: Site,
     networks: Vec<String>,
 }
 
-impl Podman {
-    /// With the image, and no container or network yet.
-    pub fn new(node: &Namespace) -> Self {
-        let podman = Self { site: Site::with_programs(), networks: Vec::new() };
-        podman.write_commands(node);
-        podman.import();
-        podman
+impl Engine {
+    /// A podman with the image, and no container or network yet.
+    pub fn podman(node: &Namespace) -> Self {
+        let engine = Self { kind: Kind::Podman, site: Site::with_programs(), networks: Vec::new() };
+        engine.write_commands(node);
+        engine.import();
+        engine
+    }
+
+    /// A Docker that serves, with the image, and no container or network yet.
+    pub fn docker(node: &Namespace) -> Self {
+        let engine = Self { kind: Kind::Docker, site: Site::with_programs(), networks: Vec::new() };
+        engine.write_docker_commands(node);
+        engine.serve();
+        engine.import();
+        engine
+    }
+
+    /// Which runtime it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// `docker`, and as much of `systemctl` as starts its service.
+    fn write_docker_commands(&self, node: &Namespace) {
+        let (directory, node, socket) = (self.site.directory().display(), node.path().display(), self.socket());
+        fs::create_dir(self.site.file("bin")).unwrap();
+        self.script("docker", &format!("exec /usr/bin/docker -H unix://{} \"$@\"", socket.display()));
+        self.script(
+            "systemctl",
+            &format!(
+                "setsid nsenter --net={node} dockerd --data-root {directory}/data --exec-root {directory}/exec \
+                 -H unix://{socket} -p {directory}/{DOCKERD_PID} --storage-driver vfs \
+                 >{directory}/service.log 2>&1 </dev/null &\n\
+                 for try in $(seq 400); do {directory}/bin/docker info >/dev/null 2>&1 && exit 0; sleep 0.05; done\n\
+                 exit 1",
+                socket = socket.display()
+            ),
+        );
     }
 
     /// `podman`, and as much of `systemctl` as starts its service.
@@ -89,7 +150,10 @@ impl Podman {
         let tar = self.site.file("rootfs.tar");
         let packed = Command::new("tar").arg("-C").arg(&rootfs).arg("-cf").arg(&tar).arg(".").status();
         assert!(packed.unwrap().success());
-        self.run(&["import", tar.to_str().unwrap(), &format!("{IMAGE}:latest")]);
+        let tar = tar.to_str().unwrap();
+        self.run(&["import", tar, &format!("{IMAGE}:latest")]);
+        // What `kube play` starts for the network of a pod.
+        self.run(&["import", "--change", "CMD [\"/bin/busybox\", \"sleep\", \"6000\"]", tar, "localhost/pause:latest"]);
     }
 
     /// Where its files are.
@@ -99,7 +163,7 @@ impl Podman {
 
     /// Path of its socket.
     pub fn socket(&self) -> PathBuf {
-        self.site.file("podman.sock")
+        self.site.file(&format!("{}.sock", self.kind.name()))
     }
 
     /// One of its commands.
@@ -109,29 +173,51 @@ impl Podman {
         command
     }
 
-    /// Runs podman; its output.
+    /// Runs the runtime's own command; its output.
     pub fn run(&self, arguments: &[&str]) -> String {
-        let output = self.command("podman").args(arguments).output().unwrap();
-        assert!(output.status.success(), "podman {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = self.command(self.kind.name()).args(arguments).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{} {arguments:?}: {}",
+            self.kind.name(),
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     /// Starts the API service.
     pub fn serve(&self) {
         let status = self.command("systemctl").args(["enable", "--now", "podman.socket"]).status().unwrap();
-        assert!(status.success(), "podman's service does not come up");
+        assert!(status.success(), "the service does not come up");
     }
 
     /// Ends the API service.
     pub fn stop_serving(&self) {
-        self.site.end(SERVICE_PID);
+        match self.kind {
+            Kind::Podman => self.site.end(SERVICE_PID),
+            Kind::Docker => self.end_dockerd(),
+        }
         let _ = fs::remove_file(self.socket());
+    }
+
+    /// Ends `dockerd`, which ends the `containerd` that it has started.
+    fn end_dockerd(&self) {
+        let pid = fs::read_to_string(self.site.file(DOCKERD_PID)).ok().and_then(|text| text.trim().parse().ok());
+        let Some(pid) = pid.map(Pid::from_raw) else { return };
+        let end = Instant::now() + BOUND;
+        while kill(pid, Signal::SIGTERM).is_ok() && Instant::now() < end {
+            sleep(Duration::from_millis(100));
+        }
     }
 
     /// Makes a network; its name is this engine's own, since podman hands out addresses from one file a machine.
     pub fn add_network(&mut self, name: &str, v4: &str, v6: &str) {
         let full = self.network(name);
-        self.run(&["network", "create", "--disable-dns", "--subnet", v4, "--subnet", v6, &full]);
+        let family = match self.kind {
+            Kind::Podman => "--disable-dns",
+            Kind::Docker => "--ipv6",
+        };
+        self.run(&["network", "create", family, "--subnet", v4, "--subnet", v6, &full]);
         self.networks.push(full);
     }
 
@@ -140,19 +226,36 @@ impl Podman {
         self.site.name().of(name)
     }
 
-    /// The option that puts a container on a network with these addresses.
+    /// The options that put a container on a network with these addresses.
+    pub fn attach(&self, network: &str, [v4, v6]: [&str; 2]) -> Vec<String> {
+        match self.kind {
+            Kind::Podman => vec![self.join(network, [v4, v6])],
+            Kind::Docker => {
+                vec![format!("--network={}", self.network(network)), format!("--ip={v4}"), format!("--ip6={v6}")]
+            }
+        }
+    }
+
+    /// The option that puts a container of podman on a network with these addresses.
     pub fn join(&self, network: &str, [v4, v6]: [&str; 2]) -> String {
         format!("--network={}:ip={v4},ip6={v6}", self.network(network))
     }
 }
 
-impl Drop for Podman {
+impl Drop for Engine {
     /// Goes on after every failure: what is left of one step must not keep the rest.
     fn drop(&mut self) {
-        let mut steps = vec![vec!["pod", "rm", "-fa", "-t", "0"], vec!["rm", "-fa", "-t", "0"]];
+        let containers = match self.kind {
+            Kind::Podman => String::new(),
+            Kind::Docker => self.run(&["ps", "-aq"]),
+        };
+        let mut steps = match self.kind {
+            Kind::Podman => vec![vec!["pod", "rm", "-fa", "-t", "0"], vec!["rm", "-fa", "-t", "0"]],
+            Kind::Docker => containers.lines().map(|id| vec!["rm", "-f", id]).collect(),
+        };
         steps.extend(self.networks.iter().map(|name| vec!["network", "rm", "-f", name.as_str()]));
         for step in steps {
-            let mut command = self.command("podman");
+            let mut command = self.command(self.kind.name());
             let _ = command.args(&step).stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
         self.stop_serving();

@@ -18,7 +18,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use enforcer::kernel::group_directory;
-use enforcer::lab::{Lab, Layout};
+use enforcer::lab::{Lab, Layout, Namespace};
 use enforcer_common::id::IncarnationId;
 use enforcer_common::schema::Group;
 use serde_json::Value;
@@ -27,21 +27,30 @@ use crate::daemon::{BOUND, Daemon};
 use crate::net;
 use crate::stage::log::{self, Record};
 
-pub use self::engine::{IMAGE, Podman};
+pub use self::engine::{Engine, IMAGE, Kind};
 
 /// The host. Its parts are dropped from the first to the last.
 pub struct Host {
     daemon: Option<Daemon>,
-    engine: Podman,
+    engine: Engine,
     lab: Lab,
 }
 
 impl Host {
     /// A node with an uplink, the image, and no container yet.
     pub fn new() -> Self {
-        // Routed: the bridge is podman's business.
+        Self::of(Engine::podman)
+    }
+
+    /// The same with Docker, which serves already.
+    pub fn docker() -> Self {
+        Self::of(Engine::docker)
+    }
+
+    fn of(engine: fn(&Namespace) -> Engine) -> Self {
+        // Routed: the bridge is the runtime's business.
         let lab = net::lab(Layout::Routed);
-        let host = Self { daemon: None, engine: Podman::new(lab.node()), lab };
+        let host = Self { daemon: None, engine: engine(lab.node()), lab };
         fs::create_dir(host.policies()).unwrap();
         shims::write(&host);
         host
@@ -82,7 +91,7 @@ impl Host {
         self.engine.command(program)
     }
 
-    /// Runs podman; its output.
+    /// Runs the runtime's own command; its output.
     pub fn podman(&self, arguments: &[&str]) -> String {
         self.engine.run(arguments)
     }
@@ -112,6 +121,11 @@ impl Host {
         self.engine.join(network, addresses)
     }
 
+    /// The options that put a container on a network with these addresses.
+    pub fn attach(&self, network: &str, addresses: [&str; 2]) -> Vec<String> {
+        self.engine.attach(network, addresses)
+    }
+
     /// Runs `enforcer`.
     pub fn enforcer(&self, arguments: &[&str]) -> Output {
         self.command("enforcer").args(arguments).output().unwrap()
@@ -125,7 +139,7 @@ impl Host {
     /// Starts the daemon as the README does, and waits until these workloads are enforced.
     pub fn start(&mut self, workloads: &[&str]) {
         let mut command = self.command("enforcer");
-        command.args(["run", "--runtime", "podman", "--policies"]).arg(self.policies());
+        command.args(["run", "--runtime", self.engine.kind().name(), "--policies"]).arg(self.policies());
         command.arg("--flow-log").arg(self.flow_log()).stdout(Stdio::null());
         self.start_by(command, workloads);
     }
@@ -154,6 +168,11 @@ impl Host {
     pub fn remove_pins(&mut self) {
         self.daemon = None;
         fs::remove_dir_all(self.pin_dir()).unwrap();
+    }
+
+    /// Does something outside the node.
+    pub fn outside<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.lab.outside().enter(work).unwrap()
     }
 
     /// Kills the daemon.

@@ -4,7 +4,6 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use enforcer_common::id::Direction;
 use serde_json::Value;
 
 use crate::cases::Port;
@@ -41,13 +40,6 @@ pub fn read(path: &Path) -> Vec<Record> {
     let text = fs::read_to_string(path).unwrap_or_default();
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole.lines().filter_map(record).collect()
-}
-
-/// Packets of neighbour discovery and of group membership among them: see `Stage::group_reports`.
-pub fn group_reports(records: &[Record], direction: Direction) -> u64 {
-    let name = if direction == Direction::Egress { "EGRESS" } else { "INGRESS" };
-    let is_one = |record: &&Record| record.direction == name && record.line["flow"]["l4"].get("ICMPv6").is_some();
-    records.iter().filter(is_one).map(|record| record.count).sum()
 }
 
 /// Denied packets that the log says are missing in it.

@@ -293,12 +293,6 @@ impl Stage {
         log::read(&self.options.flow_log)
     }
 
-    /// Packets of neighbour discovery and of group membership that the log says were denied. The kernels of the containers
-    /// send them by themselves, at times of their own, so a test that counts its own packets takes these off.
-    pub fn group_reports(&self, direction: Direction) -> u64 {
-        log::group_reports(&self.log(), direction)
-    }
-
     /// Waits for a record.
     pub fn wait_record(&self, what: &str, wanted: impl Fn(&Record) -> bool) -> Record {
         let end = Instant::now() + BOUND;

@@ -5,6 +5,7 @@ mod cases;
 mod denials;
 mod flows;
 mod guard;
+mod link;
 mod long;
 mod random;
 mod shapes;

@@ -119,7 +119,11 @@ fn neighbour_discovery_passes_within_its_bounds() {
         ("duplicate address detection", nd(135, "::", "ff02::1:ff00:2", 255, &target), ALLOW),
         ("a router advertisement", nd(134, own6, "ff02::1", 255, &target), deny(Reason::RouterAdvertisement)),
         ("a redirect", nd(137, own6, who::NEIGHBOUR[1], 255, &target), deny(Reason::RouterAdvertisement)),
-        ("a report of group members is judged", nd(143, "::", "ff02::16", 1, &target), deny(Reason::NoRule)),
+        (
+            "a report of group members without its alert is judged",
+            nd(143, "::", "ff02::16", 1, &target),
+            deny(Reason::NoRule),
+        ),
     ] {
         assert_eq!(both.sends(&frame), expected, "{why}");
     }

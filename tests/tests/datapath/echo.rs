@@ -54,7 +54,7 @@ fn a_ping_is_judged_again_after_a_policy_change() {
 
 #[test]
 fn other_icmp_is_judged_and_makes_no_state() {
-    for (v4, kinds) in [(true, &[5, 9, 13, 14, 17, 40][..]), (false, &[130, 133, 138, 139, 200])] {
+    for (v4, kinds) in [(true, &[5, 9, 13, 14, 17, 40][..]), (false, &[133, 138, 139, 200])] {
         for kind in kinds {
             let frame = |from, to| Frame::new(from, to, Transport::Icmp { kind: *kind, code: 0, rest: [0; 4] });
             let (out, back) = (frame(host(v4, A), peer(v4)), frame(peer(v4), host(v4, A)));

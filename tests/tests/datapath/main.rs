@@ -9,6 +9,7 @@ mod epochs;
 mod full;
 mod half_open;
 mod headers;
+mod link;
 mod live;
 mod node;
 mod older;

@@ -15,13 +15,24 @@ use crate::stage::*;
 type Way = Option<u32>;
 
 const OPTIONS: [(u8, &[u8]); 3] = [(60, &[0, 0, 1, 4, 0, 0, 0, 0]); 3];
-const PORTS: [u16; 6] = [67, 68, 80, 443, 5353, 40_000];
+const ALERT: [(u8, &[u8]); 1] = [(0, &[0, 0, 5, 2, 0, 0, 1, 0])];
+const PORTS: [u16; 8] = [67, 68, 80, 443, 546, 547, 5353, 40_000];
 
 fn addresses(v4: bool) -> Vec<IpAddr> {
     let others: &[&str] = if v4 {
-        &["0.0.0.0", "127.0.0.1", "224.0.0.251", "255.255.255.255"]
+        &["0.0.0.0", "127.0.0.1", "10.0.0.255", "224.0.0.22", "224.0.0.251", "255.255.255.255"]
     } else {
-        &["::", "::1", "ff02::1", "ff02::1:ff00:11", "fe80::abcd", "::ffff:10.0.0.11"]
+        &[
+            "::",
+            "::1",
+            "ff02::1",
+            "ff02::2",
+            "ff02::16",
+            "ff02::1:2",
+            "ff02::1:ff00:11",
+            "fe80::abcd",
+            "::ffff:10.0.0.11",
+        ]
     };
     let mut all =
         vec![host(v4, A), host(v4, A), host(v4, B), host(v4, R), host(v4, U), node(v4), peer(v4), stranger(v4)];
@@ -31,7 +42,7 @@ fn addresses(v4: bool) -> Vec<IpAddr> {
 
 fn transport() -> impl Strategy<Value = Transport> {
     let port = || proptest::sample::select(&PORTS[..]);
-    let kinds = vec![0u8, 1, 2, 3, 5, 8, 11, 12, 128, 129, 134, 135, 136, 137, 143];
+    let kinds = vec![0u8, 1, 2, 3, 5, 8, 11, 12, 128, 129, 130, 131, 132, 133, 134, 135, 136, 137, 143];
     prop_oneof![
         4 => (port(), port(), any::<u8>())
             .prop_map(|(source, destination, flags)| Transport::Tcp { source, destination, flags }),
@@ -41,6 +52,7 @@ fn transport() -> impl Strategy<Value = Transport> {
         3 => (proptest::sample::select(kinds), 0..2u8, 0..3u8)
             .prop_map(|(kind, code, id)| Transport::Icmp { kind, code, rest: [0, id, 0, 1] }),
         1 => any::<u8>().prop_map(Transport::Other),
+        1 => Just(Transport::Other(2)),
     ]
 }
 
@@ -50,11 +62,18 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
     let valid = any::<bool>().prop_flat_map(|v4| {
         let ends = || proptest::sample::select(addresses(v4));
         let payload = prop_oneof![Just(Vec::new()), proptest::collection::vec(any::<u8>(), 0..80)];
-        (ends(), ends(), transport(), payload, prop_oneof![Just(255u8), Just(64)], 0..4usize).prop_map(
+        (ends(), ends(), transport(), payload, prop_oneof![Just(255u8), Just(64), Just(1)], 0..6usize).prop_map(
             move |(source, destination, transport, payload, hop_limit, extensions)| {
-                let extensions: &[(u8, &[u8])] = if v4 || extensions < 3 { &[] } else { &OPTIONS };
+                let alert = hop_limit == 1 || extensions == 5;
+                let options: &[u8] = if v4 && alert { &[0x94, 4, 0, 0] } else { &[] };
+                let extensions: &[(u8, &[u8])] = match extensions {
+                    _ if v4 => &[],
+                    _ if alert => &ALERT,
+                    3 => &OPTIONS,
+                    _ => &[],
+                };
                 let base = Frame::new(source, destination, transport);
-                Frame { payload: &payload, hop_limit, extensions, ..base }.bytes()
+                Frame { payload: &payload, hop_limit, options, extensions, ..base }.bytes()
             },
         )
     });
@@ -113,15 +132,53 @@ fn is_discovery(frame: &[u8]) -> bool {
         && matches!(frame.get(18..20), Some([0, 0..=64]))
 }
 
+/// Keeps a workload on its link (D16): router discovery, membership of groups, or DHCP. What only a router or a server says
+/// comes by the uplink.
+fn keeps_the_link(way: Way, frame: &[u8]) -> bool {
+    let Some((source, destination)) = ends(frame) else { return false };
+    let (byte, half) = (|at: usize| frame[at], |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]));
+    let of_router = way == Some(UPLINK);
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(to)) if frame.len() > 45 && byte(14) == 0x46 => {
+            let whole = byte(22) == 1 && byte(23) == 2 && frame[34..38] == [0x94, 4, 0, 0] && half(16) <= 24 + 512;
+            let report = matches!(byte(38), 0x12 | 0x16 | 0x17 | 0x22);
+            whole && to.is_multicast() && (report || of_router && byte(38) == 0x11) && !source.is_multicast()
+        }
+        (IpAddr::V4(_), IpAddr::V4(to)) if frame.len() >= 42 && byte(14) == 0x45 && byte(23) == 17 => {
+            let asks = way.is_none() && to.is_broadcast() && half(16) <= 576 && [half(34), half(36)] == [68, 67];
+            asks || of_router && [half(34), half(36)] == [67, 68]
+        }
+        (IpAddr::V6(source), IpAddr::V6(to)) if frame.len() >= 62 => {
+            let (of_link, to_link) = (source.is_unicast_link_local(), to.is_unicast_link_local());
+            let text = to.to_string();
+            match (byte(20), byte(21)) {
+                (58, 255) if byte(54) == 133 => byte(55) == 0 && text == "ff02::2" && half(18) <= 64,
+                (58, 255) if byte(54) == 134 => of_router && of_link && (to_link || text == "ff02::1"),
+                (0, 1) => {
+                    let report = frame.len() >= 86 && matches!(byte(62), 131 | 132 | 143);
+                    let query = frame.len() >= 86 && byte(62) == 130 && of_router;
+                    let narrow = frame[54..62] == [58, 0, 5, 2, 0, 0, 1, 0] && half(18) <= 8 + 512;
+                    narrow && (of_link || source.is_unspecified()) && to.is_multicast() && (report || query)
+                }
+                (17, _) if [half(54), half(56)] == [546, 547] => way.is_none() && of_link && text == "ff02::1:2",
+                (17, _) if [half(54), half(56)] == [547, 546] => of_router && of_link && to_link,
+                _ => false,
+            }
+        }
+        _ => false,
+    }
+}
+
 fn is_own(device: u32, address: IpAddr) -> bool {
     FAMILIES.iter().any(|v4| host(*v4, device) == address)
 }
 
-/// A sender without an address: DHCP, and ICMPv6 from `::`.
+/// A sender without an address: DHCP, IGMP, and ICMPv6 from `::`.
 fn is_addressless(frame: &[u8]) -> bool {
     match ends(frame) {
         Some((IpAddr::V4(source), _)) => {
-            source.is_unspecified() && frame.get(23) == Some(&17) && frame.get(36..38) == Some(&[0, 67])
+            let dhcp = frame.get(23) == Some(&17) && frame.get(36..38) == Some(&[0, 67]);
+            source.is_unspecified() && (dhcp || frame.get(22..24) == Some(&[1, 2]))
         }
         // Behind options MLD is MLD as well.
         Some((IpAddr::V6(source), _)) => source.is_unspecified() && matches!(frame.get(20), Some(58 | 0 | 60 | 44)),
@@ -148,7 +205,7 @@ fn passes_by_itself(device: u32, way: Way, frame: &[u8]) -> bool {
         let peer = if way.is_none() { destination } else { source };
         is_own(device, peer)
     });
-    is_arp(frame) || is_discovery(frame) || way == Some(NODE) || to_itself
+    is_arp(frame) || is_discovery(frame) || keeps_the_link(way, frame) || way == Some(NODE) || to_itself
 }
 
 /// A frame of which only its head is in the linear part.
@@ -190,7 +247,7 @@ proptest! {
             }
             let (source, _) = ends(&frame).expect("what passes is ARP or IP");
             let routes = device == R || (device == U && open);
-            let unnamed = device == U && !open && is_discovery(&frame);
+            let unnamed = device == U && !open && (is_discovery(&frame) || keeps_the_link(way, &frame));
             prop_assert!(
                 is_own(device, source) || routes && is_foreign(source) || is_addressless(&frame) || unnamed,
                 "{device} sent as {source}: {frame:02x?}"
@@ -206,8 +263,8 @@ proptest! {
             let (Some(from), Verdict::Allow) = (way, verdict) else { continue };
             let Some((source, _)) = ends(&frame) else { continue };
             let owner = [A, B, R, U].into_iter().find(|device| is_own(*device, source));
-            // An unknown workload gets neighbour discovery from whoever asks.
-            let discovery = device == U && is_discovery(&frame);
+            // An unknown workload gets discovery and reports of groups from whoever sends them.
+            let discovery = device == U && (is_discovery(&frame) || keeps_the_link(way, &frame));
             if let Some(owner) = owner.filter(|_| !discovery) {
                 prop_assert!(from == owner || from == OTHER, "{owner}'s by {from} to {device}: {frame:02x?}");
             }

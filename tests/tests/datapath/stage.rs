@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -32,7 +32,7 @@ pub(crate) const B: u32 = 12;
 pub(crate) const R: u32 = 13;
 /// A workload that no source has named.
 pub(crate) const U: u32 = 14;
-/// The device towards the outside.
+/// The device towards the outside, a port of the bridge.
 pub(crate) const UPLINK: u32 = 2;
 /// The bridge above the veths of all workloads.
 pub(crate) const OTHER: u32 = 3;
@@ -40,6 +40,9 @@ pub(crate) const OTHER: u32 = 3;
 pub(crate) const TAP: u32 = 4;
 /// As `ingress_ifindex`: this node made the packet.
 pub(crate) const NODE: u32 = 0;
+
+/// The broadcast address of the subnet of all veths but `r`'s.
+pub(crate) const BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 255);
 
 /// Both families.
 pub(crate) const FAMILIES: [bool; 2] = [true, false];
@@ -196,7 +199,7 @@ fn snapshot() -> Snapshot {
         let interface = Interface { name: format!("veth{device}"), peer_mac: None, existed_at_start: true };
         let identity = name.map(|name| Identity {
             name: WorkloadName { namespace: "t".to_owned(), name: name.to_owned() },
-            labels: Labels::from([("app".to_owned(), name.to_owned())]),
+            labels: Labels::from([("app".to_owned(), name.to_owned())]).into(),
             ports: BTreeMap::new(),
         });
         let workload = LocalWorkload {
@@ -206,12 +209,15 @@ fn snapshot() -> Snapshot {
             endpoints: BTreeMap::from([(Ifindex(device), interface)]),
             routes: device == R,
             disagrees: false,
+            foreign: BTreeMap::new(),
             past: Past::default(),
         };
         snapshot.local.insert(WorkloadKey(u64::from(device)), workload);
     }
     snapshot.node = FAMILIES.map(node).into();
     snapshot.uplinks.insert(Ifindex(UPLINK), "uplink".to_owned());
+    snapshot.beside.uplinks.insert(Ifindex(UPLINK));
+    snapshot.beside.broadcasts = [A, B, U].map(|veth| (Ifindex(veth), [BROADCAST].into())).into();
     snapshot
 }
 

@@ -99,3 +99,23 @@ fn other_protocols_need_no_header() {
         assert_eq!(carrying(v4, 51, &[0; 4]), ALLOW, "AH is a protocol, not an extension that is walked");
     }
 }
+
+/// TFTP answers from a port that it has just chosen, and so does whatever is asked by a group (docs/policy-reference.md).
+#[test]
+fn who_answers_from_another_port_or_address_opens_a_flow_of_its_own() {
+    for v4 in FAMILIES {
+        let (client, server, other) = ((host(v4, A), 40_000), (peer(v4), 69), (stranger(v4), 69));
+        let chosen = (server.0, 50_000);
+        let ask = "{ to: anywhere, ports: [69/udp] }";
+        let stage = Stage::closed_but(ask);
+        assert_eq!(stage.sends(A, &datagram(client, server)), ALLOW);
+        assert_eq!(stage.receives(A, UPLINK, &datagram(server, client)), ALLOW, "from the port that was asked");
+        assert_eq!(stage.receives(A, UPLINK, &datagram(chosen, client)), NO_RULE, "from another port");
+        assert_eq!(stage.receives(A, UPLINK, &datagram(other, client)), NO_RULE, "from another address");
+        let stage = Stage::closed_but(&format!("{ask}, {{ from: anywhere, ports: [32768-60999/udp] }}"));
+        assert_eq!(stage.sends(A, &datagram(client, server)), ALLOW);
+        assert_eq!(stage.receives(A, UPLINK, &datagram(chosen, client)), ALLOW, "a rule for the client's ports");
+        assert_eq!(stage.sends(A, &datagram(client, chosen)), ALLOW, "what follows belongs to that flow");
+        assert_eq!(stage.receives(A, UPLINK, &datagram(chosen, (client.0, 69))), NO_RULE, "the rule's ports alone");
+    }
+}

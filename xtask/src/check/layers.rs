@@ -50,6 +50,7 @@ const ORDER: &[&str] = &[
     "tables",
     "follow",
     "decide",
+    "link",
     "hygiene",
     "judge",
     "icmp_error",

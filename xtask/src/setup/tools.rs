@@ -42,6 +42,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool(Need::Test, "aardvark-dns", Sign::File("/usr/lib/podman/aardvark-dns"), "names in podman's networks"),
     tool(Need::Test, "bpftool", Sign::Program("bpftool"), "detaches links behind the daemon's back"),
     tool(Need::Test, "busybox-static", Sign::Program("busybox"), "the programs inside the test containers"),
+    tool(Need::Test, "docker.io", Sign::Program("dockerd"), "real containers of Docker"),
     tool(Need::Test, "iproute2", Sign::Program("ip"), "network namespaces and veths of the tests"),
     tool(Need::Test, "iptables", Sign::Program("iptables"), "netavark's rules"),
     tool(

@@ -52,6 +52,7 @@ const TABLE: &[(&str, &str, Tier)] = &[
     ("enforcer-tests", "netns", Tier::Two),
     ("enforcer-tests", "lifecycle", Tier::Two),
     ("enforcer-tests", "podman", Tier::Two),
+    ("enforcer-tests", "docker", Tier::Two),
     ("enforcer-tests", "demo", Tier::Two),
     ("enforcer-tests", "readme", Tier::Two),
 ];

@@ -11,9 +11,9 @@ use tokio::time::{sleep, sleep_until};
 
 use super::error::AgentError;
 use super::state::InForce;
-use crate::policy::PolicyWarning;
 use crate::policy::source::{self, Config, Said, Sources, Unit};
 use crate::policy::store::{Reading, Store};
+use crate::policy::{PolicyWarning, Skipped};
 use crate::watch::patience::{Found, Next, Patience};
 use crate::watch::read::has_documents;
 
@@ -25,6 +25,8 @@ pub(super) struct Policies {
     patience: BTreeMap<&'static str, Patience>,
     /// When a source is read again whose last reading did not count.
     due: BTreeMap<&'static str, Instant>,
+    /// The documents that the log has last said are no policies.
+    skipped: Skipped,
 }
 
 impl Policies {
@@ -35,7 +37,8 @@ impl Policies {
         // They watch from here on, before the first reading, so that no change is missed.
         let sources = Sources::open(config)?;
         let store = Store::new(sources.names());
-        let mut policies = Self { sources, store, patience: BTreeMap::new(), due: BTreeMap::new() };
+        let mut policies =
+            Self { sources, store, patience: BTreeMap::new(), due: BTreeMap::new(), skipped: Skipped::default() };
         let names: Vec<&'static str> = policies.sources.names().collect();
         for name in names {
             if enforced {
@@ -44,6 +47,7 @@ impl Policies {
                 policies.first(name).await?;
             }
         }
+        policies.tell_skipped();
         Ok(policies)
     }
 
@@ -110,7 +114,17 @@ impl Policies {
             tracing::error!("the policies have errors and are not used; the last good ones stay in force:\n{error}");
         }
         warn(&news.warnings);
+        self.tell_skipped();
         news.changed
+    }
+
+    /// Tells once which documents are no policies.
+    fn tell_skipped(&mut self) {
+        let Some(reading) = self.store.current().filter(|reading| reading.skipped != self.skipped) else { return };
+        self.skipped = reading.skipped.clone();
+        if !self.skipped.is_empty() {
+            tracing::info!("the policy directory holds {}, which are skipped", self.skipped);
+        }
     }
 
     /// Whether a reading counts, beside what is in use of the same source.

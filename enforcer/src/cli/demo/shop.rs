@@ -20,7 +20,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::table::Row;
-use crate::cli::explain::planned;
 use crate::kernel::{self, status};
 use crate::lab::{Lab, Layout, Namespace};
 use crate::policy::model::Transport;
@@ -28,6 +27,7 @@ use crate::policy::source::directory::load;
 use crate::resolve::{DecidedBy, ResolvedPolicy, Service, resolve};
 use crate::workload::inventory::{Inventory, Match};
 use crate::workload::model::WorkloadName;
+use crate::workload::offline;
 
 const POLICIES: &str = include_str!("../../../../policies/shop.yaml");
 const INVENTORY: &str = include_str!("../../../../policies/shop.inventory.yaml");
@@ -136,7 +136,7 @@ impl Shop {
         }
         self.start_daemon(inventory.entries.len())?;
 
-        let resolved = resolve(Arc::new(load(&self.policies())?.set), Arc::new(planned(&inventory)));
+        let resolved = resolve(Arc::new(load(&self.policies())?.set), Arc::new(offline::snapshot(&inventory)));
         let mut rows = Vec::new();
         for (from, to, port) in TRIES {
             let connected = self.connect(from, to, port, &addresses)?;

@@ -17,7 +17,7 @@ use crate::compile::{CompileError, Image, compile};
 use crate::plan::{Intent, PlannedWorkload, Unknown};
 use crate::policy::model::{PolicyRef, PolicySet, RuleRef};
 use crate::resolve::{DecidedBy, Decision, ResolvedPolicy, Service};
-use crate::workload::model::{LocalWorkload, WorkloadKey};
+use crate::workload::model::{Identity, LocalWorkload, WorkloadKey};
 
 /// The tables and the rules that they were compiled from give different answers.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -77,6 +77,9 @@ impl<'a> Judge<'a> {
             Direction::Egress => "egress ",
             Direction::Ingress => "ingress",
         };
+        if let Some(text) = self.past_the_programs(own) {
+            return Ok(Answer { text: format!("{word}  not judged: {text}"), allowed: true });
+        }
         let holder = self.resolved.snapshot().local.iter().find(|(_, local)| local.addresses.contains_key(&own));
         let Some((key, local)) = holder else {
             let text = format!("{word}  not judged on this node: no workload here has the address {own}");
@@ -95,6 +98,33 @@ impl<'a> Judge<'a> {
             self.why(by, local)
         };
         Ok(Answer { text: format!("{word}  {}: {why}", if allowed { "allowed" } else { "denied" }), allowed })
+    }
+
+    /// Why no program of ours sees the packets of an address: it is on a device of a workload that ends at none of our hooks.
+    fn past_the_programs(&self, own: IpAddr) -> Option<String> {
+        self.resolved.snapshot().local.values().find_map(|local| {
+            let mut devices = local.foreign.iter().filter(|(_, device)| device.addresses.contains(&own));
+            let (name, device) = devices.next()?;
+            Some(format!(
+                "{} is partly enforced: {own} is on its device {name} ({}), which passes no program",
+                who(local),
+                device.kind
+            ))
+        })
+    }
+
+    /// What else of the workload with this address no program sees.
+    pub(super) fn beside(&self, own: IpAddr) -> Option<String> {
+        let local = self.resolved.snapshot().local.values().find(|local| local.addresses.contains_key(&own))?;
+        let devices: Vec<String> =
+            local.foreign.iter().map(|(name, device)| format!("{name} ({})", device.kind)).collect();
+        (!devices.is_empty()).then(|| {
+            format!(
+                "{} is partly enforced: this holds for its veths, and what goes over {} passes no program",
+                who(local),
+                devices.join(", ")
+            )
+        })
     }
 
     /// What packets get.
@@ -128,6 +158,13 @@ impl<'a> Judge<'a> {
                 format!("no rule allows it, and it is isolated by {}", names.join(", "))
             }
         }
+    }
+}
+
+fn who(local: &LocalWorkload) -> String {
+    match (&local.identity, &local.past.named) {
+        (Some(Identity { name, .. }), _) | (None, Some((name, _))) => name.to_string(),
+        (None, None) => "an unknown workload".to_owned(),
     }
 }
 
@@ -166,7 +203,7 @@ mod tests {
     use crate::policy::load::{SourceFile, from_sources};
     use crate::policy::model::Transport;
     use crate::resolve::resolve;
-    use crate::workload::model::{Identity, Past, Snapshot, Vouched, WorkloadName, given_by};
+    use crate::workload::model::{LabelSets, Past, Snapshot, Vouched, WorkloadName, given_by};
 
     const WEB: [u8; 4] = [10, 88, 0, 10];
     const NEW: [u8; 4] = [10, 88, 0, 11];
@@ -181,7 +218,7 @@ mod tests {
         );
         let set = from_sources(vec![SourceFile { path: "p.yaml".into(), text }]).unwrap().set;
         let name = WorkloadName { namespace: "shop".to_owned(), name: "web".to_owned() };
-        let web = Identity { name, labels: BTreeMap::new(), ports: BTreeMap::new() };
+        let web = Identity { name, labels: LabelSets::default(), ports: BTreeMap::new() };
         let workload = |identity, address: [u8; 4], disagrees| LocalWorkload {
             identity,
             addresses: given_by("the inventory", [address.into()]),
@@ -189,6 +226,7 @@ mod tests {
             endpoints: BTreeMap::new(),
             routes: false,
             disagrees,
+            foreign: BTreeMap::new(),
             past: Past::default(),
         };
         let local =

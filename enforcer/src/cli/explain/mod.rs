@@ -5,9 +5,9 @@
 
 mod judge;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -25,9 +25,8 @@ use crate::policy::model::Transport;
 use crate::policy::source::directory::load_paths;
 use crate::resolve::{ResolvedPolicy, Service, resolve};
 use crate::workload::inventory::Inventory;
-use crate::workload::model::{
-    Identity, LocalWorkload, Past, Snapshot, Vouched, Voucher, WorkloadKey, WorkloadName, given_by,
-};
+use crate::workload::model::{Identity, Snapshot, WorkloadName};
+use crate::workload::offline;
 
 /// Say whether the policies allow a flow, and which line decides.
 ///
@@ -157,7 +156,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         (Some(policies), Some(inventory)) => {
             let policies = load_paths(std::slice::from_ref(policies))?.set;
             // An inventory names all of its workloads.
-            Sources { policies, snapshot: planned(&Inventory::load(inventory)?), unknown: Unknown::Strict }
+            Sources { policies, snapshot: offline::snapshot(&Inventory::load(inventory)?), unknown: Unknown::Strict }
         }
         _ => in_force::load(place)?,
     };
@@ -177,37 +176,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             if let Some(voucher) = voucher(resolved.snapshot(), address) {
                 out::tell(&format!("  {address}  {}", continued(&voucher)));
             }
+            if let Some(beside) = judge.beside(address) {
+                out::tell(&format!("  {address}  {}", continued(&beside)));
+            }
         }
     }
     let verdict = if allowed { Expected::Allow } else { Expected::Deny };
     out::tell(if allowed { "ALLOWED" } else { "DENIED" });
     Ok(ExitCode::from(u8::from(verdict != expect.unwrap_or(Expected::Allow))))
-}
-
-/// The workloads of an inventory as they would be on one node that runs them all. An entry that is found by namespace or
-/// device has no address before it runs; it gets two from ranges that nobody routes (RFC 5737, RFC 6666).
-pub fn planned(inventory: &Inventory) -> Snapshot {
-    let mut snapshot = Snapshot { namespaces: inventory.namespaces.clone(), ..Snapshot::default() };
-    for (number, entry) in (0u16..).zip(&inventory.entries) {
-        let mut addresses = given_by("the inventory", entry.addresses.iter().copied());
-        if addresses.is_empty() {
-            let [high, low] = number.to_be_bytes();
-            addresses.insert(Ipv4Addr::new(192, 0, high, low).into(), Voucher::Pinned);
-            addresses.insert(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, number).into(), Voucher::Pinned);
-        }
-        let identity = Identity { name: entry.name.clone(), labels: entry.labels.clone(), ports: entry.ports.clone() };
-        let workload = LocalWorkload {
-            identity: Some(identity),
-            addresses,
-            disputed: Vouched::new(),
-            endpoints: BTreeMap::new(),
-            routes: entry.routes,
-            disagrees: false,
-            past: Past::default(),
-        };
-        snapshot.local.insert(WorkloadKey(u64::from(number)), workload);
-    }
-    snapshot
 }
 
 /// Who says that a workload on this node has an address.

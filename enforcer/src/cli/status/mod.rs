@@ -89,6 +89,7 @@ fn as_json(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> s
         .map(|endpoint| {
             let known = names.get(&endpoint.ifindex.0);
             let (name, device) = known.map_or(("", ""), |(line, device)| (line.name.as_str(), *device));
+            let foreign = known.map_or(&[][..], |(line, _)| line.foreign.as_slice());
             serde_json::json!({
                 "ifindex": endpoint.ifindex,
                 "device": device,
@@ -96,6 +97,7 @@ fn as_json(view: &StatusView, report: Option<&Report>, troubles: &[String]) -> s
                 "id": endpoint.id.0,
                 "attached": endpoint.is_attached(),
                 "links": [endpoint.from.id, endpoint.to.id],
+                "foreign_devices": foreign,
                 "unknown": endpoint.unknown,
                 "routes": endpoint.routes,
                 "addresses": endpoint.addresses.iter().map(|own| IpAddr::from(*own)).collect::<Vec<_>>(),

@@ -21,12 +21,15 @@ pub(super) fn plain(report: &Report) -> Report {
         pid,
         policies,
         policy_count,
+        policies_skipped,
+        no_ops,
         policy_error,
         refused_sources,
         apply_error,
         awaits_sources,
         unfinished,
         findings,
+        partly_enforced,
         refused_claims,
         discovery,
         uplinks,
@@ -46,12 +49,15 @@ pub(super) fn plain(report: &Report) -> Report {
         pid: *pid,
         policies: text(policies),
         policy_count: *policy_count,
+        policies_skipped: policies_skipped.as_deref().map(text),
+        no_ops: texts(no_ops),
         policy_error: policy_error.clone(),
         refused_sources: refused_sources.clone(),
         apply_error: apply_error.clone(),
         awaits_sources: *awaits_sources,
         unfinished: unfinished.clone(),
         findings: texts(findings),
+        partly_enforced: texts(partly_enforced),
         refused_claims: *refused_claims,
         discovery: text(discovery),
         uplinks: texts(uplinks),
@@ -70,11 +76,12 @@ pub(super) fn plain(report: &Report) -> Report {
 }
 
 fn workload(line: &WorkloadLine) -> WorkloadLine {
-    let WorkloadLine { name, endpoints, addresses, vouchers, policies } = line;
+    let WorkloadLine { name, endpoints, addresses, foreign, vouchers, policies } = line;
     WorkloadLine {
         name: text(name),
         endpoints: endpoints.iter().map(|(ifindex, device)| (*ifindex, text(device))).collect(),
         addresses: texts(addresses),
+        foreign: texts(foreign),
         vouchers: vouchers.iter().map(|(address, by)| (text(address), text(by))).collect(),
         policies: *policies,
     }

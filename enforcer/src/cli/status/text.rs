@@ -31,7 +31,9 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
     line("daemon", daemon);
     line("revision", format!("{} (epoch {})", view.word.revision, view.word.epoch));
     if let Some(report) = report {
-        line("policies", format!("{} from {}", report.policy_count, report.policies));
+        let skipped = report.policies_skipped.iter().map(|skipped| format!("; skipped {skipped}"));
+        let skipped = skipped.collect::<String>();
+        line("policies", format!("{} from {}{skipped}", report.policy_count, report.policies));
         line("discovery", report.discovery.clone());
         line("unknown", unknown(report));
         let over = match report.flow_log_over_limit {
@@ -88,7 +90,11 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
             if name.is_empty() { "(unknown)" } else { name },
             device,
             &endpoint.ifindex.to_string(),
-            if endpoint.is_attached() { "attached" } else { "MISSING" },
+            match endpoint.is_attached() {
+                false => "MISSING",
+                true if !line.foreign.is_empty() => "partly enforced",
+                true => "attached",
+            },
             &ingress,
             &egress,
             &addresses.join(" "),
@@ -111,7 +117,7 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
     if !view.denied.is_empty() {
         text.push_str(&format!("{denied}\n\n"));
     }
-    for finding in report.iter().flat_map(|report| &report.findings) {
+    for finding in report.iter().flat_map(|report| report.findings.iter().chain(&report.no_ops)) {
         text.push_str(&format!("note: {finding}\n"));
     }
     for trouble in troubles {
@@ -262,6 +268,7 @@ mod tests {
             name: name.to_owned(),
             endpoints: vec![(ifindex.0, format!("veth{ifindex}"))],
             addresses: Vec::new(),
+            foreign: if ifindex.0 == 10 { vec!["mac0 (macvlan)".to_owned()] } else { Vec::new() },
             vouchers: [(format!("10.88.0.{ifindex}"), "inventory".to_owned())].into(),
             policies,
         };
@@ -269,7 +276,9 @@ mod tests {
             pid: 4711,
             policies: "/etc/enforcer/policies".to_owned(),
             policy_count: 4,
+            policies_skipped: Some("1 document of another kind (1 Deployment)".to_owned()),
             findings: vec!["ADDRESS_CONFLICT: shop/web shows 10.88.0.1".to_owned()],
+            no_ops: vec!["deny.yaml:4: FlowPolicy `default/deny` selects nobody".to_owned()],
             refused_claims: 2,
             discovery: "by events".to_owned(),
             uplinks: vec!["eth0".to_owned()],
@@ -315,17 +324,21 @@ mod tests {
         let name = || NAME.to_owned();
         let hostile = Report {
             policies: name(),
+            policies_skipped: Some(name()),
+            no_ops: vec![name()],
             policy_error: Some(name()),
             refused_sources: vec![name()],
             apply_error: Some(name()),
             unfinished: vec![name()],
             findings: vec![name()],
+            partly_enforced: vec![name()],
             discovery: name(),
             uplinks: vec![name()],
             workloads: vec![WorkloadLine {
                 name: name(),
                 endpoints: vec![(10, name())],
                 addresses: vec![name()],
+                foreign: vec![name()],
                 vouchers: [(name(), name())].into(),
                 policies: [1, 1],
             }],

@@ -39,6 +39,8 @@ pub(super) enum Trouble {
     },
     /// A workload is closed, because it has a device that lies on one of the node's.
     ReachesNode(String),
+    /// A workload has devices that pass no program.
+    PartlyEnforced(String),
     /// The newest policies were refused.
     Policies(String),
     /// The newest version of a source of workloads, such as the inventory, was refused.
@@ -92,6 +94,7 @@ impl Trouble {
                 Self::NoGuard { ifindex: Ifindex(*ifindex), name }
             }));
             troubles.extend(report.closed.iter().cloned().map(Self::ReachesNode));
+            troubles.extend(report.partly_enforced.iter().cloned().map(Self::PartlyEnforced));
             troubles.extend(report.policy_error.clone().map(Self::Policies));
             troubles.extend(report.refused_sources.iter().cloned().map(Self::Source));
             troubles.extend(report.apply_error.clone().map(Self::Apply));
@@ -127,6 +130,7 @@ impl Trouble {
             Self::NoGuard { .. } => "a device that leads to no workload has no guard",
             Self::Closed { .. } => "a veth is closed, because the tables have no room for it",
             Self::ReachesNode(_) => "a workload has a device that bypasses its programs",
+            Self::PartlyEnforced(_) => "a workload is partly enforced",
             Self::Policies(_) => "the newest policies are not in force",
             Self::Source(_) => "the newest names of workloads are not in force",
             Self::Apply(_) => "the newest state of policies and workloads is not in the kernel",
@@ -153,6 +157,7 @@ impl fmt::Display for Trouble {
                 )
             }
             Self::ReachesNode(error)
+            | Self::PartlyEnforced(error)
             | Self::Policies(error)
             | Self::Source(error)
             | Self::Apply(error)
@@ -197,7 +202,8 @@ mod tests {
                 Trouble::NotAttached { .. } => Some(Trouble::Closed { ifindex: Ifindex(8) }),
                 Trouble::Closed { .. } => Some(Trouble::NoGuard { ifindex: Ifindex(9), name: "tap0".to_owned() }),
                 Trouble::NoGuard { .. } => Some(Trouble::ReachesNode("c".to_owned())),
-                Trouble::ReachesNode(_) => Some(Trouble::Policies("a".to_owned())),
+                Trouble::ReachesNode(_) => Some(Trouble::PartlyEnforced("d".to_owned())),
+                Trouble::PartlyEnforced(_) => Some(Trouble::Policies("a".to_owned())),
                 Trouble::Policies(_) => Some(Trouble::Source("b".to_owned())),
                 Trouble::Source(_) => Some(Trouble::Apply("c".to_owned())),
                 Trouble::Apply(_) => Some(Trouble::Unfinished("d".to_owned())),

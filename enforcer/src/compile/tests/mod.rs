@@ -33,7 +33,7 @@ fn place() -> Origin {
 fn identity(namespace: &str, name: &str) -> Identity {
     Identity {
         name: WorkloadName { namespace: namespace.to_owned(), name: name.to_owned() },
-        labels: Labels::from([("app".to_owned(), name.to_owned())]),
+        labels: Labels::from([("app".to_owned(), name.to_owned())]).into(),
         ports: BTreeMap::new(),
     }
 }
@@ -46,6 +46,7 @@ fn local(identity: Option<Identity>, addresses: &[&str]) -> LocalWorkload {
         endpoints: BTreeMap::new(),
         routes: false,
         disagrees: false,
+        foreign: BTreeMap::new(),
         past: Past::default(),
     }
 }

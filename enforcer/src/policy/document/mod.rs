@@ -4,6 +4,8 @@
 //! and `status` may have any fields, because other tools keep their own fields there.
 
 pub(super) mod flow_policy;
+pub(super) mod header;
+pub(super) mod list;
 pub(super) mod network_policy;
 pub(super) mod port;
 pub(super) mod selector;
@@ -11,26 +13,17 @@ pub(super) mod selector;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::position::{At, given};
-
-/// What tells the kinds apart; everything else is left for the second reading.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct HeaderDoc {
-    #[serde(default, deserialize_with = "given")]
-    pub(super) api_version: Option<At<String>>,
-    #[serde(default, deserialize_with = "given")]
-    pub(super) kind: Option<At<String>>,
-}
+use super::position::{At, Field, given};
 
 /// A whole document of a known kind.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct PolicyDoc<Spec> {
-    #[serde(rename = "apiVersion")]
-    _api_version: IgnoredAny,
-    #[serde(rename = "kind")]
-    _kind: IgnoredAny,
+    // The header was read before, and the list may say both for its items.
+    #[serde(default, rename = "apiVersion")]
+    _api_version: Option<IgnoredAny>,
+    #[serde(default, rename = "kind")]
+    _kind: Option<IgnoredAny>,
     pub(super) metadata: At<MetadataDoc>,
     pub(super) spec: At<Spec>,
     #[serde(default, rename = "status")]
@@ -39,8 +32,12 @@ pub(super) struct PolicyDoc<Spec> {
 
 /// `metadata`; labels, annotations and what else there is are not ours to judge.
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct MetadataDoc {
-    pub(super) name: At<String>,
+    #[serde(default, deserialize_with = "given")]
+    pub(super) name: Option<At<String>>,
+    #[serde(default)]
+    pub(super) generate_name: Field<IgnoredAny>,
     #[serde(default, deserialize_with = "given")]
     pub(super) namespace: Option<At<String>>,
 }

@@ -4,20 +4,20 @@ use serde::Deserialize;
 
 use super::port::PortValueDoc;
 use super::selector::LabelSelectorDoc;
-use crate::policy::position::{At, given};
+use crate::policy::position::{At, Field, given};
 
 /// `spec`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::policy) struct SpecDoc {
-    #[serde(default, deserialize_with = "given")]
-    pub(in crate::policy) pod_selector: Option<At<LabelSelectorDoc>>,
+    #[serde(default)]
+    pub(in crate::policy) pod_selector: Field<LabelSelectorDoc>,
     #[serde(default, deserialize_with = "given")]
     pub(in crate::policy) policy_types: Option<At<Vec<At<String>>>>,
-    #[serde(default, deserialize_with = "given")]
-    pub(in crate::policy) ingress: Option<At<Vec<At<IngressRuleDoc>>>>,
-    #[serde(default, deserialize_with = "given")]
-    pub(in crate::policy) egress: Option<At<Vec<At<EgressRuleDoc>>>>,
+    #[serde(default)]
+    pub(in crate::policy) ingress: Field<Vec<At<IngressRuleDoc>>>,
+    #[serde(default)]
+    pub(in crate::policy) egress: Field<Vec<At<EgressRuleDoc>>>,
 }
 
 /// An item of `ingress`.

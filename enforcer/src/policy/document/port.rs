@@ -35,7 +35,7 @@ impl<'de> Deserialize<'de> for PortValueDoc {
 
             fn visit_f64<E: de::Error>(self, number: f64) -> Result<PortValueDoc, E> {
                 // No port, and neither is an integer of more than 64 bits; as a text it is refused at its own place.
-                Ok(PortValueDoc::Text(number.to_string()))
+                Ok(PortValueDoc::Text(format!("{number:?}")))
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<PortValueDoc, E> {

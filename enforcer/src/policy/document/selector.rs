@@ -5,17 +5,17 @@ use std::fmt;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::policy::error::near_name;
-use crate::policy::position::{At, given};
+use crate::policy::help::near_name;
+use crate::policy::position::{At, Field, given};
 
 /// A `LabelSelector`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(in crate::policy) struct LabelSelectorDoc {
-    #[serde(default, deserialize_with = "given")]
-    pub(in crate::policy) match_labels: Option<At<LabelMapDoc>>,
-    #[serde(default, deserialize_with = "given")]
-    pub(in crate::policy) match_expressions: Option<At<Vec<At<ExpressionDoc>>>>,
+    #[serde(default)]
+    pub(in crate::policy) match_labels: Field<LabelMapDoc>,
+    #[serde(default)]
+    pub(in crate::policy) match_expressions: Field<Vec<At<ExpressionDoc>>>,
 }
 
 /// An item of `matchExpressions`.
@@ -87,8 +87,8 @@ impl<'de> Deserialize<'de> for LabelsDoc {
                 let mut doc = LabelsDoc::default();
                 while let Some(key) = map.next_key::<At<String>>()? {
                     match key.value.as_str() {
-                        "matchLabels" => doc.selector.match_labels = Some(map.next_value()?),
-                        "matchExpressions" => doc.selector.match_expressions = Some(map.next_value()?),
+                        "matchLabels" => doc.selector.match_labels = map.next_value()?,
+                        "matchExpressions" => doc.selector.match_expressions = map.next_value()?,
                         name if near_name(name, SELECTOR_FIELDS).is_some() => {
                             map.next_value::<IgnoredAny>()?;
                             doc.misspelt.get_or_insert(key);

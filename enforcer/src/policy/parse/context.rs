@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::super::caution::Caution;
+use super::super::character::blamed;
 use super::super::error::Problem;
 use super::super::finding::{Place, PolicyFinding};
 use super::super::origin::Origin;
@@ -33,13 +34,18 @@ impl<'a> Context<'a> {
         Self { file, document, requirements_left, errors, warnings, more_errors: 0, more_warnings: 0 }
     }
 
+    /// The last part of the file's path.
+    pub(super) fn file_name(&self) -> &str {
+        self.file.rsplit('/').next().unwrap_or_default()
+    }
+
     pub(super) fn location(&self, position: Position) -> Origin {
         Origin::line(Arc::clone(self.file), self.document.lines_before + position.line)
     }
 
     pub(super) fn error(&mut self, position: Position, problem: Problem) {
         if self.errors.len() < SHOWN {
-            self.errors.push(self.finding(Some(position), problem));
+            self.errors.push(self.blaming(Some(position), problem));
         } else {
             self.more_errors += 1;
         }
@@ -64,7 +70,7 @@ impl<'a> Context<'a> {
         match reading {
             Ok(value) => Some(value),
             Err((problem, position)) => {
-                let error = self.finding(position, problem);
+                let error = self.blaming(position, problem);
                 self.errors.push(error);
                 None
             }
@@ -88,6 +94,14 @@ impl<'a> Context<'a> {
             self.warnings.push(self.finding(None, Caution::More { count: self.more_warnings }));
         }
         (self.errors, self.warnings)
+    }
+
+    /// A problem at its place, or the character that causes it at its own.
+    fn blaming(&self, position: Option<Position>, problem: Problem) -> PolicyError {
+        match position.and_then(|at| blamed(self.document.text, at, &problem)) {
+            Some((character, at)) => self.finding(Some(at), character),
+            None => self.finding(position, problem),
+        }
     }
 
     fn finding<What>(&self, position: Option<Position>, what: What) -> PolicyFinding<What> {

@@ -5,21 +5,24 @@
 
 mod context;
 mod flow_policy;
+mod kind;
 mod network_policy;
 mod peer;
 mod selector;
 
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
-
 use self::context::Context;
-use super::document::{HeaderDoc, MetadataDoc, PolicyDoc};
-use super::error::{KINDS, Problem};
+use self::kind::{Found, Item};
+use super::document::header::HeaderDoc;
+use super::document::list::{ItemDoc, ListOf};
+use super::document::{MetadataDoc, PolicyDoc};
+use super::error::Problem;
 use super::finding::{Place, PolicyFinding};
 use super::model::{LabelSelector, Policy, PolicyKind, Priority, Rule, Tier};
-use super::names::{is_dns_label, is_dns_subdomain};
-use super::position::{At, Position};
+use super::names::{is_any_name, is_dns_label, is_dns_subdomain};
+use super::position::{At, Field, Position};
+use super::skipped::Skipped;
 use super::yaml::{self, Document, shown};
 use super::{PolicyError, PolicyWarning};
 
@@ -39,6 +42,8 @@ pub struct Parsed {
     pub warnings: Vec<PolicyWarning>,
     /// Why it is refused; then `policies` is of no use.
     pub errors: Vec<PolicyError>,
+    /// Its documents that are no policies.
+    pub skipped: Skipped,
     /// Where in the file each policy has its name, for a later error about that place.
     pub(super) names: Vec<Position>,
 }
@@ -46,31 +51,33 @@ pub struct Parsed {
 /// Reads the documents of one file.
 pub fn parse(file: &Arc<str>, text: &str) -> Parsed {
     let mut parsed = Parsed::default();
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if let Some((problem, position)) = yaml::unprintable(text) {
+    let text = yaml::without_marks(text);
+    if let Some((problem, position)) = yaml::unprintable(&text) {
         parsed.errors.push(PolicyFinding {
             file: Arc::clone(file),
-            place: Place::new(text, position, 0),
+            place: Place::new(&text, position, 0),
             what: problem,
         });
         return parsed;
     }
     let (mut nodes_left, mut requirements_left) = (yaml::FILE_NODES, FILE_REQUIREMENTS);
-    for document in yaml::documents(text) {
+    for document in yaml::documents(&text) {
         if parsed.errors.len() >= FILE_ERRORS {
             parsed.errors.push(PolicyFinding { file: Arc::clone(file), place: None, what: Problem::Rest });
             return parsed;
         }
         let mut context = Context::new(file, document, &mut requirements_left);
-        let policy = read_document(&mut context, document, &mut nodes_left);
+        let mut skipped = Skipped::default();
+        let policies = read_document(&mut context, document, &mut nodes_left, &mut skipped);
         let (errors, warnings) = context.finish();
         let is_full = errors.iter().any(|error| matches!(error.what, Problem::FileNodes { .. }));
-        if errors.is_empty()
-            && let Some((policy, name)) = policy
-        {
-            parsed.policies.push(policy);
-            parsed.names.push(Position { line: document.lines_before + name.line, ..name });
+        if errors.is_empty() {
+            for (policy, name) in policies.unwrap_or_default() {
+                parsed.policies.push(policy);
+                parsed.names.push(Position { line: document.lines_before + name.line, ..name });
+            }
         }
+        parsed.skipped.add(skipped);
         parsed.errors.extend(errors);
         parsed.warnings.extend(warnings);
         if is_full {
@@ -80,38 +87,60 @@ pub fn parse(file: &Arc<str>, text: &str) -> Parsed {
     parsed
 }
 
-/// The policy of one document and the place of its name; `None` if it is empty, or refused by the context.
+/// A policy and the place of its name.
+type Named = (Policy, Position);
+
+/// The policies of one document; `None` if it is refused by the context, or empty.
 fn read_document(
     context: &mut Context<'_>,
     document: Document<'_>,
     nodes_left: &mut usize,
-) -> Option<(Policy, Position)> {
-    let (header, nodes) = yaml::read::<At<HeaderDoc>>(document, *nodes_left);
+    skipped: &mut Skipped,
+) -> Option<Vec<Named>> {
+    let (header, nodes) = yaml::read_header::<At<HeaderDoc>>(document, *nodes_left);
     *nodes_left = nodes_left.saturating_sub(nodes);
-    let At { value: HeaderDoc { api_version, kind }, at: start } = context.take(header)??;
-    let Some(At { value: kind, at }) = kind else {
-        return context.refuse(start, Problem::MissingField { field: "kind" });
+    let header = context.take(header)??;
+    // The header pass has counted the nodes of what is read now.
+    let policy = match kind::of_document(context, &header)? {
+        Found::Policy(PolicyKind::NetworkPolicy) => {
+            let doc = context.take(yaml::read(document))??;
+            whole(context, doc, PolicyKind::NetworkPolicy, network_policy::read)
+        }
+        Found::Policy(PolicyKind::FlowPolicy) => {
+            let doc = context.take(yaml::read(document))??;
+            whole(context, doc, PolicyKind::FlowPolicy, flow_policy::read)
+        }
+        Found::List(items) => return list(context, document, items, skipped),
+        Found::Other(kind) => {
+            skipped.note(kind);
+            return None;
+        }
     };
-    let kind = match kind.as_str() {
-        "NetworkPolicy" => PolicyKind::NetworkPolicy,
-        "FlowPolicy" => PolicyKind::FlowPolicy,
-        _ => return context.refuse(at, Problem::UnknownKind { kind: shown(&kind) }),
-    };
-    let expected = match kind {
-        PolicyKind::NetworkPolicy => "networking.k8s.io/v1",
-        PolicyKind::FlowPolicy => "enforcer.dev/v1alpha1",
-    };
-    let Some(At { value: version, at }) = api_version else {
-        return context.refuse(start, Problem::MissingField { field: "apiVersion" });
-    };
-    if version != expected {
-        let found = shown(&version);
-        return context.refuse(at, Problem::UnknownVersion { kind: kind.as_str(), found, expected });
+    policy.map(|policy| vec![policy])
+}
+
+/// The policies of a list.
+fn list(
+    context: &mut Context<'_>,
+    document: Document<'_>,
+    items: Vec<Item>,
+    skipped: &mut Skipped,
+) -> Option<Vec<Named>> {
+    let mut kinds = Vec::with_capacity(items.len());
+    for item in items {
+        kinds.push(match item {
+            Item::Policy(kind) => Some(kind),
+            Item::Other(kind) => {
+                skipped.note(kind);
+                None
+            }
+        });
     }
-    match kind {
-        PolicyKind::NetworkPolicy => whole(context, document, kind, network_policy::read),
-        PolicyKind::FlowPolicy => whole(context, document, kind, flow_policy::read),
-    }
+    let docs = context.take(yaml::read_with(document, ListOf(&kinds)))?;
+    each(docs, |doc| match doc {
+        ItemDoc::NetworkPolicy(doc) => whole(context, *doc, PolicyKind::NetworkPolicy, network_policy::read),
+        ItemDoc::FlowPolicy(doc) => whole(context, *doc, PolicyKind::FlowPolicy, flow_policy::read),
+    })
 }
 
 /// What `spec` says about one policy.
@@ -123,22 +152,28 @@ struct Spec {
     egress: Vec<Rule>,
 }
 
-fn whole<Doc: DeserializeOwned>(
+fn whole<Doc>(
     context: &mut Context<'_>,
-    document: Document<'_>,
+    doc: PolicyDoc<Doc>,
     kind: PolicyKind,
     read_spec: impl FnOnce(&mut Context<'_>, At<Doc>) -> Option<Spec>,
-) -> Option<(Policy, Position)> {
-    // The header pass has counted these nodes.
-    let (doc, _) = yaml::read::<PolicyDoc<Doc>>(document, yaml::DOCUMENT_NODES);
-    let PolicyDoc { metadata, spec, .. } = context.take(doc)??;
-    let MetadataDoc { name, namespace } = metadata.value;
+) -> Option<Named> {
+    let PolicyDoc { metadata, spec, .. } = doc;
+    let MetadataDoc { name, generate_name, namespace } = metadata.value;
+    let name = match (name, generate_name) {
+        (Some(name), _) => name,
+        (None, Field::Given(At { at, .. })) => return context.refuse(at, Problem::GenerateName),
+        (None, Field::Absent | Field::Null(_)) => {
+            return context.refuse(metadata.at, Problem::MissingField { field: "name" });
+        }
+    };
     if !is_dns_subdomain(&name.value) {
         context.error(name.at, Problem::InvalidName { name: shown(&name.value) });
     }
     let namespace = match namespace {
-        Some(namespace) if !is_dns_label(&namespace.value) => {
-            return context.refuse(namespace.at, Problem::InvalidNamespace { name: shown(&namespace.value) });
+        Some(namespace) if !is_namespace(kind, &namespace.value) => {
+            let is_name = is_any_name(&namespace.value);
+            return context.refuse(namespace.at, Problem::InvalidNamespace { name: shown(&namespace.value), is_name });
         }
         Some(namespace) => namespace.value,
         None => DEFAULT_NAMESPACE.to_owned(),
@@ -161,6 +196,14 @@ fn whole<Doc: DeserializeOwned>(
     Some((policy, name.at))
 }
 
+/// Whether policies of a kind can be in a namespace: a FlowPolicy can be in every one that a workload can be in.
+fn is_namespace(kind: PolicyKind, name: &str) -> bool {
+    match kind {
+        PolicyKind::NetworkPolicy => is_dns_label(name),
+        PolicyKind::FlowPolicy => is_any_name(name),
+    }
+}
+
 /// All of `docs`, or none if one of them is refused; the others are read all the same, for their errors.
 fn each<Doc, Out>(docs: Vec<Doc>, mut read: impl FnMut(Doc) -> Option<Out>) -> Option<Vec<Out>> {
     let count = docs.len();
@@ -171,5 +214,3 @@ fn each<Doc, Out>(docs: Vec<Doc>, mut read: impl FnMut(Doc) -> Option<Out>) -> O
     }
     (items.len() == count).then_some(items)
 }
-
-const _: () = assert!(KINDS.len() == 2, "a kind is added in `read_document`, in `PolicyKind` and in `KINDS` together");

@@ -5,16 +5,17 @@
 use super::super::caution::Caution;
 use super::super::document::network_policy::{EgressRuleDoc, IngressRuleDoc, IpBlockDoc, PeerDoc, PortDoc, SpecDoc};
 use super::super::document::port::PortValueDoc;
+use super::super::document::selector::LabelSelectorDoc;
 use super::super::error::Problem;
 use super::super::model::{
     Action, LabelSelector, NamespaceScope, Peer, Peers, PolicyKind, PortSpec, Ports, Rule, Transport,
 };
 use super::super::names::is_port_name;
-use super::super::position::{At, Position};
+use super::super::position::{At, Field, Position};
 use super::super::yaml::shown;
 use super::context::Context;
 use super::peer::{cidr, port_number};
-use super::selector::label_selector;
+use super::selector::{Selects, label_selector};
 use super::{Spec, each};
 
 const POLICY_TYPES: &[&str] = &["Ingress", "Egress"];
@@ -23,15 +24,21 @@ const PEER_FIELDS: &[&str] = &["podSelector", "namespaceSelector", "ipBlock"];
 
 pub(super) fn read(context: &mut Context<'_>, spec: At<SpecDoc>) -> Option<Spec> {
     let At { value: SpecDoc { pod_selector, policy_types, ingress, egress }, at } = spec;
-    let subject = if let Some(selector) = pod_selector {
-        label_selector(context, selector.value)
-    } else {
-        context.warn(at, Caution::NoPodSelector);
-        Some(LabelSelector::default())
+    let null = null_in(&pod_selector);
+    let subject = match pod_selector {
+        Field::Given(selector) => label_selector(context, selector.value, Selects::Pods),
+        Field::Null(at) => {
+            context.warn(at, Caution::NullIsEmpty { field: "podSelector", empty: "{}" });
+            Some(LabelSelector::default())
+        }
+        Field::Absent => {
+            context.warn(at, Caution::NoPodSelector);
+            Some(LabelSelector::default())
+        }
     };
-    let types = directions(context, policy_types, egress.as_ref());
-    let (ingress_at, ingress) = ingress.map_or((at, Vec::new()), |rules| (rules.at, rules.value));
-    let (egress_at, egress) = egress.map_or((at, Vec::new()), |rules| (rules.at, rules.value));
+    let types = directions(context, policy_types, &egress);
+    let (ingress_at, ingress) = rules(context, "ingress", ingress, at);
+    let (egress_at, egress) = rules(context, "egress", egress, at);
     let ingress = each(ingress, |doc| {
         let At { value: IngressRuleDoc { from, ports }, at } = doc;
         rule(context, at, "from", from, ports)
@@ -50,22 +57,74 @@ pub(super) fn read(context: &mut Context<'_>, spec: At<SpecDoc>) -> Option<Spec>
         context.warn(egress_at, Caution::NoEffect { field: "egress", direction: "Egress" });
         egress.clear();
     }
+    // Everybody would reach more workloads than the author thinks of.
+    if let Some(at) = null
+        && ingress.iter().chain(&egress).any(is_for_everybody)
+    {
+        return context.refuse(at, Problem::NoValueBesideOpenRule);
+    }
     Some(Spec { subject: subject?, isolates_ingress, isolates_egress, ingress, egress })
+}
+
+/// The first place without a value in the selector of the policy's own pods.
+fn null_in(selector: &Field<LabelSelectorDoc>) -> Option<Position> {
+    match selector {
+        Field::Absent => None,
+        Field::Null(at) => Some(*at),
+        Field::Given(At { value: LabelSelectorDoc { match_labels, match_expressions }, .. }) => {
+            match (match_labels, match_expressions) {
+                (Field::Null(at), _) | (_, Field::Null(at)) => Some(*at),
+                _ => None,
+            }
+        }
+    }
+}
+
+/// Whether a rule names nobody in particular.
+fn is_for_everybody(rule: &Rule) -> bool {
+    let is_open = |peer: &Peer| match peer {
+        Peer::Workloads { namespaces: NamespaceScope::Own, .. } => false,
+        Peer::Workloads { namespaces: NamespaceScope::Matching(namespaces), workloads } => {
+            namespaces.requirements.is_empty() && workloads.requirements.is_empty()
+        }
+        Peer::Cidr { cidr, .. } => cidr.prefix() == 0,
+    };
+    match &rule.peers {
+        Peers::Any => true,
+        Peers::Only(peers) => peers.iter().any(is_open),
+    }
+}
+
+/// The list of one direction's rules and its place, which is that of `spec` where the field is absent.
+fn rules<T>(context: &mut Context<'_>, field: &'static str, list: Field<Vec<T>>, spec: Position) -> (Position, Vec<T>) {
+    match list {
+        Field::Absent => (spec, Vec::new()),
+        Field::Null(at) => {
+            context.warn(at, Caution::NullIsEmpty { field, empty: "[]" });
+            (at, Vec::new())
+        }
+        Field::Given(rules) => (rules.at, rules.value),
+    }
 }
 
 /// Whether the policy isolates ingress and egress (N3).
 fn directions(
     context: &mut Context<'_>,
     types: Option<At<Vec<At<String>>>>,
-    egress: Option<&At<Vec<At<EgressRuleDoc>>>>,
+    egress: &Field<Vec<At<EgressRuleDoc>>>,
 ) -> Option<(bool, bool)> {
     let Some(types) = types.filter(|types| !types.value.is_empty()) else {
-        if let Some(egress) = egress
-            && egress.value.is_empty()
-        {
-            context.warn(egress.at, Caution::EmptyEgress);
-        }
-        return Some((true, egress.is_some_and(|rules| !rules.value.is_empty())));
+        return match egress {
+            Field::Absent => Some((true, false)),
+            // With the rules that are not there any more the policy would isolate egress.
+            Field::Null(at) => context.refuse(*at, Problem::NoValue),
+            Field::Given(rules) => {
+                if rules.value.is_empty() {
+                    context.warn(rules.at, Caution::EmptyEgress);
+                }
+                Some((true, !rules.value.is_empty()))
+            }
+        };
     };
     if types.value.len() > 2 {
         return context.refuse(types.at, Problem::DirectionTwice { field: "policyTypes" });
@@ -121,15 +180,23 @@ fn peer(context: &mut Context<'_>, doc: At<PeerDoc>) -> Option<Peer> {
         }
         (_, _, Some(block)) => context.refuse(block.at, Problem::MixedPeer { cidr: "ipBlock" }),
         (pods, namespaces, None) => {
-            let workloads =
-                pods.map_or_else(|| Some(LabelSelector::default()), |pods| label_selector(context, pods.value));
+            let workloads = pods.map_or_else(
+                || Some(LabelSelector::default()),
+                |pods| label_selector(context, pods.value, Selects::Peers),
+            );
             let namespaces = match namespaces {
                 None => Some(NamespaceScope::Own),
-                Some(selector) => label_selector(context, selector.value).map(NamespaceScope::Matching),
+                Some(selector) => label_selector(context, selector.value, Selects::Peers).map(NamespaceScope::Matching),
             };
             Some(Peer::Workloads { namespaces: namespaces?, workloads: workloads? })
         }
     }
+}
+
+/// Whether a text is a port number but for its quotes.
+fn is_quoted_number(text: &str, at: Position) -> bool {
+    text.parse::<u16>().is_ok_and(|port| port > 0 && port.to_string() == text)
+        && usize::try_from(at.length).is_ok_and(|length| length > text.len())
 }
 
 /// A port item (N8-N10).
@@ -147,6 +214,13 @@ fn port(context: &mut Context<'_>, doc: At<PortDoc>) -> Option<PortSpec> {
             }
         },
     };
+    for port in [&port, &end_port].into_iter().flatten() {
+        if let PortValueDoc::Text(text) = &port.value
+            && is_quoted_number(text, port.at)
+        {
+            return context.refuse(port.at, Problem::QuotedPort { text: text.clone() });
+        }
+    }
     match (port, end_port) {
         (None, None) => Some(PortSpec::Every(transport)),
         (None | Some(At { value: PortValueDoc::Text(_), .. }), Some(end)) => {
@@ -156,7 +230,9 @@ fn port(context: &mut Context<'_>, doc: At<PortDoc>) -> Option<PortSpec> {
             if is_port_name(&name) {
                 return Some(PortSpec::Named { name, transport: Some(transport) });
             }
-            let meant = name.parse::<u16>().ok().filter(|&port| port > 0).map(|port| port.to_string());
+            // `08080` and `8080.0`.
+            let digits = name.strip_suffix(".0").unwrap_or(&name);
+            let meant = digits.parse::<u16>().ok().filter(|&port| port > 0).map(|port| port.to_string());
             context.refuse(at, Problem::PortName { text: shown(&name), meant })
         }
         (Some(At { value: PortValueDoc::Number(number), at }), end) => {

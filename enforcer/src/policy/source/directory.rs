@@ -4,15 +4,18 @@
 //! block: pipes and devices are never opened for reading, and the size of a file is bounded. The daemon reads no file that is
 //! open for writing.
 
+use std::collections::BTreeSet;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::shape::{Config, Opened, Said, Source, Unit};
 use crate::policy::PolicyError;
+use crate::policy::encoding::Encoding;
 use crate::policy::error::Problem;
 use crate::policy::finding::PolicyFinding;
 use crate::policy::load::{Loaded, PolicyErrors, SourceFile, assemble, from_sources};
@@ -64,13 +67,19 @@ pub fn load(directory: &Path) -> Result<Loaded, PolicyErrors> {
 
 fn load_from(directory: &Path, writers: Writers) -> Result<Loaded, PolicyErrors> {
     let Tree { files, errors, .. } = Tree::read(directory, writers);
-    assemble(files, errors)
+    let mut loaded = assemble(files, errors)?;
+    if loaded.set.policies.is_empty() {
+        loaded.warn_if_empty(&directory.to_string_lossy(), &BTreeSet::new());
+    }
+    Ok(loaded)
 }
 
 /// Reads files and directories as one set. A file is read whatever its ending, and shown by the path given for it.
 pub fn load_paths(paths: &[PathBuf]) -> Result<Loaded, PolicyErrors> {
     let mut all = Tree::new(Writers::Ignored);
+    let mut of_each = Vec::with_capacity(paths.len());
     for path in paths {
+        let before = all.files.len();
         if path.is_dir() {
             let Tree { files, errors, .. } = Tree::read(path, Writers::Ignored);
             let full = |inner: &str| path.join(inner).to_string_lossy().into();
@@ -79,8 +88,13 @@ pub fn load_paths(paths: &[PathBuf]) -> Result<Loaded, PolicyErrors> {
         } else {
             all.file(path, &path.to_string_lossy());
         }
+        of_each.push(all.files[before..].iter().map(|file| Arc::clone(&file.path)).collect());
     }
-    assemble(all.files, all.errors)
+    let mut loaded = assemble(all.files, all.errors)?;
+    for (path, files) in paths.iter().zip(&of_each) {
+        loaded.warn_if_empty(&path.to_string_lossy(), files);
+    }
+    Ok(loaded)
 }
 
 /// What a directory tree holds.
@@ -91,11 +105,14 @@ struct Tree {
     errors: Vec<PolicyError>,
 }
 
-/// Whether a file of this name is read as a policy.
+/// Whether a file of this name is read as a policy; upper case counts as lower case.
 fn is_policy_file(name: &str) -> bool {
-    let has = |ending: &str| name.len() > ending.len() && name.ends_with(ending);
-    let is_beside = |ending: &str| has(&format!("{ending}.yaml")) || has(&format!("{ending}.yml"));
-    (has(".yaml") || has(".yml")) && !is_beside(".cases") && !is_beside(".inventory")
+    let Some((stem, ending)) = name.rsplit_once('.') else { return false };
+    let is_one_of = |ending: &str, all: &[&str]| all.iter().any(|one| one.eq_ignore_ascii_case(ending));
+    let beside = stem.rsplit_once('.').map(|(_, beside)| beside);
+    !stem.is_empty()
+        && is_one_of(ending, &["yaml", "yml", "json"])
+        && !beside.is_some_and(|beside| is_one_of(beside, &["cases", "inventory"]))
 }
 
 impl Tree {
@@ -189,7 +206,10 @@ fn read_file(path: &Path, writers: Writers) -> Result<String, Problem> {
         Unread::TooLarge { size: _ } => Problem::FileTooLarge { limit: FILE_BYTES },
         Unread::BeingWritten => Problem::BeingWritten,
     })?;
-    String::from_utf8(bytes).map_err(|_| Problem::NotUtf8)
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        Problem::NotUtf8 { encoding: Encoding::of(error.as_bytes(), valid) }
+    })
 }
 
 #[cfg(test)]
@@ -198,10 +218,30 @@ mod tests {
 
     #[test]
     fn policy_files_are_told_by_their_ending() {
-        for name in ["a.yaml", "a.yml", "a.b.yaml", "cases.yaml", "inventory.yml", "mycases.yaml"] {
+        for name in [
+            "a.yaml",
+            "a.yml",
+            "a.json",
+            "a.b.yaml",
+            "cases.yaml",
+            "inventory.yml",
+            "mycases.yaml",
+            "a.YAML",
+            "A.Yml",
+            "a.JSON",
+        ] {
             assert!(is_policy_file(name), "{name}");
         }
-        for name in ["a.cases.yaml", "a.inventory.yml", "a.yaml~", "a.json", "yaml", ".yaml", "a.YAML"] {
+        for name in [
+            "a.cases.yaml",
+            "a.inventory.yml",
+            "a.Cases.YAML",
+            "a.inventory.json",
+            "a.yaml~",
+            "a.jsonl",
+            "yaml",
+            ".yaml",
+        ] {
             assert!(!is_policy_file(name), "{name}");
         }
     }

@@ -117,11 +117,11 @@ fn a_duplicate_across_files_names_both_places() {
 #[test]
 fn every_bad_file_is_named() {
     let message = refused(|directory| {
-        write(directory, "a.yaml", "kind: x");
+        write(directory, "a.yaml", "apiVersion: v1\nkind: Lisst");
         write(directory, "sub/b.yaml", "a: [");
         fs::write(directory.join("c.yaml"), b"a: \xff").unwrap();
     });
-    for line in ["--> a.yaml:1:7", "--> sub/b.yaml:1:4", "--> c.yaml"] {
+    for line in ["--> a.yaml:2:7", "--> sub/b.yaml:1:4", "--> c.yaml"] {
         assert!(message.contains(line), "{message}");
     }
 }
@@ -184,6 +184,29 @@ fn an_unreadable_file_is_refused() {
         fs::set_permissions(directory.join("a.yaml"), fs::Permissions::from_mode(0o000)).unwrap();
     });
     assert!(message.starts_with("error: the file or directory cannot be read: Permission denied"), "{message}");
+}
+
+#[test]
+fn a_file_that_is_not_utf_8_is_refused_with_what_it_looks_like() {
+    let text = "# \u{e9}\nkind: NetworkPolicy\n";
+    let utf_16 = |mark: u16, bytes: fn(u16) -> [u8; 2]| -> Vec<u8> {
+        [mark].into_iter().chain(text.encode_utf16()).flat_map(bytes).collect()
+    };
+    let latin_1: Vec<u8> = text.chars().map(|c| u8::try_from(c).unwrap()).collect();
+    let said = |bytes: &[u8]| refused(|directory| fs::write(directory.join("a.yaml"), bytes).unwrap());
+    insta::assert_snapshot!(said(&utf_16(0xfeff, u16::to_le_bytes)), @r"
+    error: the file is not UTF-8: it looks like UTF-16
+    --> a.yaml
+     = help: save the file as UTF-8 text, for example with `iconv -f UTF-16 -t UTF-8 FILE > NEW`
+    ");
+    assert_eq!(said(&utf_16(0xfeff, u16::to_le_bytes)), said(&utf_16(0xfeff, u16::to_be_bytes)));
+    insta::assert_snapshot!(said(&latin_1), @r"
+    error: the file is not UTF-8: the byte 0xE9 in line 1 looks like Latin-1 or Windows-1252
+    --> a.yaml
+     = help: save the file as UTF-8 text, for example with `iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW`
+    ");
+    let unmarked: Vec<u8> = "kind: x".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert!(said(&unmarked).contains("this may be UTF-16"), "{}", said(&unmarked));
 }
 
 #[test]

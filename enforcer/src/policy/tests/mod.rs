@@ -2,9 +2,11 @@
 
 mod files;
 mod golden;
+mod kinds;
 mod limits;
 mod meaning;
 mod mutated;
+mod nulls;
 mod reference;
 
 use std::sync::Arc;

@@ -22,7 +22,9 @@ use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::NetlinkError;
+use super::devices::{Leads, is_up, kind_name, leads, netns_of};
 use super::routes::{Routes, collect_routes};
+use crate::workload::model::ForeignDevice;
 use crate::workload::view::{Kind, Link, VethPeer};
 
 /// A dump that keeps changing under us is taken as it is after this many tries: the change itself is an event, which
@@ -35,8 +37,8 @@ const ADDRESSES_INSIDE: usize = 256;
 
 /// More devices inside a namespace than any container needs.
 const DEVICES_INSIDE: usize = 64;
-/// So many of the devices that reach into the node's namespace are named.
-const REACHING: usize = 8;
+/// So many of the devices of one namespace that pass no program are named, and of those that may.
+const FOREIGN: usize = 8;
 
 /// What is inside one container's namespace.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -47,12 +49,33 @@ pub(super) struct Inside {
     pub(super) unread: usize,
     /// MAC addresses of the ends of our veths, by ifindex. The numbers belong to the container's namespace.
     pub(super) macs: BTreeMap<u32, [u8; 6]>,
-    /// Names of devices other than veths whose lower device lies in the node's namespace.
-    pub(super) reaching: BTreeSet<String>,
+    /// Devices that end at none of our hooks, by name.
+    pub(super) foreign: BTreeMap<String, ForeignDevice>,
+    /// Veths to a namespace that is neither the node's nor their own.
+    pub(super) far: Vec<FarVeth>,
     /// It has so many devices that reading them again and again would keep us from the others.
     pub(super) crowded: bool,
     /// We may not look.
     pub(super) refused: bool,
+}
+
+/// Addresses of one namespace.
+#[derive(Default)]
+struct Addresses {
+    all: BTreeSet<IpAddr>,
+    /// How many more there are.
+    unread: usize,
+    /// By the number of their device.
+    at: BTreeMap<u32, BTreeSet<IpAddr>>,
+}
+
+/// A veth inside a namespace that leads to another one, but not to the node's.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct FarVeth {
+    /// The nsid of the other namespace. The kernel gives it as the asking namespace numbers it, which is the node's.
+    pub(super) there: i32,
+    pub(super) name: String,
+    pub(super) device: ForeignDevice,
 }
 
 /// Handle for requests. Opened in the namespace of the calling thread.
@@ -98,7 +121,7 @@ impl Requests {
 
     /// Addresses of the node.
     pub(super) async fn node_addresses(&self) -> Result<BTreeSet<IpAddr>, NetlinkError> {
-        Ok(self.addresses(None, usize::MAX).await?.0)
+        Ok(self.addresses(None, usize::MAX).await?.all)
     }
 
     /// Routes of the node.
@@ -121,7 +144,7 @@ impl Requests {
     /// Addresses inside the namespace with this nsid and the MACs of these devices in it; nothing if it is gone. The numbers
     /// of the devices belong to that namespace.
     pub(super) async fn inside(&self, nsid: i32, devices: &BTreeSet<u32>) -> Result<Inside, NetlinkError> {
-        let (addresses, unread) = match self.addresses(Some(nsid), ADDRESSES_INSIDE).await {
+        let Addresses { all, unread, at } = match self.addresses(Some(nsid), ADDRESSES_INSIDE).await {
             Ok(found) => found,
             Err(NetlinkError::Refused { source }) => {
                 let refused = source.kind() == io::ErrorKind::PermissionDenied;
@@ -149,31 +172,57 @@ impl Requests {
                 Err(error) => return Err(error),
             }
         }
-        let (reaching, crowded) = self.reaching(nsid, home).await?;
-        Ok(Inside { addresses, unread, macs, reaching, crowded, refused: false })
+        let mut inside = Inside { addresses: all, unread, macs, ..Inside::default() };
+        self.devices(nsid, home, &at, &mut inside).await?;
+        Ok(inside)
     }
 
-    /// Devices inside the namespace with this nsid that lie on one of the namespace `home`, and whether there are many
-    /// devices. A veth is no such device: what it sends comes in by its far end, which has programs.
-    async fn reaching(&self, nsid: i32, home: Option<i32>) -> Result<(BTreeSet<String>, bool), NetlinkError> {
-        let (mut reaching, mut devices) = (BTreeSet::new(), 0);
+    /// Notes the devices inside the namespace with this nsid that end at none of our hooks, and whether there are many
+    /// devices. `home`: how the kernel calls our own namespace there. `at`: the addresses of each device.
+    async fn devices(
+        &self,
+        nsid: i32,
+        home: Option<i32>,
+        at: &BTreeMap<u32, BTreeSet<IpAddr>>,
+        inside: &mut Inside,
+    ) -> Result<(), NetlinkError> {
+        let mut devices = 0;
         let request = RouteNetlinkMessage::GetLink(link_request(Some(nsid)));
         let read = self
             .each(request, NLM_F_REQUEST | NLM_F_DUMP, |message| {
                 devices += 1;
-                if let RouteNetlinkMessage::NewLink(link) = message
-                    && reaching.len() < REACHING
-                    && home.is_some()
-                    && netns_of(&link) == home
-                    && !is_veth(&link)
-                {
-                    reaching.insert(link_of(&link).name);
+                let RouteNetlinkMessage::NewLink(link) = message else { return };
+                let leads = leads(&link, home);
+                let (name, index) = (link_of(&link).name, link.header.index);
+                let device = || ForeignDevice {
+                    kind: kind_name(&link),
+                    addresses: at.get(&index).cloned().unwrap_or_default(),
+                    over_node: leads == Leads::OverNode,
+                };
+                match leads {
+                    Leads::OverNode | Leads::Away if inside.foreign.len() < FOREIGN => {
+                        inside.foreign.insert(name, device());
+                    }
+                    Leads::Far(there) if inside.far.len() < FOREIGN && is_up(&link) => {
+                        inside.far.push(FarVeth { there, name, device: device() });
+                    }
+                    // A device over the node closes the workload, so it must not be crowded out.
+                    Leads::OverNode if !inside.foreign.values().any(|known| known.over_node) => {
+                        inside.foreign.insert(name, device());
+                    }
+                    Leads::Home | Leads::OverNode | Leads::Away | Leads::Far(_) => {}
                 }
             })
             .await;
         match read {
-            Ok(_) => Ok((reaching, devices > DEVICES_INSIDE)),
-            Err(NetlinkError::Refused { .. }) => Ok((BTreeSet::new(), false)),
+            Ok(_) => {
+                inside.crowded = devices > DEVICES_INSIDE;
+                Ok(())
+            }
+            Err(NetlinkError::Refused { .. }) => {
+                (inside.foreign, inside.far) = (BTreeMap::new(), Vec::new());
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }
@@ -184,15 +233,7 @@ impl Requests {
         let mut request = NsidMessage::default();
         request.attributes.push(NsidAttribute::Fd(u32::try_from(file.as_raw_fd()).unwrap_or(u32::MAX)));
         match self.ask(RouteNetlinkMessage::GetNsId(request), NLM_F_REQUEST).await {
-            Ok((messages, _)) => Ok(messages.into_iter().find_map(|message| match message {
-                RouteNetlinkMessage::NewNsId(answer) => {
-                    answer.attributes.iter().find_map(|attribute| match attribute {
-                        NsidAttribute::Id(id) if *id >= 0 => Some(*id),
-                        _ => None,
-                    })
-                }
-                _ => None,
-            })),
+            Ok((messages, _)) => Ok(messages.iter().find_map(nsid_in)),
             // A path that is no network namespace.
             Err(NetlinkError::Refused { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -200,21 +241,21 @@ impl Requests {
     }
 
     /// At most so many addresses, and how many more there are.
-    async fn addresses(&self, nsid: Option<i32>, most: usize) -> Result<(BTreeSet<IpAddr>, usize), NetlinkError> {
+    async fn addresses(&self, nsid: Option<i32>, most: usize) -> Result<Addresses, NetlinkError> {
         let mut request = AddressMessage::default();
         request.attributes.extend(nsid.map(AddressAttribute::TargetNetNsId));
         let request = RouteNetlinkMessage::GetAddress(request);
         let mut tries = 1;
         loop {
-            let (mut addresses, mut unread) = (BTreeSet::new(), 0);
+            let Addresses { mut all, mut unread, mut at } = Addresses::default();
             let interrupted = self
                 .each(request.clone(), NLM_F_REQUEST | NLM_F_DUMP, |message| {
-                    if let RouteNetlinkMessage::NewAddress(address) = message
-                        && let Some(address) = address_of(&address)
-                        && !addresses.contains(&address)
+                    if let RouteNetlinkMessage::NewAddress(message) = message
+                        && let Some(address) = address_of(&message)
                     {
-                        if addresses.len() < most {
-                            addresses.insert(address);
+                        if all.len() < most || all.contains(&address) {
+                            all.insert(address);
+                            at.entry(message.header.index).or_default().insert(address);
                         } else {
                             unread += 1;
                         }
@@ -223,7 +264,7 @@ impl Requests {
                 .await?;
             // Who shows so many that not all are read does not make us read them again and again.
             if !interrupted || tries == DUMP_TRIES || unread > 0 {
-                return Ok((addresses, unread));
+                return Ok(Addresses { all, unread, at });
             }
             tries += 1;
         }
@@ -280,6 +321,14 @@ impl Requests {
     }
 }
 
+fn nsid_in(message: &RouteNetlinkMessage) -> Option<i32> {
+    let RouteNetlinkMessage::NewNsId(answer) = message else { return None };
+    answer.attributes.iter().find_map(|attribute| match attribute {
+        NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+        _ => None,
+    })
+}
+
 fn link_request(nsid: Option<i32>) -> LinkMessage {
     let mut request = LinkMessage::default();
     request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
@@ -321,27 +370,10 @@ fn link_of(message: &LinkMessage) -> Link {
 
 fn kind_of(kind: &InfoKind) -> Kind {
     match kind {
-        InfoKind::Bridge | InfoKind::Bond => Kind::Master,
+        InfoKind::Bridge | InfoKind::Bond | InfoKind::Team => Kind::Master,
         InfoKind::Vlan | InfoKind::MacVlan | InfoKind::IpVlan => Kind::Stacked,
-        InfoKind::Other(name) if name == "team" => Kind::Master,
         _ => Kind::Plain,
     }
-}
-
-/// The namespace of the lower device or of the far end, if it is another one.
-fn netns_of(message: &LinkMessage) -> Option<i32> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::LinkNetNsId(id) if *id >= 0 => Some(*id),
-        _ => None,
-    })
-}
-
-fn is_veth(message: &LinkMessage) -> bool {
-    let infos = message.attributes.iter().filter_map(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => Some(infos),
-        _ => None,
-    });
-    infos.flatten().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)))
 }
 
 fn mac_of(message: &LinkMessage) -> Option<[u8; 6]> {

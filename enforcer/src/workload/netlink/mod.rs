@@ -4,6 +4,7 @@
 //! data come from complete lists, so a lost or reordered event costs time but never makes the view wrong.
 //! Input: the namespace of the thread that opens the sockets. Output: `Change`s on a channel.
 
+mod devices;
 mod dump;
 mod heard;
 mod listen;
@@ -26,6 +27,7 @@ pub(in crate::workload) use self::dump::Requests;
 use self::heard::Stale;
 use self::listen::{Heard, Listener};
 use self::routes::Routes;
+use super::model::ForeignDevice;
 use super::view::{Link, NetworkView};
 
 /// Events of one cause (a veth that comes up makes about ten) end up in one view.
@@ -300,6 +302,22 @@ impl Watcher {
         self.links.iter().filter_map(|(index, link)| Some((*index, link.peer.as_ref()?.nsid))).collect()
     }
 
+    /// The devices of each namespace that end at none of our hooks, veths straight into the namespace of another workload
+    /// included. A veth to any other namespace belongs to something nested: what that sends to others passes the workload's own
+    /// veth.
+    fn foreign(&self) -> BTreeMap<i32, BTreeMap<String, ForeignDevice>> {
+        let mut foreign: BTreeMap<i32, BTreeMap<String, ForeignDevice>> = BTreeMap::new();
+        for (nsid, inside) in &self.inside {
+            let linked = inside.far.iter().filter(|veth| self.inside.contains_key(&veth.there));
+            let linked = linked.map(|veth| (veth.name.clone(), veth.device.clone()));
+            let devices: BTreeMap<_, _> = inside.foreign.clone().into_iter().chain(linked).collect();
+            if !devices.is_empty() {
+                foreign.insert(*nsid, devices);
+            }
+        }
+        foreign
+    }
+
     fn view(&self) -> NetworkView {
         let mut links = self.links.clone();
         for peer in links.values_mut().filter_map(|link| link.peer.as_mut()) {
@@ -314,12 +332,7 @@ impl Watcher {
                 .filter(|(_, inside)| inside.unread > 0)
                 .map(|(nsid, inside)| (*nsid, inside.unread))
                 .collect(),
-            reaching: self
-                .inside
-                .iter()
-                .filter(|(_, inside)| !inside.reaching.is_empty())
-                .map(|(nsid, inside)| (*nsid, inside.reaching.clone()))
-                .collect(),
+            foreign: self.foreign(),
             unreadable: self.inside.iter().filter(|(_, inside)| inside.refused).map(|(nsid, _)| *nsid).collect(),
             routes: self.routes.routes.clone(),
             gateways: self.routes.gateways.clone(),

@@ -39,14 +39,19 @@ impl Store {
                 findings.insert(Finding::CannotLookInside { workload: subject_of(*key) });
             }
         }
-        // What such a device sends passes no program, so nothing of the workload is believed.
+        let foreign = |space: &Space| space.nsid.and_then(|nsid| inputs.view.foreign.get(&nsid));
         for (key, space) in &self.known {
-            if let Some(devices) = space.nsid.and_then(|nsid| inputs.view.reaching.get(&nsid)) {
-                let (workload, devices) = (subject_of(*key), devices.clone());
-                findings.insert(Finding::ReachesNode { workload, devices });
+            let Some(devices) = foreign(space) else { continue };
+            let named = devices.iter().map(|(name, device)| (name.clone(), device.kind.clone())).collect();
+            findings.insert(Finding::PartlyEnforced { workload: subject_of(*key), devices: named });
+            let over: BTreeSet<String> =
+                devices.iter().filter(|(_, device)| device.over_node).map(|(name, _)| name.clone()).collect();
+            if !over.is_empty() {
+                findings.insert(Finding::ReachesNode { workload: subject_of(*key), devices: over });
             }
         }
-        let reaches = |space: &Space| space.nsid.is_some_and(|nsid| inputs.view.reaching.contains_key(&nsid));
+        // What such a device sends comes in as the node's, so nothing of the workload is believed.
+        let reaches = |space: &Space| foreign(space).is_some_and(|all| all.values().any(|device| device.over_node));
         let mut addresses = verdicts.by_workload();
         let local: BTreeMap<WorkloadKey, LocalWorkload> = self
             .known
@@ -63,6 +68,7 @@ impl Store {
                         .filter_map(|veth| Some((*veth, self.interface(inputs, *veth)?)))
                         .collect(),
                     disagrees: !identities.contains_key(key) || reaches(space),
+                    foreign: foreign(space).cloned().unwrap_or_default(),
                     past: self.memory.of(
                         *key,
                         space,
@@ -80,8 +86,9 @@ impl Store {
         let others =
             inputs.view.links.iter().filter(|(index, _)| **index != Ifindex::LOOPBACK && !veths.contains(index));
         let others = others.map(|(index, link)| (*index, link.name.clone())).collect();
+        let beside = inputs.view.beside(veths.iter().copied(), uplinks.keys());
         let above = inputs.view.above(veths.into_iter());
-        Snapshot { namespaces, local, remote, node: inputs.view.node.clone(), uplinks, others, above }
+        Snapshot { namespaces, local, remote, node: inputs.view.node.clone(), uplinks, others, above, beside }
     }
 
     /// The identity of each namespace whose sources agree. A veth that had a name gets another one only as the same object.

@@ -285,15 +285,13 @@ impl Store {
         let at_home = self.known.iter().filter(|(_, space)| !space.strayed);
         let by_nsid: BTreeMap<i32, WorkloadKey> =
             at_home.filter_map(|(key, space)| Some((space.nsid?, *key))).collect();
+        let by_name: BTreeMap<&str, Ifindex> =
+            inputs.view.veths().map(|(veth, link, _)| (link.name.as_str(), veth)).collect();
         let at = |path: &PathBuf| inputs.netns.get(path).and_then(|nsid| by_nsid.get(nsid)).copied();
         for (index, Entry { statement, .. }) in entries.into_iter().enumerate() {
             let key = match &statement.found_by {
                 FoundBy::Netns(paths) => paths.iter().find_map(at),
-                FoundBy::Interface(name) => inputs
-                    .view
-                    .veths()
-                    .find(|(_, link, _)| link.name == *name)
-                    .and_then(|(veth, _, _)| by_veth.get(&veth).copied()),
+                FoundBy::Interface(name) => by_name.get(name.as_str()).and_then(|veth| by_veth.get(veth)).copied(),
                 FoundBy::Address => None,
             };
             if let Some(key) = key {

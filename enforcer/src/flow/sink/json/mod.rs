@@ -159,13 +159,13 @@ fn endpoint(party: &Party) -> Endpoint {
 }
 
 fn labels(workload: &WorkloadSeen) -> Vec<String> {
-    let mut labels: Vec<String> = workload
-        .labels
+    let pairs = workload.labels.pairs();
+    let mut labels: Vec<String> = pairs
         .iter()
         .take(LABELS_MOST)
         .map(|(key, value)| cut(&format!("k8s:{key}={value}"), LABEL_MOST).into_owned())
         .collect();
-    if let Some(more) = workload.labels.len().checked_sub(LABELS_MOST).filter(|more| *more > 0) {
+    if let Some(more) = pairs.len().checked_sub(LABELS_MOST).filter(|more| *more > 0) {
         labels.push(format!("enforcer:more-labels={more}"));
     }
     labels

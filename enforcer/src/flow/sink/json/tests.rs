@@ -196,7 +196,7 @@ fn reasons_are_pinned() {
 fn with_names(namespace: &str, name: &str, labels: BTreeMap<String, String>, file: &str) -> FlowRecord {
     let mut record = denied(way(Reason::NoRule, Direction::Egress, WEB, "10.88.0.2", "10.88.0.3"), 7);
     let workload = crate::workload::model::WorkloadName { namespace: namespace.to_owned(), name: name.to_owned() };
-    record.source = Some(Party::Workload(Arc::new(WorkloadSeen::new(workload, labels))));
+    record.source = Some(Party::Workload(Arc::new(WorkloadSeen::new(workload, labels.into()))));
     let mut by = policy(name, 12);
     by.namespace = namespace.to_owned();
     by.at = Origin::line(file, 12);

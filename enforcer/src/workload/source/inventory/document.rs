@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer};
 use serde_yaml::{Location, Spanned};
 
 use super::error::{plain_message, snippet};
+use super::written_labels::WrittenLabels;
 use super::{Entry, InvalidInventory, Inventory, Match, Mistake};
 use crate::workload::model::{Labels, NamedPort, WorkloadName};
 use crate::workload::names::{NAMESPACE_NAME_LABEL, is_name, is_unicast, parse_port};
@@ -44,7 +45,7 @@ struct WorkloadDoc {
     #[serde(default = "default_namespace")]
     namespace: Spanned<String>,
     #[serde(default)]
-    labels: BTreeMap<String, String>,
+    labels: WrittenLabels,
     #[serde(default)]
     ports: BTreeMap<String, OneOrMany>,
     #[serde(rename = "match")]
@@ -171,7 +172,8 @@ struct Seen {
 }
 
 fn build_entry(document: Spanned<WorkloadDoc>, seen: &mut Seen) -> Result<Entry, Fault> {
-    let WorkloadDoc { name, namespace, labels, ports, matches, addresses, floating, routes } = document.value;
+    let WorkloadDoc { name, namespace, labels: WrittenLabels(labels), ports, matches, addresses, floating, routes } =
+        document.value;
     let line = document.referenced.line();
     let at = name.referenced;
     let name = WorkloadName { namespace: checked_name(namespace)?, name: checked_name(name)? };

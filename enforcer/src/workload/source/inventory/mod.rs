@@ -10,6 +10,7 @@ mod error;
 mod file;
 #[cfg(test)]
 mod tests;
+mod written_labels;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,7 +22,7 @@ pub use self::error::{InvalidInventory, Mistake};
 pub(super) use self::file::start;
 use super::shape::{Listed, SourceState};
 use crate::watch::read::{Unread, Writers, read};
-use crate::workload::model::{Labels, NamedPort, WorkloadName};
+use crate::workload::model::{LabelSets, Labels, NamedPort, WorkloadName};
 use crate::workload::statement::{About, FoundBy, Statement};
 
 /// Name of the inventory among the sources of workloads.
@@ -44,8 +45,8 @@ pub struct Inventory {
 pub struct Entry {
     /// Namespace and name.
     pub name: WorkloadName,
-    /// Labels.
-    pub labels: Labels,
+    /// Labels, a set for each container that shares its namespace.
+    pub labels: LabelSets,
     /// Named ports.
     pub ports: BTreeMap<String, BTreeSet<NamedPort>>,
     /// How to find it on this node.

@@ -15,14 +15,23 @@ use crate::workload::statement::{About, FoundBy, Statement};
 pub const NAMESPACE_LABEL: &str = "enforcer.dev/namespace";
 /// Label that docker-compose and podman-compose set; the namespace where the one above is missing.
 pub const COMPOSE_PROJECT_LABEL: &str = "com.docker.compose.project";
-/// Label that Enforcer sets to the name of the container that owns the network namespace.
+/// Label that Enforcer sets to the name of the container.
 pub const CONTAINER_LABEL: &str = "enforcer.dev/container";
 /// Labels that name a port: `enforcer.dev/port.http: 8080/tcp`.
 pub const PORT_LABEL_PREFIX: &str = "enforcer.dev/port.";
 /// Label that declares floating addresses, with commas between them.
 pub const FLOATING_LABEL: &str = "enforcer.dev/floating";
 
-/// A running container.
+/// A pod of podman, which has an infra container for its network.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Pod {
+    /// Name.
+    pub name: String,
+    /// Labels of the pod, which hold for all its containers.
+    pub labels: Labels,
+}
+
+/// A container.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Container {
     /// Id.
@@ -37,6 +46,8 @@ pub struct Container {
     pub network_of: Option<String>,
     /// Addresses that the runtime gave it.
     pub addresses: BTreeSet<IpAddr>,
+    /// The pod whose infra container it is.
+    pub pod: Option<Pod>,
 }
 
 impl Container {
@@ -49,30 +60,35 @@ impl Container {
     /// namespace, for which one of `paths` stands.
     fn statement(&self, owner: bool, paths: Vec<PathBuf>) -> Statement {
         let mut labels = self.labels.clone();
-        // Set by us alone: a container that could set it would choose who it is taken for.
-        labels.remove(CONTAINER_LABEL);
-        if owner {
-            labels.insert(CONTAINER_LABEL.to_owned(), self.name.clone());
+        match &self.pod {
+            // Nobody has written this container: it stands for the pod, and has no labels of its own.
+            Some(pod) => {
+                labels.extend(pod.labels.clone());
+                labels.remove(CONTAINER_LABEL);
+            }
+            // Set by us alone: a container that could set it would choose who it is taken for.
+            None => _ = labels.insert(CONTAINER_LABEL.to_owned(), self.name.clone()),
         }
+        let name = self.pod.as_ref().map_or(&self.name, |pod| &pod.name);
         let namespace = labels.get(NAMESPACE_LABEL).or_else(|| labels.get(COMPOSE_PROJECT_LABEL)).cloned();
         let mut remarks = Vec::new();
         Statement {
             by: self.title(),
-            about: About::Part { namespace, name: owner.then(|| self.name.clone()) },
+            about: About::Part { namespace, name: owner.then(|| name.clone()), is_whole: self.pod.is_some() },
             object: format!("container {}", self.id),
-            ports: self.ports(&mut remarks),
-            labels,
+            ports: self.ports(&labels, &mut remarks),
+            floating: self.floating(&labels, &mut remarks),
+            labels: labels.into(),
             routes: false,
             found_by: FoundBy::Netns(paths),
             addresses: self.addresses.clone(),
-            floating: self.floating(&mut remarks),
             remarks,
         }
     }
 
     /// All addresses of the label, or none if one of them is wrong.
-    fn floating(&self, remarks: &mut Vec<Finding>) -> BTreeSet<IpAddr> {
-        let Some(value) = self.labels.get(FLOATING_LABEL) else { return BTreeSet::new() };
+    fn floating(&self, labels: &Labels, remarks: &mut Vec<Finding>) -> BTreeSet<IpAddr> {
+        let Some(value) = labels.get(FLOATING_LABEL) else { return BTreeSet::new() };
         let address = |text: &str| text.trim().parse().ok().filter(|address| is_unicast(*address));
         let addresses: Option<BTreeSet<IpAddr>> = value.split(',').map(address).collect();
         addresses.unwrap_or_else(|| {
@@ -86,13 +102,13 @@ impl Container {
         Finding::LabelIgnored { container, label, value, instead }
     }
 
-    fn ports(&self, remarks: &mut Vec<Finding>) -> BTreeMap<String, BTreeSet<NamedPort>> {
+    fn ports(&self, labels: &Labels, remarks: &mut Vec<Finding>) -> BTreeMap<String, BTreeSet<NamedPort>> {
         let mut ports = BTreeMap::new();
-        for (label, value) in &self.labels {
+        for (label, value) in labels {
             let Some(name) = label.strip_prefix(PORT_LABEL_PREFIX) else {
                 continue;
             };
-            let numbers: Option<BTreeSet<NamedPort>> = value.split(',').map(|port| parse_port(port.trim())).collect();
+            let numbers: Option<BTreeSet<NamedPort>> = value.split(',').map(|port| written_port(port.trim())).collect();
             match numbers {
                 Some(numbers) => _ = ports.insert(name.to_owned(), numbers),
                 None => remarks.push(self.ignored(label, value, "a port as `8080/tcp`")),
@@ -102,7 +118,12 @@ impl Container {
     }
 }
 
-/// The statements of running containers. Those that share a network namespace follow each other.
+/// `8080/tcp`, or `8080-tcp` where a label's value may have no slash, as in a manifest of Kubernetes.
+fn written_port(text: &str) -> Option<NamedPort> {
+    parse_port(text).or_else(|| parse_port(&text.replacen('-', "/", 1)))
+}
+
+/// The statements of containers. Those that share a network namespace follow each other.
 pub(in crate::workload) fn statements(containers: &[Container]) -> Vec<Statement> {
     let mut statements = Vec::with_capacity(containers.len());
     for (owner, members) in by_owner(containers) {

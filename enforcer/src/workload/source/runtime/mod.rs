@@ -1,12 +1,14 @@
 //! The container runtime as a source, through the Docker-compatible API of podman or Docker.
 //!
-//! Input: a unix socket. Output: the complete list of running containers, at first and after every event. While the socket
+//! Input: a unix socket. Output: the complete list of containers that may
+//! have a network namespace, at first and after every event. While the socket
 //! does not answer, the last list stays in force.
 
 #![forbid(unsafe_code)]
 
 mod api;
 mod container;
+mod http;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,10 +18,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use self::api::Api;
+use self::api::{Api, ApiError};
 pub(in crate::workload) use self::container::statements;
 pub use self::container::{
-    COMPOSE_PROJECT_LABEL, CONTAINER_LABEL, Container, FLOATING_LABEL, NAMESPACE_LABEL, PORT_LABEL_PREFIX,
+    COMPOSE_PROJECT_LABEL, CONTAINER_LABEL, Container, FLOATING_LABEL, NAMESPACE_LABEL, PORT_LABEL_PREFIX, Pod,
 };
 use super::shape::{Listed, Source, SourceError, SourceState, Started};
 use crate::workload::config::Config;
@@ -92,11 +94,11 @@ pub(super) fn start(config: &Config) -> Started {
 }
 
 /// One connection: subscribe, list, and list again after every event.
-async fn follow(kind: &RuntimeKind, to: &watch::Sender<SourceState>) -> Result<(), bollard::errors::Error> {
-    let api = Api::connect(kind.socket())?;
+async fn follow(kind: &RuntimeKind, to: &watch::Sender<SourceState>) -> Result<(), ApiError> {
+    let mut api = Api::connect(kind)?;
     let mut events = api.events().await?;
     loop {
-        let statements = statements(&api.running().await?);
+        let statements = statements(&api.containers().await?);
         to.send_if_modified(|state| {
             let is_first = state.listed == Listed::Never;
             let news = is_first || *state.statements != statements || state.error.is_some();

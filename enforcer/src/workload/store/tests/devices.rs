@@ -1,13 +1,14 @@
 //! Tests of what a snapshot says of the node's devices: by which of them a workload's packets come in, and which of them lead
 //! to no workload.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_common::id::Ifindex;
 
 use super::super::Store;
-use super::world::{World, behind, name_behind};
+use super::world::{World, behind, ips, name_behind};
 use crate::workload::finding::Finding;
+use crate::workload::model::ForeignDevice;
 use crate::workload::view::Kind;
 
 fn devices(numbers: &[u32]) -> BTreeSet<Ifindex> {
@@ -46,6 +47,44 @@ fn a_workloads_packets_come_in_by_its_veth_and_by_what_lies_above_it() {
     assert_eq!(others, devices(&[20, 21, 22, 23, 30, 31, 32, 40]), "everything but the veths of workloads");
 }
 
+/// Routers, DHCP servers and the subnet of a link are believed by what the node itself is connected to (D16, N1).
+#[test]
+fn uplinks_and_subnets_count_for_the_workloads_of_their_own_bridge() {
+    let mut world = World::default();
+    world.device(20, "br0", Kind::Master, None);
+    world.device(30, "br1", Kind::Master, None);
+    world.device(31, "eth0", Kind::Plain, Some(30));
+    world.device(32, "eth1", Kind::Plain, None);
+    world.device(33, "tap0", Kind::Plain, Some(20));
+    world.route("0.0.0.0/0", 30, true);
+    world.route("0.0.0.0/0", 32, true);
+    for (subnet, device, via) in [
+        ("10.0.0.0/24", 20, false),
+        ("10.0.1.0/25", 20, false),
+        ("10.0.2.0/31", 20, false),
+        ("10.0.3.3/32", 20, false),
+        ("10.0.4.0/24", 20, true),
+        ("fd00::/64", 20, false),
+        ("10.1.0.0/16", 30, false),
+        ("10.2.0.0/16", 32, false),
+        ("10.3.0.0/24", 12, false),
+    ] {
+        world.route(subnet, device, via);
+    }
+    world.veth_on(10, 1, Some(20));
+    world.veth_on(11, 2, Some(30));
+    world.veth_on(12, 3, None);
+    let beside = world.update(&mut Store::new()).snapshot.beside;
+    assert_eq!(beside.uplinks, devices(&[31]), "what is routed comes in by the bridge or by eth1");
+    let found: Vec<(u32, String)> = beside
+        .broadcasts
+        .iter()
+        .flat_map(|(veth, all)| all.iter().map(|address| (veth.0, address.to_string())))
+        .collect();
+    let expected = [(10, "10.0.0.255"), (10, "10.0.1.127"), (11, "10.1.255.255")];
+    assert_eq!(found, expected.map(|(veth, address)| (veth, address.to_owned())));
+}
+
 #[test]
 fn devices_that_lie_on_each_other_in_a_circle_end() {
     let mut world = World::default();
@@ -79,7 +118,8 @@ fn a_device_on_one_of_the_nodes_closes_its_workload_while_it_is_there() {
     let names = [10, 11].map(|veth| name_behind(&before, veth));
     assert!(names.iter().all(|name| !name.is_empty()), "{names:?}");
 
-    world.view.reaching.insert(1, BTreeSet::from(["mv0\u{1b}[2J".to_owned()]));
+    let device = |over_node| ForeignDevice { kind: "macvlan".to_owned(), addresses: ips(&["10.99.0.1"]), over_node };
+    world.view.foreign.insert(1, BTreeMap::from([("mv0\u{1b}[2J".to_owned(), device(true))]));
     let outcome = world.update(&mut store);
     assert_eq!([10, 11].map(|veth| name_behind(&outcome.snapshot, veth)), [String::new(), names[1].clone()]);
     assert!(behind(&outcome.snapshot, 10).disagrees, "closed whatever happens to unknown workloads");
@@ -87,7 +127,18 @@ fn a_device_on_one_of_the_nodes_closes_its_workload_while_it_is_there() {
     let text = closing.first().expect("a finding").to_string();
     assert!(text.contains(&names[0]) && text.contains("mv0") && !text.contains('\u{1b}'), "{text}");
     assert_eq!(closing.len(), 1);
+    assert!(outcome.findings.iter().any(|finding| finding.partly_enforced().is_some()), "and it is listed");
 
-    world.view.reaching.clear();
+    // One that lies elsewhere is listed, and closes nothing.
+    world.view.foreign.insert(1, BTreeMap::from([("mv0".to_owned(), device(false))]));
+    let outcome = world.update(&mut store);
+    assert_eq!([10, 11].map(|veth| name_behind(&outcome.snapshot, veth)), names);
+    assert_eq!(behind(&outcome.snapshot, 10).foreign, BTreeMap::from([("mv0".to_owned(), device(false))]));
+    let found: Vec<String> = outcome.findings.iter().map(ToString::to_string).collect();
+    assert!(
+        matches!(&found[..], [text] if text.contains("partly enforced") && text.contains("mv0 (macvlan)")),
+        "{found:?}"
+    );
+    world.view.foreign.clear();
     assert_eq!(world.update(&mut store).snapshot, before, "as before");
 }

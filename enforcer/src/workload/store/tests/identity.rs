@@ -1,8 +1,12 @@
 //! Tests of the rules that say which name and labels a workload gets.
 
+use std::collections::BTreeSet;
+
 use super::super::Store;
 use super::world::{World, behind, ip, ips, name_behind, own};
 use crate::workload::finding::{Disagreement, Finding, Refusal};
+use crate::workload::model::Identity;
+use crate::workload::runtime::Pod;
 
 fn disagreement(world: &World) -> Option<Disagreement> {
     let outcome = world.update(&mut Store::new());
@@ -13,6 +17,10 @@ fn disagreement(world: &World) -> Option<Disagreement> {
     let workload = behind(&outcome.snapshot, 10);
     assert_eq!((workload.disagrees, workload.identity.is_none()), (found.is_some(), found.is_some()));
     found
+}
+
+fn pairs(identity: &Identity) -> Vec<String> {
+    identity.labels.pairs().into_iter().map(|(key, value)| format!("{key}={value}")).collect()
 }
 
 fn one_veth() -> World {
@@ -34,7 +42,10 @@ fn an_entry_finds_its_workload_by_path_interface_or_address() {
         let snapshot = world.update(&mut Store::new()).snapshot;
         let workload = behind(&snapshot, 10);
         let identity = workload.identity.as_ref().expect(matches);
-        assert_eq!((identity.name.to_string().as_str(), identity.labels["app"].as_str()), ("shop/web", "web"));
+        assert_eq!(
+            (identity.name.to_string().as_str(), &pairs(identity)[..]),
+            ("shop/web", &["app=web".to_owned()][..])
+        );
         assert_eq!(identity.ports["http"].len(), 1);
         assert!(workload.routes && snapshot.remote.is_empty());
         assert_eq!(snapshot.namespaces["shop"].len(), 2);
@@ -89,7 +100,7 @@ fn a_runtime_that_gives_the_address_finds_the_entry_too() {
     world.container("web", 1, &[], &["10.88.0.2"]);
     world.inventory("workloads: [{name: web, labels: {app: web}, match: {address: 10.88.0.2}}]");
     let snapshot = world.update(&mut Store::new()).snapshot;
-    assert_eq!(behind(&snapshot, 10).identity.as_ref().unwrap().labels["app"], "web");
+    assert!(pairs(behind(&snapshot, 10).identity.as_ref().unwrap()).contains(&"app=web".to_owned()));
     assert!(snapshot.remote.is_empty());
 }
 
@@ -133,8 +144,8 @@ fn a_container_is_named_by_its_labels_and_cannot_forge_its_name() {
         let snapshot = world.update(&mut Store::new()).snapshot;
         let identity = behind(&snapshot, 10).identity.clone().unwrap();
         assert_eq!(identity.name.to_string(), format!("{namespace}/web-1"));
-        assert_eq!(identity.labels["enforcer.dev/container"], "web-1");
-        assert_eq!(identity.labels["app"], "web");
+        let labels = identity.labels.single().expect("one container");
+        assert_eq!((labels["enforcer.dev/container"].as_str(), labels["app"].as_str()), ("web-1", "web"));
         assert_eq!(snapshot.namespaces[namespace].len(), 1, "a container gives its namespace no labels");
     }
 }
@@ -162,21 +173,63 @@ fn a_port_label_names_a_port_and_a_bad_one_is_reported() {
     );
 }
 
+/// D14, b07.
 #[test]
-fn containers_of_one_namespace_are_one_workload_named_by_its_owner() {
+fn containers_of_one_namespace_are_one_workload_with_a_set_of_labels_for_each() {
+    let project = ("com.docker.compose.project", "shop");
     let mut world = one_veth();
-    world.container("infra", 1, &[], &["10.88.0.2"]);
-    world.member(
-        "web",
-        "infra",
-        &[("app", "web"), ("enforcer.dev/namespace", "shop"), ("enforcer.dev/container", "x")],
-    );
-    world.member("log", "infra", &[("side", "log")]);
+    world.container("vpn", 1, &[("app", "vpn"), ("maintainer", "a"), project], &["10.88.0.2"]);
+    world.member("web", "vpn", &[("app", "web"), ("maintainer", "b"), project, ("enforcer.dev/container", "x")]);
+    world.member("log", "vpn", &[project]);
+    let outcome = world.update(&mut Store::new());
+    assert!(outcome.findings.is_empty(), "{:?}", outcome.findings);
+    let identity = behind(&outcome.snapshot, 10).identity.clone().unwrap();
+    assert_eq!(identity.name.to_string(), "shop/vpn");
+    let sets: BTreeSet<Vec<&str>> =
+        identity.labels.iter().map(|set| set.values().map(String::as_str).collect()).collect();
+    let expected = [&["vpn", "shop", "vpn", "a"][..], &["web", "shop", "web", "b"], &["shop", "log"]];
+    assert_eq!(sets, expected.map(<[&str]>::to_vec).into());
+}
+
+/// b09.
+#[test]
+fn a_pod_has_its_own_name_and_its_labels_are_those_of_each_container() {
+    let mut world = one_veth();
+    world.container("0123456789ab-infra", 1, &[], &["10.88.0.2"]);
+    let labels = [("team", "a"), ("enforcer.dev/port.http", "8080-tcp"), ("enforcer.dev/container", "x")];
+    let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    world.containers[0].pod = Some(Pod { name: "shop".to_owned(), labels });
+    world.member("web", "0123456789ab-infra", &[("app", "web"), ("team", "a")]);
+    world.member("log", "0123456789ab-infra", &[("app", "log")]);
     let snapshot = world.update(&mut Store::new()).snapshot;
     let identity = behind(&snapshot, 10).identity.clone().unwrap();
-    assert_eq!(identity.name.to_string(), "shop/infra");
-    let labels: Vec<&str> = identity.labels.values().map(String::as_str).collect();
-    assert_eq!(labels, ["web", "infra", "shop", "log"]);
+    assert_eq!((identity.name.to_string().as_str(), identity.ports["http"].len()), ("default/shop", 1));
+    let sets: Vec<[&str; 3]> = identity
+        .labels
+        .iter()
+        .map(|set| ["app", "enforcer.dev/container", "team"].map(|key| set[key].as_str()))
+        .collect();
+    assert_eq!(sets, [["log", "log", "a"], ["web", "web", "a"]], "the infra container has no set");
+    // What a pod says and a container contradicts is neither.
+    world.containers[1].labels.insert("team".to_owned(), "b".to_owned());
+    assert!(matches!(disagreement(&world), Some(Disagreement::Label { .. })));
+}
+
+#[test]
+fn what_an_entry_says_of_the_whole_holds_for_each_container() {
+    let mut world = one_veth();
+    world.container("web", 1, &[("app", "web")], &[]);
+    world.member("log", "web", &[("app", "log")]);
+    world.inventory("workloads: [{name: web, labels: {team: a}, match: {netns: /ns/1}}]");
+    let snapshot = world.update(&mut Store::new()).snapshot;
+    let labels = behind(&snapshot, 10).identity.clone().unwrap().labels;
+    assert_eq!(labels.iter().len(), 2);
+    assert!(labels.iter().all(|set| set["team"] == "a"), "{labels:?}");
+    // Several sets are of containers that the runtime does not know.
+    world.inventory("workloads: [{name: web, labels: [{app: a}, {app: b}], match: {netns: /ns/1}}]");
+    let snapshot = world.update(&mut Store::new()).snapshot;
+    let labels = behind(&snapshot, 10).identity.clone().unwrap().labels;
+    assert_eq!(labels.iter().map(|set| set["app"].as_str()).collect::<BTreeSet<_>>(), ["a", "b", "log", "web"].into());
 }
 
 #[test]
@@ -184,9 +237,9 @@ fn what_contradicts_itself_is_unknown_and_both_sides_are_named() {
     let shop = ("enforcer.dev/namespace", "shop");
     let bank = ("enforcer.dev/namespace", "bank");
     for (labels, other, expected) in [
-        (&[("app", "web")][..], &[("app", "db")][..], "label"),
         (&[shop][..], &[bank][..], "namespace"),
         (&[shop][..], &[("com.docker.compose.project", "proj")][..], "namespace"),
+        (&[("enforcer.dev/port.http", "80/tcp")][..], &[("enforcer.dev/port.http", "81/tcp")][..], "port name `http`"),
     ] {
         let mut world = one_veth();
         world.container("one", 1, labels, &[]);
@@ -198,7 +251,8 @@ fn what_contradicts_itself_is_unknown_and_both_sides_are_named() {
     let mut world = one_veth();
     world.container("one", 1, &[], &[]);
     world.container("two", 1, &[], &[]);
-    assert!(matches!(disagreement(&world), Some(Disagreement::Name { .. })));
+    let text = disagreement(&world).map(|found| found.to_string()).unwrap_or_default();
+    assert!(text.contains("`--network container:NAME`"), "{text}");
     // Inventory and runtime.
     let mut world = one_veth();
     world.container("web", 1, &[("app", "web")], &[]);
@@ -217,15 +271,30 @@ fn what_contradicts_itself_is_unknown_and_both_sides_are_named() {
 }
 
 #[test]
-fn a_contradiction_says_what_to_do() {
+fn a_contradiction_says_what_to_do_and_it_helps() {
+    let port = "enforcer.dev/port.http";
     let mut world = one_veth();
-    world.container("web", 1, &[("maintainer", "a")], &[]);
-    world.member("log", "web", &[("maintainer", "b")]);
+    world.container("web", 1, &[(port, "80/tcp")], &[]);
+    world.member("log", "web", &[(port, "81/tcp")]);
     let text = disagreement(&world).map(|found| found.to_string()).unwrap_or_default();
-    let remedy = "give both the same value, for a container by `--label maintainer=VALUE`";
-    assert!(text.contains(remedy), "{text}");
-    world.containers[1].labels.insert("maintainer".to_owned(), "a".to_owned());
-    assert_eq!(disagreement(&world), None, "and it helps");
+    assert!(text.contains("by the label `enforcer.dev/port.http`"), "{text}");
+    world.containers[1].labels.insert(port.to_owned(), "80/tcp".to_owned());
+    assert_eq!(disagreement(&world), None);
+    // One protocol does not contradict another.
+    world.containers[1].labels.insert(port.to_owned(), "81/udp".to_owned());
+    assert_eq!(disagreement(&world), None);
+    let mut world = one_veth();
+    world.container("web", 1, &[("team", "a")], &[]);
+    world.inventory("workloads: [{name: web, labels: {team: b}, match: {netns: /ns/1}}]");
+    let text = disagreement(&world).map(|found| found.to_string()).unwrap_or_default();
+    assert!(
+        text.contains(
+            "change the entry of the inventory, or give the container the same value by `--label team=VALUE`"
+        ),
+        "{text}"
+    );
+    world.containers[0].labels.insert("team".to_owned(), "b".to_owned());
+    assert_eq!(disagreement(&world), None);
 }
 
 #[test]

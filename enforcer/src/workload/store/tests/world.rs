@@ -111,6 +111,7 @@ impl World {
             sandbox: Some(path(nsid)),
             network_of: None,
             addresses: ips(addresses),
+            pod: None,
         });
     }
 
