@@ -32,6 +32,8 @@ pub struct Settings {
     pub flow_log_mib: u64,
     /// Files of the flow log that are kept beside the newest one.
     pub flow_log_kept_files: u32,
+    /// For how long the policy files must have been quiet before a change opens what was denied (D15), in seconds; 0: not at all.
+    pub opening_wait_seconds: u64,
     /// For how long after a veth was first seen the addresses that its workload shows are pinned to it (D11), in seconds.
     pub settling_seconds: u64,
     /// Where the sources of the policy in force and the state for `status` are kept. Below it each pin directory has a
@@ -50,6 +52,7 @@ impl Default for Settings {
             flow_log_burst: 2_000,
             flow_log_mib: 100,
             flow_log_kept_files: 4,
+            opening_wait_seconds: 3,
             settling_seconds: 10,
             state_dir: PathBuf::from("/run/enforcer"),
         }
@@ -111,6 +114,7 @@ impl Settings {
             flow_log_burst,
             flow_log_mib,
             flow_log_kept_files,
+            opening_wait_seconds,
             settling_seconds,
             state_dir: _,
         } = &settings;
@@ -123,6 +127,7 @@ impl Settings {
             ("flow_log_burst", u64::from(*flow_log_burst), 1, 1_000_000),
             ("flow_log_mib", *flow_log_mib, 0, 1 << 20),
             ("flow_log_kept_files", u64::from(*flow_log_kept_files), 1, 1000),
+            ("opening_wait_seconds", *opening_wait_seconds, 0, 3600),
             ("settling_seconds", *settling_seconds, 0, 3600),
         ] {
             if !(low..=high).contains(&value) {
@@ -198,6 +203,7 @@ mod tests {
             flow_log_burst,
             flow_log_mib,
             flow_log_kept_files,
+            opening_wait_seconds,
             settling_seconds,
             state_dir
         );

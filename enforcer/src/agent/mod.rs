@@ -7,6 +7,7 @@ mod denials;
 mod devices;
 mod error;
 mod no_ops;
+mod opening;
 mod policies;
 mod reconcile;
 pub mod report;
@@ -120,6 +121,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     let heard = discovery.heard();
     let mut verify = Instant::now();
     loop {
+        let opening = reconciler.opening_due(&policies);
         tokio::select! {
             // In this order, and the workloads last: they may change all the time, what is before them cannot.
             biased;
@@ -130,6 +132,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
                     reconciler.reconcile(&mut policies)?;
                 }
             }
+            () = until(opening) => reconciler.reconcile(&mut policies)?,
             () = sleep_until(verify) => {
                 reconciler.verify(&mut policies)?;
                 verify = Instant::now() + VERIFY;
@@ -156,6 +159,14 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     reconciler.finish();
     tracing::info!("the daemon has stopped; enforcement stays on until `enforcer purge` removes it");
     Ok(())
+}
+
+/// Waits for a moment that may never come.
+async fn until(moment: Option<std::time::Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// When the file of the flow log is put aside; `None`: never.

@@ -14,10 +14,10 @@ use super::denials::DenialLog;
 use super::devices::{self, veths};
 use super::error::AgentError;
 use super::no_ops::NoOps;
+use super::opening::Opening;
 use super::policies::Policies;
 use super::report::{Report, WorkloadLine};
 use super::state::{InForce, StateDir};
-use crate::compile::compile;
 use crate::config::Settings;
 use crate::flow::limit::LineRate;
 use crate::flow::names::NameTable;
@@ -46,6 +46,7 @@ pub(super) struct Reconciler {
     texts: Texts,
     resolved: Option<Arc<ResolvedPolicy>>,
     no_ops: NoOps,
+    opening: Opening,
     /// What is in the kernel, wholly; `None`: something is left to be done.
     intent: Option<Intent>,
     /// When an address that has no id yet may get one.
@@ -65,6 +66,7 @@ impl Reconciler {
         earlier: Option<InForce>,
         log: FlowLog,
     ) -> Result<Self, AgentError> {
+        let opening = Opening::new(Duration::from_secs(options.settings.opening_wait_seconds), earlier.as_ref());
         let mut names = NameTable::default();
         if let Some(earlier) = earlier {
             name_earlier(&kernel, earlier, &mut names);
@@ -80,6 +82,7 @@ impl Reconciler {
             texts: Texts::new(),
             resolved: None,
             no_ops: NoOps::default(),
+            opening,
             intent: None,
             ids_later: None,
             owners: BTreeMap::new(),
@@ -160,10 +163,11 @@ impl Reconciler {
             self.report.apply_error = Some(unknown.to_owned());
             return Ok(());
         };
-        let outcome = match self.bring_in_force(&reading, &snapshot) {
+        let last_change = policies.last_change();
+        let outcome = match self.bring_in_force(&reading, &snapshot, last_change) {
             Err(AgentError::Compile(error)) if policies.roll_back(&error.to_string()) => {
                 let Some(previous) = policies.current().cloned() else { return Ok(()) };
-                self.bring_in_force(&previous, &snapshot)
+                self.bring_in_force(&previous, &snapshot, last_change)
             }
             Ok(()) => {
                 policies.settle();
@@ -185,13 +189,17 @@ impl Reconciler {
         Ok(())
     }
 
-    fn bring_in_force(&mut self, reading: &Reading, snapshot: &Arc<Snapshot>) -> Result<(), AgentError> {
-        let resolved = Arc::new(resolve(Arc::clone(&reading.set), Arc::clone(snapshot)));
-        let image = compile(&resolved)?;
-        let intent = Intent::new(image, snapshot, self.unknown, self.window);
+    fn bring_in_force(
+        &mut self,
+        reading: &Reading,
+        snapshot: &Arc<Snapshot>,
+        last_change: Option<Instant>,
+    ) -> Result<(), AgentError> {
+        let (chosen, resolved) = self.opening.choose(reading, snapshot, last_change)?;
+        let intent = Intent::new(chosen.image.clone(), snapshot, self.unknown, self.window);
         let unchanged = self.intent.as_ref() == Some(&intent);
         let revision = if unchanged { self.kernel.revision().revision } else { self.kernel.next_revision() };
-        self.save(revision, reading, snapshot)?;
+        self.save(revision, chosen.kept.clone(), snapshot)?;
         // Held, so that no denial of the new revision is read before its names are in.
         let names = self.denials.names();
         let mut names = names.hold();
@@ -209,15 +217,15 @@ impl Reconciler {
             );
         }
         // Also where the image is the same: names, labels and lines may not be.
-        names.install(revision, snapshot, &self.owners, Arc::clone(&resolved) as _);
+        names.install(revision, snapshot, &self.owners, Arc::clone(&chosen.names));
+        self.opening.took(&chosen, reading);
         self.report.policy_count = reading.set.policies.len();
         self.report.policies_skipped = (!reading.skipped.is_empty()).then(|| reading.skipped.to_string());
         self.resolved = Some(resolved);
         Ok(())
     }
 
-    fn save(&mut self, revision: Revision, reading: &Reading, snapshot: &Arc<Snapshot>) -> Result<(), AgentError> {
-        let policies: Kept = reading.sources.iter().map(|(name, files)| ((*name).to_owned(), files.clone())).collect();
+    fn save(&mut self, revision: Revision, policies: Kept, snapshot: &Arc<Snapshot>) -> Result<(), AgentError> {
         let (workloads, snapshot) = (self.texts.clone(), Arc::clone(snapshot));
         let state = InForce { revision, policies, workloads, snapshot, unknown: self.unknown };
         self.states.save(&state).map_err(AgentError::State)
@@ -262,6 +270,11 @@ impl Reconciler {
         }
     }
 
+    /// When what a change of the policies would open may be put in force; `None`: nothing is held back.
+    pub(super) fn opening_due(&self, policies: &Policies) -> Option<Instant> {
+        self.opening.due(policies.last_change())
+    }
+
     /// Compares the kernel with the plan, repairs differences, and tries failed steps again.
     pub(super) fn verify(&mut self, policies: &mut Policies) -> Result<(), AgentError> {
         match self.kernel.verify() {
@@ -301,6 +314,7 @@ impl Reconciler {
             no_ops: self.no_ops.lines(self.resolved.as_ref()),
             policies: policies.places(),
             policy_error: policies.error(),
+            opening_waits: self.opening.is_held(),
             refused_sources: discovery.refused_sources(),
             findings: discovery.findings().iter().map(ToString::to_string).collect(),
             closed: discovery.findings().iter().filter(|finding| finding.closes()).map(ToString::to_string).collect(),

@@ -21,6 +21,9 @@ pub struct Report {
     pub no_ops: Vec<String>,
     /// The error for which the newest policies are not in force.
     pub policy_error: Option<String>,
+    /// Something that the newest policies open waits until their files are quiet.
+    #[serde(default)]
+    pub opening_waits: bool,
     /// Errors for which the newest version of a source of workloads, such as the inventory, is not in force.
     #[serde(default)]
     pub refused_sources: Vec<String>,

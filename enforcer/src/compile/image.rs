@@ -39,8 +39,7 @@ impl Image {
                     let [low, high] = if cfg!(target_endian = "little") { [at, at + 1] } else { [at + 1, at] };
                     part(4, high) << 32 | part(4, low)
                 };
-                let start =
-                    if v4 { u128::from(part(1, 0)) } else { u128::from(whole(0)) << 64 | u128::from(whole(2)) };
+                let start = if v4 { u128::from(part(1, 0)) } else { u128::from(whole(0)) << 64 | u128::from(whole(2)) };
                 (start, PeerClass(self.word(classes, range)))
             })
             .collect()

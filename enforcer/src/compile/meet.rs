@@ -54,10 +54,8 @@ pub fn change(before: &Image, after: &Image) -> Change {
     let classes = peers.values.iter().map(|peer| {
         let vector = row_pairs.values.iter().map(|row| {
             for (cell, port) in cells.iter_mut().zip(&port_pairs.values) {
-                let [old, new] = [
-                    cell_of(before, first, row.0, peer.0, port.0),
-                    cell_of(after, second, row.1, peer.1, port.1),
-                ];
+                let [old, new] =
+                    [cell_of(before, first, row.0, peer.0, port.0), cell_of(after, second, row.1, peer.1, port.1)];
                 opens |= old != Cell::Allow && new == Cell::Allow;
                 *cell = if new == Cell::Allow { old } else { new } as u8;
             }

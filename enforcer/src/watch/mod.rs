@@ -50,6 +50,7 @@ pub struct ChangeStream {
     /// Events since the last tick: the first and the last of them.
     burst: Option<(Instant, Instant)>,
     rescan: Instant,
+    last_event: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +73,8 @@ pub fn watch(paths: Vec<PathBuf>) -> Result<ChangeStream, WatchError> {
     })
     .map_err(WatchError::Inotify)?;
     let rescan = Instant::now() + RESCAN;
-    let mut stream = ChangeStream { paths, watcher, shared, watched: BTreeMap::new(), burst: None, rescan };
+    let last_event = Instant::now();
+    let mut stream = ChangeStream { paths, watcher, shared, watched: BTreeMap::new(), burst: None, rescan, last_event };
     stream.arm();
     Ok(stream)
 }
@@ -88,7 +90,8 @@ impl ChangeStream {
                 biased;
                 () = sleep_until(due) => {
                     if self.burst.is_none() && self.shared.wake.notified().now_or_never().is_some() {
-                        self.burst = Some((Instant::now(), Instant::now()));
+                        self.last_event = Instant::now();
+                        self.burst = Some((self.last_event, self.last_event));
                         continue;
                     }
                     self.burst = None;
@@ -99,10 +102,16 @@ impl ChangeStream {
                 }
                 () = self.shared.wake.notified() => {
                     let now = Instant::now();
+                    self.last_event = now;
                     self.burst = Some((self.burst.map_or(now, |(first, _)| first), now));
                 }
             }
         }
+    }
+
+    /// When the last event came; at first, when the watch began.
+    pub fn last_event(&self) -> std::time::Instant {
+        self.last_event.into_std()
     }
 
     /// Puts watches where the paths lead now.

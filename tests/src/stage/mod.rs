@@ -185,10 +185,11 @@ impl Stage {
         self.settings_whole(&format!("flows: 16384\nflow_quota: 8192\n{text}"));
     }
 
-    /// Replaces the settings, apart from the state directory.
+    /// Replaces the settings, apart from the state directory. Nothing that opens waits unless the text says so.
     pub fn settings_whole(&self, text: &str) {
         let state = self.site.file("state");
-        replace(&self.options.config, &format!("state_dir: {}\n{text}", state.display()));
+        let waits = if text.contains("opening_wait_seconds") { "" } else { "opening_wait_seconds: 0\n" };
+        replace(&self.options.config, &format!("state_dir: {}\n{waits}{text}", state.display()));
     }
 
     /// A file of this stage.

@@ -22,6 +22,7 @@ mod link;
 mod mirror;
 mod node;
 mod older;
+mod opening;
 mod path_mtu;
 mod pings;
 mod policy_change;

@@ -35,7 +35,7 @@ fn two(layout: Layout) -> Stage {
 }
 
 /// Sends datagrams to the closed port of `b` in both families while `work` runs, and gives how many of each arrive meanwhile.
-fn arriving(stage: &mut Stage, work: impl FnOnce(&mut Stage)) -> [usize; 2] {
+pub(super) fn arriving(stage: &mut Stage, work: impl FnOnce(&mut Stage)) -> [usize; 2] {
     let nonce = nonce();
     let tap = Wire::tap(stage.at("b"), move |frame| !frame.outgoing && frame.holds(&nonce)).unwrap();
     let sockets = [true, false].map(|v4| {

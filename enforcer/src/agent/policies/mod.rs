@@ -176,6 +176,12 @@ impl Policies {
         self.store.current()
     }
 
+    /// When the files last changed; `None`: what they say now does not count, so they may be in the middle of a change.
+    pub(super) fn last_change(&self) -> Option<Instant> {
+        let is_waiting = self.store.error().is_some() || !self.due.is_empty();
+        (!is_waiting).then(|| self.sources.last_change())
+    }
+
     /// The places from which the policies are read.
     pub(super) fn places(&self) -> String {
         self.sources.places()

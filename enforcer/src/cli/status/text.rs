@@ -33,7 +33,9 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
     if let Some(report) = report {
         let skipped = report.policies_skipped.iter().map(|skipped| format!("; skipped {skipped}"));
         let skipped = skipped.collect::<String>();
-        line("policies", format!("{} from {}{skipped}", report.policy_count, report.policies));
+        let waits =
+            if report.opening_waits { "; what the newest ones open waits until their files are quiet" } else { "" };
+        line("policies", format!("{} from {}{skipped}{waits}", report.policy_count, report.policies));
         line("discovery", report.discovery.clone());
         line("unknown", unknown(report));
         let over = match report.flow_log_over_limit {

@@ -43,7 +43,10 @@ fn sets() -> Vec<(&'static str, Vec<Policy>)> {
         ("80 from a block", of(vec![rule(block("10.0.0.0/8", &[]), tcp(80, 80))], Vec::new())),
         ("80 from most of it", of(vec![rule(block("10.0.0.0/8", &["10.10.0.0/16"]), tcp(80, 80))], Vec::new())),
         ("80 from workloads", of(vec![rule(Peers::Only(vec![everyone()]), tcp(80, 80))], Vec::new())),
-        ("all, and out to a block", of(vec![rule(Peers::Any, Ports::Any)], vec![rule(block("10.0.0.0/8", &[]), Ports::Any)])),
+        (
+            "all, and out to a block",
+            of(vec![rule(Peers::Any, Ports::Any)], vec![rule(block("10.0.0.0/8", &[]), Ports::Any)]),
+        ),
         ("six", of(vec![rule(block("2001:db8::/32", &[]), Ports::Any)], Vec::new())),
     ]
 }
@@ -58,7 +61,8 @@ fn what_both_allow_and_whether_the_second_opens() {
         for (new, after) in &images {
             let flows = || {
                 let directions = [Direction::Ingress, Direction::Egress].into_iter();
-                directions.flat_map(|direction| PEERS.iter().flat_map(move |peer| KEYS.map(|key| (direction, *peer, key))))
+                directions
+                    .flat_map(|direction| PEERS.iter().flat_map(move |peer| KEYS.map(|key| (direction, *peer, key))))
             };
             let says = |image: &Image, (direction, peer, key)| allows(image, direction, peer, key);
             let opens = flows().any(|flow| !says(before, flow) && says(after, flow));
@@ -86,11 +90,16 @@ fn what_both_allow_and_whether_the_second_opens() {
 
 #[test]
 fn a_pair_that_is_too_large_to_be_compared_counts_as_opening() {
-    let each = |from: u16| (0..2_100_u16).map(move |n| {
-        let block = IpNetwork::new(Ipv4Addr::from(0x1400_0000 + u32::from(from + n) * 256).into(), 24).unwrap();
-        rule(Peers::Only(vec![Peer::Cidr { cidr: block, except: Vec::new() }]), tcp(from + n, from + n))
-    });
+    let each = |from: u16| {
+        (0..2_100_u16).map(move |n| {
+            let block = IpNetwork::new(Ipv4Addr::from(0x1400_0000 + u32::from(from + n) * 256).into(), 24).unwrap();
+            rule(Peers::Only(vec![Peer::Cidr { cidr: block, except: Vec::new() }]), tcp(from + n, from + n))
+        })
+    };
     let image = |from| image_of(vec![policy("p", each(from).collect(), Vec::new())], snapshot());
     assert!(matches!(change(&image(1), &image(9_000)), Change::Opens(None)));
-    assert!(matches!(change(&image(1), &image_of(vec![policy("p", Vec::new(), Vec::new())], snapshot())), Change::OpensNothing));
+    assert!(matches!(
+        change(&image(1), &image_of(vec![policy("p", Vec::new(), Vec::new())], snapshot())),
+        Change::OpensNothing
+    ));
 }

@@ -9,6 +9,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -53,6 +54,10 @@ impl Source for Directory {
 
     fn changed(&mut self) -> BoxFuture<'_, ()> {
         self.changes.changed().boxed()
+    }
+
+    fn last_change(&self) -> Instant {
+        self.changes.last_event()
     }
 
     fn read(&mut self) -> Said {

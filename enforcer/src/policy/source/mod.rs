@@ -8,6 +8,7 @@ mod shape;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::future::select_all;
 
@@ -77,6 +78,11 @@ impl Sources {
             self.0.iter_mut().map(|(name, source)| (*name, source.changed())).unzip();
         let ((), first, _) = select_all(changes).await;
         names[first]
+    }
+
+    /// When one of them last changed.
+    pub fn last_change(&self) -> Instant {
+        self.0.iter().map(|(_, source)| source.last_change()).max().unwrap_or_else(Instant::now)
     }
 
     /// What a source says now; nothing if no source of this name is open.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 
@@ -43,6 +44,9 @@ pub trait Source: fmt::Debug + Send {
 
     /// Waits until the source may say something else than at its last reading. Dropping the future loses nothing.
     fn changed(&mut self) -> BoxFuture<'_, ()>;
+
+    /// When something last happened to what it reads; at first, when it was opened.
+    fn last_change(&self) -> Instant;
 
     /// What the source says now.
     fn read(&mut self) -> Said;

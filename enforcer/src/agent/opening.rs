@@ -1,0 +1,133 @@
+//! Holds back what a change of the policies would open until their files have been quiet (D15).
+//!
+//! Input: the newest policies, their image for the present workloads, and whether the files are quiet. Output: the image to put
+//! in force, with the policies that name its denials and those that the next daemon shall go on from.
+//!
+//! A tool that replaces files, such as `git checkout`, removes some before it writes others. A reading in between may lack a
+//! policy, so what it would open waits. What it closes does not: the image then allows what both the old and the new policies
+//! allow.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use enforcer_common::id::Direction;
+
+use super::state::InForce;
+use crate::compile::{Change, CompileError, Image, change, compile};
+use crate::flow::names::{self, Ruling, Service};
+use crate::policy::model::PolicySet;
+use crate::policy::source::{Kept, from_kept};
+use crate::policy::store::Reading;
+use crate::resolve::{ResolvedPolicy, resolve};
+use crate::workload::model::{Snapshot, WorkloadKey};
+
+/// What is held back.
+#[derive(Debug)]
+pub(super) struct Opening {
+    wait: Duration,
+    /// The policies that are wholly in force; `None`: there are none that could stay.
+    settled: Option<(Arc<PolicySet>, Kept)>,
+    is_held: bool,
+}
+
+/// What shall be in force.
+pub(super) struct Chosen {
+    pub(super) image: Image,
+    pub(super) names: Arc<dyn names::Policies>,
+    pub(super) kept: Kept,
+    /// The newest policies are in force without what they open.
+    is_held: bool,
+}
+
+impl Opening {
+    /// `earlier`: what an earlier daemon left in force.
+    pub(super) fn new(wait: Duration, earlier: Option<&InForce>) -> Self {
+        let settled = earlier.and_then(|earlier| {
+            let set = from_kept(&earlier.policies).ok()?;
+            Some((Arc::new(set), earlier.policies.clone()))
+        });
+        Self { wait, settled, is_held: false }
+    }
+
+    /// Chooses what to put in force. `last_change`: when the files of the policies last changed; `None`: what they say now is
+    /// refused, so they are in the middle of a change.
+    pub(super) fn choose(
+        &self,
+        newest: &Reading,
+        snapshot: &Arc<Snapshot>,
+        last_change: Option<Instant>,
+    ) -> Result<(Chosen, Arc<ResolvedPolicy>), CompileError> {
+        let resolved = Arc::new(resolve(Arc::clone(&newest.set), Arc::clone(snapshot)));
+        let image = compile(&resolved)?;
+        let kept = newest.sources.iter().map(|(name, files)| ((*name).to_owned(), files.clone())).collect();
+        let whole = Chosen { image, names: Arc::clone(&resolved) as _, kept, is_held: false };
+        let is_quiet = last_change.is_some_and(|last| Instant::now() >= last + self.wait);
+        let chosen = match &self.settled {
+            Some((set, before)) if !is_quiet && **set != *newest.set => hold(whole, &resolved, set, before, snapshot),
+            Some(_) | None => whole,
+        };
+        Ok((chosen, resolved))
+    }
+
+    /// Notes what is in force now.
+    pub(super) fn took(&mut self, chosen: &Chosen, newest: &Reading) {
+        if chosen.is_held && !self.is_held {
+            tracing::info!(
+                "the newest policies allow something that was denied; this part waits until their files have been quiet for {} s",
+                self.wait.as_secs()
+            );
+        }
+        self.is_held = chosen.is_held;
+        if !chosen.is_held {
+            self.settled = Some((Arc::clone(&newest.set), chosen.kept.clone()));
+        }
+    }
+
+    /// When what is held back may be put in force; `None`: nothing is, or the files are in the middle of a change.
+    pub(super) fn due(&self, last_change: Option<Instant>) -> Option<Instant> {
+        last_change.filter(|_| self.is_held).map(|last| last + self.wait)
+    }
+
+    /// Whether something is held back.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held
+    }
+}
+
+/// What the newest policies allow of what those before them allow, or all of it if they open nothing.
+fn hold(
+    newest: Chosen,
+    resolved: &Arc<ResolvedPolicy>,
+    set: &Arc<PolicySet>,
+    before: &Kept,
+    snapshot: &Arc<Snapshot>,
+) -> Chosen {
+    let earlier = Arc::new(resolve(Arc::clone(set), Arc::clone(snapshot)));
+    // What cannot be compiled for the workloads of today is not in force either.
+    let Ok(old) = compile(&earlier) else { return newest };
+    let both = match change(&old, &newest.image) {
+        Change::OpensNothing => return newest,
+        Change::Opens(both) => both,
+    };
+    let names: Arc<dyn names::Policies> = match &both {
+        Some(_) => Arc::new(Both { newest: Arc::clone(resolved), earlier }),
+        None => earlier,
+    };
+    Chosen { image: both.unwrap_or(old), names, kept: before.clone(), is_held: true }
+}
+
+/// The policies of an image that allows what two sets of policies both allow.
+struct Both {
+    newest: Arc<ResolvedPolicy>,
+    earlier: Arc<ResolvedPolicy>,
+}
+
+impl names::Policies for Both {
+    fn rule_on(&self, workload: WorkloadKey, direction: Direction, peer: IpAddr, service: Service) -> Option<Ruling> {
+        match self.newest.rule_on(workload, direction, peer, service)? {
+            Ruling::Allowed(_) => self.earlier.rule_on(workload, direction, peer, service),
+            denied @ Ruling::Denied(_) => Some(denied),
+        }
+    }
+}
