@@ -17,6 +17,7 @@ use enforcer_common::id::Ifindex;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::builds::Builds;
 use super::config::Config;
 use super::finding::Finding;
 use super::merger::Merger;
@@ -95,6 +96,7 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
             _ = report.set(error);
         }
     });
+    let builds = Builds::beside(config.runtime.as_ref());
     let all = source::start(&config)?;
     let sources = all.iter().map(|source| source.state.clone()).collect();
     let (publish, published) = watch::channel(None);
@@ -103,7 +105,7 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
     let mut store = Store::new();
     store.restore(config.owners, &config.endpoints, &config.uplink_ifindexes);
     store.remember(config.pasts);
-    let merger = Merger::new(store, all, config.uplinks, config.settling, requests, views);
+    let merger = Merger::new(store, all, config.uplinks, config.settling, builds, requests, views);
     tokio::spawn(merger.run(publish, show));
     Ok(Discovery { published, veths, sources, deadline, mode, overruns, heard, failure })
 }

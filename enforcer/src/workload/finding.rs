@@ -291,7 +291,10 @@ impl fmt::Display for Disagreement {
                     "{} gives the label `{key}` the value `{}`, but {} gives it `{}`",
                     first.0, first.1, second.0, second.1
                 )?;
-                write!(f, "; change the entry of the inventory, or give the container the same value by ")?;
+                write!(
+                    f,
+                    "; change the entry of the inventory or the label of the pod, or give the container the same value by "
+                )?;
                 write!(f, "`--label {key}=VALUE`, which replaces the value of its image")
             }
             Self::Port { name, first, second } => {

@@ -16,6 +16,7 @@ use futures_util::future::select_all;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::builds::Builds;
 use super::config::Settling;
 use super::finding::Finding;
 use super::model::Snapshot;
@@ -55,6 +56,8 @@ pub(super) struct Merger {
     view: Option<Arc<NetworkView>>,
     gone: BTreeSet<i32>,
     netns: BTreeMap<PathBuf, i32>,
+    /// Builds that the runtime does not list.
+    builds: Option<Builds>,
     /// Veths of the workloads of which the log says that they are partly enforced.
     told: BTreeSet<Ifindex>,
 }
@@ -65,6 +68,7 @@ impl Merger {
         sources: Vec<Source>,
         uplinks: Vec<String>,
         settling: Settling,
+        builds: Option<Builds>,
         requests: Requests,
         views: mpsc::Receiver<Change>,
     ) -> Self {
@@ -81,6 +85,7 @@ impl Merger {
             view: None,
             gone,
             netns,
+            builds,
             told,
         }
     }
@@ -150,7 +155,7 @@ impl Merger {
     /// Takes what the sources say now, and asks the kernel what each path of it stands for; tells whether one stands for
     /// something else than before. The statements count only together with what their paths stand for.
     async fn resolve(&mut self) -> bool {
-        let states: Vec<SourceState> = self.sources.iter().map(|source| source.state.borrow().clone()).collect();
+        let mut states: Vec<SourceState> = self.sources.iter().map(|source| source.state.borrow().clone()).collect();
         let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
         for statement in states.iter().flat_map(|state| state.statements.iter()) {
             if let FoundBy::Netns(candidates) = &statement.found_by {
@@ -170,6 +175,12 @@ impl Merger {
                     );
                 }
             }
+        }
+        if let (Some(builds), Some(view)) = (&mut self.builds, &self.view) {
+            let named: BTreeSet<i32> = netns.values().copied().collect();
+            let unnamed: BTreeSet<i32> = leads(view).into_keys().filter(|nsid| !named.contains(nsid)).collect();
+            netns.extend(builds.look(&unnamed, &self.requests).await);
+            states.push(builds.state());
         }
         let news = self.netns != netns;
         self.netns = netns;

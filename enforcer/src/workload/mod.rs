@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod builds;
 mod config;
 mod discovery;
 pub mod finding;

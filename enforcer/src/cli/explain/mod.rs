@@ -36,6 +36,9 @@ use crate::workload::offline;
 /// With --policies and --inventory it reads these files. Without them it reads the policies and workloads that the daemon
 /// of this node has in force, and treats unknown workloads as that daemon's --unknown option says.
 ///
+/// What goes over a device of a workload that ends at none of the hooks is not judged. The command says so for the addresses of
+/// such a device, and counts the flow as allowed.
+///
 /// The verdict comes from the same compiled tables that the kernel uses for packets. If the rules give another verdict, the
 /// command reports a defect of Enforcer and exits with 2.
 #[derive(Debug, clap::Args)]

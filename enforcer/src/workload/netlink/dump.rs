@@ -240,6 +240,14 @@ impl Requests {
         }
     }
 
+    /// The nsid of the namespace in which a process is; `None` if it is gone, or no device of ours leads there.
+    pub(in crate::workload) async fn nsid_of_process(&self, pid: u32) -> Option<i32> {
+        let mut request = NsidMessage::default();
+        request.attributes.push(NsidAttribute::Pid(pid));
+        let (messages, _) = self.ask(RouteNetlinkMessage::GetNsId(request), NLM_F_REQUEST).await.ok()?;
+        messages.iter().find_map(nsid_in)
+    }
+
     /// At most so many addresses, and how many more there are.
     async fn addresses(&self, nsid: Option<i32>, most: usize) -> Result<Addresses, NetlinkError> {
         let mut request = AddressMessage::default();

@@ -53,6 +53,9 @@ pub struct Container {
 impl Container {
     /// How messages name it.
     fn title(&self) -> String {
+        if let Some(pod) = &self.pod {
+            return format!("pod {}", pod.name);
+        }
         format!("container {} ({})", self.name, self.id.get(..12).unwrap_or(&self.id))
     }
 

@@ -212,7 +212,8 @@ fn a_pod_has_its_own_name_and_its_labels_are_those_of_each_container() {
     assert_eq!(sets, [["log", "log", "a"], ["web", "web", "a"]], "the infra container has no set");
     // What a pod says and a container contradicts is neither.
     world.containers[1].labels.insert("team".to_owned(), "b".to_owned());
-    assert!(matches!(disagreement(&world), Some(Disagreement::Label { .. })));
+    let text = disagreement(&world).map(|found| found.to_string()).unwrap_or_default();
+    assert!(text.contains("pod shop gives the label `team`") && text.contains("container web"), "{text}");
 }
 
 #[test]
@@ -289,7 +290,7 @@ fn a_contradiction_says_what_to_do_and_it_helps() {
     let text = disagreement(&world).map(|found| found.to_string()).unwrap_or_default();
     assert!(
         text.contains(
-            "change the entry of the inventory, or give the container the same value by `--label team=VALUE`"
+            "change the entry of the inventory or the label of the pod, or give the container the same value by `--label team=VALUE`"
         ),
         "{text}"
     );

@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
+mod states;
+mod together;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,7 +16,7 @@ use std::process::{Command, Stdio};
 use enforcer_tests::cases::Port;
 use enforcer_tests::daemon::binary;
 use enforcer_tests::podman::Host;
-use enforcer_tests::podman::container::{Container, OTHER_PORT, Outcome, PORT, SERVE};
+use enforcer_tests::podman::container::{Container, OTHER_PORT, Outcome, PORT};
 use enforcer_tests::stage::log::Record;
 
 /// Selects `app: db` in a namespace, and lets `app: web` reach one port of it. The name stands in line 4.
@@ -280,189 +283,6 @@ fn a_container_that_is_stopped_and_started_keeps_its_name_at_another_address() {
 
     host.purge();
     assert_open(&host, &db, &[&web, &other, heir_of_web]);
-}
-
-#[test]
-fn a_pod_of_two_is_one_workload_with_the_labels_of_each() {
-    let mut host = host();
-    let pod_network = host.join("net", ["10.233.0.10", "fd33::10"]);
-    let infra = ["--infra-name", "pod-infra", "--infra-image", enforcer_tests::podman::IMAGE];
-    let create = ["pod", "create", "--name", "pod", &pod_network];
-    host.podman(&[&create[..], &infra, &["--infra-command", "sleep 1000"]].concat());
-    let sidecar = ["run", "-d", "--name", "sidecar", "--pod", "pod", "--label", "side=log"];
-    host.podman(&[&sidecar[..], &SHOP, &[enforcer_tests::podman::IMAGE, "sleep", "1000"]].concat());
-    let front = [&["--pod", "pod"], &DB[..]].concat();
-    let front = Container::run(&host, "front", &front, &["10.233.0.10", "fd33::10"]);
-    front.wait_until_it_serves(&mut host);
-    let web = container(&mut host, "web", 11, &WEB);
-    let other = container(&mut host, "other", 12, &OTHER);
-    assert_open(&host, &front, &[&web, &other]);
-
-    host.start(&["shop/pod", "shop/web", "shop/other"]);
-    assert_enforced(&host, &front, &web, &other);
-    let record = host.wait_record("the denied flow", |record| record.from == "shop/other" && record.to == "shop/pod");
-    let labels = record.line["flow"]["destination"]["labels"].to_string();
-    for container in ["front", "sidecar"] {
-        assert!(labels.contains(&format!("k8s:enforcer.dev/container={container}")), "{labels}");
-    }
-    // The sidecar's labels select the pod too, but not together with those of the front.
-    let selecting = |labels: &str| policy("shop").replace("workloads: {app: db}", &format!("workloads: {{{labels}}}"));
-    host.policy("db.yaml", &selecting("app: db, side: log"));
-    wait_until_isolated(&mut host, "shop/pod", 0);
-    assert_eq!(other.ask(&host, &front, PORT), Outcome::Answered, "no container has both labels");
-    host.policy("db.yaml", &selecting("side: log"));
-    wait_until_isolated(&mut host, "shop/pod", 1);
-    assert_enforced(&host, &front, &web, &other);
-
-    host.purge();
-    assert_open(&host, &front, &[&web, &other]);
-}
-
-/// D14, b07: what `network_mode: "service:vpn"` of a compose file starts, with the labels that compose gives.
-#[test]
-fn a_sidecar_in_the_network_of_another_container_keeps_labels_of_its_own() {
-    let compose = |service: &str| {
-        ["com.docker.compose.project=shop".to_owned(), format!("com.docker.compose.service={service}")]
-            .into_iter()
-            .chain([format!("maintainer={service}")])
-            .flat_map(|label| ["--label".to_owned(), label])
-            .collect::<Vec<String>>()
-    };
-    let joined = |network: &str, service: &str, label: &str| {
-        let mut options = compose(service);
-        options.extend([format!("--network=container:{network}"), "--label".to_owned(), label.to_owned()]);
-        options
-    };
-    let mut host = host();
-    let sleep = |host: &Host, name: &str, options: &[String]| {
-        let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        let head = ["run", "-d", "--name", name];
-        host.podman(&[&head[..], &options, &[enforcer_tests::podman::IMAGE, "sleep", "1000"]].concat());
-    };
-    let owner = |host: &Host, name: &str, address: [&str; 2]| {
-        let mut options = compose(name);
-        options.push(host.join("net", address));
-        sleep(host, name, &options);
-    };
-    let addresses = ["10.233.0.10", "fd33::10"];
-    owner(&host, "vpn", addresses);
-    let db = joined("vpn", "db", "app=db");
-    let db = Container::run(&host, "db", &db.iter().map(String::as_str).collect::<Vec<_>>(), &addresses);
-    db.wait_until_it_serves(&mut host);
-    owner(&host, "tunnel", ["10.233.0.11", "fd33::11"]);
-    let web = joined("tunnel", "web", "app=web");
-    let web =
-        Container::run(&host, "web", &web.iter().map(String::as_str).collect::<Vec<_>>(), &["10.233.0.11", "fd33::11"]);
-    web.wait_until_it_serves(&mut host);
-    let other = container(&mut host, "other", 12, &OTHER);
-    assert_open(&host, &db, &[&web, &other]);
-
-    host.start(&["shop/vpn", "shop/tunnel", "shop/other"]);
-    assert_enforced(&host, &db, &web, &other);
-    host.wait_record("the sidecar is named by the owner of its network", |record| {
-        record.from == "shop/other" && record.to == "shop/vpn" && record.policies == ["shop/db db.yaml:4"]
-    });
-    let (status, code) = host.status();
-    assert_eq!(code, 0, "{status:#}");
-
-    host.purge();
-    assert_open(&host, &db, &[&web, &other]);
-}
-
-/// Whatever the runtime calls the state of a container, its name holds while its namespace is there.
-#[test]
-fn a_container_keeps_its_name_in_every_state() {
-    let mut host = host();
-    let db = container(&mut host, "db", 10, &DB);
-    let web = container(&mut host, "web", 11, &WEB);
-    let other = container(&mut host, "other", 12, &OTHER);
-    assert_open(&host, &db, &[&web, &other]);
-    host.start(&["shop/db", "shop/web", "shop/other"]);
-
-    // Paused: no list that asks for running containers has it. The events of others make the daemon ask again.
-    host.podman(&["pause", "db"]);
-    let late = container(&mut host, "late", 13, &WEB);
-    host.wait_for(&["shop/late", "shop/db"]);
-    let named = |host: &Host, name: &str| {
-        let (status, code) = host.status();
-        assert_eq!(code, 0, "{status:#}");
-        status["report"]["workloads"].as_array().unwrap().iter().any(|line| line["name"] == name)
-    };
-    assert!(named(&host, "shop/db"));
-    host.podman(&["unpause", "db"]);
-    assert_enforced(&host, &db, &late, &other);
-
-    // Initialized: it has a namespace, and nothing runs in it. A state that the client library does not know.
-    let next = host.join("net", ["10.233.0.14", "fd33::14"]);
-    let create = ["create", "--name", "next", &next];
-    host.podman(&[&create[..], &DB, &[enforcer_tests::podman::IMAGE, "sh", "-c", SERVE]].concat());
-    host.podman(&["init", "next"]);
-    host.wait_for(&["shop/next", "shop/db"]);
-    host.podman(&["start", "next"]);
-    let next = Container::known("next", &["10.233.0.14", "fd33::14"]);
-    next.wait_until_it_serves(&mut host);
-    assert_eq!(other.ask(&host, &next, PORT), Outcome::Silence, "it is isolated from the start");
-
-    // Stopping: it does not end before the runtime loses patience.
-    let stubborn = host.join("net", ["10.233.0.15", "fd33::15"]);
-    let run = ["run", "-d", "--name", "stubborn", &stubborn];
-    host.podman(
-        &[&run[..], &OTHER, &[enforcer_tests::podman::IMAGE, "sh", "-c", "trap '' TERM; while :; do sleep 1; done"]]
-            .concat(),
-    );
-    host.wait_for(&["shop/stubborn"]);
-    let mut stop = host.command("podman").args(["stop", "-t", "4", "stubborn"]).stdout(Stdio::null()).spawn().unwrap();
-    for _ in 0..6 {
-        std::thread::sleep(std::time::Duration::from_millis(500));
-        assert!(named(&host, "shop/stubborn"), "while it stops");
-    }
-    assert!(stop.wait().unwrap().success());
-    host.until("stubborn is gone", |host| !named(host, "shop/stubborn"));
-
-    // Renamed: the same object.
-    host.podman(&["rename", "web", "front"]);
-    host.wait_for(&["shop/front"]);
-    let front = Container::known("front", &["10.233.0.11", "fd33::11"]);
-    assert_enforced(&host, &db, &front, &other);
-    host.purge();
-    assert_eq!(other.ask(&host, &db, PORT), Outcome::Answered, "without enforcement");
-}
-
-/// b09: `kube play` gives the pod its own name. podman forgets the names of ports, so a label says them.
-#[test]
-fn a_pod_of_kube_play_has_its_own_name_and_named_ports() {
-    let mut host = host();
-    let pod = format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: shop, labels: {{app: db, enforcer.dev/namespace: shop, \
-         enforcer.dev/port.http: 8080-tcp}}}}\nspec:\n  containers:\n    - name: web\n      image: {IMAGE}\n      \
-         env: [{{name: NAME, value: shop-web}}, {{name: PATH, value: /bin}}]\n      command: [\"/bin/sh\", \"-c\", '{}']\n    \
-         - {{name: side, image: {IMAGE}, command: [\"/bin/sleep\", \"1000\"]}}\n",
-        SERVE.replace('\'', "''"),
-        IMAGE = enforcer_tests::podman::IMAGE,
-    );
-    std::fs::write(host.file("pod.yaml"), pod).unwrap();
-    let network = host.network("net");
-    let file = host.file("pod.yaml");
-    host.podman(&[
-        "kube",
-        "play",
-        "--network",
-        &format!("{network}:ip=10.233.0.10,ip6=fd33::10"),
-        file.to_str().unwrap(),
-    ]);
-    let served = Container::known("shop-web", &["10.233.0.10", "fd33::10"]);
-    served.wait_until_it_serves(&mut host);
-    let web = container(&mut host, "web", 11, &WEB);
-    let other = container(&mut host, "other", 12, &OTHER);
-    assert_open(&host, &served, &[&web, &other]);
-    let named = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: db, namespace: shop}\nspec:\n  \
-        podSelector: {matchLabels: {app: db}}\n  policyTypes: [Ingress]\n  ingress:\n    \
-        - from: [{podSelector: {matchLabels: {app: web}}}]\n      ports: [{port: http}]\n";
-    host.policy("db.yaml", named);
-    host.start(&["shop/shop", "shop/web", "shop/other"]);
-    assert_enforced(&host, &served, &web, &other);
-    host.purge();
-    assert_open(&host, &served, &[&web, &other]);
 }
 
 #[test]

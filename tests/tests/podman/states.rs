@@ -1,0 +1,98 @@
+//! Containers in states that a list of running ones leaves out, and those of builds, which no list has.
+
+use std::process::Stdio;
+
+use enforcer_tests::cases::Port;
+use enforcer_tests::podman::container::{Container, Outcome, PORT, SERVE};
+use enforcer_tests::podman::{Host, IMAGE};
+
+use super::{DB, OTHER, WEB, assert_enforced, assert_open, container, host, policy, wait_until_isolated};
+
+/// Whatever the runtime calls the state of a container, its name holds while its namespace is there.
+#[test]
+fn a_container_keeps_its_name_in_every_state() {
+    let mut host = host();
+    let db = container(&mut host, "db", 10, &DB);
+    let web = container(&mut host, "web", 11, &WEB);
+    let other = container(&mut host, "other", 12, &OTHER);
+    assert_open(&host, &db, &[&web, &other]);
+    host.start(&["shop/db", "shop/web", "shop/other"]);
+
+    // Paused: no list that asks for running containers has it. The events of others make the daemon ask again.
+    host.podman(&["pause", "db"]);
+    let late = container(&mut host, "late", 13, &WEB);
+    host.wait_for(&["shop/late", "shop/db"]);
+    let named = |host: &Host, name: &str| {
+        let (status, code) = host.status();
+        assert_eq!(code, 0, "{status:#}");
+        status["report"]["workloads"].as_array().unwrap().iter().any(|line| line["name"] == name)
+    };
+    assert!(named(&host, "shop/db"));
+    host.podman(&["unpause", "db"]);
+    assert_enforced(&host, &db, &late, &other);
+
+    // Initialized: it has a namespace, and nothing runs in it. A state that the client library does not know.
+    let next = host.join("net", ["10.233.0.14", "fd33::14"]);
+    let create = ["create", "--name", "next", &next];
+    host.podman(&[&create[..], &DB, &[IMAGE, "sh", "-c", SERVE]].concat());
+    host.podman(&["init", "next"]);
+    host.wait_for(&["shop/next", "shop/db"]);
+    host.podman(&["start", "next"]);
+    let next = Container::known("next", &["10.233.0.14", "fd33::14"]);
+    next.wait_until_it_serves(&mut host);
+    assert_eq!(other.ask(&host, &next, PORT), Outcome::Silence, "it is isolated from the start");
+
+    // Stopping: it does not end before the runtime loses patience.
+    let stubborn = host.join("net", ["10.233.0.15", "fd33::15"]);
+    let run = ["run", "-d", "--name", "stubborn", &stubborn];
+    host.podman(&[&run[..], &OTHER, &[IMAGE, "sh", "-c", "trap '' TERM; while :; do sleep 1; done"]].concat());
+    host.wait_for(&["shop/stubborn"]);
+    let mut stop = host.command("podman").args(["stop", "-t", "4", "stubborn"]).stdout(Stdio::null()).spawn().unwrap();
+    for _ in 0..6 {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        assert!(named(&host, "shop/stubborn"), "while it stops");
+    }
+    assert!(stop.wait().unwrap().success());
+    host.until("stubborn is gone", |host| !named(host, "shop/stubborn"));
+
+    // Renamed: the same object.
+    host.podman(&["rename", "web", "front"]);
+    host.wait_for(&["shop/front"]);
+    let front = Container::known("front", &["10.233.0.11", "fd33::11"]);
+    assert_enforced(&host, &db, &front, &other);
+    host.purge();
+    assert_eq!(other.ask(&host, &db, PORT), Outcome::Answered, "without enforcement");
+}
+
+/// What `RUN` of a build starts is in no list of podman's. A policy selects it by where it comes from.
+#[test]
+fn a_container_of_a_build_has_a_name_by_which_a_policy_selects_it() {
+    let mut host = host();
+    container(&mut host, "db", 10, &["--label", "app=db"]);
+    let context = host.file("context");
+    std::fs::create_dir(&context).unwrap();
+    let build = |host: &Host, tag: &str| {
+        let ask = "timeout 2 wget -q -O - http://10.233.0.10:8080/name || echo no answer";
+        let step = format!("FROM {IMAGE}\nRUN sleep 3; {ask} # {tag}\n");
+        std::fs::write(context.join("Dockerfile"), step).unwrap();
+        let network = host.network("net");
+        host.podman(&["build", "--no-cache", "--network", &network, "-t", tag, context.to_str().unwrap()])
+    };
+    assert!(build(&host, "before").contains("\ndb\n"), "without enforcement");
+    host.policy("db.yaml", &policy("default").replace("{app: web}", "{enforcer.dev/origin: build}"));
+    host.start(&["default/db"]);
+    let answer = build(&host, "named");
+    assert!(answer.contains("\ndb\n"), "the rule names builds: {answer}");
+    host.policy("db.yaml", &policy("default"));
+    host.policy(
+        "build.yaml",
+        &policy("default").replace("name: db", "name: build").replace("{app: db}", "{enforcer.dev/origin: build}"),
+    );
+    wait_until_isolated(&mut host, "default/db", 1);
+    let answer = build(&host, "denied");
+    assert!(answer.contains("no answer"), "no rule names builds now: {answer}");
+    let record = host
+        .wait_record("the build's request", |record| record.to == "default/db" && record.port == Some(Port::Tcp(PORT)));
+    assert!(record.from.starts_with("default/build-"), "{}", record.line);
+    host.purge();
+}
