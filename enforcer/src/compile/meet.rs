@@ -4,7 +4,7 @@
 //! denies, and the image that allows what both allow. Pure. A change of the policies that opens something waits, and what it
 //! closes does not (D15): while it waits, that image is in force.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::rc::Rc;
 
@@ -118,13 +118,13 @@ fn ports(images: [(&Image, &Line); 2]) -> (PortClasses, Pairs<PortClass>) {
 /// Where the ranges of either image begin, with the classes of both.
 fn ranges(before: &Image, after: &Image, v4: bool, pairs: &mut Pairs<PeerClass>) -> Vec<(u128, PeerClass)> {
     let sides = [before, after].map(|image| image.ranges(v4));
-    let starts: BTreeMap<u128, ()> = sides.iter().flatten().map(|(start, _)| (*start, ())).collect();
+    let starts: BTreeSet<u128> = sides.iter().flatten().map(|(start, _)| *start).collect();
     let at = |side: &[(u128, PeerClass)], start: u128| {
         let place = side.partition_point(|(first, _)| *first <= start);
         place.checked_sub(1).map_or(PeerClass(u32::MAX), |place| side[place].1)
     };
     let mut ranges: Vec<(u128, PeerClass)> = Vec::new();
-    for start in starts.into_keys() {
+    for start in starts {
         let class = PeerClass(pairs.number((at(&sides[0], start), at(&sides[1], start))));
         if ranges.last().is_none_or(|(_, last)| *last != class) {
             ranges.push((start, class));

@@ -237,6 +237,16 @@ impl PacketBytes for Head<'_> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
+    /// The kernel parses every packet into the memory of the one before it.
+    #[test]
+    fn nothing_of_the_last_packet_is_left_in_the_next(last in frame(), next in frame(), cut in 0..200usize) {
+        let next = &next[..next.len() - cut.min(next.len())];
+        let (mut used, mut fresh) = (Packet::EMPTY, Packet::EMPTY);
+        let _ = parse(&Bytes(&last), &mut used);
+        let (used_result, fresh_result) = (parse(&Bytes(next), &mut used), parse(&Bytes(next), &mut fresh));
+        prop_assert_eq!((used_result.is_ok(), used), (fresh_result.is_ok(), fresh));
+    }
+
     #[test]
     fn nothing_leaves_under_a_foreign_address(traffic in traffic(), open in any::<bool>()) {
         let stage = Stage::with(&[], if open { Unknown::Open } else { Unknown::Strict });

@@ -80,7 +80,7 @@ fn join(stage: &Stage, one: &str, other: &str) {
     stage.ip(stage.at(other), "link set l1 up");
 }
 
-/// A97, b05: `status` and `explain` claim no more than the hooks see.
+/// A98, b05: `status` and `explain` claim no more than the hooks see.
 #[test]
 fn a_workload_with_a_device_past_the_hooks_is_partly_enforced() {
     let mut stage = stage(Layout::Bridged, &["a", "b", "c", "d"]);
