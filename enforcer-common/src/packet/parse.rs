@@ -306,7 +306,7 @@ const ALERT_V4: u32 = u32::from_ne_bytes([0x94, 4, 0, 0]);
 const ALERT_V6: u32 = u32::from_ne_bytes([protocol::ICMPV6, 0, 5, 2]);
 const PADS: [u32; 2] = [u32::from_ne_bytes([0, 0, 1, 0]), 0];
 
-/// IGMP as every message of it has to be (RFC 3376 section 4): to a group, with a TTL of 1, and with the router alert as its
+/// IGMP as every message of it has to be (RFC 3376 section 4): from one station to a group, with a TTL of 1, and with the router alert as its
 /// only option. All else with options is refused.
 #[inline(always)]
 fn membership_v4<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reason> {
@@ -323,6 +323,7 @@ fn membership_v4<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, R
         || out.protocol != protocol::IGMP
         || out.hop_limit != 1
         || !to_group
+        || out.source.is_group()
         || half::<1>(fragment) & 0x3fff != 0
         || !(24 + 8..=24 + MEMBERSHIP_BYTES).contains(&total)
         || ETHERNET + total > bytes.length()

@@ -172,6 +172,7 @@ fn what_is_not_the_narrow_form_of_a_report_is_judged_or_refused() {
         (Frame { hop_limit: 2, ..igmp(own, "224.0.0.22", V3) }, "it could be forwarded"),
         (igmp(own, "10.0.0.12", V3), "to a neighbour"),
         (igmp(own, "198.51.100.7", V3), "to somebody far away"),
+        (igmp(address("224.0.0.251"), "224.0.0.22", V3), "from a group"),
         (igmp(own, "255.255.255.255", V3), "to everybody"),
         (igmp(own, "224.0.0.22", &long), "too long: a channel"),
         (igmp(own, "224.0.0.22", &V3[..4]), "cut"),

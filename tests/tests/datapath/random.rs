@@ -133,11 +133,11 @@ fn is_discovery(frame: &[u8]) -> bool {
 }
 
 /// Keeps a workload on its link (D16): router discovery, membership of groups, or DHCP. What only a router or a server says
-/// comes by the uplink.
+/// comes from the node or by the uplink.
 fn keeps_the_link(way: Way, frame: &[u8]) -> bool {
     let Some((source, destination)) = ends(frame) else { return false };
     let (byte, half) = (|at: usize| frame[at], |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]));
-    let of_router = way == Some(UPLINK);
+    let of_router = matches!(way, Some(UPLINK | NODE));
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(to)) if frame.len() > 45 && byte(14) == 0x46 => {
             let whole = byte(22) == 1 && byte(23) == 2 && frame[34..38] == [0x94, 4, 0, 0] && half(16) <= 24 + 512;
@@ -157,7 +157,8 @@ fn keeps_the_link(way: Way, frame: &[u8]) -> bool {
                 (0, 1) => {
                     let report = frame.len() >= 86 && matches!(byte(62), 131 | 132 | 143);
                     let query = frame.len() >= 86 && byte(62) == 130 && of_router;
-                    let narrow = frame[54..62] == [58, 0, 5, 2, 0, 0, 1, 0] && half(18) <= 8 + 512;
+                    let options = matches!(frame[54..62], [58, 0, 5, 2, 0, 0, 0 | 1, 0]);
+                    let narrow = options && half(18) <= 8 + 512;
                     narrow && (of_link || source.is_unspecified()) && to.is_multicast() && (report || query)
                 }
                 (17, _) if [half(54), half(56)] == [546, 547] => way.is_none() && of_link && text == "ff02::1:2",
