@@ -10,8 +10,8 @@ use std::time::Duration;
 use enforcer_common::id::Ifindex;
 
 use super::model::Past;
-use super::source::Earlier;
-use super::source::runtime::RuntimeKind;
+use super::source::runtime::kind::RuntimeKind;
+use super::source::shape::Earlier;
 
 /// What discovery watches, and what an earlier daemon knew.
 #[derive(Clone, Debug, Default)]

@@ -41,6 +41,9 @@ pub(crate) struct Options {
     /// Which changes are chosen of all: the same number chooses the same ones.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How many of the chosen order are left out at its beginning, to go on with an earlier run.
+    #[arg(long, default_value_t = 0)]
+    skip: usize,
     /// Only changes in files whose path contains this text.
     #[arg(long, default_value = "")]
     only: String,
@@ -51,7 +54,7 @@ pub(crate) struct Options {
 
 /// Judges the chosen changes.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let Options { count, minutes, seed, only, list } = options;
+    let Options { count, minutes, seed, skip, only, list } = options;
     let sources: Vec<Source> = sources(workspace.root(), &["rs"])?
         .into_iter()
         .filter(|source| is_mutated(&source.path) && source.path.to_string_lossy().contains(only.as_str()))
@@ -59,6 +62,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let mut all: Vec<Change> = sources.iter().flat_map(changes).collect();
     println!("{} changes in {} files; seed {seed}", all.len(), sources.len());
     shuffle(&mut all, *seed);
+    all.drain(..all.len().min(*skip));
     if *list {
         for change in all.iter().take(*count) {
             println!("{}", shown(change));
@@ -69,8 +73,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let patience = scratch.rehearse()? * TIMES + Duration::from_secs(30);
     let end = Instant::now() + Duration::from_secs(60 * minutes);
     let (mut judged, mut not_viable, mut survivors) = (0, 0, Vec::new());
-    for change in &all {
+    for (place, change) in all.iter().enumerate() {
         if judged == *count || Instant::now() >= end {
+            println!("\nto go on from here: --seed {seed} --skip {}", skip + place);
             break;
         }
         let source = sources.iter().find(|source| source.path == change.path).context("a change of no source")?;

@@ -7,7 +7,7 @@
 
 pub mod inventory;
 pub mod runtime;
-mod shape;
+pub(super) mod shape;
 
 pub(super) use self::shape::Source;
 use self::shape::Started;

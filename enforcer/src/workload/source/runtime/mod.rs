@@ -9,9 +9,8 @@
 mod api;
 mod container;
 mod http;
+pub mod kind;
 
-use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ pub(in crate::workload) use self::container::statements;
 pub use self::container::{
     COMPOSE_PROJECT_LABEL, CONTAINER_LABEL, Container, FLOATING_LABEL, NAMESPACE_LABEL, PORT_LABEL_PREFIX, Pod,
 };
+pub use self::kind::RuntimeKind;
 use super::shape::{Listed, Source, SourceError, SourceState, Started};
 use crate::workload::config::Config;
 
@@ -34,36 +34,6 @@ const RETRY: Duration = Duration::from_millis(500);
 const RELIST: Duration = Duration::from_secs(30);
 /// Events of one `podman run` come within this time.
 const COALESCE: Duration = Duration::from_millis(5);
-
-/// Which runtime, and where its API listens.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum RuntimeKind {
-    /// podman, at `/run/podman/podman.sock` or the given path.
-    Podman(Option<PathBuf>),
-    /// Docker, at `/var/run/docker.sock` or the given path.
-    Docker(Option<PathBuf>),
-}
-
-impl RuntimeKind {
-    /// Path of the API's socket.
-    pub fn socket(&self) -> &Path {
-        match self {
-            Self::Podman(Some(path)) | Self::Docker(Some(path)) => path,
-            Self::Podman(None) => Path::new("/run/podman/podman.sock"),
-            Self::Docker(None) => Path::new("/var/run/docker.sock"),
-        }
-    }
-}
-
-impl fmt::Display for RuntimeKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self {
-            Self::Podman(_) => "podman",
-            Self::Docker(_) => "docker",
-        };
-        write!(f, "{name} at {}", self.socket().display())
-    }
-}
 
 /// Watches the runtime for as long as somebody listens.
 #[expect(clippy::unnecessary_wraps, reason = "all sources start in the same way, and others can fail")]
