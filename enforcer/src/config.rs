@@ -238,7 +238,7 @@ mod tests {
             }
             checked += 1;
         }
-        assert_eq!(checked, 9, "settings with a range");
+        assert_eq!(checked, 10, "settings with a range");
     }
 
     #[test]
