@@ -261,7 +261,7 @@ fn the_page_shows_every_layout_as_it_is() {
         layout!(Endpoint: ifindex, quota, id, owned, flags, rows, window_end, owners, addresses),
         layout!(Quota: flows, limit, reserve, id, pad),
         layout!(HalfOpen: key, next, pad),
-        layout!(FlowValue: word, last_seen, ingress, home, mark, acknowledged),
+        layout!(FlowValue: word, last_seen, ingress, home, mark, acknowledged, pad),
         layout!(DenialKey: workload, revision, peer, destination_port, ethertype, protocol, direction, reason, pad),
         layout!(Way: generation, tick, total, source_port, tcp_flags, pad, key, local),
         layout!(Counts: logged, suppressed, lost),

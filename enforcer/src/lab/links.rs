@@ -51,6 +51,9 @@ pub enum LabError {
 }
 
 const BRIDGE: &str = "br0";
+/// Set, as runtimes set it: a bridge without an address of its own takes the lowest one of its ports, so it changes when a
+/// container comes, and the neighbours lose it for some seconds.
+const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0x88, 0, 1];
 const BRIDGE_V4: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 const BRIDGE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x88, 0, 0, 0, 0, 0, 1);
 /// Gateway of routed workloads: link-local, the same on every veth.
@@ -87,7 +90,7 @@ pub(super) fn bridge(node: &Namespace) -> Result<(), LabError> {
     inside(node, async |net| {
         net.handle
             .link()
-            .add(LinkBridge::new(BRIDGE).up().build())
+            .add(LinkBridge::new(BRIDGE).address(BRIDGE_MAC.to_vec()).up().build())
             .execute()
             .await
             .map_err(refused("add the bridge"))?;

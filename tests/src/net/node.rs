@@ -87,7 +87,7 @@ impl Node {
 
     /// Makes the bridge `br0` of the node with `10.88.0.1/16` and `fd88::1/64`.
     pub fn add_bridge(&self) {
-        ip(&self.namespace, "link add br0 type bridge");
+        ip(&self.namespace, "link add br0 address 02:00:00:88:00:01 type bridge");
         ip(&self.namespace, "link set br0 up");
         ip(&self.namespace, "addr add 10.88.0.1/16 dev br0");
         ip(&self.namespace, "addr add fd88::1/64 dev br0 nodad");

@@ -110,9 +110,9 @@ fn a_workload_with_a_device_past_the_hooks_is_partly_enforced() {
     assert!(!text.contains("t/d"), "{text}");
     let (status, code) = stage.status();
     assert_eq!(code, 1, "{status:#}");
-    let table = String::from_utf8(stage.command("status", &[]).stdout).unwrap();
-    let row = table.lines().find(|line| line.contains("t/a ")).unwrap_or_default();
-    assert!(row.contains("partly enforced"), "{table}");
+    let table = || String::from_utf8(stage.command("status", &[]).stdout).unwrap();
+    let row = |table: &str| table.lines().find(|line| line.contains("t/a ")).unwrap_or_default().to_owned();
+    stage.until("the table says it too", || row(&table()).contains("partly enforced"));
 
     // What it tells is so: policy denies all, and it arrives.
     let attempts: Vec<Attempt<'_>> = BESIDE
