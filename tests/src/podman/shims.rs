@@ -16,8 +16,11 @@ pub(super) fn write(host: &Host) {
     let directory = site.directory().display();
     let (node, pins) = (host.node().display(), site.pin_dir().display());
     // Below the host's own directory: nothing of the machine's own enforcer is read or written.
-    fs::write(host.file("settings.yaml"), format!("state_dir: {directory}/state\nflows: 16384\nflow_quota: 4096\nopening_wait_seconds: 0\n"))
-        .unwrap();
+    fs::write(
+        host.file("settings.yaml"),
+        format!("state_dir: {directory}/state\nflows: 16384\nflow_quota: 4096\nopening_wait_seconds: 0\n"),
+    )
+    .unwrap();
     host.engine.script(
         "enforcer",
         &format!(
