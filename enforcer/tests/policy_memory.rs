@@ -122,7 +122,7 @@ const CASES: &[Case] = &[
     // Another kind is skipped, and named by its first characters.
     ("a long kind", "", || repeated("apiVersion: a\nkind: ", "a")),
     ("a long name", "not a valid name", || header(0).replace("p0", &"a".repeat(FILE - 200)) + "  podSelector: {}\n"),
-    ("a long value", "not a valid label value", || {
+    ("a long value", "cannot be here", || {
         documents(1, 1, LABELS, |_| format!("a: {}", "é".repeat(FILE / 2 - 200)), "}}}]}]")
     }),
     ("a long key", "not valid YAML", || header(0) + "  " + &"a".repeat(FILE - 200) + ": b\n"),
