@@ -22,8 +22,8 @@ pub const BOUND: Duration = Duration::from_secs(20);
 pub fn binary() -> PathBuf {
     static BUILT: Once = Once::new();
     let own = std::env::current_exe().unwrap();
-    // The tests lie in `TARGET/PROFILE/deps`.
-    let directory = own.parent().and_then(Path::parent).unwrap();
+    // The tests lie in `TARGET/PROFILE/deps`, and the benchmark beside it.
+    let directory = own.ancestors().skip(1).find(|directory| !directory.ends_with("deps")).unwrap();
     BUILT.call_once(|| {
         // Under cargo: a binary that is older than the code under test would prove nothing.
         if let Some(cargo) = std::env::var_os("CARGO") {
