@@ -28,7 +28,7 @@ fn main() {
 }
 
 fn measure(what: &str, (policies, snapshot): (Vec<Policy>, Snapshot)) {
-    let (policies, snapshot) = (Arc::new(PolicySet { policies }), Arc::new(snapshot));
+    let (policies, snapshot) = (Arc::new(PolicySet::from_iter(policies)), Arc::new(snapshot));
     let start = Instant::now();
     let resolved = resolve(policies, snapshot);
     let resolving = start.elapsed();
@@ -82,6 +82,7 @@ fn snapshot(remote: usize) -> Snapshot {
         local: local.collect(),
         remote: (LOCAL..LOCAL + remote)
             .map(|place| RemoteWorkload { identity: identity(place), addresses: BTreeSet::from([address(place)]) })
+            .map(Arc::new)
             .collect(),
         ..Snapshot::default()
     }

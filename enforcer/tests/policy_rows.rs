@@ -29,8 +29,9 @@ fn model(what: &str, kind: PolicyKind, text: String) -> Vec<Policy> {
     let nowhere = Origin::line("", 0);
     let placeless = |rule: Rule| Rule { at: nowhere.clone(), ..rule };
     let path = Arc::from("rows.yaml");
-    let loaded = from_sources(vec![SourceFile { path, text }]).unwrap_or_else(|error| panic!("{what}\n{error}"));
-    let policies = loaded.set.policies.into_iter().map(|policy| {
+    let loaded =
+        from_sources(vec![SourceFile { path, text: text.into() }]).unwrap_or_else(|error| panic!("{what}\n{error}"));
+    let policies = loaded.set.policies.iter().map(|policy| (**policy).clone()).map(|policy| {
         assert_eq!(policy.kind, kind, "{what}");
         let ingress = policy.ingress.into_iter().map(placeless).collect();
         let egress = policy.egress.into_iter().map(placeless).collect();

@@ -26,7 +26,7 @@ pub fn resolved(example: &Example) -> ResolvedPolicy {
     let inventory = Inventory::load(&example.inventory).unwrap_or_else(|invalid| panic!("{invalid}"));
     let mut snapshot = offline::snapshot(&inventory);
     snapshot.uplinks.insert(Ifindex(UPLINK), "uplink".to_owned());
-    resolve(Arc::new(policies.set), Arc::new(snapshot))
+    resolve(policies.set, Arc::new(snapshot))
 }
 
 /// One end of a case in one family.

@@ -177,9 +177,9 @@ fn cluster(row: u32, step: usize) -> Snapshot {
 }
 
 fn image_of(what: &str, snapshot: &Snapshot, text: &str) -> Image {
-    let source = SourceFile { path: "rows.yaml".into(), text: text.to_owned() };
+    let source = SourceFile { path: "rows.yaml".into(), text: text.into() };
     let loaded = from_sources(vec![source]).unwrap_or_else(|errors| panic!("{what}\n{errors}"));
-    let resolved = resolve(Arc::new(loaded.set), Arc::new(snapshot.clone()));
+    let resolved = resolve(loaded.set, Arc::new(snapshot.clone()));
     compile(&resolved).unwrap_or_else(|refused| panic!("{what}: {refused}"))
 }
 

@@ -5,7 +5,8 @@
 
 use enforcer::policy::load::{SourceFile, from_sources};
 use enforcer::policy::model::{
-    Action, LabelSelector, NamespaceScope, Peer, Peers, Policy, PortSpec, Ports, Requirement, Rule, Transport,
+    Action, LabelSelector, NamespaceScope, Peer, Peers, Policy, PolicySet, PortSpec, Ports, Requirement, Rule,
+    Transport,
 };
 use enforcer_tests::oracle::declare::{Declared, Defaults, at, model};
 use enforcer_tests::oracle::generate;
@@ -26,11 +27,11 @@ fn parsed_documents_mean_what_was_declared() {
         let mut declared = generate::policies(&mut random, &places);
         declared.retain(|policy| policy.ingress.iter().chain(&policy.egress).all(can_be_written));
         let text: Vec<String> = declared.iter().map(|policy| document(policy).to_string()).collect();
-        let source = SourceFile { path: "random.yaml".into(), text: text.join("\n---\n") };
+        let source = SourceFile { path: "random.yaml".into(), text: text.join("\n---\n").into() };
         let loaded = from_sources(vec![source]).unwrap_or_else(|errors| panic!("{}\n{errors}", text.join("\n---\n")));
-        let parsed: Vec<Policy> = loaded.set.policies.into_iter().map(placeless).collect();
-        assert_eq!(parsed, model(&declared, Defaults::Standard).policies, "{}", text.join("\n---\n"));
-        told_apart += usize::from(parsed != model(&declared, Defaults::Both).policies);
+        let parsed: PolicySet = loaded.set.policies.iter().map(|policy| (**policy).clone()).map(placeless).collect();
+        assert_eq!(parsed, model(&declared, Defaults::Standard), "{}", text.join("\n---\n"));
+        told_apart += usize::from(parsed != model(&declared, Defaults::Both));
     }
     assert!(told_apart > SETS / 10, "only {told_apart} sets tell how absent types are read");
 }

@@ -41,7 +41,7 @@ impl NoOps {
             self.told.insert(line.clone());
             vec![(line.clone(), line)]
         } else {
-            let found = no_ops(policies, resolved.snapshot());
+            let found = no_ops(policies, resolved.roster());
             found.iter().map(|no_op| (format!("{}: {}", no_op.at, no_op.what), no_op.to_string())).collect()
         };
         if !self.of.as_ref().is_some_and(|of| of.policies() == resolved.policies()) {
@@ -85,8 +85,8 @@ mod tests {
                  {{podSelector: {{matchLabels: {{app: {name}}}}}}}\n"
             )
         };
-        let text = policies.iter().map(policy).collect();
-        let set = from_sources(vec![SourceFile { path: "p.yaml".into(), text }]).unwrap().set;
+        let text: String = policies.iter().map(policy).collect();
+        let set = from_sources(vec![SourceFile { path: "p.yaml".into(), text: text.into() }]).unwrap().set;
         let workload =
             |name: &&str| format!("  - {{name: {name}, labels: {{app: {name}}}, match: {{netns: {name}}}}}\n");
         let inventory = match workloads {
@@ -94,7 +94,7 @@ mod tests {
             some => format!("workloads:\n{}", some.iter().map(workload).collect::<String>()),
         };
         let inventory = Inventory::parse(Path::new("i.yaml"), &inventory).unwrap();
-        Arc::new(resolve(Arc::new(set), Arc::new(offline::snapshot(&inventory))))
+        Arc::new(resolve(set, Arc::new(offline::snapshot(&inventory))))
     }
 
     /// The lines of the report, and how many the log has had.

@@ -19,7 +19,7 @@ use crate::flow::names::{self, Ruling, Service};
 use crate::policy::model::PolicySet;
 use crate::policy::source::{Kept, from_kept};
 use crate::policy::store::Reading;
-use crate::resolve::{ResolvedPolicy, resolve};
+use crate::resolve::{ResolvedPolicy, Roster, resolve_with};
 use crate::workload::model::{Snapshot, WorkloadKey};
 
 /// What is held back.
@@ -29,6 +29,8 @@ pub(super) struct Opening {
     /// The policies that are wholly in force; `None`: there are none that could stay.
     settled: Option<(Arc<PolicySet>, Kept)>,
     is_held: bool,
+    /// The workloads of the last choice, for the next one that is about the same.
+    roster: Option<Arc<Roster>>,
 }
 
 /// What shall be in force.
@@ -45,29 +47,36 @@ impl Opening {
     pub(super) fn new(wait: Duration, earlier: Option<&InForce>) -> Self {
         let settled = earlier.and_then(|earlier| {
             let set = from_kept(&earlier.policies).ok()?;
-            Some((Arc::new(set), earlier.policies.clone()))
+            Some((set, earlier.policies.clone()))
         });
-        Self { wait, settled, is_held: false }
+        Self { wait, settled, is_held: false, roster: None }
     }
 
     /// Chooses what to put in force. `last_change`: when the files of the policies last changed; `None`: what they say now is
     /// refused, so they are in the middle of a change.
     pub(super) fn choose(
-        &self,
+        &mut self,
         newest: &Reading,
         snapshot: &Arc<Snapshot>,
         last_change: Option<Instant>,
     ) -> Result<(Chosen, Arc<ResolvedPolicy>), CompileError> {
-        let resolved = Arc::new(resolve(Arc::clone(&newest.set), Arc::clone(snapshot)));
+        let roster = self.roster_of(snapshot);
+        let resolved = Arc::new(resolve_with(Arc::clone(&newest.set), roster));
         let image = compile(&resolved)?;
         let kept = newest.sources.iter().map(|(name, files)| ((*name).to_owned(), files.clone())).collect();
         let whole = Chosen { image, names: Arc::clone(&resolved) as _, kept, is_held: false };
         let is_quiet = last_change.is_some_and(|last| Instant::now() >= last + self.wait);
         let chosen = match &self.settled {
-            Some((set, before)) if !is_quiet && **set != *newest.set => hold(whole, &resolved, set, before, snapshot),
+            Some((set, before)) if !is_quiet && **set != *newest.set => hold(whole, &resolved, set, before),
             Some(_) | None => whole,
         };
         Ok((chosen, resolved))
+    }
+
+    fn roster_of(&mut self, snapshot: &Arc<Snapshot>) -> Arc<Roster> {
+        let known = self.roster.take().filter(|roster| Arc::ptr_eq(roster.snapshot(), snapshot));
+        let roster = known.unwrap_or_else(|| Arc::new(Roster::of(Arc::clone(snapshot))));
+        Arc::clone(self.roster.insert(roster))
     }
 
     /// Notes what is in force now.
@@ -96,14 +105,8 @@ impl Opening {
 }
 
 /// What the newest policies allow of what those before them allow, or all of it if they open nothing.
-fn hold(
-    newest: Chosen,
-    resolved: &Arc<ResolvedPolicy>,
-    set: &Arc<PolicySet>,
-    before: &Kept,
-    snapshot: &Arc<Snapshot>,
-) -> Chosen {
-    let earlier = Arc::new(resolve(Arc::clone(set), Arc::clone(snapshot)));
+fn hold(newest: Chosen, resolved: &Arc<ResolvedPolicy>, set: &Arc<PolicySet>, before: &Kept) -> Chosen {
+    let earlier = Arc::new(resolve_with(Arc::clone(set), Arc::clone(resolved.roster())));
     // What cannot be compiled for the workloads of today is not in force either.
     let Ok(old) = compile(&earlier) else { return newest };
     let both = match change(&old, &newest.image) {

@@ -397,7 +397,7 @@ fn name_earlier(kernel: &Kernel, earlier: InForce, names: &mut NameTable) {
     let adopted = kernel.adopted().iter();
     let owners: BTreeMap<_, _> =
         adopted.filter_map(|endpoint| Some((endpoint.id, key_of(endpoint.ifindex)?))).collect();
-    let resolved = Arc::new(resolve(Arc::new(set), Arc::clone(&snapshot)));
+    let resolved = Arc::new(resolve(set, Arc::clone(&snapshot)));
     names.install(earlier.revision, &snapshot, &owners, resolved);
 }
 

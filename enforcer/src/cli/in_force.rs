@@ -48,7 +48,7 @@ impl Place {
 #[derive(Clone, Debug)]
 pub struct Sources {
     /// The policies.
-    pub policies: PolicySet,
+    pub policies: Arc<PolicySet>,
     /// The workloads.
     pub snapshot: Snapshot,
     /// What the daemon does with workloads that no source has named.

@@ -4,12 +4,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::out;
 use crate::policy::load::{Loaded, warning_at};
 use crate::policy::source::directory::load_paths;
 use crate::policy::{Problem, Skipped};
-use crate::resolve::{NoOp, no_ops};
+use crate::resolve::{NoOp, Roster, no_ops};
 use crate::workload::inventory::Inventory;
 use crate::workload::offline;
 
@@ -73,7 +74,7 @@ fn answer(args: &Args) -> Answer {
     match load_paths(paths) {
         Ok(Loaded { set, mut warnings, sources, skipped }) => {
             if let Some(inventory) = &inventory {
-                let without_effect = no_ops(&set, &offline::snapshot(inventory)).into_iter();
+                let without_effect = no_ops(&set, &Roster::of(Arc::new(offline::snapshot(inventory)))).into_iter();
                 warnings.extend(without_effect.map(|NoOp { at, what }| warning_at(&sources, &at, what)));
             }
             let counts = format!(

@@ -101,10 +101,10 @@ pub(super) fn snapshot() -> Snapshot {
             (WorkloadKey(2), local(Some(db), &[6, 7], &["10.88.0.3", "fd00::3"])),
             (WorkloadKey(3), local(None, &[8], &["10.88.0.9"])),
         ]),
-        remote: vec![RemoteWorkload {
+        remote: vec![Arc::new(RemoteWorkload {
             identity: identity("billing", &[("app", "billing")]),
             addresses: BTreeSet::from([ip("10.99.0.7")]),
-        }],
+        })],
         node: BTreeSet::from([ip("10.88.0.1")]),
         ..Snapshot::default()
     }
@@ -122,7 +122,7 @@ pub(super) fn names(ruling: Option<Ruling>) -> NameTable {
 /// The snapshot under [`REVISION`].
 pub(super) fn names_under(policies: impl Policies + 'static) -> NameTable {
     let mut names = NameTable::default();
-    names.install(REVISION, &snapshot(), &owners(), Arc::new(policies));
+    names.install(REVISION, &Arc::new(snapshot()), &owners(), Arc::new(policies));
     names
 }
 

@@ -72,9 +72,60 @@ pub struct NameTable {
 struct Generation {
     revision: Revision,
     owners: BTreeMap<IncarnationId, Owned>,
-    addresses: HashMap<IpAddr, Party>,
-    devices: BTreeMap<Ifindex, Arc<InterfaceSeen>>,
+    book: Arc<Book>,
     policies: Arc<dyn Policies>,
+}
+
+/// Who and what a snapshot names. Revisions that differ in their policies alone share it.
+struct Book {
+    snapshot: Arc<Snapshot>,
+    local: BTreeMap<WorkloadKey, Party>,
+    /// Addresses of this node and of its workloads.
+    near: HashMap<IpAddr, Party>,
+    /// Addresses of workloads elsewhere, sorted, each with the place of its workload.
+    far: Vec<(IpAddr, u32)>,
+    devices: BTreeMap<Ifindex, Arc<InterfaceSeen>>,
+}
+
+impl Book {
+    fn of(snapshot: &Arc<Snapshot>) -> Self {
+        let mut far: Vec<(IpAddr, u32)> = (0..)
+            .zip(&snapshot.remote)
+            .flat_map(|(place, workload)| workload.addresses.iter().map(move |address| (*address, place)))
+            .collect();
+        far.sort_unstable();
+        // The least certain first: what comes later takes the address over.
+        let mut near: HashMap<IpAddr, Party> = snapshot.node.iter().map(|address| (*address, Party::Host)).collect();
+        let mut local = BTreeMap::new();
+        for (key, workload) in &snapshot.local {
+            let party = workload.identity.as_ref().map_or(Party::Unknown, party);
+            near.extend(workload.addresses.keys().map(|address| (*address, party.clone())));
+            local.insert(*key, party);
+        }
+        for workload in snapshot.local.values() {
+            near.extend(workload.disputed.keys().map(|address| (*address, Party::Unknown)));
+        }
+        let seen = |(ifindex, name): (&Ifindex, &String)| {
+            (*ifindex, Arc::new(InterfaceSeen { ifindex: *ifindex, name: name.clone() }))
+        };
+        let devices = snapshot.others.iter().map(seen).collect();
+        Self { snapshot: Arc::clone(snapshot), local, near, far, devices }
+    }
+
+    fn address(&self, address: IpAddr) -> Party {
+        if let Some(party) = self.near.get(&address) {
+            return party.clone();
+        }
+        // Of several the last one.
+        let end = self.far.partition_point(|(known, _)| *known <= address);
+        let found = end.checked_sub(1).map(|place| self.far[place]).filter(|(known, _)| *known == address);
+        let remote = found.and_then(|(_, place)| self.snapshot.remote.get(place as usize));
+        remote.map_or(Party::World, |workload| party(&workload.identity))
+    }
+}
+
+fn party(identity: &Identity) -> Party {
+    Party::Workload(Arc::new(WorkloadSeen::new(identity.name.clone(), identity.labels.clone())))
 }
 
 impl NameTable {
@@ -82,41 +133,25 @@ impl NameTable {
     pub fn install(
         &mut self,
         revision: Revision,
-        snapshot: &Snapshot,
+        snapshot: &Arc<Snapshot>,
         owners: &BTreeMap<IncarnationId, WorkloadKey>,
         policies: Arc<dyn Policies>,
     ) {
-        let named = Interned::new(self.generations.front());
-        let mut addresses = HashMap::new();
-        // The least certain first: what comes later takes the address over.
-        for remote in &snapshot.remote {
-            let party = named.party(Some(&remote.identity));
-            addresses.extend(remote.addresses.iter().map(|address| (*address, party.clone())));
-        }
-        addresses.extend(snapshot.node.iter().map(|address| (*address, Party::Host)));
-        let mut parties = BTreeMap::new();
-        for (key, workload) in &snapshot.local {
-            let party = named.party(workload.identity.as_ref());
-            addresses.extend(workload.addresses.keys().map(|address| (*address, party.clone())));
-            parties.insert(*key, party);
-        }
-        for workload in snapshot.local.values() {
-            addresses.extend(workload.disputed.keys().map(|address| (*address, Party::Unknown)));
-        }
+        let last = self.generations.front().map(|generation| &generation.book);
+        let book = match last.filter(|book| Arc::ptr_eq(&book.snapshot, snapshot)) {
+            Some(book) => Arc::clone(book),
+            None => Arc::new(Book::of(snapshot)),
+        };
         let owners = owners
             .iter()
             .filter_map(|(owner, key)| {
                 let workload = snapshot.local.get(key)?;
-                let owned = Owned { key: *key, party: parties.get(key)?.clone(), interface: interface(workload) };
+                let owned = Owned { key: *key, party: book.local.get(key)?.clone(), interface: interface(workload) };
                 Some((*owner, owned))
             })
             .collect();
-        let seen = |(ifindex, name): (&Ifindex, &String)| {
-            (*ifindex, Arc::new(InterfaceSeen { ifindex: *ifindex, name: name.clone() }))
-        };
-        let devices = snapshot.others.iter().map(seen).collect();
         self.generations.retain(|generation| generation.revision != revision);
-        self.generations.push_front(Generation { revision, owners, addresses, devices, policies });
+        self.generations.push_front(Generation { revision, owners, book, policies });
         self.generations.truncate(KEPT_REVISIONS);
     }
 
@@ -136,16 +171,14 @@ impl Names for NameTable {
 
     fn device(&self, revision: Option<Revision>, ifindex: Ifindex) -> Arc<InterfaceSeen> {
         let mut known = revision.and_then(|revision| self.generation(revision)).into_iter().chain(&self.generations);
-        let device = known.find_map(|generation| generation.devices.get(&ifindex));
+        let device = known.find_map(|generation| generation.book.devices.get(&ifindex));
         device.map_or_else(|| Arc::new(InterfaceSeen { ifindex, name: String::new() }), Arc::clone)
     }
 
     fn address(&self, revision: Revision, address: IpAddr) -> Party {
         self.generation(revision)
             .or_else(|| self.generations.front())
-            .and_then(|generation| generation.addresses.get(&address))
-            .cloned()
-            .unwrap_or(Party::World)
+            .map_or(Party::World, |generation| generation.book.address(address))
     }
 
     fn policies(&self, revision: Revision) -> Option<&dyn Policies> {
@@ -158,39 +191,6 @@ fn interface(workload: &LocalWorkload) -> Option<Arc<InterfaceSeen>> {
     let (ifindex, interface) = endpoints.next()?;
     // The kernel counts for the workload, not for the veth.
     endpoints.next().is_none().then(|| Arc::new(InterfaceSeen { ifindex: *ifindex, name: interface.name.clone() }))
-}
-
-/// Workloads that did not change share one allocation over all generations.
-struct Interned<'a> {
-    known: HashMap<(&'a str, &'a str), &'a Arc<WorkloadSeen>>,
-}
-
-impl<'a> Interned<'a> {
-    fn new(last: Option<&'a Generation>) -> Self {
-        let parties = last.into_iter().flat_map(|last| {
-            let local = last.owners.values().map(|owned| &owned.party);
-            local.chain(last.addresses.values())
-        });
-        let known = parties
-            .filter_map(|party| match party {
-                Party::Workload(seen) => Some(((&*seen.name.namespace, &*seen.name.name), seen)),
-                Party::Host | Party::World | Party::Unknown => None,
-            })
-            .collect();
-        Self { known }
-    }
-
-    fn party(&self, identity: Option<&Identity>) -> Party {
-        let Some(identity) = identity else {
-            return Party::Unknown;
-        };
-        let name = (&*identity.name.namespace, &*identity.name.name);
-        let known = self.known.get(&name).filter(|seen| seen.labels == identity.labels);
-        Party::Workload(known.map_or_else(
-            || Arc::new(WorkloadSeen::new(identity.name.clone(), identity.labels.clone())),
-            |seen| Arc::clone(seen),
-        ))
-    }
 }
 
 #[cfg(test)]
@@ -212,7 +212,7 @@ mod tests {
         let mut later = fixture::snapshot();
         let evil = fixture::local(Some(fixture::identity("evil", &[])), &[9], &["10.88.0.2"]);
         later.local = BTreeMap::from([(WorkloadKey(9), evil)]);
-        names.install(Revision(REVISION.0 + 1), &later, &BTreeMap::new(), Arc::new(Scripted(None)));
+        names.install(Revision(REVISION.0 + 1), &Arc::new(later), &BTreeMap::new(), Arc::new(Scripted(None)));
 
         assert_eq!(name(&names.address(REVISION, ip("10.88.0.2"))), "shop/web", "A60");
         assert_eq!(name(&names.address(Revision(REVISION.0 + 1), ip("10.88.0.2"))), "shop/evil");
@@ -233,7 +233,7 @@ mod tests {
             workload.disputed.insert(ip("10.88.0.50"), Voucher::HostRoute);
         }
         let mut names = NameTable::default();
-        names.install(Revision(3), &snapshot, &fixture::owners(), Arc::new(Scripted(None)));
+        names.install(Revision(3), &Arc::new(snapshot), &fixture::owners(), Arc::new(Scripted(None)));
         for (address, expected) in [
             ("10.88.0.2", "shop/web"),
             ("fd00::3", "shop/db"),
@@ -250,9 +250,9 @@ mod tests {
     #[test]
     fn eight_revisions_are_kept_and_share_what_did_not_change() {
         let mut names = NameTable::default();
+        let snapshot = Arc::new(fixture::snapshot());
         for revision in 1..=9 {
-            let (snapshot, owners) = (fixture::snapshot(), fixture::owners());
-            names.install(Revision(revision), &snapshot, &owners, Arc::new(Scripted(None)));
+            names.install(Revision(revision), &snapshot, &fixture::owners(), Arc::new(Scripted(None)));
         }
         assert!(names.policies(Revision(1)).is_none());
         assert!((2..=9).all(|revision| names.policies(Revision(revision)).is_some()));
@@ -270,7 +270,7 @@ mod tests {
         let mut later = fixture::snapshot();
         let web = later.local.get_mut(&WorkloadKey(1)).unwrap();
         web.identity = Some(fixture::identity("web", &[("app", "other")]));
-        names.install(Revision(REVISION.0 + 1), &later, &fixture::owners(), Arc::new(Scripted(None)));
+        names.install(Revision(REVISION.0 + 1), &Arc::new(later), &fixture::owners(), Arc::new(Scripted(None)));
         let Party::Workload(web) = names.address(Revision(REVISION.0 + 1), ip("10.88.0.2")) else {
             panic!("a workload");
         };

@@ -104,12 +104,12 @@ mod tests {
             }],
             egress: Vec::new(),
         };
-        PolicySet { policies: vec![policy] }
+        PolicySet::from_iter(vec![policy])
     }
 
     fn record(way: Way) -> FlowRecord {
-        let snapshot = fixture::snapshot();
-        let resolved = resolve::resolve(Arc::new(policies()), Arc::new(snapshot.clone()));
+        let snapshot = Arc::new(fixture::snapshot());
+        let resolved = resolve::resolve(Arc::new(policies()), Arc::clone(&snapshot));
         let mut names = NameTable::default();
         names.install(REVISION, &snapshot, &fixture::owners(), Arc::new(resolved));
         let denial = Denial::Flow { way, count: 1 };

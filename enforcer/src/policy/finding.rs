@@ -17,7 +17,7 @@ use super::position::Position;
 const WINDOW: usize = 60;
 
 /// Something found in a policy file. `Display` gives the whole message, of several lines.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PolicyFinding<What> {
     /// The file, relative to the policy directory.
     pub file: Arc<str>,

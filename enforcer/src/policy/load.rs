@@ -3,7 +3,8 @@
 //! Input: texts that a source has read, with what it could not read. Output: the policy set with its warnings and the
 //! texts it came from, or every error found. There is no set with a part missing: it would isolate less.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -27,21 +28,21 @@ use super::{PolicyError, PolicyWarning};
 pub struct SourceFile {
     /// Its path, relative to the policy directory.
     pub path: Arc<str>,
-    /// Its text.
-    pub text: String,
+    /// Its text. Readings of one source share that of a file that has not changed.
+    pub text: Arc<str>,
 }
 
 /// A policy set and what it was made of.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Loaded {
     /// All policies.
-    pub set: PolicySet,
+    pub set: Arc<PolicySet>,
     /// What may not be what its author meant.
     pub warnings: Vec<PolicyWarning>,
     /// The documents that are no policies.
     pub skipped: Skipped,
     /// The files that were read, in order: enough to make the same set again with [`from_sources`].
-    pub sources: Vec<SourceFile>,
+    pub sources: Arc<[SourceFile]>,
 }
 
 /// Why there is no policy set. Never empty.
@@ -115,39 +116,92 @@ pub fn warning_at(sources: &[SourceFile], at: &Origin, what: Caution) -> PolicyW
 
 /// Makes the set again from the texts of an earlier reading.
 pub fn from_sources(sources: Vec<SourceFile>) -> Result<Loaded, PolicyErrors> {
-    assemble(sources, Vec::new())
+    assemble(sources, Vec::new(), &mut Known::default())
 }
 
-/// Makes one set of `sources`; `errors` are those of files that could not be read.
-pub(super) fn assemble(sources: Vec<SourceFile>, mut errors: Vec<PolicyError>) -> Result<Loaded, PolicyErrors> {
-    let mut loaded = Loaded::default();
+/// Makes one set of `sources`; `errors` are those of files that could not be read. Files that are `known` with the same text are
+/// not parsed again.
+pub(super) fn assemble(
+    sources: Vec<SourceFile>,
+    mut errors: Vec<PolicyError>,
+    known: &mut Known,
+) -> Result<Loaded, PolicyErrors> {
+    if errors.is_empty()
+        && let Some(last) = known.last.as_ref().filter(|last| *last.sources == *sources)
+    {
+        return Ok(last.clone());
+    }
+    let (mut set, mut warnings, mut skipped) = (PolicySet::default(), Vec::new(), Skipped::default());
     let mut seen = Seen::default();
-    let parsed = parse_all(&sources).unwrap_or_else(|cause| {
-        let what = Problem::Unreadable { cause };
-        errors.push(PolicyFinding { file: Arc::from("."), place: None, what });
-        Vec::new()
-    });
-    for (source, parsed) in sources.iter().zip(parsed) {
-        let Parsed { policies, warnings, errors: refused, skipped, names } = parsed;
-        errors.extend(refused);
-        loaded.warnings.extend(warnings);
-        loaded.skipped.add(skipped);
-        for (policy, name) in policies.into_iter().zip(names) {
-            errors.extend(seen.note(&policy, name, source));
-            loaded.set.policies.push(policy);
+    let contents = known.parse(&sources, &mut errors);
+    for (source, content) in sources.iter().zip(&contents) {
+        warnings.extend(content.warnings.iter().cloned());
+        skipped.add(&content.skipped);
+        for (policy, name) in content.policies.iter().zip(&content.names) {
+            errors.extend(seen.note(policy, *name, source));
+            set.policies.push(Arc::clone(policy));
         }
     }
     if errors.is_empty() {
-        loaded.sources = sources;
-        return Ok(loaded);
+        let loaded = Loaded { set: Arc::new(set), warnings, skipped, sources: sources.into() };
+        return Ok(known.last.insert(loaded).clone());
     }
     let line = |error: &PolicyError| error.place.as_ref().map_or(u32::MAX, |place| place.line);
     errors.sort_by(|a, b| a.file.cmp(&b.file).then(line(a).cmp(&line(b))));
-    Err(PolicyErrors { errors, warnings: loaded.warnings, skipped: loaded.skipped })
+    Err(PolicyErrors { errors, warnings, skipped })
+}
+
+/// What the files of the last reading said.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// By path, with the text that said it.
+    contents: HashMap<Arc<str>, (Arc<str>, Arc<Content>)>,
+    /// The last set without errors.
+    last: Option<Loaded>,
+}
+
+/// What one file says, beside its errors.
+#[derive(Debug, Default)]
+struct Content {
+    policies: Vec<Arc<Policy>>,
+    warnings: Vec<PolicyWarning>,
+    skipped: Skipped,
+    /// Where in the file each policy has its name.
+    names: Vec<Position>,
+}
+
+impl Known {
+    /// What each file says, in their order. Files with errors are not known afterwards, because an error is told each time.
+    fn parse(&mut self, sources: &[SourceFile], errors: &mut Vec<PolicyError>) -> Vec<Arc<Content>> {
+        let is_known =
+            |source: &&SourceFile| self.contents.get(&source.path).is_some_and(|(text, _)| *text == source.text);
+        let news: Vec<&SourceFile> = sources.iter().filter(|source| !is_known(source)).collect();
+        let parsed = parse_all(&news).unwrap_or_else(|cause| {
+            let what = Problem::Unreadable { cause };
+            errors.push(PolicyFinding { file: Arc::from("."), place: None, what });
+            Vec::new()
+        });
+        let mut faulty = BTreeSet::new();
+        for (source, parsed) in news.into_iter().zip(parsed) {
+            let Parsed { policies, warnings, errors: refused, skipped, names } = parsed;
+            if !refused.is_empty() {
+                faulty.insert(Arc::clone(&source.path));
+            }
+            errors.extend(refused);
+            let policies = policies.into_iter().map(Arc::new).collect();
+            let content = Arc::new(Content { policies, warnings, skipped, names });
+            self.contents.insert(Arc::clone(&source.path), (Arc::clone(&source.text), content));
+        }
+        let content = |source: &SourceFile| self.contents.get(&source.path).map(|(_, content)| Arc::clone(content));
+        let all = sources.iter().map(|source| content(source).unwrap_or_default()).collect();
+        let present: HashSet<&Arc<str>> = sources.iter().map(|source| &source.path).collect();
+        self.contents.retain(|path, _| present.contains(path) && !faulty.contains(path));
+        all
+    }
 }
 
 /// What each file says. The reader calls itself for each level of nesting, so it has a stack of its own.
-fn parse_all(sources: &[SourceFile]) -> io::Result<Vec<Parsed>> {
+fn parse_all(sources: &[&SourceFile]) -> io::Result<Vec<Parsed>> {
     if sources.is_empty() {
         return Ok(Vec::new());
     }
@@ -160,18 +214,20 @@ fn parse_all(sources: &[SourceFile]) -> io::Result<Vec<Parsed>> {
 
 /// The policies so far, by what must be unique.
 #[derive(Default)]
-struct Seen(BTreeMap<(PolicyKind, String, String), Origin>);
+struct Seen<'a>(HashMap<(PolicyKind, &'a str, &'a str), &'a Origin>);
 
-impl Seen {
+impl<'a> Seen<'a> {
     /// Notes a policy, or says that there is one of its name.
-    fn note(&mut self, policy: &Policy, at: Position, source: &SourceFile) -> Option<PolicyError> {
-        let key = (policy.kind, policy.namespace.clone(), policy.name.clone());
-        let Some(first) = self.0.get(&key) else {
-            self.0.insert(key, policy.at.clone());
-            return None;
+    fn note(&mut self, policy: &'a Policy, at: Position, source: &SourceFile) -> Option<PolicyError> {
+        let Policy { kind, namespace, name, .. } = policy;
+        let first = match self.0.entry((*kind, namespace, name)) {
+            Entry::Vacant(entry) => {
+                entry.insert(&policy.at);
+                return None;
+            }
+            Entry::Occupied(entry) => (*entry.get()).clone(),
         };
-        let (kind, first) = (policy.kind.as_str(), first.clone());
-        let (_, namespace, name) = key;
+        let (kind, namespace, name) = (kind.as_str(), namespace.clone(), name.clone());
         let length = u32::try_from(name.len()).unwrap_or(u32::MAX);
         let text = without_marks(&source.text);
         let place = Place::new(&text, Position { length, ..at }, 0);

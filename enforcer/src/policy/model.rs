@@ -3,6 +3,7 @@
 //! Input: what `parse` accepted. Output: what `resolve` joins with the workloads.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use enforcer_common::id::Direction;
 use ipnetwork::IpNetwork;
@@ -12,8 +13,8 @@ use super::origin::Origin;
 /// Everything that one directory of policies says. Order: by file, then by place in the file.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PolicySet {
-    /// All policies.
-    pub policies: Vec<Policy>,
+    /// All policies. Sets of one source share those that have not changed.
+    pub policies: Vec<Arc<Policy>>,
 }
 
 /// Place of a policy in its [`PolicySet`].
@@ -34,12 +35,18 @@ pub struct RuleRef {
 impl PolicySet {
     /// The policy at a place.
     pub fn policy(&self, at: PolicyRef) -> Option<&Policy> {
-        self.policies.get(at.0 as usize)
+        self.policies.get(at.0 as usize).map(Arc::as_ref)
     }
 
     /// The rule at a place.
     pub fn rule(&self, at: RuleRef) -> Option<&Rule> {
         self.policy(at.policy)?.rules(at.direction).get(at.place as usize)
+    }
+}
+
+impl FromIterator<Policy> for PolicySet {
+    fn from_iter<I: IntoIterator<Item = Policy>>(policies: I) -> Self {
+        Self { policies: policies.into_iter().map(Arc::new).collect() }
     }
 }
 

@@ -19,9 +19,9 @@ impl Skipped {
     }
 
     /// Adds those of another file.
-    pub(super) fn add(&mut self, other: Self) {
-        for (kind, count) in other.0 {
-            *self.0.entry(kind).or_default() += count;
+    pub(super) fn add(&mut self, other: &Self) {
+        for (kind, count) in &other.0 {
+            *self.0.entry(kind.clone()).or_default() += count;
         }
     }
 
@@ -57,7 +57,7 @@ mod tests {
         for kind in ["Service", "Deployment", "A", "B", "C", "D", "E", "F", "G"] {
             more.note(kind.to_owned());
         }
-        skipped.add(more);
+        skipped.add(&more);
         let expected = "10 documents of other kinds (1 A, 1 B, 1 C, 1 D, 2 Deployment, 1 E, 1 F, 1 G, and others)";
         assert_eq!(skipped.to_string(), expected);
     }

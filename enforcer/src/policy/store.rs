@@ -96,7 +96,7 @@ impl Store {
                     if !self.current.get(&key).is_some_and(same) {
                         let Loaded { set, warnings, sources, skipped } = loaded;
                         news.warnings.extend(warnings);
-                        newer.insert(key, Arc::new(Version { set: Arc::new(set), sources: sources.into(), skipped }));
+                        newer.insert(key, Arc::new(Version { set, sources, skipped }));
                     }
                 }
                 Err(errors) => {
@@ -170,7 +170,7 @@ impl Store {
         let mut sources = BTreeMap::<_, Vec<_>>::new();
         let mut skipped = Skipped::default();
         for ((source, _), version) in &self.current {
-            skipped.add(version.skipped.clone());
+            skipped.add(&version.skipped);
             sources.entry(*source).or_default().push(Arc::clone(&version.sources));
         }
         self.reading = Some(Reading { set, sources, skipped });
@@ -186,7 +186,7 @@ mod tests {
     const API: &str = "api";
 
     fn read(path: &str, text: &str) -> Result<Loaded, PolicyErrors> {
-        from_sources(vec![SourceFile { path: path.into(), text: text.to_owned() }])
+        from_sources(vec![SourceFile { path: path.into(), text: text.into() }])
     }
 
     fn policy(name: &str, label: &str) -> String {

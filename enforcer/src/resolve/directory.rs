@@ -52,39 +52,73 @@ pub(super) struct Directory {
     pub(super) members: Vec<Vec<Address>>,
 }
 
-/// Groups while they are found; the identity stands for all of its group.
-pub(super) struct Groups<'a> {
-    by_identity: HashMap<Likeness<'a>, GroupId>,
-    pub(super) identities: Vec<&'a Identity>,
-    /// Port names, equal ones once, and which of them each group has.
-    pub(super) names: Vec<&'a PortNames>,
+/// The groups of a snapshot.
+#[derive(Clone, Debug)]
+pub(super) struct Groups {
+    /// A workload of each, which stands for all.
+    standing: Vec<Standing>,
+    /// A group for each set of port names, equal sets once, and which of them each group has.
+    pub(super) names: Vec<GroupId>,
     pub(super) names_of: Vec<usize>,
+    of_local: BTreeMap<WorkloadKey, GroupId>,
+    of_remote: Vec<GroupId>,
+}
+
+#[derive(Clone, Debug)]
+enum Standing {
+    Local(Box<Identity>),
+    /// Place in the snapshot's list.
+    Remote(usize),
 }
 
 type Likeness<'a> = (&'a str, &'a LabelSets, &'a PortNames);
 
-impl<'a> Groups<'a> {
+impl Groups {
     /// Of all named workloads of a snapshot.
-    pub(super) fn of(snapshot: &'a Snapshot) -> Self {
-        let mut groups =
-            Self { by_identity: HashMap::new(), identities: Vec::new(), names: Vec::new(), names_of: Vec::new() };
-        let mut known: HashMap<&PortNames, usize> = HashMap::new();
-        let local = snapshot.local.values().filter_map(|workload| workload.identity.as_ref());
-        for identity in local.chain(snapshot.remote.iter().map(|workload| &workload.identity)) {
-            let next = GroupId(groups.identities.len() as u32);
-            if *groups.by_identity.entry(likeness(identity)).or_insert(next) == next {
-                groups.identities.push(identity);
-                groups.names_of.push(*known.entry(&identity.ports).or_insert_with(|| {
-                    groups.names.push(&identity.ports);
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        let mut groups = Self {
+            standing: Vec::new(),
+            names: Vec::new(),
+            names_of: Vec::new(),
+            of_local: BTreeMap::new(),
+            of_remote: Vec::with_capacity(snapshot.remote.len()),
+        };
+        let mut known: HashMap<Likeness<'_>, GroupId> = HashMap::new();
+        let mut known_names: HashMap<&PortNames, usize> = HashMap::new();
+        let local = snapshot.local.iter().filter_map(|(key, workload)| Some((Some(*key), workload.identity.as_ref()?)));
+        let remote = snapshot.remote.iter().map(|workload| (None, &workload.identity));
+        for (local, identity) in local.chain(remote) {
+            let next = GroupId(groups.standing.len() as u32);
+            let group = *known.entry(likeness(identity)).or_insert(next);
+            if group == next {
+                groups.standing.push(match local {
+                    Some(_) => Standing::Local(Box::new(identity.clone())),
+                    None => Standing::Remote(groups.of_remote.len()),
+                });
+                groups.names_of.push(*known_names.entry(&identity.ports).or_insert_with(|| {
+                    groups.names.push(group);
                     groups.names.len() - 1
                 }));
+            }
+            match local {
+                Some(key) => _ = groups.of_local.insert(key, group),
+                None => groups.of_remote.push(group),
             }
         }
         groups
     }
 
-    pub(super) fn group_of(&self, identity: &Identity) -> Option<GroupId> {
-        self.by_identity.get(&likeness(identity)).copied()
+    /// All groups.
+    pub(super) fn all(&self) -> impl Iterator<Item = GroupId> + use<> {
+        (0..self.standing.len() as u32).map(GroupId)
+    }
+
+    /// The identity that stands for a group. `snapshot`: the one that the groups are of.
+    pub(super) fn identity<'a>(&'a self, snapshot: &'a Snapshot, group: GroupId) -> &'a Identity {
+        match &self.standing[group.0 as usize] {
+            Standing::Local(identity) => identity,
+            Standing::Remote(place) => &snapshot.remote[*place].identity,
+        }
     }
 }
 
@@ -93,10 +127,10 @@ fn likeness(identity: &Identity) -> Likeness<'_> {
 }
 
 impl Directory {
-    pub(super) fn of(snapshot: &Snapshot, groups: &Groups<'_>) -> Self {
+    pub(super) fn of(snapshot: &Snapshot, groups: &Groups) -> Self {
         let mut entries: BTreeMap<Address, KnownAddress> = BTreeMap::new();
         for (key, workload) in &snapshot.local {
-            let group = workload.identity.as_ref().and_then(|identity| groups.group_of(identity));
+            let group = groups.of_local.get(key).copied();
             for (address, voucher) in &workload.addresses {
                 let shown = voucher.is_nobody();
                 add_local(&mut entries, Address::from(*address), Holder::Local(*key), group, shown);
@@ -106,7 +140,7 @@ impl Directory {
             }
         }
         for (place, workload) in snapshot.remote.iter().enumerate() {
-            let group = groups.group_of(&workload.identity);
+            let group = groups.of_remote.get(place).copied();
             for address in &workload.addresses {
                 add_remote(&mut entries, Address::from(*address), place, group);
             }
@@ -129,7 +163,7 @@ impl Directory {
             }
         }
         let entries: Vec<KnownAddress> = entries.into_values().collect();
-        let mut members = vec![Vec::new(); groups.identities.len()];
+        let mut members = vec![Vec::new(); groups.standing.len()];
         for entry in &entries {
             if let Some(GroupId(group)) = entry.group {
                 members[group as usize].push(entry.address);

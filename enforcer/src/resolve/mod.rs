@@ -13,6 +13,7 @@ mod ports;
 mod rank;
 mod resolved;
 mod resolver;
+mod roster;
 mod selector;
 
 pub use decision::{DecidedBy, Decision, Service};
@@ -22,4 +23,5 @@ pub use peers::{Block, PeerSet, PeerSetId};
 pub use ports::{PortSet, PortSetId};
 pub use rank::Rank;
 pub use resolved::{Clause, Isolation, ResolvedPolicy};
-pub use resolver::resolve;
+pub use resolver::{resolve, resolve_with};
+pub use roster::Roster;

@@ -1,20 +1,19 @@
 //! Finds what policies say without an effect: a policy that selects nobody, a rule whose peers are nobody, a port by a name
 //! that nobody gives to a port.
 //!
-//! Input: policies and a snapshot. Output: a [`NoOp`] for each, with its line. Pure, and off the way of a change: it is
+//! Input: policies and a roster of workloads. Output: a [`NoOp`] for each, with its line. Pure, and off the way of a change: it is
 //! asked after an image is in force.
 
 use std::fmt;
 
 use enforcer_common::id::Direction;
 
-use super::directory::{GroupId, Groups};
+use super::directory::GroupId;
 use super::ports::{PortNames, PortSet};
-use super::selector::Index;
+use super::roster::Roster;
 use crate::policy::Caution;
 use crate::policy::model::{NamespaceScope, Peer, Peers, Policy, PolicySet, PortSpec, Ports, Rule};
 use crate::policy::origin::Origin;
-use crate::workload::model::Snapshot;
 
 /// Namespaces that a message lists.
 const LISTED: usize = 5;
@@ -37,9 +36,8 @@ impl fmt::Display for NoOp {
 }
 
 /// All of them, in the order of the policies. Workloads on other machines count like those on this one.
-pub fn no_ops(policies: &PolicySet, snapshot: &Snapshot) -> Vec<NoOp> {
-    let groups = Groups::of(snapshot);
-    let known = Known { index: Index::of(snapshot, &groups.identities), groups: &groups };
+pub fn no_ops(policies: &PolicySet, roster: &Roster) -> Vec<NoOp> {
+    let known = Known(roster);
     let mut found = Vec::new();
     for policy in &policies.policies {
         known.policy(policy, &mut found);
@@ -47,18 +45,15 @@ pub fn no_ops(policies: &PolicySet, snapshot: &Snapshot) -> Vec<NoOp> {
     found
 }
 
-struct Known<'a> {
-    index: Index<'a>,
-    groups: &'a Groups<'a>,
-}
+struct Known<'a>(&'a Roster);
 
 impl Known<'_> {
     fn policy(&self, policy: &Policy, found: &mut Vec<NoOp>) {
         let Policy { kind, namespace, name, at, subject, .. } = policy;
-        let subjects = self.index.select(namespace, &NamespaceScope::Own, subject);
+        let subjects = self.0.select(namespace, &NamespaceScope::Own, subject);
         if subjects.is_empty() {
-            let is_empty = !self.index.namespaces().any(|known| known == namespace);
-            let others = self.index.namespaces().take(LISTED).map(str::to_owned);
+            let is_empty = !self.0.namespaces().any(|known| known == namespace);
+            let others = self.0.namespaces().take(LISTED).map(str::to_owned);
             let namespaces = is_empty.then(|| others.collect());
             let (kind, namespace, name) = (kind.as_str(), namespace.clone(), name.clone());
             return found
@@ -101,7 +96,7 @@ impl Known<'_> {
         for item in items {
             match item {
                 Peer::Workloads { namespaces, workloads } => {
-                    groups.extend(self.index.select(own, namespaces, workloads));
+                    groups.extend(self.0.select(own, namespaces, workloads));
                 }
                 Peer::Cidr { .. } => return None,
             }
@@ -114,10 +109,8 @@ impl Known<'_> {
         let serves = |names: &PortNames| !PortSet::of_names(std::slice::from_ref(spec), names).is_empty();
         match (spec, groups) {
             (PortSpec::Every(_) | PortSpec::Range { .. } | PortSpec::Icmp, _) => true,
-            (PortSpec::Named { .. }, None) => self.groups.names.iter().any(|names| serves(names)),
-            (PortSpec::Named { .. }, Some(groups)) => {
-                groups.iter().any(|group| serves(&self.groups.identities[group.0 as usize].ports))
-            }
+            (PortSpec::Named { .. }, None) => self.0.port_names().any(serves),
+            (PortSpec::Named { .. }, Some(groups)) => groups.iter().any(|group| serves(&self.0.identity(*group).ports)),
         }
     }
 }
@@ -131,8 +124,9 @@ mod tests {
 
     use super::*;
     use crate::policy::load::{SourceFile, from_sources};
-    use crate::resolve::resolve;
+    use crate::resolve::resolve_with;
     use crate::workload::inventory::Inventory;
+    use crate::workload::model::Snapshot;
     use crate::workload::offline;
 
     const INVENTORY: &str = "\
@@ -144,8 +138,8 @@ workloads:
   - {name: probe, namespace: ops, labels: {app: probe}, match: {address: 192.0.2.1}}
 ";
 
-    fn set(text: &str) -> PolicySet {
-        let source = SourceFile { path: Arc::from("p.yaml"), text: text.to_owned() };
+    fn set(text: &str) -> Arc<PolicySet> {
+        let source = SourceFile { path: Arc::from("p.yaml"), text: text.into() };
         from_sources(vec![source]).unwrap_or_else(|error| panic!("{text}{error}")).set
     }
 
@@ -157,7 +151,7 @@ workloads:
     fn of(namespace: &str, spec: &str) -> Vec<String> {
         let head = "apiVersion: enforcer.dev/v1alpha1\nkind: FlowPolicy\nmetadata:";
         let policies = set(&format!("{head} {{name: a, namespace: {namespace}}}\nspec:\n{spec}\n"));
-        let said = no_ops(&policies, &snapshot(INVENTORY)).into_iter();
+        let said = no_ops(&policies, &Roster::of(Arc::new(snapshot(INVENTORY)))).into_iter();
         said.map(|no_op| format!("{} {}", no_op.at, no_op.what)).collect()
     }
 
@@ -239,9 +233,10 @@ workloads:
                  [{{namespaces: {{kubernetes.io/metadata.name: \"{namespace}\"}}}}]\n"
             );
             let (set, snapshot) = (set(&policy), snapshot(&inventory));
-            prop_assert_eq!(no_ops(&set, &snapshot), []);
-            let key = *snapshot.local.keys().next().unwrap();
-            let resolved = resolve(Arc::new(set), Arc::new(snapshot));
+            let roster = Arc::new(Roster::of(Arc::new(snapshot)));
+            prop_assert_eq!(no_ops(&set, &roster), []);
+            let key = *roster.snapshot().local.keys().next().unwrap();
+            let resolved = resolve_with(set, roster);
             prop_assert!(resolved.isolation(key, Direction::Ingress).is_some());
         }
     }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use enforcer_common::id::{Address, Direction};
 
-use super::directory::{Directory, GroupId, Holder, KnownAddress};
+use super::directory::{GroupId, Holder, KnownAddress};
 use super::peers::{PeerSet, PeerSetId};
 use super::ports::{PortSet, PortSetId};
 use super::rank::Rank;
+use super::roster::Roster;
 use crate::policy::model::{PolicyRef, PolicySet, RuleRef};
 use crate::workload::model::{Identity, Snapshot, WorkloadKey};
 
@@ -17,8 +18,7 @@ use crate::workload::model::{Identity, Snapshot, WorkloadKey};
 #[derive(Clone, Debug)]
 pub struct ResolvedPolicy {
     pub(super) policies: Arc<PolicySet>,
-    pub(super) snapshot: Arc<Snapshot>,
-    pub(super) directory: Directory,
+    pub(super) roster: Arc<Roster>,
     pub(super) peer_sets: Vec<PeerSet>,
     pub(super) port_sets: Vec<PortSet>,
     pub(super) isolations: Vec<Isolation>,
@@ -56,7 +56,12 @@ impl ResolvedPolicy {
 
     /// The workloads that they were joined with.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
-        &self.snapshot
+        self.roster.snapshot()
+    }
+
+    /// The same workloads, as they are arranged for policies.
+    pub fn roster(&self) -> &Arc<Roster> {
+        &self.roster
     }
 
     /// The isolation of a workload; `None` if it is not isolated, or has no name.
@@ -66,16 +71,16 @@ impl ResolvedPolicy {
 
     /// Who has an address.
     pub fn holder(&self, address: IpAddr) -> Option<Holder> {
-        self.directory.at(address.into()).map(|entry| entry.holder)
+        self.roster.directory().at(address.into()).map(|entry| entry.holder)
     }
 
     /// Name, labels and ports of the workload that has an address; `None` if no selector can match the address.
     pub fn identity_at(&self, address: IpAddr) -> Option<&Identity> {
-        let entry = self.directory.at(address.into())?;
+        let entry = self.roster.directory().at(address.into())?;
         entry.group?;
         match entry.holder {
-            Holder::Local(key) => self.snapshot.local.get(&key)?.identity.as_ref(),
-            Holder::Remote(place) => self.snapshot.remote.get(place).map(|workload| &workload.identity),
+            Holder::Local(key) => self.snapshot().local.get(&key)?.identity.as_ref(),
+            Holder::Remote(place) => self.snapshot().remote.get(place).map(|workload| &workload.identity),
             Holder::Node | Holder::Disputed => None,
         }
     }
@@ -103,21 +108,21 @@ impl ResolvedPolicy {
 
     /// Every known address, sorted.
     pub fn known_addresses(&self) -> impl Iterator<Item = &KnownAddress> {
-        self.directory.entries.iter()
+        self.roster.directory().entries.iter()
     }
 
     /// Number of groups.
     pub fn group_count(&self) -> usize {
-        self.directory.members.len()
+        self.roster.directory().members.len()
     }
 
     /// The group by which selectors see an address.
     pub fn group_at(&self, address: Address) -> Option<GroupId> {
-        self.directory.at(address)?.group
+        self.roster.directory().at(address)?.group
     }
 
     /// Whether nobody but a workload itself says that it has this address.
     pub fn is_shown(&self, address: Address) -> bool {
-        self.directory.at(address).is_some_and(|entry| entry.shown)
+        self.roster.directory().at(address).is_some_and(|entry| entry.shown)
     }
 }

@@ -7,25 +7,25 @@ use std::sync::Arc;
 
 use enforcer_common::id::{Address, Direction};
 
-use super::directory::{Directory, GroupId, Groups};
 use super::peers::{Block, PeerSet, PeerSetId};
 use super::ports::{PortNames, PortSet, PortSetId};
 use super::rank::Rank;
 use super::resolved::{Clause, Isolation, ResolvedPolicy};
-use super::selector::Index;
+use super::roster::Roster;
 use crate::policy::model::{Peer, Peers, Policy, PolicyRef, PolicySet, PortSpec, Ports, Rule, RuleRef};
 use crate::workload::model::{Identity, Snapshot};
 
 /// Joins policies with workloads.
 pub fn resolve(policies: Arc<PolicySet>, snapshot: Arc<Snapshot>) -> ResolvedPolicy {
-    let groups = Groups::of(&snapshot);
-    let directory = Directory::of(&snapshot, &groups);
+    resolve_with(policies, Arc::new(Roster::of(snapshot)))
+}
+
+/// Joins policies with workloads that are arranged already.
+pub fn resolve_with(policies: Arc<PolicySet>, roster: Arc<Roster>) -> ResolvedPolicy {
     let mut resolver = Resolver {
         policies: &policies.policies,
         by_namespace: by_namespace(&policies.policies),
-        index: Index::of(&snapshot, &groups.identities),
-        groups: &groups,
-        directory: &directory,
+        roster: &roster,
         peer_sets: Interned::default(),
         port_sets: Interned::default(),
         rules: HashMap::new(),
@@ -33,7 +33,7 @@ pub fn resolve(policies: Arc<PolicySet>, snapshot: Arc<Snapshot>) -> ResolvedPol
         known: HashMap::new(),
     };
     let mut subjects = BTreeMap::new();
-    for (key, workload) in &snapshot.local {
+    for (key, workload) in &roster.snapshot().local {
         if let Some(identity) = &workload.identity {
             let of = |direction| resolver.isolation(identity, direction);
             subjects.insert(*key, [Direction::Ingress, Direction::Egress].map(of));
@@ -41,15 +41,13 @@ pub fn resolve(policies: Arc<PolicySet>, snapshot: Arc<Snapshot>) -> ResolvedPol
     }
     let Resolver { peer_sets, port_sets, isolations, .. } = resolver;
     let (peer_sets, port_sets) = (peer_sets.values, port_sets.values);
-    ResolvedPolicy { policies, snapshot, directory, peer_sets, port_sets, isolations, subjects }
+    ResolvedPolicy { policies, roster, peer_sets, port_sets, isolations, subjects }
 }
 
 struct Resolver<'a> {
-    policies: &'a [Policy],
+    policies: &'a [Arc<Policy>],
     by_namespace: HashMap<&'a str, Vec<PolicyRef>>,
-    index: Index<'a>,
-    groups: &'a Groups<'a>,
-    directory: &'a Directory,
+    roster: &'a Roster,
     peer_sets: Interned<PeerSet>,
     port_sets: Interned<PortSet>,
     /// Peers by rule: resolved once, whoever is selected.
@@ -157,7 +155,7 @@ impl<'a> Resolver<'a> {
         for item in items {
             match item {
                 Peer::Workloads { namespaces, workloads } => {
-                    set.groups.extend(self.index.select(own, namespaces, workloads));
+                    set.groups.extend(self.roster.select(own, namespaces, workloads));
                 }
                 Peer::Cidr { cidr, except } => set.blocks.push(Block::new(*cidr, except)),
             }
@@ -174,23 +172,22 @@ impl<'a> Resolver<'a> {
     fn named_destinations(&self, peers: PeerSetId, specs: &[PortSpec], denies: bool) -> Vec<(PortSet, PeerSet)> {
         let peers = &self.peer_sets.values[peers.0 as usize];
         let mut found: BTreeMap<&PortSet, PeerSet> = BTreeMap::new();
-        let names = self.groups.names.iter();
-        let served: Vec<PortSet> = names.map(|names| PortSet::of_names(specs, names)).collect();
-        for (place, names) in self.groups.names_of.iter().enumerate() {
-            let ports = &served[*names];
+        let directory = self.roster.directory();
+        let served: Vec<PortSet> = self.roster.port_names().map(|names| PortSet::of_names(specs, names)).collect();
+        for (group, names) in self.roster.names_of_groups() {
+            let ports = &served[names];
             if ports.is_empty() {
                 continue;
             }
-            let group = GroupId(place as u32);
             if peers.any || peers.groups.binary_search(&group).is_ok() {
                 found.entry(ports).or_default().groups.push(group);
                 continue;
             }
-            let counts = |address: &Address| denies || self.directory.at(*address).is_none_or(|entry| !entry.shown);
+            let counts = |address: &Address| denies || directory.at(*address).is_none_or(|entry| !entry.shown);
             let covered = |address: &Address| {
                 counts(address) && peers.blocks.iter().any(|block| block.contains((*address).into()))
             };
-            let members = self.directory.members[place].iter().copied();
+            let members = directory.members[group.0 as usize].iter().copied();
             let covered: Vec<Address> = members.filter(covered).collect();
             if !covered.is_empty() {
                 found.entry(ports).or_default().addresses.extend(covered);
@@ -205,7 +202,7 @@ impl<'a> Resolver<'a> {
 }
 
 /// The policies of each namespace by name: rules of one rank are named in this order (D2).
-fn by_namespace(policies: &[Policy]) -> HashMap<&str, Vec<PolicyRef>> {
+fn by_namespace(policies: &[Arc<Policy>]) -> HashMap<&str, Vec<PolicyRef>> {
     let mut by_namespace: HashMap<&str, Vec<(&Policy, PolicyRef)>> = HashMap::new();
     for (place, policy) in policies.iter().enumerate() {
         by_namespace.entry(&policy.namespace).or_default().push((policy, PolicyRef(place as u32)));

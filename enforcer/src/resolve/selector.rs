@@ -4,71 +4,79 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::directory::GroupId;
+use super::directory::{GroupId, Groups};
 use crate::policy::model::{LabelSelector, NamespaceScope, Requirement};
 use crate::workload::model::{Identity, Labels, Snapshot};
 
 /// The label by which a namespace is known (N13).
 const METADATA_NAME: &str = "kubernetes.io/metadata.name";
 
-pub(super) struct Index<'a> {
-    identities: &'a [&'a Identity],
-    namespaces: BTreeMap<&'a str, Namespace<'a>>,
-    by_label: HashMap<&'a str, HashMap<&'a str, Vec<GroupId>>>,
+#[derive(Clone, Debug)]
+pub(super) struct Index {
+    namespaces: BTreeMap<String, Namespace>,
+    by_label: HashMap<String, HashMap<String, Vec<GroupId>>>,
 }
 
-struct Namespace<'a> {
-    labels: std::borrow::Cow<'a, Labels>,
+#[derive(Clone, Debug)]
+struct Namespace {
+    labels: Labels,
     groups: Vec<GroupId>,
 }
 
-impl<'a> Index<'a> {
-    pub(super) fn of(snapshot: &'a Snapshot, identities: &'a [&'a Identity]) -> Self {
-        let mut namespaces: BTreeMap<&str, Namespace<'_>> = BTreeMap::new();
+impl Index {
+    pub(super) fn of(snapshot: &Snapshot, groups: &Groups) -> Self {
+        let mut namespaces: BTreeMap<&str, Namespace> = BTreeMap::new();
         let mut by_label: HashMap<&str, HashMap<&str, Vec<GroupId>>> = HashMap::new();
-        for (place, identity) in identities.iter().enumerate() {
-            let group = GroupId(place as u32);
+        for group in groups.all() {
+            let identity = groups.identity(snapshot, group);
             let name = identity.name.namespace.as_str();
             namespaces.entry(name).or_insert_with(|| Namespace::of(snapshot, name)).groups.push(group);
             for (key, value) in identity.labels.pairs() {
                 by_label.entry(key).or_default().entry(value).or_default().push(group);
             }
         }
-        Self { identities, namespaces, by_label }
+        let owned = |(value, groups): (&str, Vec<GroupId>)| (value.to_owned(), groups);
+        Self {
+            namespaces: namespaces.into_iter().map(|(name, namespace)| (name.to_owned(), namespace)).collect(),
+            by_label: by_label
+                .into_iter()
+                .map(|(key, values)| (key.to_owned(), values.into_iter().map(owned).collect()))
+                .collect(),
+        }
     }
 
     /// The namespaces that have a workload, sorted.
     pub(super) fn namespaces(&self) -> impl Iterator<Item = &str> {
-        self.namespaces.keys().copied()
+        self.namespaces.keys().map(String::as_str)
     }
 
     /// The groups that match, sorted. One whose sets have two of the wanted values of a label may be there twice.
-    pub(super) fn select(&self, own: &str, scope: &NamespaceScope, workloads: &LabelSelector) -> Vec<GroupId> {
-        let in_scope: Vec<(&str, &Namespace<'_>)> = match scope {
-            NamespaceScope::Own => {
-                self.namespaces.get_key_value(own).map(|(name, it)| (*name, it)).into_iter().collect()
+    /// `identity`: the identity that stands for a group.
+    pub(super) fn select<'a>(
+        &self,
+        own: &str,
+        scope: &NamespaceScope,
+        workloads: &LabelSelector,
+        identity: impl Fn(GroupId) -> &'a Identity,
+    ) -> Vec<GroupId> {
+        let in_scope: Vec<(&String, &Namespace)> = match scope {
+            NamespaceScope::Own => self.namespaces.get_key_value(own).into_iter().collect(),
+            NamespaceScope::Matching(selector) => {
+                self.namespaces.iter().filter(|(_, namespace)| selector.matches(&namespace.labels)).collect()
             }
-            NamespaceScope::Matching(selector) => self
-                .namespaces
-                .iter()
-                .filter(|(_, namespace)| selector.matches(&namespace.labels))
-                .map(|(name, it)| (*name, it))
-                .collect(),
         };
         let in_namespaces: usize = in_scope.iter().map(|(_, namespace)| namespace.groups.len()).sum();
         let by_label = self.rarest_label(workloads);
         // One set must meet the selector by itself (D14).
-        let matches = |group: &GroupId| self.identities[group.0 as usize].labels.any(|set| workloads.matches(set));
+        let matches = |group: &GroupId| identity(*group).labels.any(|set| workloads.matches(set));
         let mut selected: Vec<GroupId> = match by_label {
             Some((count, lists)) if count < in_namespaces => {
-                let names: std::collections::HashSet<&str> = in_scope.iter().map(|(name, _)| *name).collect();
+                let names: std::collections::HashSet<&str> = in_scope.iter().map(|(name, _)| name.as_str()).collect();
                 lists
                     .into_iter()
                     .flatten()
                     .copied()
-                    .filter(|group| {
-                        names.contains(self.identities[group.0 as usize].name.namespace.as_str()) && matches(group)
-                    })
+                    .filter(|group| names.contains(identity(*group).name.namespace.as_str()) && matches(group))
                     .collect()
             }
             _ => in_scope.iter().flat_map(|(_, namespace)| namespace.groups.iter().copied()).filter(matches).collect(),
@@ -93,12 +101,10 @@ impl<'a> Index<'a> {
     }
 }
 
-impl<'a> Namespace<'a> {
-    fn of(snapshot: &'a Snapshot, name: &str) -> Self {
-        let labels = match snapshot.namespaces.get(name) {
-            Some(labels) => std::borrow::Cow::Borrowed(labels),
-            None => std::borrow::Cow::Owned(Labels::from([(METADATA_NAME.to_owned(), name.to_owned())])),
-        };
+impl Namespace {
+    fn of(snapshot: &Snapshot, name: &str) -> Self {
+        let labels = snapshot.namespaces.get(name).cloned();
+        let labels = labels.unwrap_or_else(|| Labels::from([(METADATA_NAME.to_owned(), name.to_owned())]));
         Self { labels, groups: Vec::new() }
     }
 }

@@ -16,6 +16,9 @@ use super::lease::read_lease;
 
 /// How long a file must not have changed where the kernel cannot say whether it is open for writing.
 const UNCHANGED: Duration = Duration::from_secs(2);
+/// How long ago a file must have changed last to be known by its time: the kernel's clock for files stands still for some
+/// milliseconds, so a change right behind another may leave the time as it was.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// File systems whose leases speak of the server and not of writers: NFS, three of SMB, FUSE, 9P, Ceph, AFS.
 const REMOTE: [FsType; 8] = [
@@ -60,8 +63,49 @@ impl From<io::Error> for Unread {
     }
 }
 
-/// The bytes of a file of at most `limit` bytes.
-pub fn read(path: &Path, limit: u64, writers: Writers) -> Result<Vec<u8>, Unread> {
+/// A file as it was read.
+#[derive(Debug)]
+pub struct Whole {
+    /// All of its bytes.
+    pub bytes: Vec<u8>,
+    /// While the file has this version, it has these bytes; `None`: nothing but reading it again can tell.
+    pub version: Option<Version>,
+}
+
+/// What changes with every change of a file: which file it is, how long it is, and when it last changed. Nobody can set that
+/// time, unlike the time of the last writing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Version {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Version {
+    /// Of a file that is there now.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            seconds: metadata.ctime(),
+            nanoseconds: metadata.ctime_nsec(),
+        }
+    }
+
+    /// Whether the next change will show in the time of the last one.
+    fn is_settled(self, now: SystemTime) -> bool {
+        let since = u64::try_from(self.seconds).ok().map(Duration::from_secs);
+        let changed = since.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since));
+        // A time in the future is another clock's, and says nothing.
+        changed.is_some_and(|changed| now.duration_since(changed).is_ok_and(|age| age > SETTLED))
+    }
+}
+
+/// A file of at most `limit` bytes.
+pub fn read(path: &Path, limit: u64, writers: Writers) -> Result<Whole, Unread> {
     let check = |metadata: &Metadata| match metadata {
         metadata if !metadata.is_file() => Err(Unread::NotRegular),
         metadata if metadata.len() > limit => Err(Unread::TooLarge { size: metadata.len() }),
@@ -71,9 +115,14 @@ pub fn read(path: &Path, limit: u64, writers: Writers) -> Result<Vec<u8>, Unread
     // O_NONBLOCK keeps the opening of a pipe from waiting for its other end.
     check(&fs::metadata(path)?)?;
     let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let now = SystemTime::now();
     let before = file.metadata()?;
     check(&before)?;
-    if writers == Writers::Awaited && may_be_written(&file, &before)? {
+    let writer = match writers {
+        Writers::Ignored => Writer::Unknown,
+        Writers::Awaited => writer(&file, &before, now)?,
+    };
+    if writer == Writer::Possible {
         return Err(Unread::BeingWritten);
     }
     let mut bytes = Vec::with_capacity(usize::try_from(before.len() + 1).unwrap_or(0));
@@ -83,31 +132,38 @@ pub fn read(path: &Path, limit: u64, writers: Writers) -> Result<Vec<u8>, Unread
         return Err(Unread::TooLarge { size });
     }
     // Where there is no lease, a writer may have come meanwhile.
-    if writers == Writers::Awaited && version(&file.metadata()?) != version(&before) {
+    let version = Version::of(&before);
+    if writers == Writers::Awaited && Version::of(&file.metadata()?) != version {
         return Err(Unread::BeingWritten);
     }
-    Ok(bytes)
+    let version = Some(version).filter(|version| writer == Writer::None && version.is_settled(now));
+    Ok(Whole { bytes, version })
 }
 
-/// Whether somebody may be writing the file now. If the kernel knows that nobody does, nobody can begin before the file is
-/// closed.
-fn may_be_written(file: &File, metadata: &Metadata) -> io::Result<bool> {
+/// Whether somebody may be writing a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Writer {
+    /// The kernel knows that nobody does, and nobody can begin before the file is closed.
+    None,
+    /// Nobody has said so, and the file has not changed for a while; or nobody was asked.
+    Unknown,
+    /// It may be so.
+    Possible,
+}
+
+fn writer(file: &File, metadata: &Metadata, now: SystemTime) -> io::Result<Writer> {
     let is_remote = fstatfs(file).is_ok_and(|found| REMOTE.contains(&found.filesystem_type()));
     if !is_remote {
         match read_lease(file) {
-            Ok(()) => return Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+            Ok(()) => return Ok(Writer::None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Writer::Possible),
             // Another user's file without CAP_LEASE, or a file system or kernel that has no leases.
             Err(_) => {}
         }
     }
     // A time in the future is another clock's, and says nothing.
-    Ok(SystemTime::now().duration_since(metadata.modified()?).is_ok_and(|age| age < UNCHANGED))
-}
-
-/// What changes with every writing.
-fn version(metadata: &Metadata) -> (u64, i64, i64) {
-    (metadata.len(), metadata.mtime(), metadata.mtime_nsec())
+    let is_fresh = now.duration_since(metadata.modified()?).is_ok_and(|age| age < UNCHANGED);
+    Ok(if is_fresh { Writer::Possible } else { Writer::Unknown })
 }
 
 /// Whether a YAML text holds any document: not if it is empty, or holds comments, markers and nulls only.
@@ -132,17 +188,17 @@ mod tests {
         let path = directory.path().join("a.yaml");
         fs::write(&path, "whole").unwrap();
         let awaited = || read(&path, 100, Writers::Awaited);
-        assert_eq!(awaited().unwrap(), b"whole", "a file that was closed a moment ago");
+        assert_eq!(awaited().unwrap().bytes, b"whole", "a file that was closed a moment ago");
         let mut first = File::create(&path).unwrap();
         let second = OpenOptions::new().append(true).open(&path).unwrap();
         assert!(matches!(awaited(), Err(Unread::BeingWritten)), "emptied and open");
         first.write_all(b"half").unwrap();
         assert!(matches!(awaited(), Err(Unread::BeingWritten)), "half written and open");
-        assert_eq!(read(&path, 100, Writers::Ignored).unwrap(), b"half", "a person sees what is there");
+        assert_eq!(read(&path, 100, Writers::Ignored).unwrap().bytes, b"half", "a person sees what is there");
         drop(first);
         assert!(matches!(awaited(), Err(Unread::BeingWritten)), "another one still has it open");
         drop(second);
-        assert_eq!(awaited().unwrap(), b"half", "closed, it is what it is");
+        assert_eq!(awaited().unwrap().bytes, b"half", "closed, it is what it is");
     }
 
     #[test]
@@ -152,15 +208,15 @@ mod tests {
         fs::write(&path, "whole").unwrap();
         let file = File::open(&path).unwrap();
         let metadata = file.metadata().unwrap();
-        assert!(!may_be_written(&file, &metadata).unwrap());
+        assert_eq!(writer(&file, &metadata, SystemTime::now()).unwrap(), Writer::None);
         std::thread::scope(|scope| {
-            let writer = scope.spawn(|| fs::write(&path, "new").unwrap());
+            let other = scope.spawn(|| fs::write(&path, "new").unwrap());
             std::thread::sleep(Duration::from_millis(50));
-            assert!(!writer.is_finished(), "the lease holds it back, and its signal ends nobody");
+            assert!(!other.is_finished(), "the lease holds it back, and its signal ends nobody");
             assert_eq!(fs::read(&path).unwrap(), b"whole");
             drop(file);
         });
-        assert_eq!(read(&path, 100, Writers::Awaited).unwrap(), b"new");
+        assert_eq!(read(&path, 100, Writers::Awaited).unwrap().bytes, b"new");
     }
 
     #[test]
@@ -171,13 +227,35 @@ mod tests {
         let aged = |age: Duration| {
             let other = tempfile::tempfile().unwrap();
             other.set_modified(SystemTime::now() - age).unwrap();
-            may_be_written(&file, &other.metadata().unwrap()).unwrap()
+            writer(&file, &other.metadata().unwrap(), SystemTime::now()).unwrap()
         };
-        assert!(aged(Duration::ZERO) && aged(UNCHANGED / 2));
-        assert!(!aged(UNCHANGED + Duration::from_millis(100)));
+        assert_eq!((aged(Duration::ZERO), aged(UNCHANGED / 2)), (Writer::Possible, Writer::Possible));
+        assert_eq!(aged(UNCHANGED + Duration::from_millis(100)), Writer::Unknown);
         let future = tempfile::tempfile().unwrap();
         future.set_modified(SystemTime::now() + Duration::from_secs(90)).unwrap();
-        assert!(!may_be_written(&file, &future.metadata().unwrap()).unwrap(), "the clock of a server is ahead");
+        let ahead = writer(&file, &future.metadata().unwrap(), SystemTime::now()).unwrap();
+        assert_eq!(ahead, Writer::Unknown, "the clock of a server is ahead");
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_version_once_it_has_not_changed_for_a_while() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.yaml");
+        fs::write(&path, "whole").unwrap();
+        let awaited = || read(&path, 100, Writers::Awaited).unwrap();
+        assert_eq!(awaited().version, None, "the next change may come within the same tick of the clock");
+        std::thread::sleep(SETTLED + Duration::from_millis(1100));
+        let version = awaited().version.expect("it has settled");
+        assert_eq!(Version::of(&fs::metadata(&path).unwrap()), version);
+        assert_eq!(read(&path, 100, Writers::Ignored).unwrap().version, None, "nobody asked who writes it");
+        let written = fs::metadata(&path).unwrap().modified().unwrap();
+        // As long as before, and with the time of its last writing set back.
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        (&file).write_all(b"other").unwrap();
+        file.set_modified(written).unwrap();
+        drop(file);
+        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), written);
+        assert_ne!(Version::of(&fs::metadata(&path).unwrap()), version);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,9 +15,11 @@ pub type Labels = BTreeMap<String, String>;
 ///
 /// The sets are no union. A selector is asked of one set at a time, so nobody can lose a label, or seem to have two values of
 /// one, because another container came into the namespace.
+///
+/// Clones share the sets: what a source says, the snapshots and the flow log all have the labels of every workload.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(from = "Written", into = "Written")]
-pub struct LabelSets(Vec<Labels>);
+pub struct LabelSets(Arc<[Labels]>);
 
 impl LabelSets {
     /// Of these sets; without one, of the empty set.
@@ -37,7 +40,7 @@ impl LabelSets {
 
     /// The set, if there is one only.
     pub fn single(&self) -> Option<&Labels> {
-        match self.0.as_slice() {
+        match &*self.0 {
             [one] => Some(one),
             _ => None,
         }
@@ -45,19 +48,19 @@ impl LabelSets {
 
     /// Every key with every value that it has in some set.
     pub fn pairs(&self) -> BTreeSet<(&str, &str)> {
-        self.0.iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+        self.iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())).collect()
     }
 }
 
 impl Default for LabelSets {
     fn default() -> Self {
-        Self(vec![Labels::new()])
+        Labels::new().into()
     }
 }
 
 impl From<Labels> for LabelSets {
     fn from(labels: Labels) -> Self {
-        Self(vec![labels])
+        Self(Arc::new([labels]))
     }
 }
 
@@ -79,10 +82,10 @@ impl From<Written> for LabelSets {
 }
 
 impl From<LabelSets> for Written {
-    fn from(LabelSets(mut sets): LabelSets) -> Self {
-        match sets.len() {
-            1 => Self::One(sets.swap_remove(0)),
-            _ => Self::Several(sets),
+    fn from(LabelSets(sets): LabelSets) -> Self {
+        match &*sets {
+            [one] => Self::One(one.clone()),
+            all => Self::Several(all.to_vec()),
         }
     }
 }

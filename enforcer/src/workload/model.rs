@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use enforcer_common::id::Ifindex;
 
@@ -42,8 +43,9 @@ pub struct Snapshot {
     pub namespaces: BTreeMap<String, Labels>,
     /// Workloads with a veth on this node, by key.
     pub local: BTreeMap<WorkloadKey, LocalWorkload>,
-    /// Workloads that a source names and no local veth has: peers only. Sorted by name.
-    pub remote: Vec<RemoteWorkload>,
+    /// Workloads that a source names and no local veth has: peers only. Sorted by name. Snapshots share those that have not
+    /// changed.
+    pub remote: Vec<Arc<RemoteWorkload>>,
     /// Addresses of this node, on any device of its namespace.
     pub node: BTreeSet<IpAddr>,
     /// Devices towards the outside (docs/inventory-reference.md, "Uplinks"), by ifindex.

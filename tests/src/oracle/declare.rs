@@ -51,7 +51,7 @@ pub fn model(declared: &[Declared], defaults: Defaults) -> PolicySet {
             egress: if isolates_egress { egress } else { Vec::new() },
         }
     };
-    PolicySet { policies: declared.iter().map(policy).collect() }
+    declared.iter().map(policy).collect()
 }
 
 /// A place for what no file declared.

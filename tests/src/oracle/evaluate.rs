@@ -179,7 +179,7 @@ impl<'a> Oracle<'a> {
 
     /// What the policies alone say.
     pub fn by_policy(&self, subject: &Identity, direction: Direction, peer: IpAddr, wants: Wants) -> bool {
-        let mut isolating = self.policies.policies.iter().filter(|policy| {
+        let mut isolating = self.policies.policies.iter().map(AsRef::as_ref).filter(|policy: &&Policy| {
             let namespace = policy.namespace == subject.name.namespace || self.lacks(Number::N2);
             let isolates = match direction {
                 Direction::Ingress => policy.isolates_ingress,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use enforcer_common::id::Ifindex;
 
@@ -63,14 +64,14 @@ pub fn snapshot(random: &mut Random) -> Snapshot {
         }
     }
     for place in 0..random.below(5) as u64 {
-        snapshot
-            .remote
-            .push(RemoteWorkload { identity: identity(random, 100 + place), addresses: addresses(random, &mut next) });
+        let remote =
+            RemoteWorkload { identity: identity(random, 100 + place), addresses: addresses(random, &mut next) };
+        snapshot.remote.push(Arc::new(remote));
     }
     if let [first, .., last] = snapshot.remote.as_mut_slice()
         && random.chance(60)
     {
-        last.addresses.extend(&first.addresses);
+        Arc::make_mut(last).addresses.extend(&first.addresses);
     }
     snapshot.node = addresses(random, &mut next);
     snapshot

@@ -172,9 +172,9 @@ impl Stage {
 fn image(snapshot: &Snapshot, text: &str) -> Image {
     thread_local!(static COMPILED: RefCell<HashMap<String, Image>> = RefCell::default());
     let new = || {
-        let source = SourceFile { path: "stage.yaml".into(), text: text.to_owned() };
+        let source = SourceFile { path: "stage.yaml".into(), text: text.into() };
         let loaded = from_sources(vec![source]).unwrap_or_else(|errors| panic!("{errors}"));
-        compile(&resolve(Arc::new(loaded.set), Arc::new(snapshot.clone()))).expect("it fits")
+        compile(&resolve(loaded.set, Arc::new(snapshot.clone()))).expect("it fits")
     };
     if *snapshot != self::snapshot() {
         return new();

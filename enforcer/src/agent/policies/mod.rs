@@ -199,10 +199,10 @@ fn found<'a>(in_use: impl Iterator<Item = (&'a str, &'a str)>, said: &Said) -> F
     match said.get(&Unit::Whole) {
         Some(Err(errors)) if errors.is_being_written() => Found::BeingWritten,
         Some(Ok(loaded)) => {
-            let empty =
-                |path: &str| loaded.sources.iter().any(|file| &*file.path == path && !has_documents(&file.text));
+            let empty = loaded.sources.iter().filter(|file| !has_documents(&file.text));
+            let empty: BTreeSet<&str> = empty.map(|file| &*file.path).collect();
             let emptied: BTreeSet<String> = in_use
-                .filter(|(path, text)| has_documents(text) && empty(path))
+                .filter(|(path, text)| empty.contains(path) && has_documents(text))
                 .map(|(path, _)| path.to_owned())
                 .collect();
             if emptied.is_empty() { Found::Whole } else { Found::Emptied(emptied) }

@@ -20,7 +20,7 @@ async fn load(directory: &Path, enforced: bool, earlier: Option<&InForce>) -> Re
 }
 
 fn kept(text: &str) -> InForce {
-    let kept: Arc<[SourceFile]> = Arc::new([SourceFile { path: "a.yaml".into(), text: text.to_owned() }]);
+    let kept: Arc<[SourceFile]> = Arc::new([SourceFile { path: "a.yaml".into(), text: text.into() }]);
     let policies = BTreeMap::from([("directory".to_owned(), vec![kept])]);
     InForce { revision: Revision(3), policies, ..InForce::default() }
 }

@@ -163,7 +163,7 @@ impl StateDir {
             let body = unframed(&path)?;
             if let Some(source) = name.strip_prefix(POLICIES) {
                 let files: Vec<(String, String)> = parsed(&path, &body)?;
-                let files = files.into_iter().map(|(path, text)| SourceFile { path: path.into(), text });
+                let files = files.into_iter().map(|(path, text)| SourceFile { path: path.into(), text: text.into() });
                 state.policies.insert(source.to_owned(), vec![files.collect()]);
             } else if let Some(source) = name.strip_prefix(WORKLOADS) {
                 state.workloads.insert(source.to_owned(), parsed::<String>(&path, &body)?.into());
@@ -255,7 +255,7 @@ fn serialized(part: &Part) -> serde_json::Result<Vec<u8>> {
     match part {
         Part::Policies(files) => {
             let files = files.iter().flat_map(|files| files.iter());
-            serde_json::to_vec(&files.map(|file| (&*file.path, file.text.as_str())).collect::<Vec<_>>())
+            serde_json::to_vec(&files.map(|file| (&*file.path, &*file.text)).collect::<Vec<_>>())
         }
         Part::Text(text) => serde_json::to_vec(&**text),
         Part::Snapshot(snapshot) => serde_json::to_vec(&**snapshot),

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use super::*;
 
 fn state(revision: u32, policy: &str, inventory: &str) -> InForce {
-    let files: Arc<[SourceFile]> = Arc::new([SourceFile { path: "shop.yaml".into(), text: policy.to_owned() }]);
+    let files: Arc<[SourceFile]> = Arc::new([SourceFile { path: "shop.yaml".into(), text: policy.into() }]);
     InForce {
         revision: Revision(revision),
         policies: BTreeMap::from([("directory".to_owned(), vec![files])]),

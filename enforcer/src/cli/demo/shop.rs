@@ -136,7 +136,7 @@ impl Shop {
         }
         self.start_daemon(inventory.entries.len())?;
 
-        let resolved = resolve(Arc::new(load(&self.policies())?.set), Arc::new(offline::snapshot(&inventory)));
+        let resolved = resolve(load(&self.policies())?.set, Arc::new(offline::snapshot(&inventory)));
         let mut rows = Vec::new();
         for (from, to, port) in TRIES {
             let connected = self.connect(from, to, port, &addresses)?;

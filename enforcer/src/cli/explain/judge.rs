@@ -216,7 +216,7 @@ mod tests {
             "apiVersion: enforcer.dev/v1alpha1\nkind: FlowPolicy\nmetadata: {{name: p, namespace: shop}}\nspec:\n  \
              isolate: [ingress]\n  allow: [{allow}]\n"
         );
-        let set = from_sources(vec![SourceFile { path: "p.yaml".into(), text }]).unwrap().set;
+        let set = from_sources(vec![SourceFile { path: "p.yaml".into(), text: text.into() }]).unwrap().set;
         let name = WorkloadName { namespace: "shop".to_owned(), name: "web".to_owned() };
         let web = Identity { name, labels: LabelSets::default(), ports: BTreeMap::new() };
         let workload = |identity, address: [u8; 4], disagrees| LocalWorkload {
@@ -232,7 +232,7 @@ mod tests {
         let local =
             [(WorkloadKey(1), workload(Some(web), WEB, false)), (WorkloadKey(2), workload(None, NEW, disagrees))];
         let snapshot = Snapshot { local: BTreeMap::from(local), ..Snapshot::default() };
-        resolve(Arc::new(set), Arc::new(snapshot))
+        resolve(set, Arc::new(snapshot))
     }
 
     fn to_web(judge: &Judge<'_>, peer: [u8; 4]) -> Result<Answer, Disagreement> {

@@ -163,7 +163,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         _ => in_force::load(place)?,
     };
-    let resolved = resolve(Arc::new(policies), Arc::new(snapshot));
+    let resolved = resolve(policies, Arc::new(snapshot));
     let judge = Judge::new(&resolved, unknown)?;
     let mut allowed = true;
     for (source, destination) in pairs(&resolved, from, to)? {

@@ -94,7 +94,7 @@ fn tcp(first: u16, last: u16) -> Ports {
 }
 
 fn image_of(policies: Vec<Policy>, snapshot: Snapshot) -> Image {
-    compile(&resolve(Arc::new(PolicySet { policies }), Arc::new(snapshot))).unwrap()
+    compile(&resolve(Arc::new(PolicySet::from_iter(policies)), Arc::new(snapshot))).unwrap()
 }
 
 fn allows(image: &Image, direction: Direction, peer: &str, key: PortKey) -> bool {
@@ -131,9 +131,9 @@ fn what_selectors_may_not_see() {
     disputing.disputed.insert("10.0.0.9".parse().unwrap(), Voucher::HostRoute);
     snapshot.local.insert(WorkloadKey(2), disputing);
     snapshot.local.insert(WorkloadKey(3), local(None, &["10.0.0.3"]));
-    let remote = |name: &str, addresses: &[&str]| RemoteWorkload {
-        identity: identity("shop", name),
-        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+    let remote = |name: &str, addresses: &[&str]| {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Arc::new(RemoteWorkload { identity: identity("shop", name), addresses })
     };
     snapshot.remote =
         vec![remote("far", &["10.1.0.1", "10.1.0.7", "10.0.0.3"]), remote("twin", &["10.1.0.7", "10.2.0.1"])];
@@ -193,7 +193,7 @@ fn named_ports_are_those_of_the_destination() {
 fn the_first_rule_by_name_is_named() {
     let open = || vec![rule(Peers::Any, tcp(80, 80)), rule(Peers::Any, Ports::Any)];
     let policies = vec![policy("z", open(), Vec::new()), policy("a", open(), Vec::new())];
-    let resolved = resolve(Arc::new(PolicySet { policies }), Arc::new(snapshot()));
+    let resolved = resolve(Arc::new(PolicySet::from_iter(policies)), Arc::new(snapshot()));
     let by = |peer: &str, service| resolved.decide(WEB, Direction::Ingress, peer.parse().unwrap(), service).by;
     let rule = |place| RuleRef { policy: PolicyRef(1), direction: Direction::Ingress, place };
     let web = Service::Transport(Transport::Tcp, 80);
@@ -207,7 +207,7 @@ fn the_first_rule_by_name_is_named() {
 #[test]
 fn every_isolating_policy_is_named() {
     let policies = ["z", "a", "m"].map(|name| policy(name, Vec::new(), Vec::new())).to_vec();
-    let resolved = resolve(Arc::new(PolicySet { policies }), Arc::new(snapshot()));
+    let resolved = resolve(Arc::new(PolicySet::from_iter(policies)), Arc::new(snapshot()));
     let web = Service::Transport(Transport::Tcp, 80);
     let decision = resolved.decide(WEB, Direction::Ingress, "192.0.2.1".parse().unwrap(), web);
     assert_eq!(decision.by, DecidedBy::Isolated { policies: [1, 2, 0].map(PolicyRef).to_vec() });
@@ -269,7 +269,7 @@ fn apart(count: u32) -> Result<Image, CompileError> {
         rule(Peers::Only(vec![peer]), tcp(number as u16, number as u16))
     });
     let policies = vec![policy("p", rules.collect(), Vec::new())];
-    compile(&resolve(Arc::new(PolicySet { policies }), Arc::new(snapshot())))
+    compile(&resolve(Arc::new(PolicySet::from_iter(policies)), Arc::new(snapshot())))
 }
 
 #[test]

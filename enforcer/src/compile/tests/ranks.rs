@@ -51,8 +51,8 @@ fn policies(stated: &[Stated]) -> Vec<Policy> {
 fn resolved(policies: Vec<Policy>) -> ResolvedPolicy {
     let mut snapshot = snapshot();
     let addresses = BTreeSet::from([PEERS[2].parse().unwrap()]);
-    snapshot.remote = vec![RemoteWorkload { identity: identity("shop", "far"), addresses }];
-    resolve(Arc::new(PolicySet { policies }), Arc::new(snapshot))
+    snapshot.remote = vec![Arc::new(RemoteWorkload { identity: identity("shop", "far"), addresses })];
+    resolve(Arc::new(PolicySet::from_iter(policies)), Arc::new(snapshot))
 }
 
 /// What the tables say; the reasons' evaluator must say the same, and name a rule that says it.

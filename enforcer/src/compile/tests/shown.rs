@@ -14,7 +14,7 @@ fn resolved(rules: Vec<Rule>, egress: Vec<Rule>) -> ResolvedPolicy {
     api.identity.as_mut().unwrap().ports = BTreeMap::from([("http".to_owned(), BTreeSet::from([http]))]);
     api.addresses.insert(SHOWN.parse().unwrap(), Voucher::Pinned);
     snapshot.local.insert(WorkloadKey(2), api);
-    resolve(Arc::new(PolicySet { policies: vec![policy("p", rules, egress)] }), Arc::new(snapshot))
+    resolve(Arc::new(PolicySet::from_iter(vec![policy("p", rules, egress)])), Arc::new(snapshot))
 }
 
 /// What tables and rules say alike.

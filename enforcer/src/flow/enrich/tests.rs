@@ -140,7 +140,7 @@ fn a_guards_packet_has_the_name_of_its_device_and_of_its_destination() {
     let mut names = NameTable::default();
     let mut snapshot = fixture::snapshot();
     snapshot.others.insert(Ifindex(9), "tap0".to_owned());
-    names.install(REVISION, &snapshot, &fixture::owners(), Arc::new(fixture::Scripted(None)));
+    names.install(REVISION, &Arc::new(snapshot), &fixture::owners(), Arc::new(fixture::Scripted(None)));
     let guards = |ifindex| IncarnationId::of_device(Ifindex(ifindex));
     let named = |ifindex, local| {
         let (record, _) =

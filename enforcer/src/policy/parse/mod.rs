@@ -77,7 +77,7 @@ pub fn parse(file: &Arc<str>, text: &str) -> Parsed {
                 parsed.names.push(Position { line: document.lines_before + name.line, ..name });
             }
         }
-        parsed.skipped.add(skipped);
+        parsed.skipped.add(&skipped);
         parsed.errors.extend(errors);
         parsed.warnings.extend(warnings);
         if is_full {

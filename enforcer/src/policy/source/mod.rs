@@ -99,13 +99,13 @@ pub fn restore(name: &str, kept: &[Arc<[SourceFile]>]) -> Option<Said> {
 }
 
 /// The policies of an earlier run.
-pub fn from_kept(kept: &Kept) -> Result<PolicySet, InvalidKept> {
+pub fn from_kept(kept: &Kept) -> Result<Arc<PolicySet>, InvalidKept> {
     let mut set = PolicySet::default();
     for (name, files) in kept {
         let said = restore(name, files).ok_or_else(|| InvalidKept::UnknownSource { name: name.clone() })?;
         for loaded in said.into_values() {
-            set.policies.extend(loaded?.set.policies);
+            set.policies.extend(loaded?.set.policies.iter().cloned());
         }
     }
-    Ok(set)
+    Ok(Arc::new(set))
 }

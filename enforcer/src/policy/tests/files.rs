@@ -60,9 +60,9 @@ fn a_tree_is_read_in_the_order_of_its_paths() {
     let directory = tree();
     let loaded = load(directory.path()).unwrap();
     assert_eq!(names(&loaded), ["a.yaml:4 a", "b.yaml:4 b", "sub.yaml:4 d", "sub/a.yml:4 c", "sub/deep/x.yaml:4 e"]);
-    let again = from_sources(loaded.sources.clone()).unwrap();
+    let again = from_sources(loaded.sources.to_vec()).unwrap();
     assert_eq!((&again.set, &again.sources), (&loaded.set, &loaded.sources));
-    assert!(loaded.sources.iter().any(|source| &*source.path == "sub/a.yml" && source.text == named("c")));
+    assert!(loaded.sources.iter().any(|source| &*source.path == "sub/a.yml" && *source.text == *named("c")));
 }
 
 #[test]

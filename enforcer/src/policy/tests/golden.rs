@@ -16,7 +16,7 @@ fn files() -> Vec<PathBuf> {
 /// Everything that is said about a text.
 fn messages(name: &str, text: String) -> String {
     let path: Arc<str> = name.into();
-    let refused = from_sources(vec![SourceFile { path, text }]).expect_err(name);
+    let refused = from_sources(vec![SourceFile { path, text: text.into() }]).expect_err(name);
     let mut messages = refused.to_string();
     for warning in refused.warnings() {
         write!(messages, "\n\n{warning}").unwrap();

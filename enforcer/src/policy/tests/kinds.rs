@@ -8,7 +8,7 @@ use super::{loaded, network_policy};
 use crate::policy::load::{Loaded, PolicyErrors, SourceFile, from_sources};
 
 fn read(path: &str, text: &str) -> Result<Loaded, PolicyErrors> {
-    from_sources(vec![SourceFile { path: Arc::from(path), text: text.to_owned() }])
+    from_sources(vec![SourceFile { path: Arc::from(path), text: text.into() }])
 }
 
 /// The first line of what is said of a text that is refused.

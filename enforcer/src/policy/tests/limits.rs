@@ -6,7 +6,7 @@ use super::{flow_policy, loaded};
 use crate::policy::load::{SourceFile, from_sources};
 
 fn refused(text: String) -> String {
-    from_sources(vec![SourceFile { path: Arc::from("test.yaml"), text }]).unwrap_err().to_string()
+    from_sources(vec![SourceFile { path: Arc::from("test.yaml"), text: text.into() }]).unwrap_err().to_string()
 }
 
 /// A FlowPolicy of `nodes` nodes: 18 of the document around the list, and 1 for each port.

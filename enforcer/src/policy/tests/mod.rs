@@ -17,14 +17,14 @@ use super::model::Policy;
 /// The set of one file.
 fn loaded(text: &str) -> Loaded {
     let path = Arc::from("test.yaml");
-    from_sources(vec![SourceFile { path, text: text.to_owned() }])
-        .unwrap_or_else(|error| panic!("{text:.2000}\n{error}"))
+    from_sources(vec![SourceFile { path, text: text.into() }]).unwrap_or_else(|error| panic!("{text:.2000}\n{error}"))
 }
 
 /// The one policy of a text.
 fn policy(text: &str) -> Policy {
-    let [policy] = <[Policy; 1]>::try_from(loaded(text).set.policies).unwrap();
-    policy
+    let set = loaded(text).set;
+    let [policy] = set.policies.as_slice() else { panic!("{set:?}") };
+    (**policy).clone()
 }
 
 /// A NetworkPolicy with this `spec`, each line indented by two.

@@ -7,16 +7,16 @@ use crate::policy::load::{SourceFile, from_sources};
 use crate::policy::model::{LabelSelector, Policy};
 
 fn refused(text: &str) -> bool {
-    let source = SourceFile { path: Arc::from("test.yaml"), text: text.to_owned() };
+    let source = SourceFile { path: Arc::from("test.yaml"), text: text.into() };
     let Err(errors) = from_sources(vec![source]) else { return false };
     errors.errors().iter().all(|error| error.what.to_string().starts_with("this field has no value"))
 }
 
 /// The policy of a legal spec, and what is warned of.
 fn taken(spec: &str) -> (Policy, Vec<String>) {
-    let mut loaded = loaded(&network_policy(spec));
+    let loaded = loaded(&network_policy(spec));
     let warnings = loaded.warnings.iter().map(|warning| warning.what.to_string()).collect();
-    (loaded.set.policies.remove(0), warnings)
+    ((*loaded.set.policies[0]).clone(), warnings)
 }
 
 #[test]

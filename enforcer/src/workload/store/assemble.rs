@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use enforcer_common::id::Ifindex;
 
@@ -14,7 +16,7 @@ use crate::workload::model::{
 };
 use crate::workload::names::NAMESPACE_NAME_LABEL;
 use crate::workload::source::SourceState;
-use crate::workload::statement::unite;
+use crate::workload::statement::{Statement, unite};
 
 impl Store {
     pub(super) fn snapshot(
@@ -79,7 +81,8 @@ impl Store {
                 (*key, workload)
             })
             .collect();
-        let remote = remote(inputs, said, verdicts);
+        let remote = remote(inputs, said, verdicts, &self.remote);
+        self.remote.clone_from(&remote);
         let named = local.values().filter_map(|workload| workload.identity.as_ref());
         let namespaces = namespaces(inputs.sources, said, named);
         let veths: BTreeSet<Ifindex> = local.values().flat_map(|workload| workload.endpoints.keys().copied()).collect();
@@ -140,23 +143,43 @@ fn subject(inputs: &Inputs<'_>, space: &Space, name: Option<WorkloadName>) -> Su
     Subject { name, ifindex, interface, nsid: space.nsid }
 }
 
-/// Entries that no local namespace is. An address that is local or the node's is not theirs.
-fn remote(inputs: &Inputs<'_>, said: &Said<'_>, verdicts: &Verdicts) -> Vec<RemoteWorkload> {
-    let mut remote: Vec<RemoteWorkload> = said
+/// Entries that no local namespace is. An address that is local or the node's is not theirs. `before`: those of the last
+/// snapshot, sorted by name, of which those that have not changed are taken again.
+fn remote(
+    inputs: &Inputs<'_>,
+    said: &Said<'_>,
+    verdicts: &Verdicts,
+    before: &[Arc<RemoteWorkload>],
+) -> Vec<Arc<RemoteWorkload>> {
+    let mut entries: Vec<(&WorkloadName, &Statement)> = said
         .declared()
         .filter(|(index, ..)| !said.found.contains_key(index))
-        .map(|(_, entry, name)| RemoteWorkload {
-            identity: Identity { name: name.clone(), labels: entry.labels.clone(), ports: entry.ports.clone() },
-            addresses: entry
-                .addresses
-                .iter()
-                .copied()
-                .filter(|address| !verdicts.is_local(*address) && !inputs.view.node.contains(address))
-                .collect(),
-        })
-        .filter(|workload| !workload.addresses.is_empty())
+        .map(|(_, entry, name)| (name, entry))
         .collect();
-    remote.sort_by(|a, b| a.identity.name.cmp(&b.identity.name));
+    entries.sort_by_key(|(name, _)| *name);
+    let is_theirs = |address: &IpAddr| !verdicts.is_local(*address) && !inputs.view.node.contains(address);
+    let mut before = before.iter().peekable();
+    let mut remote = Vec::with_capacity(entries.len());
+    for (name, entry) in entries {
+        let addresses = || entry.addresses.iter().copied().filter(is_theirs);
+        if addresses().next().is_none() {
+            continue;
+        }
+        while before.next_if(|known| known.identity.name < *name).is_some() {}
+        let is_same = |known: &&&Arc<RemoteWorkload>| {
+            let Identity { name: known_name, labels, ports } = &known.identity;
+            (known_name, labels, ports) == (name, &entry.labels, &entry.ports)
+                && known.addresses.iter().copied().eq(addresses())
+        };
+        remote.push(before.peek().filter(is_same).map_or_else(
+            || {
+                let (name, labels, ports) = (name.clone(), entry.labels.clone(), entry.ports.clone());
+                let identity = Identity { name, labels, ports };
+                Arc::new(RemoteWorkload { identity, addresses: addresses().collect() })
+            },
+            |known| Arc::clone(known),
+        ));
+    }
     remote
 }
 

@@ -17,6 +17,7 @@ mod uplinks;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use enforcer_common::id::Ifindex;
@@ -27,7 +28,7 @@ use self::past::Memory;
 use self::routing::Routing;
 use self::uplinks::Uplinks;
 use super::finding::{Finding, Subject};
-use super::model::{Past, Snapshot, Vouched, Voucher, WorkloadKey, WorkloadName};
+use super::model::{Past, RemoteWorkload, Snapshot, Vouched, Voucher, WorkloadKey, WorkloadName};
 use super::source::SourceState;
 use super::statement::{FoundBy, Statement};
 use super::view::NetworkView;
@@ -75,6 +76,8 @@ pub struct Store {
     uplinks: Uplinks,
     restored: BTreeMap<IpAddr, Ifindex>,
     last_findings: BTreeSet<Finding>,
+    /// The workloads elsewhere of the last snapshot.
+    remote: Vec<Arc<RemoteWorkload>>,
     refused: u64,
 }
 

@@ -82,7 +82,7 @@ impl Inventory {
     fn read(path: &Path, writers: Writers) -> Result<String, InvalidInventory> {
         let path = path.to_owned();
         let bytes = match read(&path, MAX_BYTES, writers) {
-            Ok(bytes) => bytes,
+            Ok(whole) => whole.bytes,
             Err(Unread::Failed(source)) => return Err(InvalidInventory::Unreadable { path, source }),
             Err(Unread::NotRegular) => return Err(InvalidInventory::NotRegular { path }),
             Err(Unread::TooLarge { size }) => return Err(InvalidInventory::TooLarge { path, size, limit: MAX_BYTES }),

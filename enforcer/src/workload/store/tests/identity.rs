@@ -1,11 +1,12 @@
 //! Tests of the rules that say which name and labels a workload gets.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::super::Store;
 use super::world::{World, behind, ip, ips, name_behind, own};
 use crate::workload::finding::{Disagreement, Finding, Refusal};
-use crate::workload::model::Identity;
+use crate::workload::model::{Identity, RemoteWorkload};
 use crate::workload::runtime::Pod;
 
 fn disagreement(world: &World) -> Option<Disagreement> {
@@ -73,6 +74,31 @@ fn an_entry_nobody_here_is_becomes_a_remote_peer() {
     let remote: Vec<String> = snapshot.remote.iter().map(|remote| remote.identity.name.to_string()).collect();
     assert_eq!(remote, ["shop/db"], "without an address, or with the node's, there is no peer");
     assert!(snapshot.namespaces.contains_key("shop"));
+}
+
+#[test]
+fn peers_elsewhere_that_have_not_changed_are_shared_with_the_last_snapshot() {
+    let mut world = one_veth();
+    let mut store = Store::new();
+    let entry = |name: &str, app: &str, address: &str| {
+        format!("  - {{name: {name}, labels: {{app: {app}}}, match: {{address: {address}}}}}\n")
+    };
+    let inventory = |entries: &[String]| format!("workloads:\n{}", entries.concat());
+    let (a, b, c) = (entry("a", "x", "203.0.113.1"), entry("b", "x", "203.0.113.2"), entry("c", "x", "203.0.113.3"));
+    world.inventory(&inventory(&[a.clone(), b, c.clone()]));
+    let before = world.update(&mut store).snapshot.remote;
+    for (changed, kept) in [
+        (vec![c.clone(), entry("b", "y", "203.0.113.2"), a.clone()], [true, false, true]),
+        (vec![a.clone(), entry("b", "x", "203.0.113.9"), c.clone()], [true, false, true]),
+        (vec![entry("aa", "x", "203.0.113.8"), a.clone(), c.clone()], [true, false, true]),
+    ] {
+        world.inventory(&inventory(&changed));
+        let now = world.update(&mut store).snapshot.remote;
+        let fresh = world.update(&mut Store::new()).snapshot.remote;
+        assert_eq!(now, fresh, "what is shared is what it would be");
+        let is_kept = |old: &Arc<RemoteWorkload>| now.iter().any(|new| Arc::ptr_eq(old, new));
+        assert_eq!(before.iter().map(is_kept).collect::<Vec<_>>(), kept, "{changed:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! block: pipes and devices are never opened for reading, and the size of a file is bounded. The daemon reads no file that is
 //! open for writing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ use crate::policy::PolicyError;
 use crate::policy::encoding::Encoding;
 use crate::policy::error::Problem;
 use crate::policy::finding::PolicyFinding;
-use crate::policy::load::{Loaded, PolicyErrors, SourceFile, assemble, from_sources};
-use crate::watch::read::{Unread, Writers, read};
+use crate::policy::load::{Known, Loaded, PolicyErrors, SourceFile, assemble, from_sources};
+use crate::watch::read::{Unread, Version, Writers, read};
 use crate::watch::{ChangeStream, watch};
 
 /// Bytes of one file.
@@ -33,13 +33,18 @@ const DEPTH: usize = 32;
 struct Directory {
     path: PathBuf,
     changes: ChangeStream,
+    texts: Texts,
+    known: Known,
 }
+
+/// The texts of the last reading, by path, with the versions of their files where these can be known.
+type Texts = HashMap<Arc<str>, (Version, Arc<str>)>;
 
 /// Watches the directory before it is read for the first time, so that no change is missed.
 pub(super) fn open(config: &Config) -> Opened {
     let path = config.directory.clone();
     let changes = watch(vec![path.clone()])?;
-    Ok(Some(Box::new(Directory { path, changes })))
+    Ok(Some(Box::new(Directory { path, changes, texts: Texts::new(), known: Known::default() })))
 }
 
 /// The policies of the files that an earlier run kept.
@@ -61,18 +66,27 @@ impl Source for Directory {
     }
 
     fn read(&mut self) -> Said {
-        Said::from([(Unit::Whole, load_from(&self.path, Writers::Awaited))])
+        let tree = Tree { texts: std::mem::take(&mut self.texts), ..Tree::new(Writers::Awaited) };
+        let Tree { files, errors, settled, .. } = tree.read(&self.path);
+        self.texts = settled;
+        Said::from([(Unit::Whole, whole(&self.path, files, errors, &mut self.known))])
     }
 }
 
 /// Reads every policy below `directory`, also of files that are open for writing.
 pub fn load(directory: &Path) -> Result<Loaded, PolicyErrors> {
-    load_from(directory, Writers::Ignored)
+    let Tree { files, errors, .. } = Tree::new(Writers::Ignored).read(directory);
+    whole(directory, files, errors, &mut Known::default())
 }
 
-fn load_from(directory: &Path, writers: Writers) -> Result<Loaded, PolicyErrors> {
-    let Tree { files, errors, .. } = Tree::read(directory, writers);
-    let mut loaded = assemble(files, errors)?;
+/// The policies of a directory.
+fn whole(
+    directory: &Path,
+    files: Vec<SourceFile>,
+    errors: Vec<PolicyError>,
+    known: &mut Known,
+) -> Result<Loaded, PolicyErrors> {
+    let mut loaded = assemble(files, errors, known)?;
     if loaded.set.policies.is_empty() {
         loaded.warn_if_empty(&directory.to_string_lossy(), &BTreeSet::new());
     }
@@ -86,7 +100,7 @@ pub fn load_paths(paths: &[PathBuf]) -> Result<Loaded, PolicyErrors> {
     for path in paths {
         let before = all.files.len();
         if path.is_dir() {
-            let Tree { files, errors, .. } = Tree::read(path, Writers::Ignored);
+            let Tree { files, errors, .. } = Tree::new(Writers::Ignored).read(path);
             let full = |inner: &str| path.join(inner).to_string_lossy().into();
             all.files.extend(files.into_iter().map(|file| SourceFile { path: full(&file.path), ..file }));
             all.errors.extend(errors.into_iter().map(|error| PolicyFinding { file: full(&error.file), ..error }));
@@ -95,7 +109,7 @@ pub fn load_paths(paths: &[PathBuf]) -> Result<Loaded, PolicyErrors> {
         }
         of_each.push(all.files[before..].iter().map(|file| Arc::clone(&file.path)).collect());
     }
-    let mut loaded = assemble(all.files, all.errors)?;
+    let mut loaded = assemble(all.files, all.errors, &mut Known::default())?;
     for (path, files) in paths.iter().zip(&of_each) {
         loaded.warn_if_empty(&path.to_string_lossy(), files);
     }
@@ -106,8 +120,12 @@ pub fn load_paths(paths: &[PathBuf]) -> Result<Loaded, PolicyErrors> {
 #[derive(Debug)]
 struct Tree {
     writers: Writers,
+    /// What an earlier reading has found.
+    texts: Texts,
     files: Vec<SourceFile>,
     errors: Vec<PolicyError>,
+    /// What the next reading may rely on.
+    settled: Texts,
 }
 
 /// Whether a file of this name is read as a policy; upper case counts as lower case.
@@ -122,29 +140,44 @@ fn is_policy_file(name: &str) -> bool {
 
 impl Tree {
     fn new(writers: Writers) -> Self {
-        Self { writers, files: Vec::new(), errors: Vec::new() }
+        Self { writers, texts: Texts::new(), files: Vec::new(), errors: Vec::new(), settled: Texts::new() }
     }
 
     /// Reads the tree below `directory`.
-    fn read(directory: &Path, writers: Writers) -> Self {
-        let mut tree = Self::new(writers);
+    fn read(mut self, directory: &Path) -> Self {
         let name = directory.to_string_lossy();
         match fs::metadata(directory) {
-            Ok(metadata) if metadata.is_dir() => tree.directory(directory, "", &[identity(&metadata)]),
-            Ok(_) => tree.refuse(&name, Problem::NotADirectory),
-            Err(cause) => tree.refuse(&name, Problem::Unreadable { cause }),
+            Ok(metadata) if metadata.is_dir() => self.directory(directory, "", &[identity(&metadata)]),
+            Ok(_) => self.refuse(&name, Problem::NotADirectory),
+            Err(cause) => self.refuse(&name, Problem::Unreadable { cause }),
         }
-        tree.files.sort_by(|a, b| a.path.cmp(&b.path));
-        tree.errors.sort_by(|a, b| a.file.cmp(&b.file));
-        tree
+        self.files.sort_by(|a, b| a.path.cmp(&b.path));
+        self.errors.sort_by(|a, b| a.file.cmp(&b.file));
+        self
+    }
+
+    /// Takes a file that has not changed since it was read, or reads it.
+    fn file_of(&mut self, file: &Path, path: &str, metadata: &Metadata) {
+        let known = self.texts.get_key_value(path).filter(|(_, (version, _))| *version == Version::of(metadata));
+        let Some((path, (version, text))) = known else { return self.file(file, path) };
+        self.settled.insert(Arc::clone(path), (*version, Arc::clone(text)));
+        self.files.push(SourceFile { path: Arc::clone(path), text: Arc::clone(text) });
     }
 
     /// Reads one file under the name `path`, whatever its ending.
     fn file(&mut self, file: &Path, path: &str) {
-        match read_file(file, self.writers) {
-            Ok(text) => self.files.push(SourceFile { path: path.into(), text }),
-            Err(problem) => self.refuse(path, problem),
+        let (text, version) = match read_file(file, self.writers) {
+            Ok(read) => read,
+            Err(problem) => return self.refuse(path, problem),
+        };
+        let path = Arc::<str>::from(path);
+        // The same text again is the same text to all who hold it.
+        let same = self.texts.get(&path).filter(|(_, before)| **before == *text);
+        let text = same.map_or_else(|| Arc::from(text), |(_, before)| Arc::clone(before));
+        if let Some(version) = version {
+            self.settled.insert(Arc::clone(&path), (version, Arc::clone(&text)));
         }
+        self.files.push(SourceFile { path, text });
     }
 
     /// `above`: the directories on the way here, to see a link that leads back to one of them.
@@ -186,7 +219,7 @@ impl Tree {
             }
         } else if is_policy_file(&name) {
             if is_plain {
-                self.file(path, &relative);
+                self.file_of(path, &relative, &metadata);
             } else {
                 self.refuse(&relative, Problem::FileName);
             }
@@ -204,50 +237,19 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-fn read_file(path: &Path, writers: Writers) -> Result<String, Problem> {
-    let bytes = read(path, FILE_BYTES, writers).map_err(|unread| match unread {
+fn read_file(path: &Path, writers: Writers) -> Result<(String, Option<Version>), Problem> {
+    let whole = read(path, FILE_BYTES, writers).map_err(|unread| match unread {
         Unread::Failed(cause) => Problem::Unreadable { cause },
         Unread::NotRegular => Problem::NotRegular,
         Unread::TooLarge { size: _ } => Problem::FileTooLarge { limit: FILE_BYTES },
         Unread::BeingWritten => Problem::BeingWritten,
     })?;
-    String::from_utf8(bytes).map_err(|error| {
+    let text = String::from_utf8(whole.bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         Problem::NotUtf8 { encoding: Encoding::of(error.as_bytes(), valid) }
-    })
+    })?;
+    Ok((text, whole.version))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn policy_files_are_told_by_their_ending() {
-        for name in [
-            "a.yaml",
-            "a.yml",
-            "a.json",
-            "a.b.yaml",
-            "cases.yaml",
-            "inventory.yml",
-            "mycases.yaml",
-            "a.YAML",
-            "A.Yml",
-            "a.JSON",
-        ] {
-            assert!(is_policy_file(name), "{name}");
-        }
-        for name in [
-            "a.cases.yaml",
-            "a.inventory.yml",
-            "a.Cases.YAML",
-            "a.inventory.json",
-            "a.yaml~",
-            "a.jsonl",
-            "yaml",
-            ".yaml",
-        ] {
-            assert!(!is_policy_file(name), "{name}");
-        }
-    }
-}
+mod tests;
