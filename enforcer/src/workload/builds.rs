@@ -79,7 +79,7 @@ impl Builds {
         SourceState {
             name: "the builds of podman".to_owned(),
             listed: Listed::Complete,
-            statements: Arc::new(self.found.values().map(Build::statement).collect()),
+            statements: Arc::new(self.found.values().map(|build| Arc::new(build.statement())).collect()),
             ..SourceState::default()
         }
     }

@@ -24,7 +24,7 @@ pub struct SourceState {
     /// Why the statements are not what the source says now; what it said last still holds.
     pub error: Option<SourceError>,
     /// What it says, one statement for each workload or part of one.
-    pub statements: Arc<Vec<Statement>>,
+    pub statements: Arc<Vec<Arc<Statement>>>,
     /// Labels of namespaces.
     pub namespaces: Arc<BTreeMap<String, Labels>>,
     /// The text from which a later daemon can make the same statements; `None`: the source says them again by itself.

@@ -4,16 +4,21 @@
 
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_yaml::{Location, Spanned};
+use serde_yaml::budget::BudgetReport;
+use serde_yaml::{Location, Options, Spanned};
 
 use super::error::{plain_message, snippet};
+use super::load::Load;
 use super::written_labels::WrittenLabels;
 use super::{Entry, InvalidInventory, Inventory, Match, Mistake};
 use crate::workload::model::{Labels, NamedPort, WorkloadName};
@@ -113,12 +118,25 @@ fn default_namespace() -> Spanned<String> {
 struct Fault(Location, Mistake);
 
 pub(super) fn parse(path: &Path, text: &str) -> Result<Inventory, InvalidInventory> {
+    parse_counted(path, text).0
+}
+
+/// Parses a text and tells what the parser had to do for it.
+pub(super) fn parse_counted(path: &Path, text: &str) -> (Result<Inventory, InvalidInventory>, Load) {
+    let load = Rc::new(Cell::new(Load::default()));
+    let counted = Rc::clone(&load);
+    let count = move |report: BudgetReport| counted.set(Load { nodes: report.nodes, events: report.events });
+    let inventory = parse_with(path, text, Options::default().with_budget_report(count));
+    (inventory, load.get())
+}
+
+fn parse_with(path: &Path, text: &str, options: Options) -> Result<Inventory, InvalidInventory> {
     // A file of comments only is an empty inventory, not a missing one.
     let blank = text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
     if blank {
         return Ok(Inventory::default());
     }
-    let document: InventoryDoc = serde_yaml::from_str(text).map_err(|error| {
+    let document: InventoryDoc = serde_yaml::from_str_with_options(text, options).map_err(|error| {
         let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
         let (message, snippet) = (plain_message(&error), snippet(text, line, column));
         InvalidInventory::Syntax { path: path.to_owned(), line, column, message, snippet }
@@ -141,7 +159,7 @@ fn build(document: InventoryDoc) -> Result<Inventory, Fault> {
     let mut seen = Seen::default();
     for workload in workloads {
         let entry = build_entry(workload, &mut seen)?;
-        inventory.entries.push(entry);
+        inventory.entries.push(Arc::new(entry));
     }
     Ok(inventory)
 }

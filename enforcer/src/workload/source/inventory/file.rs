@@ -8,14 +8,15 @@
 
 use std::collections::BTreeSet;
 use std::error::Error as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::watch::{self, Sender};
 use tokio::time::sleep_until;
 
-use super::{InvalidInventory, Inventory, NAME, state_of};
+use super::pieces::{FEW, Pieces, Reading};
+use super::{InvalidInventory, Inventory, NAME, state, state_of};
 use crate::watch::patience::{Found, Next, Patience};
 use crate::watch::read::{Writers, has_documents};
 use crate::watch::{ChangeStream, watch};
@@ -27,7 +28,7 @@ pub(in crate::workload::source) fn start(config: &Config) -> Started {
     let Some(path) = config.inventory.clone() else { return Ok(None) };
     // Before the first reading, so that no change is missed.
     let changes = watch(vec![path.clone()])?;
-    let mut reader = Reader { path, patience: Patience::default(), due: None };
+    let mut reader = Reader::new(path);
     let first = reader.first(&config.earlier).map_err(|error| StartError::Refused(Box::new(error)))?;
     let (to, state) = watch::channel(first);
     tokio::spawn(async move { reader.follow(changes, &to).await });
@@ -38,11 +39,18 @@ pub(in crate::workload::source) fn start(config: &Config) -> Started {
 struct Reader {
     path: PathBuf,
     patience: Patience,
+    pieces: Pieces,
+    /// The text that was refused last, and why: it is refused again without being parsed.
+    refused: Option<(String, Arc<InvalidInventory>)>,
     /// When the file is read again if the last reading did not count.
     due: Option<Instant>,
 }
 
 impl Reader {
+    fn new(path: PathBuf) -> Self {
+        Self { path, patience: Patience::default(), pieces: Pieces::new(FEW), refused: None, due: None }
+    }
+
     async fn follow(mut self, mut changes: ChangeStream, to: &Sender<SourceState>) {
         loop {
             let due = self.due.map(Into::into);
@@ -62,12 +70,12 @@ impl Reader {
             Earlier::Nothing => return self.first_of_all(),
             Earlier::Unknown => None,
             // An earlier run without an inventory kept none, and that is what goes on.
-            Earlier::Known(kept) => parsed(&self.path, kept.get(NAME).map_or("", |text| text)).ok(),
+            Earlier::Known(kept) => self.parsed(kept.get(NAME).map_or("", |text| text)).ok(),
         };
         let unspoken = SourceState { listed: Listed::Never, ..state_of(&Inventory::default()) };
         let kept = kept.unwrap_or(unspoken);
-        let read = read(&self.path);
-        if self.waits(kept.kept.as_deref(), &read) {
+        let read = self.read();
+        if self.waits(kept.kept.as_deref(), read.as_ref()) {
             return Ok(kept);
         }
         match read {
@@ -85,25 +93,22 @@ impl Reader {
     /// The state at the start if nothing is in force that could stay. A writer is waited for here: discovery has no other
     /// work before the sources speak.
     fn first_of_all(&mut self) -> Result<SourceState, InvalidInventory> {
-        let mut state = read(&self.path);
-        while self.waits(None, &state) {
+        let mut state = self.read();
+        while self.waits(None, state.as_ref()) {
             let until = self.due.unwrap_or_else(Instant::now);
             std::thread::sleep(until.saturating_duration_since(Instant::now()));
-            state = read(&self.path);
+            state = self.read();
         }
         state
     }
 
     /// Reads the file again; tells whether that changes the state.
     fn again(&mut self, state: &mut SourceState) -> bool {
-        let read = read(&self.path);
-        if self.waits(state.kept.as_deref(), &read) {
+        let read = self.read_beside(state);
+        if self.waits(state.kept.as_deref(), read.as_ref().map_err(AsRef::as_ref)) {
             return false;
         }
         let next = match read {
-            Ok(next) if next.listed == state.listed && next.kept == state.kept => {
-                SourceState { error: None, ..state.clone() }
-            }
             Ok(next) => next,
             Err(error) => SourceState { error: Some(SourceError::Refused(whole(&error))), ..state.clone() },
         };
@@ -115,8 +120,32 @@ impl Reader {
         changed
     }
 
+    /// What the file says. A text that counts, or that was refused, is not parsed again.
+    fn read_beside(&mut self, state: &SourceState) -> Result<SourceState, Arc<InvalidInventory>> {
+        let text = Inventory::read(&self.path, Writers::Awaited)?;
+        if state.listed == Listed::Complete && state.kept.as_deref() == Some(&*text) {
+            self.refused = None;
+            return Ok(SourceState { error: None, ..state.clone() });
+        }
+        if let Some((_, error)) = self.refused.as_ref().filter(|(refused, _)| *refused == text) {
+            return Err(Arc::clone(error));
+        }
+        let parsed = self.parsed(&text).map_err(Arc::new);
+        self.refused = parsed.as_ref().err().map(|error| (text, Arc::clone(error)));
+        parsed
+    }
+
+    fn read(&mut self) -> Result<SourceState, InvalidInventory> {
+        self.parsed(&Inventory::read(&self.path, Writers::Awaited)?)
+    }
+
+    fn parsed(&mut self, text: &str) -> Result<SourceState, InvalidInventory> {
+        let Reading { inventory, statements, .. } = self.pieces.parse(&self.path, text)?;
+        Ok(SourceState { kept: Some(Arc::from(text)), ..state(statements, inventory.namespaces) })
+    }
+
     /// Whether a reading does not count yet, beside the text that counts.
-    fn waits(&mut self, in_use: Option<&str>, read: &Result<SourceState, InvalidInventory>) -> bool {
+    fn waits(&mut self, in_use: Option<&str>, read: Result<&SourceState, &InvalidInventory>) -> bool {
         let (found, news) = match read {
             Err(InvalidInventory::BeingWritten { .. }) => {
                 (Found::BeingWritten, "the inventory is open for writing; it stays as it is until it is closed")
@@ -139,15 +168,6 @@ impl Reader {
     }
 }
 
-fn read(path: &Path) -> Result<SourceState, InvalidInventory> {
-    parsed(path, &Inventory::read(path, Writers::Awaited)?)
-}
-
-fn parsed(path: &Path, text: &str) -> Result<SourceState, InvalidInventory> {
-    let inventory = Inventory::parse(path, text)?;
-    Ok(SourceState { kept: Some(Arc::from(text)), ..state_of(&inventory) })
-}
-
 fn whole(error: &InvalidInventory) -> String {
     error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
@@ -155,6 +175,7 @@ fn whole(error: &InvalidInventory) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
     use crate::watch::patience::{EMPTIED, LONGEST};
@@ -169,7 +190,7 @@ mod tests {
     }
 
     fn reader(path: &Path) -> Reader {
-        Reader { path: path.to_owned(), patience: Patience::default(), due: None }
+        Reader::new(path.to_owned())
     }
 
     fn first(path: &Path, earlier: &Earlier) -> Result<SourceState, InvalidInventory> {

@@ -1,13 +1,15 @@
 //! The inventory file as a source: it gives names, labels and ports to workloads that no runtime names.
 //!
 //! Input: YAML text. Output: an `Inventory` that is valid by construction, or an error with file, line and column. `file`
-//! reads the text again when it may have changed. `docs/inventory-reference.md` describes the format for users.
+//! reads the text again when it may have changed, and `pieces` then parses only what is new in it. `docs/inventory-reference.md` describes the format for users.
 
 #![forbid(unsafe_code)]
 
 mod document;
 mod error;
 mod file;
+mod load;
+mod pieces;
 #[cfg(test)]
 mod tests;
 mod written_labels;
@@ -37,7 +39,7 @@ pub struct Inventory {
     /// Labels of namespaces.
     pub namespaces: BTreeMap<String, Labels>,
     /// Workloads, in the order of the file.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<Arc<Entry>>,
 }
 
 /// One workload of the file.
@@ -100,11 +102,15 @@ impl Inventory {
 
 /// What an inventory says.
 pub(in crate::workload) fn state_of(inventory: &Inventory) -> SourceState {
+    state(inventory.entries.iter().map(|entry| Arc::new(statement(entry))).collect(), inventory.namespaces.clone())
+}
+
+fn state(statements: Vec<Arc<Statement>>, namespaces: BTreeMap<String, Labels>) -> SourceState {
     SourceState {
         name: format!("the {NAME}"),
         listed: Listed::Complete,
-        statements: Arc::new(inventory.entries.iter().map(statement).collect()),
-        namespaces: Arc::new(inventory.namespaces.clone()),
+        statements: Arc::new(statements),
+        namespaces: Arc::new(namespaces),
         ..SourceState::default()
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::workload::finding::Finding;
 use crate::workload::model::{Labels, NamedPort};
@@ -127,12 +128,12 @@ fn written_port(text: &str) -> Option<NamedPort> {
 }
 
 /// The statements of containers. Those that share a network namespace follow each other.
-pub(in crate::workload) fn statements(containers: &[Container]) -> Vec<Statement> {
+pub(in crate::workload) fn statements(containers: &[Container]) -> Vec<Arc<Statement>> {
     let mut statements = Vec::with_capacity(containers.len());
     for (owner, members) in by_owner(containers) {
         let paths: Vec<PathBuf> =
             [&owner].into_iter().chain(&members).filter_map(|one| containers[*one].sandbox.clone()).collect();
-        let says = |member: usize| containers[member].statement(member == owner, paths.clone());
+        let says = |member: usize| Arc::new(containers[member].statement(member == owner, paths.clone()));
         statements.extend(members.into_iter().map(says));
     }
     statements
