@@ -3,8 +3,11 @@
 //! Input: the bpf object and the pinned maps. Output: programs over those maps, pinned under a hash of both. So a restart of
 //! the same build loads nothing, and the program of a link shows whether it is of this build.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use aya::EbpfLoader;
 use aya::programs::{ProgramError, SchedClassifier};
@@ -75,20 +78,18 @@ impl Programs {
             loader.map_pin_path(row.name, layout.map(row));
         }
         let mut ebpf = loader.load(object).map_err(Box::new)?;
-        let mut load = |name: &'static str| -> Result<Program, KernelError> {
-            let failed = |error| not_loaded(name, error);
-            let program = ebpf.program_mut(name).ok_or(KernelError::MissingProgram { name })?;
-            let program: &mut SchedClassifier = program.try_into().map_err(|_| KernelError::MissingProgram { name })?;
-            program.load().map_err(failed)?;
-            let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
-            let fd = fd.map_err(|source| KernelError::System { call: "dup", source })?;
-            let id = id(&fd)?;
-            Ok(Program { fd, id })
-        };
-        let [from, to, guard] = Side::ALL.map(|side| load(side.program()));
-        let closed = load(CLOSED);
+        let mut found: BTreeMap<&str, &mut aya::programs::Program> = ebpf.programs_mut().collect();
+        let mut wanted = |name: &'static str| (name, found.remove(name));
+        let (sides, closed) = (Side::ALL.map(|side| wanted(side.program())), wanted(CLOSED));
         let fds = maps.of_programs().into_iter().map(|(row, map)| (row.name, map.fd())).collect();
-        Ok(Self { sides: [from?, to?, guard?], closed: closed?, sweep: Sweep::load(object, &fds)? })
+        // The verifier takes most of a second for each of the two large ones, and works on several processors.
+        let (sides, closed, sweep) = thread::scope(|scope| {
+            let sides = sides.map(|(name, program)| scope.spawn(move || verify(name, program)));
+            let (closed, sweep) = (verify(closed.0, closed.1), Sweep::load(object, &fds));
+            (sides.map(|side| side.join().unwrap_or_else(|panic| resume_unwind(panic))), closed, sweep)
+        });
+        let [from, to, guard] = sides;
+        Ok(Self { sides: [from?, to?, guard?], closed: closed?, sweep: sweep? })
     }
 
     /// Opens the programs that are pinned in a directory. `None` means that a pin is missing.
@@ -140,6 +141,18 @@ impl Programs {
     pub(crate) fn sweep(&self) -> &Sweep {
         &self.sweep
     }
+}
+
+/// Loads one program, which the kernel's verifier has to accept.
+fn verify(name: &'static str, program: Option<&mut aya::programs::Program>) -> Result<Program, KernelError> {
+    let failed = |error| not_loaded(name, error);
+    let program = program.ok_or(KernelError::MissingProgram { name })?;
+    let program: &mut SchedClassifier = program.try_into().map_err(|_| KernelError::MissingProgram { name })?;
+    program.load().map_err(failed)?;
+    let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
+    let fd = fd.map_err(|source| KernelError::System { call: "dup", source })?;
+    let id = id(&fd)?;
+    Ok(Program { fd, id })
 }
 
 fn not_loaded(name: &'static str, error: ProgramError) -> KernelError {
