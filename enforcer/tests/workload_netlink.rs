@@ -200,7 +200,6 @@ fn a_stolen_address_gains_nothing_and_costs_its_owner_nothing() {
         assert_eq!(after.remote, before.remote);
         assert_eq!(after.remote.len(), 1);
         let refused: BTreeSet<(String, &'static str)> = watch
-            .discovery
             .findings()
             .into_iter()
             .filter_map(|finding| match finding {
@@ -229,7 +228,7 @@ fn a_stolen_address_gains_nothing_and_costs_its_owner_nothing() {
             ("fd88::2", "owned"),
         ];
         assert_eq!(refused, expected.map(|(address, why)| (address.to_owned(), why)).into());
-        assert_eq!(watch.discovery.refused(), 5);
+        assert_eq!(watch.discovery.latest().unwrap().refused(), 5);
     });
 }
 
@@ -258,7 +257,7 @@ fn thousands_of_addresses_and_devices_inside_hold_nobody_up_and_are_followed_to_
         let snapshot = watch.until("the other", |s| behind(s, "vl").is_some_and(|w| own(w) == wanted)).await;
         assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
         assert!(before.is_some() && mac(&snapshot) == before);
-        let findings = watch.discovery.findings();
+        let findings = watch.findings();
         let counts: Vec<usize> = findings
             .iter()
             .filter_map(|finding| match finding {
@@ -273,7 +272,7 @@ fn thousands_of_addresses_and_devices_inside_hold_nobody_up_and_are_followed_to_
         node.ip("flood", "addr add 10.88.0.4/16 dev eth0");
         let wanted = addresses(&["10.88.0.4"]);
         watch.until("the end of the flood", |s| behind(s, "vflood").is_some_and(|w| own(w) == wanted)).await;
-        assert!(watch.discovery.findings().is_empty(), "{:#?}", watch.discovery.findings());
+        assert!(watch.findings().is_empty(), "{:#?}", watch.findings());
     });
 }
 

@@ -66,7 +66,7 @@ fn containers_are_named_before_and_after_the_start_and_again_with_another_addres
 
         // Longer than a call may take: an event stream without events is no failure.
         tokio::time::sleep(Duration::from_secs(9)).await;
-        assert!(!watch.discovery.findings().iter().any(|finding| matches!(finding, Finding::SourceDown { .. })));
+        assert!(!watch.findings().iter().any(|finding| matches!(finding, Finding::SourceDown { .. })));
         podman.run(&["rm", "-f", "-t", "0", "web"]);
         watch.until("web's end", |s| s.local.len() == 1).await;
         container(&podman, "web", &[&podman.join("net", ["10.231.0.9", "fd31::9"])]);
@@ -142,7 +142,6 @@ fn a_pod_and_a_shared_namespace_are_one_workload_each_and_two_networks_are_two_v
             .until("nobody called owner", |s| named(s, "default/owner").is_none() && named(s, "bank/owner").is_none())
             .await;
         let text = watch
-            .discovery
             .findings()
             .iter()
             .find_map(|finding| match finding {
@@ -169,14 +168,14 @@ fn a_dead_socket_changes_nothing_and_a_new_one_brings_the_news() {
         let snapshot = watch.until("a veth without a name", |s| s.local.len() == 2).await;
         assert!(named(&snapshot, "default/web").is_some() && named(&snapshot, "default/late").is_none());
         let since = Instant::now();
-        while !watch.discovery.findings().iter().any(|finding| matches!(finding, Finding::SourceDown { .. })) {
+        while !watch.findings().iter().any(|finding| matches!(finding, Finding::SourceDown { .. })) {
             assert!(since.elapsed() < workload_common::BOUND, "nobody says that the socket is dead");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         podman.serve();
         watch.until("its name", |s| named(s, "default/late").is_some()).await;
         let since = Instant::now();
-        while watch.discovery.findings().iter().any(|finding| matches!(finding, Finding::SourceDown { .. })) {
+        while watch.findings().iter().any(|finding| matches!(finding, Finding::SourceDown { .. })) {
             assert!(since.elapsed() < workload_common::BOUND, "the socket is back");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -43,7 +43,7 @@ struct Shared {
 }
 
 /// How many records the flow log wrote, merged and lost.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct LogCounts {
     pub(super) sink: SinkCounts,
     /// Records that a workload was over its limit with. Their packets are in a sum.
@@ -168,13 +168,8 @@ impl Reader {
             self.push(&*names, now, &denial);
         }
         drop(names);
-        match self.denials.newly_lost() {
-            Ok(0) => {}
-            Ok(lost) => self.log.lost_in_ring(now, lost),
-            // They are told of with the next reading that succeeds.
-            Err(error) => {
-                tracing::warn!(%error, "cannot read how many denied packets the flow log has missed; trying again");
-            }
+        if reading.lost > 0 {
+            self.log.lost_in_ring(now, reading.lost);
         }
         *locked(&self.shared.counts) = LogCounts {
             sink: self.log.counts(),

@@ -6,11 +6,14 @@
 mod denials;
 mod devices;
 mod error;
+mod memory;
 mod no_ops;
 mod opening;
+mod pace;
 mod policies;
 mod reconcile;
 pub mod report;
+mod reporter;
 pub mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,8 +37,8 @@ use crate::workload::model::{Past, Snapshot};
 use crate::workload::runtime::RuntimeKind;
 use crate::workload::{self, source::Earlier};
 
-/// How often idle flows are freed.
-const SWEEP: Duration = Duration::from_secs(1);
+/// How often the report is written, and idle flows are freed if that is due.
+const SWEEP: Duration = pace::SHORTEST;
 /// Between two runs of the sweep while there is more to free.
 const BREATH: Duration = Duration::from_millis(100);
 /// How often programs, links and endpoints are compared with what they should be when nothing happens.
@@ -69,6 +72,7 @@ pub struct Options {
 /// Opens the kernel side, and then gives up the right to load programs. Call it while the process has only one
 /// thread.
 pub fn open_kernel(options: &Options) -> Result<Kernel, AgentError> {
+    memory::share_heaps();
     let kernel = Kernel::open(&KernelConfig {
         pin_dir: options.pin_dir.clone(),
         flows: options.settings.flows,

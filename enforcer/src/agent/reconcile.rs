@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use enforcer_common::id::{Direction, Ifindex, IncarnationId, Revision};
+use enforcer_common::id::{Ifindex, IncarnationId, Revision};
 
 use super::Options;
 use super::denials::DenialLog;
-use super::devices::{self, veths};
+use super::devices;
 use super::error::AgentError;
-use super::no_ops::NoOps;
 use super::opening::Opening;
+use super::pace::Pace;
 use super::policies::Policies;
-use super::report::{Report, WorkloadLine};
+use super::report::Report;
+use super::reporter::{Known, Reporter};
 use super::state::{InForce, StateDir};
 use crate::config::Settings;
 use crate::flow::limit::LineRate;
@@ -27,9 +28,9 @@ use crate::plan::{Intent, Refusal, Unknown};
 use crate::policy::source::{Kept, from_kept};
 use crate::policy::store::Reading;
 use crate::resolve::{ResolvedPolicy, resolve};
-use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
+use crate::workload::model::{Snapshot, WorkloadKey};
 use crate::workload::source::Kept as Texts;
-use crate::workload::{Discovery, Mode, Published};
+use crate::workload::{Discovery, Published};
 
 /// How long an address waits for an id if its workload has had too many new ones.
 const NEW_IDS: Duration = Duration::from_mins(1);
@@ -45,16 +46,16 @@ pub(super) struct Reconciler {
     /// Texts of the sources from which the snapshot was made.
     texts: Texts,
     resolved: Option<Arc<ResolvedPolicy>>,
-    no_ops: NoOps,
     opening: Opening,
+    pace: Pace,
     /// What is in the kernel, wholly; `None`: something is left to be done.
     intent: Option<Intent>,
     /// When an address that has no id yet may get one.
     ids_later: Option<Instant>,
     owners: BTreeMap<IncarnationId, WorkloadKey>,
-    /// What is known so far, and what `status` was told last.
+    /// What the steps of bringing something in force have come to.
     report: Report,
-    written: Option<Report>,
+    reporter: Reporter,
 }
 
 impl Reconciler {
@@ -81,8 +82,8 @@ impl Reconciler {
             snapshot: None,
             texts: Texts::new(),
             resolved: None,
-            no_ops: NoOps::default(),
             opening,
+            pace: Pace::default(),
             intent: None,
             ids_later: None,
             owners: BTreeMap::new(),
@@ -91,7 +92,7 @@ impl Reconciler {
                 unknown_open: options.unknown == Unknown::Open,
                 ..Report::default()
             },
-            written: None,
+            reporter: Reporter::default(),
             kernel,
         })
     }
@@ -259,15 +260,22 @@ impl Reconciler {
         self.denials.living(self.kernel.living_ids());
     }
 
-    /// Frees idle flows, in one run of the sweep. Returns false if there may be more of them.
+    /// Frees idle flows if that is due, in one run of the sweep. Returns false if there may be more of them.
     pub(super) fn sweep(&mut self) -> bool {
-        match self.kernel.sweep() {
-            Ok(freed) => freed < SWEEP_CAP,
+        let begin = Instant::now();
+        if !self.pace.is_due(begin, || self.kernel.flows_are_scarce()) {
+            return true;
+        }
+        let swept = self.kernel.sweep();
+        let is_behind = match &swept {
+            Ok(freed) => *freed >= SWEEP_CAP,
             Err(error) => {
                 tracing::warn!(%error, "cannot remove idle flows from the flow table; trying again");
-                true
+                false
             }
-        }
+        };
+        self.pace.swept(begin, Instant::now(), is_behind);
+        !is_behind
     }
 
     /// When what a change of the policies would open may be put in force; `None`: nothing is held back.
@@ -310,64 +318,19 @@ impl Reconciler {
 
     /// Writes the report for `status` if it has changed.
     pub(super) fn report(&mut self, policies: &Policies, discovery: &Discovery) {
-        let counts = self.denials.counts();
-        let report = Report {
-            no_ops: self.no_ops.lines(self.resolved.as_ref()),
-            policies: policies.places(),
+        let now = Known {
+            own: self.report.clone(),
+            published: discovery.latest().into(),
+            refused_sources: discovery.refused_sources(),
+            mode: discovery.mode(),
+            snapshot: self.snapshot.clone().into(),
+            resolved: self.resolved.clone().into(),
+            places: policies.places(),
             policy_error: policies.error(),
             opening_waits: self.opening.is_held(),
-            refused_sources: discovery.refused_sources(),
-            findings: discovery.findings().iter().map(ToString::to_string).collect(),
-            closed: discovery.findings().iter().filter(|finding| finding.closes()).map(ToString::to_string).collect(),
-            partly_enforced: discovery
-                .findings()
-                .iter()
-                .filter(|finding| finding.partly_enforced().is_some())
-                .map(ToString::to_string)
-                .collect(),
-            refused_claims: discovery.refused(),
-            awaits_sources: self.awaits_sources(),
-            discovery: mode_text(discovery.mode()).to_owned(),
-            uplinks: self.snapshot.iter().flat_map(|snapshot| snapshot.uplinks.values().cloned()).collect(),
-            others: self.snapshot.iter().flat_map(|snapshot| other_devices(snapshot)).collect(),
-            workloads: self.workload_lines(),
-            unknown_workloads: self.unknown().count(),
-            unknown_veths: self.unknown().flat_map(veths).map(str::to_owned).collect(),
-            flow_log_lines: counts.sink.lines,
-            flow_log_merged: counts.sink.merged_records,
-            flow_log_over_limit: counts.over_limit,
-            disagreements: counts.disagreements,
-            ..self.report.clone()
+            counts: self.denials.counts(),
         };
-        if self.written.as_ref() == Some(&report) {
-            return;
-        }
-        let text = serde_json::to_vec_pretty(&report).unwrap_or_default();
-        match self.states.replace(&self.states.report(), &text) {
-            Ok(()) => self.written = Some(report),
-            Err(error) => {
-                tracing::warn!(%error, "cannot write the report for `enforcer status`, which now shows old values");
-            }
-        }
-    }
-
-    fn unknown(&self) -> impl Iterator<Item = &LocalWorkload> {
-        let local = self.snapshot.iter().flat_map(|snapshot| snapshot.local.values());
-        local.filter(|workload| workload.identity.is_none())
-    }
-
-    fn workload_lines(&self) -> Vec<WorkloadLine> {
-        let (Some(snapshot), Some(resolved)) = (&self.snapshot, &self.resolved) else { return Vec::new() };
-        let line = |(key, workload): (&WorkloadKey, &LocalWorkload)| WorkloadLine {
-            name: workload.identity.as_ref().map(|identity| identity.name.to_string()).unwrap_or_default(),
-            endpoints: workload.endpoints.iter().map(|(index, device)| (index.0, device.name.clone())).collect(),
-            addresses: workload.addresses.keys().map(ToString::to_string).collect(),
-            foreign: workload.foreign.iter().map(|(name, device)| format!("{name} ({})", device.kind)).collect(),
-            vouchers: vouchers(workload),
-            policies: [Direction::Ingress, Direction::Egress]
-                .map(|direction| resolved.isolation(*key, direction).map_or(0, |isolation| isolation.policies.len())),
-        };
-        snapshot.local.iter().map(line).collect()
+        self.reporter.write(now, &self.states);
     }
 
     /// Writes the queued records to the flow log.
@@ -380,10 +343,6 @@ impl Reconciler {
 fn line_rate(settings: &Settings) -> Option<LineRate> {
     let (per_second, burst) = (settings.flow_log_lines_per_second, settings.flow_log_burst);
     (per_second > 0).then_some(LineRate { per_second, burst })
-}
-
-fn other_devices(snapshot: &Snapshot) -> impl Iterator<Item = (u32, String)> {
-    snapshot.others.iter().map(|(index, name)| (index.0, name.clone()))
 }
 
 /// Gives names to denials of the image that an earlier daemon left, until this daemon has put an image in force.
@@ -399,23 +358,4 @@ fn name_earlier(kernel: &Kernel, earlier: InForce, names: &mut NameTable) {
         adopted.filter_map(|endpoint| Some((endpoint.id, key_of(endpoint.ifindex)?))).collect();
     let resolved = Arc::new(resolve(set, Arc::clone(&snapshot)));
     names.install(earlier.revision, &snapshot, &owners, resolved);
-}
-
-/// Who vouches for each address, disputed ones included.
-fn vouchers(workload: &LocalWorkload) -> BTreeMap<String, String> {
-    let own = workload.addresses.iter().map(|(address, voucher)| (address.to_string(), voucher.short()));
-    let disputed = workload.disputed.iter().map(|(address, voucher)| {
-        let short = format!("{}, disputed", voucher.short());
-        (address.to_string(), short)
-    });
-    own.chain(disputed).collect()
-}
-
-fn mode_text(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Events => "by events",
-        Mode::Polling => {
-            "by polling, since CAP_NET_BROADCAST is missing; a change inside a container is seen up to a second late"
-        }
-    }
 }

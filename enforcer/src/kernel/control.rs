@@ -140,6 +140,11 @@ impl Kernel {
         self.parts.hooks.sweep()
     }
 
+    /// Whether some workload, or all together, may soon lack room for a new flow.
+    pub fn flows_are_scarce(&self) -> bool {
+        self.parts.tables.flows_are_scarce()
+    }
+
     /// How full the flow table is.
     pub fn flow_fill(&self) -> FlowFill {
         self.parts.tables.flow_fill()

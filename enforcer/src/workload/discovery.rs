@@ -19,7 +19,6 @@ use tokio::time::{Instant, timeout_at};
 
 use super::builds::Builds;
 use super::config::Config;
-use super::finding::Finding;
 use super::merger::Merger;
 pub use super::merger::Published;
 use super::netlink::{Mode, NetlinkError, Watcher};
@@ -166,11 +165,6 @@ impl Discovery {
         }
     }
 
-    /// What a person should know about the present snapshot.
-    pub fn findings(&self) -> BTreeSet<Finding> {
-        self.latest().map(|published| published.findings.clone()).unwrap_or_default()
-    }
-
     /// Errors of sources whose newest version does not count until a person has corrected it.
     pub fn refused_sources(&self) -> Vec<String> {
         let states = self.sources.iter().map(|source| source.borrow());
@@ -179,11 +173,6 @@ impl Discovery {
             Some(SourceError::Down(_)) | None => None,
         };
         states.filter_map(|state| refusal(&state)).collect()
-    }
-
-    /// How many address claims have been refused so far.
-    pub fn refused(&self) -> u64 {
-        self.latest().map_or(0, |published| published.refused)
     }
 
     /// How discovery learns about changes inside containers.
@@ -207,7 +196,8 @@ impl Discovery {
         self.failure.get()
     }
 
-    fn latest(&self) -> Option<Arc<Published>> {
+    /// The present snapshot, with what a person should know about it; `None`: there is none yet.
+    pub fn latest(&self) -> Option<Arc<Published>> {
         self.published.borrow().clone()
     }
 }

@@ -21,8 +21,8 @@ use super::config::Settling;
 use super::finding::Finding;
 use super::model::Snapshot;
 use super::netlink::{Change, Requests};
+use super::paths::Paths;
 use super::source::{Kept, Listed, Source, SourceError, SourceState};
-use super::statement::FoundBy;
 use super::store::{Inputs, Store};
 use super::view::NetworkView;
 
@@ -36,8 +36,20 @@ pub struct Published {
     pub snapshot: Arc<Snapshot>,
     /// The texts of the sources from which the snapshot was made.
     pub kept: Kept,
-    pub(super) findings: BTreeSet<Finding>,
-    pub(super) refused: u64,
+    findings: BTreeSet<Finding>,
+    refused: u64,
+}
+
+impl Published {
+    /// What a person should know about the snapshot.
+    pub fn findings(&self) -> &BTreeSet<Finding> {
+        &self.findings
+    }
+
+    /// How many address claims have been refused so far.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
 }
 
 /// State of the merging task.
@@ -56,6 +68,7 @@ pub(super) struct Merger {
     view: Option<Arc<NetworkView>>,
     gone: BTreeSet<i32>,
     netns: BTreeMap<PathBuf, i32>,
+    paths: Paths,
     /// Builds that the runtime does not list.
     builds: Option<Builds>,
     /// Veths of the workloads of which the log says that they are partly enforced.
@@ -85,6 +98,7 @@ impl Merger {
             view: None,
             gone,
             netns,
+            paths: Paths::default(),
             builds,
             told,
         }
@@ -156,26 +170,7 @@ impl Merger {
     /// something else than before. The statements count only together with what their paths stand for.
     async fn resolve(&mut self) -> bool {
         let mut states: Vec<SourceState> = self.sources.iter().map(|source| source.state.borrow().clone()).collect();
-        let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
-        for statement in states.iter().flat_map(|state| state.statements.iter()) {
-            if let FoundBy::Netns(candidates) = &statement.found_by {
-                paths.extend(candidates.iter().cloned());
-            }
-        }
-        let mut netns = BTreeMap::new();
-        for path in paths {
-            match self.requests.nsid_of(&path).await {
-                Ok(Some(nsid)) => _ = netns.insert(path, nsid),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(
-                        path = %path.display(),
-                        error = &error as &dyn std::error::Error,
-                        "cannot find out which network namespace this path stands for; its workload stays unknown for now"
-                    );
-                }
-            }
-        }
+        let mut netns = self.paths.look(&states, &self.netns, &self.requests).await;
         if let (Some(builds), Some(view)) = (&mut self.builds, &self.view) {
             let named: BTreeSet<i32> = netns.values().copied().collect();
             let unnamed: BTreeSet<i32> = leads(view).into_keys().filter(|nsid| !named.contains(nsid)).collect();

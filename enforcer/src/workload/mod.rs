@@ -12,6 +12,7 @@ pub mod model;
 mod names;
 mod netlink;
 pub mod offline;
+mod paths;
 pub mod source;
 pub mod statement;
 pub mod store;

@@ -3,9 +3,11 @@
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot prepare its namespaces has to stop")]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use enforcer::workload::finding::Finding;
 use enforcer::workload::model::{LocalWorkload, Snapshot};
 use enforcer::workload::{Config, Discovery, start};
 use enforcer_tests::net::{Node, is_privileged};
@@ -57,13 +59,18 @@ impl Watch {
         Self { discovery, last }
     }
 
+    /// What a person should know about the present snapshot.
+    pub(crate) fn findings(&self) -> BTreeSet<Finding> {
+        self.discovery.latest().map(|published| published.findings().clone()).unwrap_or_default()
+    }
+
     /// Waits until a snapshot shows what is expected.
     pub(crate) async fn until(&mut self, what: &str, expected: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
         let deadline = tokio::time::Instant::now() + BOUND;
         while !expected(&self.last) {
             let next = tokio::time::timeout_at(deadline, self.discovery.changed()).await;
             let Ok(next) = next else {
-                panic!("not seen in time: {what}\nlast: {:#?}\n{:#?}", self.last, self.discovery.findings());
+                panic!("not seen in time: {what}\nlast: {:#?}\n{:#?}", self.last, self.findings());
             };
             self.last = Arc::clone(&next.unwrap().snapshot);
         }

@@ -17,6 +17,8 @@ const UNSAFE: &[&str] = &[
     // The bpf system call, and maps as memory.
     "enforcer/src/kernel/tables/mmap.rs",
     "enforcer/src/kernel/sys/",
+    // A setting of the C library's allocator.
+    "enforcer/src/agent/memory.rs",
     // A lease of a file, which no crate has.
     "enforcer/src/watch/lease.rs",
     // A socket option and a control message that no crate has.

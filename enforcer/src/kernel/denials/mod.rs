@@ -43,6 +43,8 @@ const LAST_RECORDS: u32 = 2 * EVENTS / (size_of::<DenialEvent>() as u32 + 8);
 pub struct NewDenials {
     /// Denied packets that were not reported before.
     pub denials: Vec<Denial>,
+    /// Packets of which no record can be made any more, because their event was lost.
+    pub lost: u64,
     /// The ring holds more, so the next reading should come soon.
     pub more: bool,
 }
@@ -60,6 +62,31 @@ pub struct Denials {
     denied: Arc<Map>,
     globals: Globals,
     next_pass: Instant,
+    calm: Calm,
+}
+
+/// Looks at the slices that follow each other with nothing denied in between. A packet is counted in `DENIED` and in its way at
+/// about the same time, and a way may count only when it is seen twice, so two such looks see everything.
+#[derive(Debug, Default)]
+struct Calm {
+    totals: Option<Totals>,
+    looks: u32,
+}
+
+impl Calm {
+    const ENOUGH: u32 = 2;
+
+    /// Whether a look could see something that the looks before it have not, now that the totals are these.
+    fn is_over(&mut self, totals: Totals) -> bool {
+        if self.totals.as_ref() != Some(&totals) {
+            *self = Self { totals: Some(totals), looks: 0 };
+        }
+        self.looks < Self::ENOUGH
+    }
+
+    fn looked(&mut self) {
+        self.looks += 1;
+    }
 }
 
 /// Marks in the pinned array.
@@ -102,11 +129,12 @@ impl Denials {
             denied: Arc::clone(&maps.denials.denied),
             globals: Globals::open(&maps.flows, true)?,
             next_pass: Instant::now(),
+            calm: Calm::default(),
         })
     }
 
-    /// Drains a part of the ring. Once a second, when the ring is empty, it also reads the slices. Whatever it
-    /// returns counts as reported, even if it also returns an error.
+    /// Drains a part of the ring. Once a second, when the ring is empty, it also reads the slices, unless nothing was denied
+    /// since. Whatever it returns counts as reported, even if it also returns an error.
     pub fn poll(&mut self) -> (NewDenials, Option<KernelError>) {
         let mut reading = NewDenials::default();
         let mut failure = None;
@@ -115,7 +143,7 @@ impl Denials {
         // Events that still wait may be about the ways that a pass would see: they must come first.
         if !reading.more && now >= self.next_pass {
             self.next_pass = now + PERIOD;
-            failure = self.pass(&mut reading).err();
+            failure = self.look(&mut reading).err();
         }
         (reading, failure)
     }
@@ -132,6 +160,7 @@ impl Denials {
                 failure = self.pass(&mut reading).err().or(failure);
             }
         }
+        failure = self.totals().map(|totals| self.tell_lost(&totals, &mut reading)).err().or(failure);
         (reading, failure)
     }
 
@@ -140,11 +169,9 @@ impl Denials {
         read_totals(&self.denied)
     }
 
-    /// Number of lost packets that neither this daemon nor an earlier one has reported. Whatever it returns counts as
-    /// reported.
-    pub fn newly_lost(&self) -> Result<u64, KernelError> {
-        let lost = self.totals()?.values().map(|counts| counts.lost).sum();
-        Ok(self.globals.tell_lost(lost))
+    /// Notes the lost packets that neither this daemon nor an earlier one has reported.
+    fn tell_lost(&self, totals: &Totals, reading: &mut NewDenials) {
+        reading.lost += self.globals.tell_lost(totals.values().map(|counts| counts.lost).sum());
     }
 
     /// Removes the counters of workloads that are gone, except those that count packets which were not reported yet.
@@ -174,6 +201,16 @@ impl Denials {
             reading.denials.extend(self.tracker.event(&event));
         }
         false
+    }
+
+    fn look(&mut self, reading: &mut NewDenials) -> Result<(), KernelError> {
+        let totals = self.totals()?;
+        self.tell_lost(&totals, reading);
+        if self.calm.is_over(totals) {
+            self.pass(reading)?;
+            self.calm.looked();
+        }
+        Ok(())
     }
 
     fn pass(&mut self, reading: &mut NewDenials) -> Result<(), KernelError> {
@@ -283,4 +320,31 @@ fn busy(key: BusyKey, count: u64) -> Option<Denial> {
         reason: Reason::from_u8(key.reason)?,
         count,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn totals(logged: u64) -> Totals {
+        let counts = Counts { logged, ..Counts::default() };
+        Totals::from([((Direction::Ingress, Reason::NoRule), counts)])
+    }
+
+    #[test]
+    fn after_the_last_denied_packet_the_slices_are_looked_at_twice_and_then_left() {
+        let mut calm = Calm::default();
+        let mut look = |logged| {
+            let looks = calm.is_over(totals(logged));
+            if looks {
+                calm.looked();
+            }
+            looks
+        };
+        assert_eq!([look(0), look(0), look(0), look(0)], [true, true, false, false], "at the start");
+        assert_eq!([look(1), look(1), look(1)], [true, true, false]);
+        assert_eq!([look(2), look(3), look(3), look(3)], [true, true, true, false]);
+        let mut calm = Calm::default();
+        assert!((0..9).all(|_| calm.is_over(totals(0))), "a look that failed is none");
+    }
 }

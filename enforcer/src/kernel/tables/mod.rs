@@ -268,6 +268,11 @@ impl Tables {
         self.quotas.share_out();
     }
 
+    /// Whether some workload, or all together, may soon lack room for a new flow.
+    pub(crate) fn flows_are_scarce(&self) -> bool {
+        self.quotas.is_scarce()
+    }
+
     /// How full the flow table is.
     pub(crate) fn flow_fill(&self) -> FlowFill {
         self.quotas.fill()

@@ -135,6 +135,21 @@ impl Quotas {
         ids.filter(|id| *id != IncarnationId::NONE)
     }
 
+    /// Whether a share is half full, or an eighth of the room for established flows is taken. Half-open flows do not count,
+    /// because the oldest of them gives way to a new one.
+    pub(crate) fn is_scarce(&self) -> bool {
+        let mut all = 0;
+        for place in self.places() {
+            let flows = self.flows(place);
+            let limit = self.array.read32(place, LIMIT);
+            if flows.into_iter().any(|flows| flows != 0 && flows >= limit / 2) {
+                return true;
+            }
+            all += flows.into_iter().map(u64::from).sum::<u64>();
+        }
+        all >= u64::from(self.room) / 8
+    }
+
     /// How full it is.
     pub(crate) fn fill(&self) -> FlowFill {
         let pool = Quota::POOL.0;

@@ -1,0 +1,151 @@
+//! Writes the report that `enforcer status` reads.
+//!
+//! Input: what the parts of the daemon know, once a second. Output: the file, if what they know has changed. While nothing
+//! changes, no line of the report is made.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use enforcer_common::id::Direction;
+
+use super::denials::LogCounts;
+use super::devices::veths;
+use super::no_ops::NoOps;
+use super::report::{Report, WorkloadLine};
+use super::state::StateDir;
+use crate::resolve::ResolvedPolicy;
+use crate::workload::finding::Finding;
+use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
+use crate::workload::{Mode, Published};
+
+/// A part that is compared by what it is, and not by what it holds.
+#[derive(Debug)]
+pub(super) struct Same<T>(Option<Arc<T>>);
+
+impl<T> From<Option<Arc<T>>> for Same<T> {
+    fn from(part: Option<Arc<T>>) -> Self {
+        Self(part)
+    }
+}
+
+impl<T> PartialEq for Same<T> {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+}
+
+/// All that a report is made of.
+#[derive(Debug, PartialEq)]
+pub(super) struct Known {
+    /// What the reconciler has put into it.
+    pub(super) own: Report,
+    pub(super) published: Same<Published>,
+    pub(super) refused_sources: Vec<String>,
+    pub(super) mode: Mode,
+    pub(super) snapshot: Same<Snapshot>,
+    pub(super) resolved: Same<ResolvedPolicy>,
+    pub(super) places: String,
+    pub(super) policy_error: Option<String>,
+    pub(super) opening_waits: bool,
+    pub(super) counts: LogCounts,
+}
+
+/// What was written last.
+#[derive(Debug, Default)]
+pub(super) struct Reporter {
+    no_ops: NoOps,
+    written: Option<Known>,
+}
+
+impl Reporter {
+    /// Writes the report, unless it would be the one that was written last.
+    pub(super) fn write(&mut self, now: Known, states: &StateDir) {
+        if self.written.as_ref() == Some(&now) {
+            return;
+        }
+        let no_ops = self.no_ops.lines(now.resolved.0.as_ref());
+        let text = serde_json::to_vec_pretty(&report(&now, no_ops)).unwrap_or_default();
+        match states.replace(&states.report(), &text) {
+            Ok(()) => self.written = Some(now),
+            Err(error) => {
+                tracing::warn!(%error, "cannot write the report for `enforcer status`, which now shows old values");
+            }
+        }
+    }
+}
+
+fn report(now: &Known, no_ops: Vec<String>) -> Report {
+    let snapshot = now.snapshot.0.as_deref();
+    let findings = || now.published.0.iter().flat_map(|published| published.findings());
+    let texts = |wanted: fn(&Finding) -> bool| {
+        findings().filter(|finding| wanted(finding)).map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let unknown = || {
+        let local = snapshot.into_iter().flat_map(|snapshot| snapshot.local.values());
+        local.filter(|workload| workload.identity.is_none())
+    };
+    Report {
+        no_ops,
+        policies: now.places.clone(),
+        policy_error: now.policy_error.clone(),
+        opening_waits: now.opening_waits,
+        refused_sources: now.refused_sources.clone(),
+        findings: texts(|_| true),
+        closed: texts(Finding::closes),
+        partly_enforced: texts(|finding| finding.partly_enforced().is_some()),
+        refused_claims: now.published.0.as_ref().map_or(0, |published| published.refused()),
+        awaits_sources: snapshot.is_none(),
+        discovery: mode_text(now.mode).to_owned(),
+        uplinks: snapshot.into_iter().flat_map(|snapshot| snapshot.uplinks.values().cloned()).collect(),
+        others: snapshot.into_iter().flat_map(other_devices).collect(),
+        workloads: workload_lines(snapshot, now.resolved.0.as_deref()),
+        unknown_workloads: unknown().count(),
+        unknown_veths: unknown().flat_map(veths).map(str::to_owned).collect(),
+        flow_log_lines: now.counts.sink.lines,
+        flow_log_merged: now.counts.sink.merged_records,
+        flow_log_over_limit: now.counts.over_limit,
+        disagreements: now.counts.disagreements,
+        ..now.own.clone()
+    }
+}
+
+fn workload_lines(snapshot: Option<&Snapshot>, resolved: Option<&ResolvedPolicy>) -> Vec<WorkloadLine> {
+    let (Some(snapshot), Some(resolved)) = (snapshot, resolved) else { return Vec::new() };
+    let line = |(key, workload): (&WorkloadKey, &LocalWorkload)| WorkloadLine {
+        name: workload.identity.as_ref().map(|identity| identity.name.to_string()).unwrap_or_default(),
+        endpoints: workload.endpoints.iter().map(|(index, device)| (index.0, device.name.clone())).collect(),
+        addresses: workload.addresses.keys().map(ToString::to_string).collect(),
+        foreign: workload.foreign.iter().map(|(name, device)| format!("{name} ({})", device.kind)).collect(),
+        vouchers: vouchers(workload),
+        policies: [Direction::Ingress, Direction::Egress]
+            .map(|direction| resolved.isolation(*key, direction).map_or(0, |isolation| isolation.policies.len())),
+    };
+    snapshot.local.iter().map(line).collect()
+}
+
+fn other_devices(snapshot: &Snapshot) -> impl Iterator<Item = (u32, String)> {
+    snapshot.others.iter().map(|(index, name)| (index.0, name.clone()))
+}
+
+/// Who vouches for each address, disputed ones included.
+fn vouchers(workload: &LocalWorkload) -> BTreeMap<String, String> {
+    let own = workload.addresses.iter().map(|(address, voucher)| (address.to_string(), voucher.short()));
+    let disputed = workload.disputed.iter().map(|(address, voucher)| {
+        let short = format!("{}, disputed", voucher.short());
+        (address.to_string(), short)
+    });
+    own.chain(disputed).collect()
+}
+
+fn mode_text(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Events => "by events",
+        Mode::Polling => {
+            "by polling, since CAP_NET_BROADCAST is missing; a change inside a container is seen up to a second late"
+        }
+    }
+}
