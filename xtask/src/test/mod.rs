@@ -19,6 +19,23 @@ use crate::{
 /// Set to 1 by a person without root; never by CI.
 const SKIP: &str = "ENFORCER_SKIP_PRIV";
 
+/// The test file of tier 2 that takes the most time, mostly by waiting. Each of its tests has namespaces and a daemon of its
+/// own, so two can run side by side.
+const LARGEST: &str = "lifecycle";
+/// Its modules whose tests run alone: they measure time, or count packets while a machine is busy.
+const ALONE: [&str; 10] = [
+    "bulk::",
+    "flood::",
+    "half_open::",
+    "kills::",
+    "opening::",
+    "policy_change::",
+    "restart::",
+    "room::",
+    "vouchers::",
+    "writers::",
+];
+
 /// Runs one tier, or all in order.
 pub(crate) fn run(workspace: &Workspace, tier: Option<u8>) -> Result<()> {
     let asked: Vec<Tier> = Tier::ALL.into_iter().filter(|each| tier.is_none_or(|tier| tier == each.number())).collect();
@@ -91,8 +108,18 @@ fn commands(workspace: &Workspace, tier: Tier, suites: &Suites) -> Vec<Run> {
             cargo().args(of(unit_test_packages().collect())).args(["--lib", "--bins"]).args(tests),
         ],
         Tier::One => vec![cargo().args(of(suites.packages())).args(tests)],
-        // One at a time: they share the kernel, podman and two or three processors, and some measure time.
-        Tier::Two => vec![cargo().args(of(suites.packages())).args(tests).args(["--", "--test-threads=1"])],
+        Tier::Two => {
+            let (largest, others): (Vec<_>, Vec<_>) = suites.tests.iter().partition(|(_, test)| test == LARGEST);
+            let of_others = others.iter().flat_map(|(_, test)| ["--test", test.as_str()]);
+            // One at a time: they share the kernel, podman and two or three processors, and some measure time.
+            let mut all = vec![cargo().args(of(suites.packages())).args(of_others).args(["--", "--test-threads=1"])];
+            for (package, test) in largest {
+                let tests = || cargo().args(["--package", package, "--test", test, "--"]);
+                all.push(tests().arg("--test-threads=2").args(ALONE.iter().flat_map(|module| ["--skip", module])));
+                all.push(tests().arg("--test-threads=1").args(ALONE));
+            }
+            all
+        }
     }
 }
 
@@ -127,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn each_tier_is_one_cargo_call_that_names_its_tests() {
+    fn each_tier_names_its_tests() {
         let workspace = Workspace::at("/w", "/w/target");
         let suites = Suites { tests: vec![("enforcer".into(), "a".into()), ("enforcer-tests".into(), "b".into())] };
         let lines = |tier| commands(&workspace, tier, &suites).iter().map(Run::line).collect::<Vec<_>>();
@@ -136,6 +163,13 @@ mod tests {
             ["cargo test --locked --no-fail-fast --package enforcer --package enforcer-tests --test a --test b"]
         );
         assert!(lines(Tier::Two)[0].ends_with("--test a --test b -- --test-threads=1"));
+        let suites = Suites { tests: vec![("p".into(), "a".into()), ("p".into(), LARGEST.into())] };
+        let two: Vec<String> = commands(&workspace, Tier::Two, &suites).iter().map(Run::line).collect();
+        assert!(two[0].ends_with("--package p --test a -- --test-threads=1"), "{two:#?}");
+        // What one call leaves out is what the other runs.
+        assert!(two[1].contains("--test lifecycle -- --test-threads=2 --skip bulk:: --skip flood::"), "{two:#?}");
+        assert!(two[2].contains("--test lifecycle -- --test-threads=1 bulk:: flood::"), "{two:#?}");
+        assert_eq!((two.len(), two[1].matches("--skip").count()), (3, ALONE.len()));
         let zero = lines(Tier::Zero);
         assert!(
             zero[0].ends_with("--doc") && zero[1].ends_with("--package xtask --lib --bins --test a --test b"),
