@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData, PerCpuHashMap, PerCpuValues};
-use enforcer::kernel::{Denials, KernelError, NewDenials, status};
+use enforcer::kernel::{Denials, Kernel, KernelConfig, KernelError, NewDenials, status};
 use enforcer::plan::WorkloadKey;
 use enforcer_common::denial::{Denial, Way};
 use enforcer_common::id::{Direction, Revision, Row};
@@ -219,6 +219,26 @@ fn a_workload_that_is_gone_leaves_no_flows_and_its_successor_has_another_id() {
         assert_eq!(second.ids[&KEY_B], first.ids[&KEY_B]);
         assert_eq!(rig.arrive(80, 2), 2);
         assert_eq!(kernel.verify().unwrap(), []);
+    });
+}
+
+#[test]
+fn flows_are_scarce_from_half_of_a_share_on() {
+    with_rig(|rig| {
+        let config = KernelConfig { flow_quota: 4, ..rig.config.clone() };
+        let mut kernel = Kernel::open(&config).unwrap();
+        let _ = apply(&mut kernel, &TestImage::new(Cell::Allow).plan(ISOLATED));
+        let scarce = [80, 81].map(|port| {
+            let (receiver, sender) = (rig.receiver(port), rig.sender());
+            let mut buffer = [0; 8];
+            sender.send_to(b"x", (B_ADDRESS, port)).unwrap();
+            let (_, from) = receiver.recv_from(&mut buffer).unwrap();
+            // Only an answered flow counts in its share.
+            receiver.send_to(b"x", from).unwrap();
+            sender.recv(&mut buffer).unwrap();
+            kernel.flows_are_scarce()
+        });
+        assert_eq!(scarce, [false, true], "{:?}", kernel.flow_fill());
     });
 }
 
