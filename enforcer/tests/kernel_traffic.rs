@@ -233,9 +233,11 @@ fn flows_are_scarce_from_half_of_a_share_on() {
             let mut buffer = [0; 8];
             sender.send_to(b"x", (B_ADDRESS, port)).unwrap();
             let (_, from) = receiver.recv_from(&mut buffer).unwrap();
-            // Only an answered flow counts in its share.
+            // A flow counts in its share once its opener goes on after an answer.
             receiver.send_to(b"x", from).unwrap();
             sender.recv(&mut buffer).unwrap();
+            sender.send_to(b"x", (B_ADDRESS, port)).unwrap();
+            receiver.recv(&mut buffer).unwrap();
             kernel.flows_are_scarce()
         });
         assert_eq!(scarce, [false, true], "{:?}", kernel.flow_fill());

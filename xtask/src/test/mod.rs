@@ -113,8 +113,9 @@ fn commands(workspace: &Workspace, tier: Tier, suites: &Suites) -> Vec<Run> {
             let of_others = others.iter().flat_map(|(_, test)| ["--test", test.as_str()]);
             // One at a time: they share the kernel, podman and two or three processors, and some measure time.
             let mut all = vec![cargo().args(of(suites.packages())).args(of_others).args(["--", "--test-threads=1"])];
-            for (package, test) in largest {
-                let tests = || cargo().args(["--package", package, "--test", test, "--"]);
+            for (_, test) in largest {
+                // The same packages: for others cargo would build with other features.
+                let tests = || cargo().args(of(suites.packages())).args(["--test", test, "--"]);
                 all.push(tests().arg("--test-threads=2").args(ALONE.iter().flat_map(|module| ["--skip", module])));
                 all.push(tests().arg("--test-threads=1").args(ALONE));
             }
