@@ -18,6 +18,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use serde::Serialize;
 
+use crate::daemon::binary;
 use crate::stage::Stage;
 
 /// How long a daemon at rest is measured.
@@ -137,6 +138,8 @@ pub fn control(scale: Scale, changes: usize) -> Result<Control> {
 
 impl Measured {
     fn new(scale: Scale) -> Result<Self> {
+        // Building it is no part of its start.
+        binary();
         let mut stage = Stage::new(Layout::Bridged);
         for number in 0..scale.workloads {
             let [v4, v6] = addresses(number)?.map(|address| address.to_string());
