@@ -149,3 +149,48 @@ fn mode_text(mode: Mode) -> &'static str {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    fn known(snapshot: Option<Arc<Snapshot>>, lines: u64) -> Known {
+        let mut counts = LogCounts::default();
+        counts.sink.lines = lines;
+        Known {
+            own: Report::default(),
+            published: None.into(),
+            refused_sources: Vec::new(),
+            mode: Mode::Events,
+            snapshot: snapshot.into(),
+            resolved: None.into(),
+            places: String::new(),
+            policy_error: None,
+            opening_waits: false,
+            counts,
+        }
+    }
+
+    #[test]
+    fn the_report_is_written_when_something_that_it_shows_has_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let states = StateDir::create(directory.path().join("state")).unwrap();
+        let mut reporter = Reporter::default();
+        let snapshot = Arc::new(Snapshot::default());
+        let mut written = |known: Known| {
+            // Each writing is a new file; one that is held open keeps its number from it.
+            let before = fs::File::open(states.report()).ok();
+            reporter.write(known, &states);
+            let inode = |file: &fs::File| file.metadata().unwrap().ino();
+            before.as_ref().map(inode) != Some(fs::metadata(states.report()).unwrap().ino())
+        };
+        assert!(written(known(None, 0)), "the first");
+        assert!(!written(known(None, 0)));
+        assert!(written(known(Some(Arc::clone(&snapshot)), 0)), "the workloads are known");
+        assert!(!written(known(Some(Arc::clone(&snapshot)), 0)));
+        assert!(written(known(Some(snapshot), 1)), "a line of the flow log");
+    }
+}
