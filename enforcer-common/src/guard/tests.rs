@@ -126,15 +126,20 @@ fn the_record_shows_the_device_and_both_addresses() {
         for tags in [&[][..], &[0x8100]] {
             let frame = tagged(header(ip(own), ip(peer)), tags);
             let spoofed = look(&pairs(), TAP, &frame).unwrap();
-            let mut work = Work::EMPTY;
+            // The memory is that of the last packet, which was another one.
+            let mut work = Work { direction: Direction::Egress, ..Work::EMPTY };
+            work.meta = Meta { ifindex: HOME, ingress_ifindex: HOME, vlan: true };
+            work.packet.destination_port = 22;
             let meta = Meta { ifindex: TAP, ingress_ifindex: TAP, vlan: false };
             let word = PolicyWord { revision: Revision(7), epoch: 1 };
             note(&spoofed, word, &meta, &frame, &mut work);
             assert_eq!(work.workload.device(), Some(TAP));
             assert_eq!((work.word, work.direction), (word, Direction::Ingress));
+            assert_eq!((work.meta.ifindex, work.meta.ingress_ifindex, work.meta.vlan), (TAP, TAP, false));
             let packet = work.packet;
             assert_eq!((packet.source, packet.destination), (ip(own).into(), ip(peer).into()), "{own}");
             assert_eq!((packet.ethertype, packet.protocol), (spoofed.ethertype, protocol), "{own}");
+            assert_eq!(packet.destination_port, 0, "a port of the last packet");
         }
     }
 }
