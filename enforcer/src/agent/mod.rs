@@ -37,8 +37,8 @@ use crate::workload::model::{Past, Snapshot};
 use crate::workload::runtime::RuntimeKind;
 use crate::workload::{self, source::Earlier};
 
-/// How often the report is written, and idle flows are freed if that is due.
-const SWEEP: Duration = pace::SHORTEST;
+/// How often the daemon looks whether the report has changed, and whether a sweep is due.
+const TICK: Duration = pace::TICK;
 /// Between two runs of the sweep while there is more to free.
 const BREATH: Duration = Duration::from_millis(100);
 /// How often programs, links and endpoints are compared with what they should be when nothing happens.
@@ -120,7 +120,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     let mut unnamed = discovery.unnamed_veths();
 
     // Not at once: until then the report of an earlier run says more.
-    let mut sweep = interval_at(Instant::now() + SWEEP, SWEEP);
+    let mut sweep = interval_at(Instant::now() + TICK, TICK);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let heard = discovery.heard();
     let mut verify = Instant::now();

@@ -6,12 +6,12 @@
 
 use std::time::{Duration, Instant};
 
-/// Between two sweeps when flows are scarce.
-pub(super) const SHORTEST: Duration = Duration::from_secs(1);
+/// How often it is asked whether a sweep is due, and the time between two sweeps when flows are scarce.
+pub(super) const TICK: Duration = Duration::from_secs(1);
 /// Between two sweeps at most: a flow outlives its idle limit by no more (docs/policy-reference.md).
 const LONGEST: Duration = Duration::from_secs(5);
-/// A sweep is followed by a pause of so many times its length, while there is room: sweeping takes a two-thousandth of a processor.
-const PAUSE_FACTOR: u32 = 2000;
+/// A sweep that takes a millisecond is followed by the next one after so many, while there is room.
+const FACTOR: u32 = 2000;
 
 /// When the table was swept last, and for how long.
 #[derive(Debug, Default)]
@@ -24,14 +24,15 @@ pub(super) struct Pace {
 impl Pace {
     /// Whether a sweep is due. `is_scarce` is asked only if that decides.
     pub(super) fn is_due(&self, now: Instant, is_scarce: impl FnOnce() -> bool) -> bool {
-        let Some((end, took)) = self.last else { return true };
-        let pause = (took * PAUSE_FACTOR).clamp(SHORTEST, LONGEST);
-        self.is_behind || now >= end + pause || is_scarce()
+        let Some((begin, took)) = self.last else { return true };
+        let period = (took * FACTOR).clamp(TICK, LONGEST);
+        // The tick that is nearest to the end of the period: one may come a little early.
+        self.is_behind || now + TICK / 2 >= begin + period || is_scarce()
     }
 
     /// Notes a sweep. `is_behind`: it could not free all that was idle.
-    pub(super) fn swept(&mut self, begin: Instant, end: Instant, is_behind: bool) {
-        self.last = Some((end, end.saturating_duration_since(begin)));
+    pub(super) fn swept(&mut self, begin: Instant, took: Duration, is_behind: bool) {
+        self.last = Some((begin, took));
         self.is_behind = is_behind;
     }
 }
@@ -40,27 +41,29 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// Whether a sweep is due so many milliseconds after one that took so many microseconds.
-    fn is_due(took: u64, later: u64, is_scarce: bool, is_behind: bool) -> bool {
-        let (begin, mut pace) = (Instant::now(), Pace::default());
-        let end = begin + Duration::from_micros(took);
-        pace.swept(begin, end, is_behind);
-        pace.is_due(end + Duration::from_millis(later), || is_scarce)
+    /// After how many ticks a sweep is due that follows one which took so many microseconds. Ticks come some milliseconds early or
+    /// late.
+    fn ticks(took: u64, is_scarce: bool, is_behind: bool) -> [u32; 2] {
+        let (early, jitter, mut pace) = (Instant::now(), Duration::from_millis(20), Pace::default());
+        let begin = early + jitter;
+        pace.swept(begin, Duration::from_micros(took), is_behind);
+        let due = |first: Instant| (1..9).find(|tick| pace.is_due(first + TICK * *tick, || is_scarce)).unwrap_or(9);
+        [due(early), due(begin + jitter)]
     }
 
     #[test]
     fn a_large_table_is_swept_less_often_while_there_is_room() {
         assert!(Pace::default().is_due(Instant::now(), || false), "the first one");
-        // A small table as often as can be.
-        assert!(is_due(100, 1_000, false, false) && !is_due(100, 999, false, false));
-        assert!(is_due(2_000, 4_000, false, false) && !is_due(2_000, 3_999, false, false));
+        assert_eq!(ticks(100, false, false), [1; 2], "a small table at every tick");
+        assert_eq!(ticks(1_500, false, false), [3; 2]);
+        assert_eq!(ticks(2_500, false, false), [5; 2]);
         // Idle flows do not outlive their limit by more, however large the table and slow the machine.
-        assert!(is_due(1_000_000, 5_000, false, false) && !is_due(1_000_000, 4_999, false, false));
+        assert_eq!(ticks(1_000_000, false, false), [5; 2]);
     }
 
     #[test]
     fn scarce_flows_and_idle_ones_that_are_left_are_swept_for_at_once() {
-        assert!(is_due(5_000, 0, true, false));
-        assert!(is_due(5_000, 0, false, true));
+        assert_eq!(ticks(5_000, true, false), [1; 2]);
+        assert_eq!(ticks(5_000, false, true), [1; 2]);
     }
 }

@@ -17,7 +17,7 @@ use super::opening::Opening;
 use super::pace::Pace;
 use super::policies::Policies;
 use super::report::Report;
-use super::reporter::{Known, Reporter};
+use super::reporter::{Reporter, Shown};
 use super::state::{InForce, StateDir};
 use crate::config::Settings;
 use crate::flow::limit::LineRate;
@@ -274,7 +274,7 @@ impl Reconciler {
                 false
             }
         };
-        self.pace.swept(begin, Instant::now(), is_behind);
+        self.pace.swept(begin, begin.elapsed(), is_behind);
         !is_behind
     }
 
@@ -318,7 +318,7 @@ impl Reconciler {
 
     /// Writes the report for `status` if it has changed.
     pub(super) fn report(&mut self, policies: &Policies, discovery: &Discovery) {
-        let now = Known {
+        let now = Shown {
             own: self.report.clone(),
             published: discovery.latest().into(),
             refused_sources: discovery.refused_sources(),

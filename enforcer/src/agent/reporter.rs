@@ -38,9 +38,9 @@ impl<T> PartialEq for Same<T> {
     }
 }
 
-/// All that a report is made of.
+/// All that a report shows.
 #[derive(Debug, PartialEq)]
-pub(super) struct Known {
+pub(super) struct Shown {
     /// What the reconciler has put into it.
     pub(super) own: Report,
     pub(super) published: Same<Published>,
@@ -58,12 +58,12 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Reporter {
     no_ops: NoOps,
-    written: Option<Known>,
+    written: Option<Shown>,
 }
 
 impl Reporter {
     /// Writes the report, unless it would be the one that was written last.
-    pub(super) fn write(&mut self, now: Known, states: &StateDir) {
+    pub(super) fn write(&mut self, now: Shown, states: &StateDir) {
         if self.written.as_ref() == Some(&now) {
             return;
         }
@@ -78,7 +78,7 @@ impl Reporter {
     }
 }
 
-fn report(now: &Known, no_ops: Vec<String>) -> Report {
+fn report(now: &Shown, no_ops: Vec<String>) -> Report {
     let snapshot = now.snapshot.0.as_deref();
     let findings = || now.published.0.iter().flat_map(|published| published.findings());
     let texts = |wanted: fn(&Finding) -> bool| {
@@ -157,10 +157,10 @@ mod tests {
 
     use super::*;
 
-    fn known(snapshot: Option<Arc<Snapshot>>, lines: u64) -> Known {
+    fn shown(snapshot: Option<Arc<Snapshot>>, lines: u64) -> Shown {
         let mut counts = LogCounts::default();
         counts.sink.lines = lines;
-        Known {
+        Shown {
             own: Report::default(),
             published: None.into(),
             refused_sources: Vec::new(),
@@ -180,17 +180,17 @@ mod tests {
         let states = StateDir::create(directory.path().join("state")).unwrap();
         let mut reporter = Reporter::default();
         let snapshot = Arc::new(Snapshot::default());
-        let mut written = |known: Known| {
+        let mut written = |now: Shown| {
             // Each writing is a new file; one that is held open keeps its number from it.
             let before = fs::File::open(states.report()).ok();
-            reporter.write(known, &states);
+            reporter.write(now, &states);
             let inode = |file: &fs::File| file.metadata().unwrap().ino();
             before.as_ref().map(inode) != Some(fs::metadata(states.report()).unwrap().ino())
         };
-        assert!(written(known(None, 0)), "the first");
-        assert!(!written(known(None, 0)));
-        assert!(written(known(Some(Arc::clone(&snapshot)), 0)), "the workloads are known");
-        assert!(!written(known(Some(Arc::clone(&snapshot)), 0)));
-        assert!(written(known(Some(snapshot), 1)), "a line of the flow log");
+        assert!(written(shown(None, 0)), "the first");
+        assert!(!written(shown(None, 0)));
+        assert!(written(shown(Some(Arc::clone(&snapshot)), 0)), "the workloads are known");
+        assert!(!written(shown(Some(Arc::clone(&snapshot)), 0)));
+        assert!(written(shown(Some(snapshot), 1)), "a line of the flow log");
     }
 }

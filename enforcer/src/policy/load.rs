@@ -116,7 +116,7 @@ pub fn warning_at(sources: &[SourceFile], at: &Origin, what: Caution) -> PolicyW
 
 /// Makes the set again from the texts of an earlier reading.
 pub fn from_sources(sources: Vec<SourceFile>) -> Result<Loaded, PolicyErrors> {
-    assemble(sources, Vec::new(), &mut Known::default())
+    assemble(sources, Vec::new(), &mut LastReading::default())
 }
 
 /// Makes one set of `sources`; `errors` are those of files that could not be read. Files that are `known` with the same text are
@@ -124,7 +124,7 @@ pub fn from_sources(sources: Vec<SourceFile>) -> Result<Loaded, PolicyErrors> {
 pub(super) fn assemble(
     sources: Vec<SourceFile>,
     mut errors: Vec<PolicyError>,
-    known: &mut Known,
+    known: &mut LastReading,
 ) -> Result<Loaded, PolicyErrors> {
     if errors.is_empty()
         && let Some(last) = known.last.as_ref().filter(|last| *last.sources == *sources)
@@ -153,7 +153,7 @@ pub(super) fn assemble(
 
 /// What the files of the last reading said.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct LastReading {
     /// By path, with the text that said it.
     contents: HashMap<Arc<str>, (Arc<str>, Arc<Content>)>,
     /// The last set without errors.
@@ -170,7 +170,7 @@ struct Content {
     names: Vec<Position>,
 }
 
-impl Known {
+impl LastReading {
     /// What each file says, in their order. Files with errors are not known afterwards, because an error is told each time.
     fn parse(&mut self, sources: &[SourceFile], errors: &mut Vec<PolicyError>) -> Vec<Arc<Content>> {
         let is_known =

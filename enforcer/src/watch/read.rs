@@ -69,13 +69,13 @@ pub struct Whole {
     /// All of its bytes.
     pub bytes: Vec<u8>,
     /// While the file has this version, it has these bytes; `None`: nothing but reading it again can tell.
-    pub version: Option<Version>,
+    pub version: Option<FileVersion>,
 }
 
 /// What changes with every change of a file: which file it is, how long it is, and when it last changed. Nobody can set that
 /// time, unlike the time of the last writing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Version {
+pub struct FileVersion {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -83,7 +83,7 @@ pub struct Version {
     nanoseconds: i64,
 }
 
-impl Version {
+impl FileVersion {
     /// Of a file that is there now.
     pub fn of(metadata: &Metadata) -> Self {
         Self {
@@ -119,10 +119,10 @@ pub fn read(path: &Path, limit: u64, writers: Writers) -> Result<Whole, Unread> 
     let before = file.metadata()?;
     check(&before)?;
     let writer = match writers {
-        Writers::Ignored => Writer::Unknown,
+        Writers::Ignored => MayBeWritten::Unknown,
         Writers::Awaited => writer(&file, &before, now)?,
     };
-    if writer == Writer::Possible {
+    if writer == MayBeWritten::Possible {
         return Err(Unread::BeingWritten);
     }
     let mut bytes = Vec::with_capacity(usize::try_from(before.len() + 1).unwrap_or(0));
@@ -132,17 +132,17 @@ pub fn read(path: &Path, limit: u64, writers: Writers) -> Result<Whole, Unread> 
         return Err(Unread::TooLarge { size });
     }
     // Where there is no lease, a writer may have come meanwhile.
-    let version = Version::of(&before);
-    if writers == Writers::Awaited && Version::of(&file.metadata()?) != version {
+    let version = FileVersion::of(&before);
+    if writers == Writers::Awaited && FileVersion::of(&file.metadata()?) != version {
         return Err(Unread::BeingWritten);
     }
-    let version = Some(version).filter(|version| writer == Writer::None && version.is_settled(now));
+    let version = Some(version).filter(|version| writer == MayBeWritten::None && version.is_settled(now));
     Ok(Whole { bytes, version })
 }
 
 /// Whether somebody may be writing a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Writer {
+enum MayBeWritten {
     /// The kernel knows that nobody does, and nobody can begin before the file is closed.
     None,
     /// Nobody has said so, and the file has not changed for a while; or nobody was asked.
@@ -151,19 +151,19 @@ enum Writer {
     Possible,
 }
 
-fn writer(file: &File, metadata: &Metadata, now: SystemTime) -> io::Result<Writer> {
+fn writer(file: &File, metadata: &Metadata, now: SystemTime) -> io::Result<MayBeWritten> {
     let is_remote = fstatfs(file).is_ok_and(|found| REMOTE.contains(&found.filesystem_type()));
     if !is_remote {
         match read_lease(file) {
-            Ok(()) => return Ok(Writer::None),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Writer::Possible),
+            Ok(()) => return Ok(MayBeWritten::None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(MayBeWritten::Possible),
             // Another user's file without CAP_LEASE, or a file system or kernel that has no leases.
             Err(_) => {}
         }
     }
     // A time in the future is another clock's, and says nothing.
     let is_fresh = now.duration_since(metadata.modified()?).is_ok_and(|age| age < UNCHANGED);
-    Ok(if is_fresh { Writer::Possible } else { Writer::Unknown })
+    Ok(if is_fresh { MayBeWritten::Possible } else { MayBeWritten::Unknown })
 }
 
 /// Whether a YAML text holds any document: not if it is empty, or holds comments, markers and nulls only.
@@ -208,7 +208,7 @@ mod tests {
         fs::write(&path, "whole").unwrap();
         let file = File::open(&path).unwrap();
         let metadata = file.metadata().unwrap();
-        assert_eq!(writer(&file, &metadata, SystemTime::now()).unwrap(), Writer::None);
+        assert_eq!(writer(&file, &metadata, SystemTime::now()).unwrap(), MayBeWritten::None);
         std::thread::scope(|scope| {
             let other = scope.spawn(|| fs::write(&path, "new").unwrap());
             std::thread::sleep(Duration::from_millis(50));
@@ -229,12 +229,12 @@ mod tests {
             other.set_modified(SystemTime::now() - age).unwrap();
             writer(&file, &other.metadata().unwrap(), SystemTime::now()).unwrap()
         };
-        assert_eq!((aged(Duration::ZERO), aged(UNCHANGED / 2)), (Writer::Possible, Writer::Possible));
-        assert_eq!(aged(UNCHANGED + Duration::from_millis(100)), Writer::Unknown);
+        assert_eq!((aged(Duration::ZERO), aged(UNCHANGED / 2)), (MayBeWritten::Possible, MayBeWritten::Possible));
+        assert_eq!(aged(UNCHANGED + Duration::from_millis(100)), MayBeWritten::Unknown);
         let future = tempfile::tempfile().unwrap();
         future.set_modified(SystemTime::now() + Duration::from_secs(90)).unwrap();
         let ahead = writer(&file, &future.metadata().unwrap(), SystemTime::now()).unwrap();
-        assert_eq!(ahead, Writer::Unknown, "the clock of a server is ahead");
+        assert_eq!(ahead, MayBeWritten::Unknown, "the clock of a server is ahead");
     }
 
     #[test]
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(awaited().version, None, "the next change may come within the same tick of the clock");
         std::thread::sleep(SETTLED + Duration::from_millis(1100));
         let version = awaited().version.expect("it has settled");
-        assert_eq!(Version::of(&fs::metadata(&path).unwrap()), version);
+        assert_eq!(FileVersion::of(&fs::metadata(&path).unwrap()), version);
         assert_eq!(read(&path, 100, Writers::Ignored).unwrap().version, None, "nobody asked who writes it");
         let written = fs::metadata(&path).unwrap().modified().unwrap();
         // As long as before, and with the time of its last writing set back.
@@ -255,7 +255,7 @@ mod tests {
         file.set_modified(written).unwrap();
         drop(file);
         assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), written);
-        assert_ne!(Version::of(&fs::metadata(&path).unwrap()), version);
+        assert_ne!(FileVersion::of(&fs::metadata(&path).unwrap()), version);
     }
 
     #[test]

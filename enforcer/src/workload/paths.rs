@@ -32,11 +32,11 @@ pub(super) struct Paths {
     /// The statements that were looked through last, by source, and the paths in them.
     of: Vec<Arc<Vec<Arc<Statement>>>>,
     wanted: BTreeSet<PathBuf>,
-    known: HashMap<PathBuf, Known>,
+    known: HashMap<PathBuf, Answer>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Known {
+struct Answer {
     file: File,
     nsid: i32,
     asked: Instant,
@@ -89,10 +89,10 @@ impl Paths {
     }
 }
 
-async fn ask(path: &Path, file: File, requests: &Requests) -> Option<Known> {
+async fn ask(path: &Path, file: File, requests: &Requests) -> Option<Answer> {
     let asked = Instant::now();
     match requests.nsid_of(path).await {
-        Ok(nsid) => nsid.map(|nsid| Known { file, nsid, asked }),
+        Ok(nsid) => nsid.map(|nsid| Answer { file, nsid, asked }),
         Err(error) => {
             tracing::warn!(
                 path = %path.display(),

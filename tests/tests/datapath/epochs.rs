@@ -2,17 +2,35 @@
 //! (D7).
 
 use enforcer_common::flow_state::Role;
-use enforcer_common::id::Ifindex;
+use enforcer_common::id::{Ifindex, PolicyWord, Revision};
+use enforcer_common::verdict::{Reason, Verdict};
 use enforcer_tests::packet::Frame;
 
 use crate::stage::*;
 
-fn both_ways(stage: &Stage, ends: Ends, from_peer: bool) -> [enforcer_common::verdict::Verdict; 2] {
+fn both_ways(stage: &Stage, ends: Ends, from_peer: bool) -> [Verdict; 2] {
     let (there, back) = (ack(ends), ack((ends.1, ends.0)));
     if from_peer {
         [stage.receives(A, UPLINK, &there), stage.sends(A, &back)]
     } else {
         [stage.sends(A, &there), stage.receives(A, UPLINK, &back)]
+    }
+}
+
+#[test]
+fn while_no_image_is_in_force_no_live_flow_vouches_for_its_packets() {
+    for v4 in FAMILIES {
+        let policies = &[("a", &*but("{ from: anywhere, ports: [80/tcp] }"))];
+        let mut stage = Stage::new(policies);
+        // The second image is in the slot that no image at all would be in.
+        stage.apply(policies);
+        assert_eq!(stage.world.word.slot(), PolicyWord::default().slot());
+        let ends = ((peer(v4), 40_000), (host(v4, A), 80));
+        assert_eq!(stage.receives(A, UPLINK, &syn(ends)), ALLOW);
+        assert_eq!(both_ways(&stage, ends, true), [ALLOW; 2]);
+        // The epoch stays, so only the missing image tells.
+        stage.world.word.revision = Revision::NONE;
+        assert_eq!(both_ways(&stage, ends, true), [Verdict::Deny(Reason::NoPolicy); 2]);
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) fn of_document(context: &mut Context<'_>, header: &At<HeaderDoc>) -> 
     if is_bare(&header.value) && KUSTOMIZATION.contains(&context.file_name()) {
         return Some(Found::Other("Kustomization".to_owned()));
     }
-    let names = Names::of(context, header, None)?;
+    let names = StatedKind::of(context, header, None)?;
     match names.what(context)? {
         What::Policy(kind) => Some(Found::Policy(kind)),
         What::Other if !names.kind.value.ends_with("List") => {
@@ -96,7 +96,7 @@ pub(super) fn of_document(context: &mut Context<'_>, header: &At<HeaderDoc>) -> 
 
 /// What an item is. `default`: kind and version of the items of a typed list, which need not repeat them.
 fn of_item(context: &mut Context<'_>, item: &At<HeaderDoc>, default: Option<(&str, &str)>) -> Option<Item> {
-    let names = Names::of(context, item, default)?;
+    let names = StatedKind::of(context, item, default)?;
     if let Some((kind, _)) = default
         && names.kind.value != kind
     {
@@ -125,12 +125,12 @@ struct Name<'a> {
 
 /// Kind and version of a document.
 #[derive(Clone, Copy)]
-struct Names<'a> {
+struct StatedKind<'a> {
     kind: Name<'a>,
     version: Name<'a>,
 }
 
-impl<'a> Names<'a> {
+impl<'a> StatedKind<'a> {
     fn of(context: &mut Context<'_>, header: &'a At<HeaderDoc>, default: Option<(&'a str, &'a str)>) -> Option<Self> {
         let given = |field: &'a Option<At<String>>, default: Option<&'a str>| match (field, default) {
             (Some(At { value, at }), _) => Some(Name { value, at: *at }),

@@ -19,8 +19,8 @@ use crate::policy::PolicyError;
 use crate::policy::encoding::Encoding;
 use crate::policy::error::Problem;
 use crate::policy::finding::PolicyFinding;
-use crate::policy::load::{Known, Loaded, PolicyErrors, SourceFile, assemble, from_sources};
-use crate::watch::read::{Unread, Version, Writers, read};
+use crate::policy::load::{LastReading, Loaded, PolicyErrors, SourceFile, assemble, from_sources};
+use crate::watch::read::{FileVersion, Unread, Writers, read};
 use crate::watch::{ChangeStream, watch};
 
 /// Bytes of one file.
@@ -34,17 +34,17 @@ struct Directory {
     path: PathBuf,
     changes: ChangeStream,
     texts: Texts,
-    known: Known,
+    known: LastReading,
 }
 
 /// The texts of the last reading, by path, with the versions of their files where these can be known.
-type Texts = HashMap<Arc<str>, (Version, Arc<str>)>;
+type Texts = HashMap<Arc<str>, (FileVersion, Arc<str>)>;
 
 /// Watches the directory before it is read for the first time, so that no change is missed.
 pub(super) fn open(config: &Config) -> Opened {
     let path = config.directory.clone();
     let changes = watch(vec![path.clone()])?;
-    Ok(Some(Box::new(Directory { path, changes, texts: Texts::new(), known: Known::default() })))
+    Ok(Some(Box::new(Directory { path, changes, texts: Texts::new(), known: LastReading::default() })))
 }
 
 /// The policies of the files that an earlier run kept.
@@ -76,7 +76,7 @@ impl Source for Directory {
 /// Reads every policy below `directory`, also of files that are open for writing.
 pub fn load(directory: &Path) -> Result<Loaded, PolicyErrors> {
     let Tree { files, errors, .. } = Tree::new(Writers::Ignored).read(directory);
-    whole(directory, files, errors, &mut Known::default())
+    whole(directory, files, errors, &mut LastReading::default())
 }
 
 /// The policies of a directory.
@@ -84,7 +84,7 @@ fn whole(
     directory: &Path,
     files: Vec<SourceFile>,
     errors: Vec<PolicyError>,
-    known: &mut Known,
+    known: &mut LastReading,
 ) -> Result<Loaded, PolicyErrors> {
     let mut loaded = assemble(files, errors, known)?;
     if loaded.set.policies.is_empty() {
@@ -109,7 +109,7 @@ pub fn load_paths(paths: &[PathBuf]) -> Result<Loaded, PolicyErrors> {
         }
         of_each.push(all.files[before..].iter().map(|file| Arc::clone(&file.path)).collect());
     }
-    let mut loaded = assemble(all.files, all.errors, &mut Known::default())?;
+    let mut loaded = assemble(all.files, all.errors, &mut LastReading::default())?;
     for (path, files) in paths.iter().zip(&of_each) {
         loaded.warn_if_empty(&path.to_string_lossy(), files);
     }
@@ -158,7 +158,7 @@ impl Tree {
 
     /// Takes a file that has not changed since it was read, or reads it.
     fn file_of(&mut self, file: &Path, path: &str, metadata: &Metadata) {
-        let known = self.texts.get_key_value(path).filter(|(_, (version, _))| *version == Version::of(metadata));
+        let known = self.texts.get_key_value(path).filter(|(_, (version, _))| *version == FileVersion::of(metadata));
         let Some((path, (version, text))) = known else { return self.file(file, path) };
         self.settled.insert(Arc::clone(path), (*version, Arc::clone(text)));
         self.files.push(SourceFile { path: Arc::clone(path), text: Arc::clone(text) });
@@ -237,7 +237,7 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-fn read_file(path: &Path, writers: Writers) -> Result<(String, Option<Version>), Problem> {
+fn read_file(path: &Path, writers: Writers) -> Result<(String, Option<FileVersion>), Problem> {
     let whole = read(path, FILE_BYTES, writers).map_err(|unread| match unread {
         Unread::Failed(cause) => Problem::Unreadable { cause },
         Unread::NotRegular => Problem::NotRegular,

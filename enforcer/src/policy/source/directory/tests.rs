@@ -38,7 +38,7 @@ fn source() -> (tempfile::TempDir, Directory) {
     let path = directory.path().to_owned();
     // Nobody listens to its events here.
     let changes = watch(Vec::new()).unwrap();
-    (directory, Directory { path, changes, texts: Texts::new(), known: Known::default() })
+    (directory, Directory { path, changes, texts: Texts::new(), known: LastReading::default() })
 }
 
 /// What the source says now; it must be what somebody says who has never read the directory.
@@ -115,7 +115,7 @@ async fn of_many_files_only_the_changed_one_is_read_and_parsed_again() {
     let again = said(&mut source).unwrap();
     assert!(Arc::ptr_eq(&first.set, &again.set) && Arc::ptr_eq(&first.sources, &again.sources), "nothing has changed");
     // Only a reading that does not open the file can take this for its text.
-    let version = Version::of(&fs::metadata(at("a.yaml")).unwrap());
+    let version = FileVersion::of(&fs::metadata(at("a.yaml")).unwrap());
     source.texts.insert("a.yaml".into(), (version, named("other").into()));
     fs::write(at("b.yaml"), named("c")).unwrap();
     let changed = source.read().remove(&Unit::Whole).unwrap().unwrap();

@@ -15,7 +15,7 @@ use std::time::Instant;
 use tokio::sync::watch::{self, Sender};
 use tokio::time::sleep_until;
 
-use super::pieces::{FEW, Pieces, Reading};
+use super::pieces::{FEW, InventoryReading, Pieces};
 use super::{InvalidInventory, Inventory, NAME, state, state_of};
 use crate::watch::patience::{Found, Next, Patience};
 use crate::watch::read::{Writers, has_documents};
@@ -140,7 +140,7 @@ impl Reader {
     }
 
     fn parsed(&mut self, text: &str) -> Result<SourceState, InvalidInventory> {
-        let Reading { inventory, statements, .. } = self.pieces.parse(&self.path, text)?;
+        let InventoryReading { inventory, statements, .. } = self.pieces.parse(&self.path, text)?;
         Ok(SourceState { kept: Some(Arc::from(text)), ..state(statements, inventory.namespaces) })
     }
 

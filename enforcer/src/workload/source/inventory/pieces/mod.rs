@@ -31,7 +31,7 @@ pub(super) struct Pieces {
     few: usize,
     /// What comes before the entries, with its meaning.
     head: (Box<str>, BTreeMap<String, Labels>),
-    known: HashMap<Box<str>, Known>,
+    known: HashMap<Box<str>, Meaning>,
     /// The parser has at most this to do for the whole text.
     load: Load,
     /// Number of the current reading.
@@ -39,7 +39,7 @@ pub(super) struct Pieces {
 }
 
 /// What a text says.
-pub(super) struct Reading {
+pub(super) struct InventoryReading {
     pub(super) inventory: Inventory,
     /// One for each entry.
     pub(super) statements: Vec<Arc<Statement>>,
@@ -50,7 +50,7 @@ pub(super) struct Reading {
 
 /// What a piece means.
 #[derive(Clone)]
-struct Known {
+struct Meaning {
     entry: Arc<Entry>,
     statement: Arc<Statement>,
     /// Lines of the piece before the entry.
@@ -65,7 +65,7 @@ impl Pieces {
     }
 
     /// What `Inventory::parse` says of the text.
-    pub(super) fn parse(&mut self, path: &Path, text: &str) -> Result<Reading, InvalidInventory> {
+    pub(super) fn parse(&mut self, path: &Path, text: &str) -> Result<InventoryReading, InvalidInventory> {
         self.reading += 1;
         let split = split(text);
         if let Some(reading) = split.as_ref().and_then(|split| self.by_pieces(split)) {
@@ -74,7 +74,7 @@ impl Pieces {
         let (inventory, load) = parse_counted(path, text);
         let inventory = inventory?;
         let statements = inventory.entries.iter().map(|entry| Arc::new(statement(entry))).collect();
-        let reading = Reading {
+        let reading = InventoryReading {
             inventory,
             statements,
             #[cfg(test)]
@@ -88,8 +88,8 @@ impl Pieces {
     }
 
     /// The pieces together, if that is less work and each of them is valid.
-    fn by_pieces(&mut self, split: &Split<'_>) -> Option<Reading> {
-        let recalled: Vec<Option<Known>> = split.pieces.iter().map(|piece| self.recall(piece)).collect();
+    fn by_pieces(&mut self, split: &Split<'_>) -> Option<InventoryReading> {
+        let recalled: Vec<Option<Meaning>> = split.pieces.iter().map(|piece| self.recall(piece)).collect();
         let parsed = recalled.iter().filter(|known| known.is_none()).count();
         if parsed > self.few.max(recalled.len() / 4) {
             return None;
@@ -124,7 +124,7 @@ impl Pieces {
         self.known.retain(|_, known| known.reading == self.reading);
         self.remember_head(split, &inventory);
         self.load = load;
-        Some(Reading {
+        Some(InventoryReading {
             inventory,
             statements,
             #[cfg(test)]
@@ -134,8 +134,8 @@ impl Pieces {
 
     /// Remembers what the whole parse has made of the pieces. It finds an item only at a line where a piece begins, so with as
     /// many entries as pieces each entry is one whole piece.
-    fn learn(&mut self, split: &Split<'_>, reading: &Reading, load: Load) {
-        let Reading { inventory, statements, .. } = reading;
+    fn learn(&mut self, split: &Split<'_>, reading: &InventoryReading, load: Load) {
+        let InventoryReading { inventory, statements, .. } = reading;
         let Some((namespaces, of_head)) = self.namespaces(split) else { return };
         let ends = split.pieces.iter().skip(1).map(|piece| piece.line).chain([u64::MAX]);
         let mut entries = inventory.entries.iter().zip(&split.pieces).zip(ends);
@@ -145,7 +145,7 @@ impl Pieces {
             return;
         }
         for (piece, (entry, statement)) in split.pieces.iter().zip(inventory.entries.iter().zip(statements)) {
-            let known = Known {
+            let known = Meaning {
                 entry: Arc::clone(entry),
                 statement: Arc::clone(statement),
                 offset: entry.line - piece.line,
@@ -157,7 +157,7 @@ impl Pieces {
         self.load = load.within_list() + of_head;
     }
 
-    fn recall(&mut self, piece: &Piece<'_>) -> Option<Known> {
+    fn recall(&mut self, piece: &Piece<'_>) -> Option<Meaning> {
         let known = self.known.get_mut(piece.text)?;
         known.reading = self.reading;
         Some(known.clone())
@@ -184,17 +184,17 @@ impl Pieces {
     }
 
     /// What a piece says by itself, and what the parser had to do for it.
-    fn alone(&self, piece: &Piece<'_>) -> Option<(Known, Load)> {
+    fn alone(&self, piece: &Piece<'_>) -> Option<(Meaning, Load)> {
         let (inventory, load) = parse_counted(Path::new(""), &format!("{KEY}\n{}", piece.text));
         let [entry] = <[Arc<Entry>; 1]>::try_from(inventory.ok()?.entries).ok()?;
         // The key has the first line.
         let offset = entry.line.checked_sub(2)?;
-        let known = Known { statement: Arc::new(statement(&entry)), entry, offset, reading: self.reading };
+        let known = Meaning { statement: Arc::new(statement(&entry)), entry, offset, reading: self.reading };
         Some((known.moved_to(piece), load.within_list()))
     }
 }
 
-impl Known {
+impl Meaning {
     fn is_at(&self, piece: &Piece<'_>) -> bool {
         self.entry.line == piece.line + self.offset
     }

@@ -9,14 +9,14 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::super::{Inventory, statement};
-use super::{FEW, Pieces, Reading};
+use super::{FEW, InventoryReading, Pieces};
 
 fn path() -> &'static Path {
     Path::new("node.inventory.yaml")
 }
 
 /// Reads a text, and fails unless the result is that of the whole parse.
-fn read(pieces: &mut Pieces, text: &str) -> Option<Reading> {
+fn read(pieces: &mut Pieces, text: &str) -> Option<InventoryReading> {
     match (pieces.parse(path(), text), Inventory::parse(path(), text)) {
         (Ok(reading), Ok(expected)) => {
             assert_eq!(reading.inventory, expected, "{text}");
