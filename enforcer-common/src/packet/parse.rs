@@ -224,7 +224,8 @@ fn transport<B: PacketBytes, const FIXED: bool>(bytes: &B, out: &mut Packet, v4:
 fn tcp_header<B: PacketBytes, const FIXED: bool>(bytes: &B, packet: &mut Packet) -> Option<()> {
     let [ports, sequence, acknowledgement, fourth, _] = read::<5, FIXED, B>(bytes, packet)?;
     let offset = u32::from(byte::<0>(fourth) >> 4) * 4;
-    if packet.transport_length < 20 || offset < 20 || offset > packet.transport_length {
+    // Both together: there are 20 bytes.
+    if offset < 20 || offset > packet.transport_length {
         return None;
     }
     packet.tcp_flags = byte::<1>(fourth);
