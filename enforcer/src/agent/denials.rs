@@ -23,6 +23,11 @@ use crate::kernel::{Denials, KernelError, NewDenials};
 
 /// How often denials are read. The kernel's ring and slices hold what comes in between.
 const PERIOD: Duration = Duration::from_millis(100);
+/// How often they are read after [`QUIET`]: a wake-up is most of what the thread costs while nothing is denied. The ring holds
+/// what a flood brings in this time (`limits::EVENTS`).
+const LONG_PERIOD: Duration = Duration::from_millis(250);
+/// For how long nothing must have been denied.
+const QUIET: Duration = Duration::from_secs(2);
 /// How many readings lie between two clean-ups of counters of workloads that are gone.
 const FORGET: u32 = 100;
 /// How long the flow log may take to write what is queued when the daemon stops.
@@ -111,6 +116,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The pause after a reading, so long after the last denial.
+fn period(quiet: Duration) -> Duration {
+    if quiet < QUIET { PERIOD } else { LONG_PERIOD }
+}
+
 struct Reader {
     shared: Arc<Shared>,
     denials: Denials,
@@ -121,15 +131,18 @@ struct Reader {
 
 impl Reader {
     fn run(mut self) {
-        let mut readings = 0;
+        let (mut readings, mut last_news) = (0, Instant::now());
         while !self.shared.stop.load(Ordering::Acquire) {
-            let more = self.read();
+            let (is_empty, more) = self.read();
+            if !is_empty {
+                last_news = Instant::now();
+            }
             readings += 1;
             if readings % FORGET == 0 {
                 self.forget();
             }
             if !more {
-                thread::park_timeout(PERIOD);
+                thread::park_timeout(period(last_news.elapsed()));
             }
         }
         let (reading, failure) = self.denials.flush();
@@ -143,11 +156,11 @@ impl Reader {
         }
     }
 
-    /// True: more is waiting.
-    fn read(&mut self) -> bool {
+    /// Whether nothing was there, and whether more is waiting.
+    fn read(&mut self) -> (bool, bool) {
         let (reading, failure) = self.denials.poll();
         self.write(&reading, failure, false);
-        reading.more
+        (reading.denials.is_empty(), reading.more)
     }
 
     /// `last`: nothing is written after this.
@@ -193,5 +206,16 @@ impl Reader {
         if let Err(error) = self.denials.forget(&living) {
             tracing::warn!(%error, "cannot remove the counters of workloads that are gone; trying again later");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn denials_are_read_less_often_once_none_came_for_a_while() {
+        let (quiet, short) = (QUIET, QUIET - Duration::from_millis(1));
+        assert_eq!([Duration::ZERO, short, quiet, 9 * quiet].map(period), [PERIOD, PERIOD, LONG_PERIOD, LONG_PERIOD]);
     }
 }

@@ -153,6 +153,20 @@ fn an_error_about_the_nodes_flow_leaves_a_closed_workload() {
     }
 }
 
+/// Judged again, the sender would be the workload that shows its address, to which no block applies.
+#[test]
+fn an_error_about_a_live_flow_passes_without_being_judged_again() {
+    for v4 in FAMILIES {
+        let (own, owner) = (host(v4, A), peer(v4));
+        let cidr = format!("{owner}/{}", if v4 { 32 } else { 128 });
+        let rules = but(&format!("{{ from: [{{ cidr: \"{cidr}\" }}], ports: [53/udp] }}"));
+        let stage = Stage::with_shown(&[("a", &rules)], &[owner]);
+        let received = datagram((owner, 5000), (own, 53));
+        assert_eq!(stage.receives(A, UPLINK, &received), ALLOW);
+        assert_eq!(stage.sends(A, &error(own, owner, &quoted(&received, 8))), ALLOW);
+    }
+}
+
 /// The peer that is quoted has a class of its own, and the router has another.
 #[test]
 fn an_error_is_judged_again_by_the_peer_that_it_quotes() {
