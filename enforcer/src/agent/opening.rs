@@ -63,8 +63,7 @@ impl Opening {
         let roster = self.roster_of(snapshot);
         let resolved = Arc::new(resolve_with(Arc::clone(&newest.set), roster));
         let image = compile(&resolved)?;
-        let kept = newest.sources.iter().map(|(name, files)| ((*name).to_owned(), files.clone())).collect();
-        let whole = Chosen { image, names: Arc::clone(&resolved) as _, kept, is_held: false };
+        let whole = Chosen { image, names: Arc::clone(&resolved) as _, kept: newest.kept(), is_held: false };
         let is_quiet = last_change.is_some_and(|last| Instant::now() >= last + self.wait);
         let chosen = match &self.settled {
             Some((set, before)) if !is_quiet && **set != *newest.set => hold(whole, &resolved, set, before),

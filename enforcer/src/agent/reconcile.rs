@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use enforcer_common::id::{Ifindex, IncarnationId, Revision};
@@ -196,11 +197,18 @@ impl Reconciler {
         snapshot: &Arc<Snapshot>,
         last_change: Option<Instant>,
     ) -> Result<(), AgentError> {
-        let (chosen, resolved) = self.opening.choose(reading, snapshot, last_change)?;
+        let newest = self.state_of(Revision::NONE, reading.kept(), snapshot);
+        let (states, opening) = (&mut self.states, &mut self.opening);
+        let (chosen, resolved) = thread::scope(|scope| {
+            // Beside the compiler, which takes longer. `save` writes what this could not, and tells why if it cannot either.
+            scope.spawn(|| drop(states.prepare(&newest)));
+            opening.choose(reading, snapshot, last_change)
+        })?;
         let intent = Intent::new(chosen.image.clone(), snapshot, self.unknown, self.window);
         let unchanged = self.intent.as_ref() == Some(&intent);
         let revision = if unchanged { self.kernel.revision().revision } else { self.kernel.next_revision() };
-        self.save(revision, chosen.kept.clone(), snapshot)?;
+        let state = self.state_of(revision, chosen.kept.clone(), snapshot);
+        self.states.save(&state).map_err(AgentError::State)?;
         // Held, so that no denial of the new revision is read before its names are in.
         let names = self.denials.names();
         let mut names = names.hold();
@@ -226,10 +234,9 @@ impl Reconciler {
         Ok(())
     }
 
-    fn save(&mut self, revision: Revision, policies: Kept, snapshot: &Arc<Snapshot>) -> Result<(), AgentError> {
+    fn state_of(&self, revision: Revision, policies: Kept, snapshot: &Arc<Snapshot>) -> InForce {
         let (workloads, snapshot) = (self.texts.clone(), Arc::clone(snapshot));
-        let state = InForce { revision, policies, workloads, snapshot, unknown: self.unknown };
-        self.states.save(&state).map_err(AgentError::State)
+        InForce { revision, policies, workloads, snapshot, unknown: self.unknown }
     }
 
     fn take_over(&mut self, applied: Applied, snapshot: &Snapshot) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::load::{Loaded, SourceFile};
 use super::model::PolicySet;
-use super::source::{Said, Unit};
+use super::source::{Kept, Said, Unit};
 use super::{PolicyWarning, Skipped};
 
 /// Source and unit.
@@ -35,6 +35,13 @@ pub struct Reading {
     pub sources: BTreeMap<&'static str, Vec<Arc<[SourceFile]>>>,
     /// The documents of the texts that are no policies.
     pub skipped: Skipped,
+}
+
+impl Reading {
+    /// The texts as a later daemon reads them.
+    pub fn kept(&self) -> Kept {
+        self.sources.iter().map(|(name, files)| ((*name).to_owned(), files.clone())).collect()
+    }
 }
 
 /// What a person should hear about what a source has said.

@@ -81,6 +81,7 @@ enum Part {
 /// A part that has a file.
 #[derive(Clone, Debug)]
 struct Saved {
+    name: String,
     part: Part,
     version: u64,
     bytes: u64,
@@ -90,8 +91,8 @@ struct Saved {
 #[derive(Clone, Debug)]
 pub struct StateDir {
     path: PathBuf,
-    /// What this run has written last, by the name of the part.
-    saved: BTreeMap<String, Saved>,
+    /// What this run has written since the last index, and what that one names.
+    saved: Vec<Saved>,
     /// No file has a version as high as this one.
     next: u64,
 }
@@ -109,24 +110,37 @@ impl StateDir {
 
     /// Opens the directory for reading only. It may be missing.
     pub fn at(path: PathBuf) -> Self {
-        Self { path, saved: BTreeMap::new(), next: 1 }
+        Self { path, saved: Vec::new(), next: 1 }
+    }
+
+    /// Writes the files of what may be in force next, if they have changed. No index names them before [`Self::save`] does, so
+    /// this may run while the image is compiled.
+    pub fn prepare(&mut self, state: &InForce) -> io::Result<()> {
+        self.write_changed(state).map(drop)
     }
 
     /// Saves the sources of a revision that is about to be in force. Only changed files are written.
     pub fn save(&mut self, state: &InForce) -> io::Result<()> {
-        let mut versions = BTreeMap::new();
-        for (name, part) in parts(state) {
-            let version = match self.saved.get(&name) {
-                Some(saved) if saved.part == part && self.has(&name, saved) => saved.version,
-                _ => self.write(&name, part)?,
-            };
-            versions.insert(name, version);
-        }
-        self.saved.retain(|name, _| versions.contains_key(name));
+        let versions = self.write_changed(state)?;
+        self.saved.retain(|saved| versions.get(&saved.name) == Some(&saved.version));
         let index = Index { revision: state.revision, unknown: state.unknown, versions };
         self.replace(&self.path.join(index_name(state.revision)), &framed(&serde_json::to_vec(&index)?))?;
         self.collect();
         Ok(())
+    }
+
+    /// The version of each part.
+    fn write_changed(&mut self, state: &InForce) -> io::Result<BTreeMap<String, u64>> {
+        let mut versions = BTreeMap::new();
+        for (name, part) in parts(state) {
+            let same = self.saved.iter().find(|saved| saved.name == name && saved.part == part);
+            let version = match same.filter(|saved| self.has(saved)) {
+                Some(saved) => saved.version,
+                None => self.write(&name, part)?,
+            };
+            versions.insert(name, version);
+        }
+        Ok(versions)
     }
 
     fn write(&mut self, name: &str, part: Part) -> io::Result<u64> {
@@ -134,13 +148,13 @@ impl StateDir {
         let bytes = framed(&serialized(&part)?);
         self.replace(&self.path.join(part_name(name, version)), &bytes)?;
         self.next += 1;
-        self.saved.insert(name.to_owned(), Saved { part, version, bytes: bytes.len() as u64 });
+        self.saved.push(Saved { name: name.to_owned(), part, version, bytes: bytes.len() as u64 });
         Ok(version)
     }
 
     /// Whether the file is still there: somebody may have cleared the directory.
-    fn has(&self, name: &str, saved: &Saved) -> bool {
-        let file = fs::metadata(self.path.join(part_name(name, saved.version)));
+    fn has(&self, saved: &Saved) -> bool {
+        let file = fs::metadata(self.path.join(part_name(&saved.name, saved.version)));
         file.is_ok_and(|file| file.len() == saved.bytes)
     }
 

@@ -53,6 +53,31 @@ fn what_was_saved_comes_back_for_its_revision_only() {
 }
 
 #[test]
+fn what_was_prepared_counts_for_nothing_until_it_is_saved() {
+    let (_directory, mut states) = empty();
+    let (old, new) = (state(7, "a", "a"), state(8, "b", "a"));
+    states.save(&old).unwrap();
+    states.prepare(&new).unwrap();
+    assert_eq!((loaded(&states, 7), loaded(&states, 8)), (Some(old.clone()), None));
+    // What is held back was prepared, and what stays in force is saved once more: neither is written a second time.
+    let before = files(&states);
+    states.save(&old).unwrap();
+    let after = files(&states);
+    let text = "policies-directory-1.json";
+    assert_eq!((loaded(&states, 7), before[text]), (Some(old), after[text]));
+    assert!(!after.contains_key("policies-directory-4.json"), "{after:?}");
+    // What was prepared is named as it is.
+    states.prepare(&new).unwrap();
+    let before = files(&states);
+    states.save(&new).unwrap();
+    states.keep_only(Revision(8));
+    let after = files(&states);
+    assert_eq!(loaded(&states, 8), Some(new));
+    assert_eq!(before["policies-directory-5.json"], after["policies-directory-5.json"]);
+    assert_eq!(after.len(), 4, "{after:?}");
+}
+
+#[test]
 fn what_has_not_changed_is_not_written_again() {
     let (_directory, mut states) = empty();
     states.save(&state(7, "a", "a")).unwrap();
