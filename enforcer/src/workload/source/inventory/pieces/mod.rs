@@ -170,7 +170,7 @@ impl Pieces {
             return Some((self.head.1.clone(), Load::default()));
         }
         if !split.head_speaks {
-            return Some((BTreeMap::new(), Load::of_comments(split.head)));
+            return Some((BTreeMap::new(), Load::default()));
         }
         let (inventory, load) = parse_counted(Path::new(""), split.head);
         let Inventory { namespaces, entries } = inventory.ok()?;

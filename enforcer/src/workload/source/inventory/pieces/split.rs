@@ -5,8 +5,6 @@
 
 #![forbid(unsafe_code)]
 
-use serde_yaml::budget::Budget;
-
 /// The key that the entries stand below.
 pub(super) const KEY: &str = "workloads:";
 
@@ -30,9 +28,6 @@ pub(super) struct Piece<'a> {
 /// What may let an item depend on others or reach over its end: anchors, aliases, tags, directives, block scalars, merge keys
 /// and complex keys.
 const REACHING_CHARACTERS: &[u8] = b"&*!%|><?";
-
-/// The parser refuses a long row of comments in some places, and counts those at the ends of the lines around it too.
-const COMMENTS_BESIDE: usize = 8;
 
 /// A text that is parsed as a whole.
 struct Unclear;
@@ -98,15 +93,11 @@ struct Lines<'a> {
     at: usize,
     /// Number of the last line.
     number: u64,
-    /// Comment lines since the last content.
-    comments: usize,
-    most_comments: usize,
 }
 
 impl<'a> Lines<'a> {
     fn new(text: &'a str) -> Self {
-        let most_comments = Budget::default().max_buffered_comment_events.saturating_sub(COMMENTS_BESIDE);
-        Self { text, at: 0, number: 0, comments: 0, most_comments }
+        Self { text, at: 0, number: 0 }
     }
 
     /// The next line and where it begins.
@@ -128,13 +119,11 @@ impl<'a> Lines<'a> {
             return Err(Unclear);
         }
         if is_comment {
-            self.comments += 1;
-            return if self.comments <= self.most_comments { Ok(Some((begin, Line::Comment))) } else { Err(Unclear) };
+            return Ok(Some((begin, Line::Comment)));
         }
         if content.is_empty() {
             return Ok(Some((begin, Line::Blank)));
         }
-        self.comments = 0;
         let indent = text.len() - text.trim_start_matches(' ').len();
         Ok(Some((begin, Line::Content { indent, content })))
     }
