@@ -8,7 +8,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use super::super::document::parse_counted;
 use super::super::{Inventory, statement};
+use super::split::split;
 use super::{FEW, InventoryReading, Pieces};
 
 fn path() -> &'static Path {
@@ -362,6 +364,39 @@ fn an_alias_behind_what_looks_like_a_comment_follows_its_anchor() {
             assert_eq!(parsed(&mut pieces, &text(value)), None);
         }
     }
+}
+
+#[test]
+fn an_entry_of_two_pieces_is_learned_as_neither() {
+    // The second piece is an entry by itself, and here the end of a label of the first.
+    let text = |netns: &str| {
+        format!(
+            "workloads:\n- name: a\n  match: {{netns: a}}\n- name: c\n  labels: {{note: \"x\n- name: y # \"}}\n  match: {{netns: {netns}}}\n"
+        )
+    };
+    let mut pieces = Pieces::new(FEW);
+    for netns in ["c", "d", "e"] {
+        assert_eq!(parsed(&mut pieces, &text(netns)), None);
+    }
+}
+
+#[test]
+fn what_disagrees_with_its_pieces_is_not_learned() {
+    let text = "namespaces: {shop: {}}\nworkloads:\n- name: a\n  match: {netns: a}\n- name: b\n  match: {netns: b}\n";
+    // As if the parser had made something else of the text than the split.
+    let learned = |change: fn(&mut InventoryReading)| {
+        let (inventory, load) = parse_counted(path(), text);
+        let mut reading = InventoryReading { inventory: inventory.unwrap(), statements: Vec::new(), parsed: None };
+        reading.statements = reading.inventory.entries.iter().map(|entry| Arc::new(statement(entry))).collect();
+        change(&mut reading);
+        let mut pieces = Pieces::new(FEW);
+        pieces.learn(&split(text).unwrap(), &reading, load);
+        pieces.known.len()
+    };
+    assert_eq!(learned(|_| {}), 2);
+    assert_eq!(learned(|reading| drop(reading.inventory.entries.pop())), 0, "an entry too few");
+    assert_eq!(learned(|reading| reading.inventory.entries.swap(0, 1)), 0, "entries of other lines");
+    assert_eq!(learned(|reading| reading.inventory.namespaces.clear()), 0, "other namespaces");
 }
 
 #[test]
