@@ -181,7 +181,7 @@ pub(super) fn plain_message(error: &serde_yaml::Error) -> String {
     in_plain_words(message).unwrap_or_else(|| message.to_owned())
 }
 
-/// What the parser says of a value of another type, or of a text after the end.
+/// What the parser says of a value of another type, of a text after the end, or of a text that is too much for it.
 fn in_plain_words(message: &str) -> Option<String> {
     let expected = match message {
         "expected mapping start" => "a map",
@@ -190,6 +190,12 @@ fn in_plain_words(message: &str) -> Option<String> {
         _ if message.starts_with("cannot deserialize null into string") => "a text",
         _ if message.starts_with("multiple YAML documents") => {
             return Some("a second document begins here; write all workloads below one `workloads:`".to_owned());
+        }
+        _ if message.starts_with("budget breached: Depth") || message == "recursion limit exceeded" => {
+            return Some("the text is nested too deep here; look for an extra bracket or indent".to_owned());
+        }
+        _ if message.starts_with("budget breached: Nodes") => {
+            return Some("the inventory has too many entries or labels; at most 250000 YAML nodes are read".to_owned());
         }
         _ => message.strip_prefix("invalid type: unit value, expected ")?,
     };

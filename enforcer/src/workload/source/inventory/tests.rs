@@ -73,6 +73,9 @@ fn each_mistake_has_a_message_with_its_place() {
         ("label twice in the second set", workload("  labels: [{app: a}, {app: a, app: b}]\n  match: {netns: web}\n")),
         ("a label without a value", workload("  labels: [{app: }]\n  match: {netns: web}\n")),
         ("a map as a label", workload("  labels: {app: {name: web}}\n  match: {netns: web}\n")),
+        ("many brackets", workload(&format!("  labels: {}\n", "[".repeat(10_000)))),
+        ("many keys", workload(&format!("  labels:\n    {}x\n", "? ".repeat(10_000)))),
+        ("too many entries", format!("workloads:\n{}", "- {name: w, match: {netns: w}}\n".repeat(40_000))),
         ("a second document", format!("{0}---\n{0}", workload("  match: {netns: web}\n"))),
     ];
     let mut messages = String::new();
