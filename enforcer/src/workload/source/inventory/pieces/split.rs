@@ -55,7 +55,7 @@ fn pass_head(lines: &mut Lines<'_>) -> Result<(usize, bool), Unclear> {
             Line::Blank | Line::Comment => {}
             Line::Content { indent: 0, content: KEY } => return Ok((at, speaks)),
             Line::Content { indent: 0, content: "---" } if !begun => begun = true,
-            Line::Content { indent: 0, content } if !speaks && content.starts_with("namespaces:") => {
+            Line::Content { indent: 0, content } if content.starts_with("namespaces:") => {
                 (begun, speaks) = (true, true);
             }
             Line::Content { indent: 1.., .. } if speaks => {}
@@ -81,7 +81,7 @@ fn pieces<'a>(lines: &mut Lines<'a>) -> Result<Vec<Piece<'a>>, Unclear> {
             _ => return Err(Unclear),
         }
     }
-    item_indent.ok_or(Unclear)?;
+    // Without an item this is no entry, which its parse finds.
     pieces.push(Piece { text: &lines.text[begin..], line: line_of_begin });
     Ok(pieces)
 }

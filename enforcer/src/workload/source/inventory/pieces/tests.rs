@@ -335,6 +335,13 @@ fn what_only_looks_like_pieces_is_read_as_a_whole() {
         ("a key", format!("workloads:\n{a}? x\n")),
         ("carriage returns", format!("workloads:\n{a}{b}").replace('\n', "\r\n")),
         ("an end of the stream", format!("workloads:\n{a}\0{b}")),
+        ("a return in a comment", format!("# c\rnamespaces: {{shop: {{labels: {{team: web}}}}}}\nworkloads:\n{a}{b}")),
+        ("what YAML forbids, in a comment", format!("# \u{1}\nworkloads:\n{a}{b}")),
+        ("a mark in a comment", format!("# \u{feff}\nworkloads:\n{a}{b}")),
+        ("no character, in a comment", format!("# \u{ffff}\nworkloads:\n{a}{b}")),
+        ("a line separator in a comment", format!("# \u{2028}namespaces: {{shop: {{}}}}\nworkloads:\n{a}{b}")),
+        ("an empty document before", format!("---\n---\nworkloads:\n{a}{b}")),
+        ("a text before the key", format!("  x\nworkloads:\n{a}{b}")),
         ("no item", "workloads:\n".to_owned()),
     ];
     for (name, text) in cases {
