@@ -175,6 +175,10 @@ mod tests {
         assert!(error.ends_with("flow_quota is 10, but it must be from 64 to 524288"), "{error}");
         let error = load("older_connections_seconds: 86400").unwrap_err().to_string();
         assert!(error.contains("from 0 to 3600"), "{error}");
+        for no_time in ["", "-1", "3s", "1.5", "[3]", "99999999999999999999", "3600\nopening_wait_seconds: 0"] {
+            let error = load(&format!("opening_wait_seconds: {no_time}")).unwrap_err().to_string();
+            assert!(error.contains("line 1") || error.contains("line 2"), "{no_time}: {error}");
+        }
     }
 
     /// Rows of the page's table: name, type, unit, default, allowed values.

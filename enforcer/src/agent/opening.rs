@@ -92,9 +92,10 @@ impl Opening {
         }
     }
 
-    /// When what is held back may be put in force; `None`: nothing is, or the files are in the middle of a change.
-    pub(super) fn due(&self, last_change: Option<Instant>) -> Option<Instant> {
-        last_change.filter(|_| self.is_held).map(|last| last + self.wait)
+    /// When what is held back may be put in force; `None`: nothing is, or the files are in the middle of a change, or the kernel
+    /// has refused the last image. That image is not tried again at once, because this moment stays in the past.
+    pub(super) fn due(&self, last_change: Option<Instant>, is_refused: bool) -> Option<Instant> {
+        last_change.filter(|_| self.is_held && !is_refused).map(|last| last + self.wait)
     }
 
     /// Whether something is held back.
@@ -131,5 +132,59 @@ impl names::Policies for Both {
             Ruling::Allowed(_) => self.earlier.rule_on(workload, direction, peer, service),
             denied @ Ruling::Denied(_) => Some(denied),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use super::*;
+    use crate::policy::load::{Loaded, SourceFile, from_sources};
+    use crate::workload::inventory::Inventory;
+    use crate::workload::offline;
+
+    const WAIT: Duration = Duration::from_secs(3);
+    const CLOSED: &str =
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {}}\n";
+    const OPEN: &str = "# nothing\n";
+
+    fn reading(text: &str) -> Reading {
+        let source = SourceFile { path: "a.yaml".into(), text: text.into() };
+        let Loaded { set, sources, skipped, .. } = from_sources(vec![source]).unwrap();
+        Reading { set, sources: BTreeMap::from([("directory", vec![sources])]), skipped }
+    }
+
+    fn snapshot() -> Arc<Snapshot> {
+        let inventory = "workloads: [{name: web, match: {address: 10.0.0.2}}, {name: db, match: {address: 10.0.0.3}}]";
+        Arc::new(offline::snapshot(&Inventory::parse(Path::new("i.yaml"), inventory).unwrap()))
+    }
+
+    #[test]
+    fn d15_what_opens_waits_and_what_the_kernel_refuses_is_not_tried_again_at_once() {
+        let (snapshot, now) = (snapshot(), Instant::now());
+        let long_ago = now.checked_sub(WAIT).unwrap();
+        let kept = BTreeMap::from([("directory".to_owned(), reading(CLOSED).sources["directory"].clone())]);
+        let mut opening = Opening::new(WAIT, Some(&InForce { policies: kept, ..InForce::default() }));
+        let closed = Opening::new(WAIT, None).choose(&reading(CLOSED), &snapshot, None).unwrap().0.image;
+        let choose = |opening: &mut Opening, text: &str, last_change| {
+            let newest = reading(text);
+            let (chosen, _) = opening.choose(&newest, &snapshot, last_change).unwrap();
+            opening.took(&chosen, &newest);
+            matches!(change(&closed, &chosen.image), Change::Opens(_))
+        };
+        assert!(!choose(&mut opening, CLOSED, Some(now)) && !opening.is_held(), "it is in force");
+        assert_eq!(opening.due(Some(now), false), None, "nothing is held back");
+        for last_change in [Some(now), None] {
+            assert!(!choose(&mut opening, OPEN, last_change) && opening.is_held(), "{last_change:?}");
+        }
+        assert_eq!(opening.due(Some(now), false), Some(now + WAIT));
+        assert_eq!(opening.due(None, false), None, "the files are in the middle of a change");
+        assert_eq!(opening.due(Some(long_ago), true), None, "the kernel has refused it");
+        assert!(choose(&mut opening, OPEN, Some(long_ago)) && !opening.is_held(), "the files have been quiet");
+        assert_eq!(opening.due(Some(long_ago), false), None);
+        assert!(choose(&mut opening, OPEN, Some(now)) && !opening.is_held(), "it is in force");
+        assert!(!choose(&mut opening, CLOSED, Some(now)) && !opening.is_held(), "what closes does not wait");
     }
 }

@@ -287,8 +287,8 @@ impl Reconciler {
 
     /// When what a change of the policies would open may be put in force; `None`: nothing is held back.
     pub(super) fn opening_due(&self, policies: &Policies) -> Option<Instant> {
-        // What could not be put in force is tried again by `verify`, and not at once.
-        self.opening.due(policies.last_change()).filter(|_| self.report.apply_error.is_none())
+        // What could not be put in force is tried again by `verify`.
+        self.opening.due(policies.last_change(), self.report.apply_error.is_some())
     }
 
     /// Compares the kernel with the plan, repairs differences, and tries failed steps again.

@@ -68,7 +68,9 @@ fn answer(args: &Args) -> Answer {
     let inventory = match inventory.as_deref().map(Inventory::load).transpose() {
         Ok(inventory) => inventory,
         Err(error) => {
-            return Answer { findings: vec![format!("error: {error}")], code: UNREADABLE, ..Answer::default() };
+            // With its cause.
+            let finding = format!("error: {:#}", anyhow::Error::from(error));
+            return Answer { findings: vec![finding], code: UNREADABLE, ..Answer::default() };
         }
     };
     match load_paths(paths) {
@@ -157,6 +159,9 @@ mod tests {
         insta::assert_snapshot!(findings.join("\n\n"));
         let bad = told(policies(), Some(file("policies.yaml")));
         assert_eq!(bad.code, 2, "{bad:?}");
+        let missing = told(policies(), Some(file("missing.yaml")));
+        assert_eq!(missing.code, 2);
+        assert!(missing.findings[0].ends_with(": No such file or directory (os error 2)"), "{missing:?}");
     }
 
     #[test]

@@ -149,6 +149,10 @@ fn syntax_help(message: &str) -> Option<&'static str> {
         Some("indent with spaces: YAML takes no tabs there")
     } else if message.contains("mapping values are not allowed") || message.contains("simple key") {
         Some("look for a wrong indent, or a missing quote or space after a colon, here and in the line above")
+    } else if message.contains("<document start>") {
+        Some("begin each document with a line `---`, also in a JSON file")
+    } else if message.starts_with("unsupported tag") {
+        Some("remove the tag, or move a file without policies out of the policy directory")
     } else {
         None
     }

@@ -117,6 +117,8 @@ mod tests {
         assert_eq!((names, made.remote.len(), made.uplinks.len()), (vec!["b", "a", "c", "d"], 0, 0));
         let locals: Vec<_> = made.local.values().collect();
         assert!(locals[0].routes && !locals[1].routes);
+        let interfaces = locals.iter().flat_map(|local| local.endpoints.values());
+        assert!(interfaces.into_iter().all(|interface| !interface.existed_at_start), "nobody is older than the node");
         for made_up in &locals[..2] {
             assert!(made_up.addresses.values().all(Voucher::is_nobody), "{made_up:?}");
             assert_eq!(made_up.addresses.keys().map(IpAddr::is_ipv4).collect::<Vec<_>>(), [true, false]);

@@ -143,7 +143,11 @@ impl<'a> StatedKind<'a> {
         let Some(version) = given(api_version, default.map(|(_, version)| version)) else {
             return context.refuse(header.at, Problem::MissingField { field: "apiVersion" });
         };
-        Some(Self { kind, version })
+        // Nobody has a kind without a name: it may be what a template has left of a policy.
+        match [kind, version].into_iter().find(|name| name.value.trim().is_empty()) {
+            Some(empty) => context.refuse(empty.at, Problem::NoValue),
+            None => Some(Self { kind, version }),
+        }
     }
 
     /// What a document of this kind is; `None`: the context has refused its version.

@@ -69,7 +69,9 @@ fn a_tree_is_read_in_the_order_of_its_paths() {
 fn an_empty_directory_is_an_empty_set_and_a_missing_one_an_error() {
     let directory = tempfile::tempdir().unwrap();
     write(directory.path(), "empty.yaml", "# nothing yet\n---\n");
-    assert_eq!(load(directory.path()).unwrap().set.policies, []);
+    let empty = load(directory.path()).unwrap();
+    assert_eq!((empty.set.policies.len(), empty.warnings.len()), (0, 1));
+    assert_eq!(empty.warnings[0].what.to_string(), "no policy was read here");
     let missing = load(&directory.path().join("missing")).unwrap_err().to_string();
     assert!(missing.starts_with("error: the file or directory cannot be read: No such file or directory"), "{missing}");
     let file = load(&directory.path().join("empty.yaml")).unwrap_err().to_string();

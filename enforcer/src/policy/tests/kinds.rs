@@ -53,10 +53,11 @@ fn d9_what_may_be_meant_as_a_policy_is_never_skipped() {
     for (version, kind, said) in [
         ("networking.k8s.io/v1", "NetworkPolcy", "unknown kind `NetworkPolcy`"),
         ("networking.k8s.io/v1", "networkpolicies", "unknown kind `networkpolicies`"),
-        ("networking.k8s.io/v1", "Netz", "unknown kind `Netz`"),
-        ("Networking.K8s.io/v1", "Netz", "unknown kind `Netz`"),
-        ("enforcer.dev/v1alpha1", "Flow", "unknown kind `Flow`"),
-        ("v1", "Lst", "unknown kind `Lst`"),
+        ("networking.k8s.io/v1", "Netz", "unknown kind `Netz`, expected"),
+        ("Networking.K8s.io/v1", "Netz", "unknown kind `Netz`, expected"),
+        ("enforcer.dev/v1alpha1", "Flow", "unknown kind `Flow`, expected"),
+        ("example.org/v1", "FlowPolicyOfTheWholeHouse", "unknown kind `FlowPolicyOfTheWholeHouse`, expected"),
+        ("v1", "Lst", "unknown kind `Lst`, expected"),
         ("extensions/v1beta1", "NetworkPolicy", "NetworkPolicy has the version"),
         ("projectcalico.org/v3", "NetworkPolicy", "NetworkPolicy has the version"),
         ("v1beta1", "List", "List has the version"),
@@ -85,7 +86,15 @@ fn d9_what_may_be_meant_as_a_policy_is_never_skipped() {
             "apiVersion: v1\nkind: PodList\nitems: [{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy}]\n",
             "this list holds objects of the kind `Pod`, but the item is of the kind `NetworkPolicy`",
         ),
+        (
+            "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicyList\nitems: []\n",
+            "Enforcer does not read policies of the kind `CiliumNetworkPolicyList`",
+        ),
+        ("apiVersion: v1\nkind: NetworkPolcyList\nitems: []\n", "unknown kind `NetworkPolcyList`, expected"),
+        ("apiVersion: apps/v1\nkind: DeploymentList\nitems: [{spec: {podSelector: {}}}]\n", "but its `spec` has"),
         ("kind: Pod\nkind: NetworkPolicy\napiVersion: v1\n", "the field `kind` appears here a second time"),
+        ("apiVersion: v1\nkind: \"\"\n", "this field has no value"),
+        ("apiVersion: \" \"\nkind: Deployment\n", "this field has no value"),
     ] {
         let message = refused(text);
         assert!(message.contains(said), "{text}{message}");
@@ -137,13 +146,16 @@ fn a_kustomization_may_leave_out_its_kind_and_only_under_its_own_name() {
 
 #[test]
 fn a_deep_document_of_another_kind_is_read_and_a_bottomless_one_is_refused() {
-    let deep = |levels: usize| {
-        let spec = format!("{}{}", "{a: ".repeat(levels), "}".repeat(levels));
-        object("apiextensions.k8s.io/v1", "CustomResourceDefinition", &format!("spec: {spec}"))
-    };
-    assert_eq!(loaded(&deep(120)).set.policies.len(), 0);
-    for levels in [130, 300, 100_000] {
-        assert!(refused(&deep(levels)).contains("nested more than 128 levels deep"), "{levels}");
+    // The reader has another limit for brackets, which comes first if nothing is between them.
+    for (open, close) in [("{a: ", "}"), ("[", "]")] {
+        let deep = |levels: usize| {
+            let spec = format!("{}{}", open.repeat(levels), close.repeat(levels));
+            object("apiextensions.k8s.io/v1", "CustomResourceDefinition", &format!("spec: {spec}"))
+        };
+        assert_eq!(loaded(&deep(120)).set.policies.len(), 0);
+        for levels in [130, 300, 100_000] {
+            assert!(refused(&deep(levels)).contains("nested more than 128 levels deep"), "{open} {levels}");
+        }
     }
 }
 

@@ -126,4 +126,8 @@ async fn of_many_files_only_the_changed_one_is_read_and_parsed_again() {
     let last = said(&mut source).unwrap();
     assert!(Arc::ptr_eq(&last.set.policies[1], &changed.set.policies[1]));
     assert!(!Arc::ptr_eq(&last.set.policies[0], &changed.set.policies[0]));
+    fs::write(at("a.yaml"), named("a")).unwrap();
+    fs::write(at("b.yaml"), named("d")).unwrap();
+    let rewritten = said(&mut source).unwrap();
+    assert!(Arc::ptr_eq(&rewritten.sources[0].text, &last.sources[0].text), "the same text is kept once");
 }

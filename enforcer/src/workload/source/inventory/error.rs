@@ -175,10 +175,31 @@ pub(super) fn plain_message(error: &serde_yaml::Error) -> String {
         _ => first,
     };
     let message = message.split(", set DuplicateKeyPolicy").next().unwrap_or(message);
-    match near_name(message) {
-        Some(name) => format!("{message}; did you mean `{name}`?"),
-        None => message.to_owned(),
+    if let Some(name) = near_name(message) {
+        return format!("{message}; did you mean `{name}`?");
     }
+    in_plain_words(message).unwrap_or_else(|| message.to_owned())
+}
+
+/// What the parser says of a value of another type, of a text after the end, or of a text that is too much for it.
+fn in_plain_words(message: &str) -> Option<String> {
+    let expected = match message {
+        "expected mapping start" => "a map",
+        "expected sequence start" => "a list",
+        "expected string scalar" => "a text",
+        _ if message.starts_with("cannot deserialize null into string") => "a text",
+        _ if message.starts_with("multiple YAML documents") => {
+            return Some("a second document begins here; write all workloads below one `workloads:`".to_owned());
+        }
+        _ if message.starts_with("budget breached: Depth") || message == "recursion limit exceeded" => {
+            return Some("the text is nested too deep here; look for an extra bracket or indent".to_owned());
+        }
+        _ if message.starts_with("budget breached: Nodes") => {
+            return Some("the inventory has too many entries or labels; at most 250000 YAML nodes are read".to_owned());
+        }
+        _ => message.strip_prefix("invalid type: unit value, expected ")?,
+    };
+    Some(format!("{expected} is expected here; write one, or remove the field or the item"))
 }
 
 /// The known field that an unknown one was probably meant to be.

@@ -17,11 +17,6 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// At most what lines of comments are.
-    pub(super) fn of_comments(text: &str) -> Self {
-        Self { nodes: 0, events: text.lines().count() }
-    }
-
     /// Of an item of the list by itself: without the document, the key and the list.
     pub(super) fn within_list(self) -> Self {
         Self { nodes: self.nodes.saturating_sub(LIST_NODES), ..self }

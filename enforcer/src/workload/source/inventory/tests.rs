@@ -65,6 +65,18 @@ fn each_mistake_has_a_message_with_its_place() {
         ("key twice", "namespaces:\n  shop: {}\n  shop: {}\n".to_owned()),
         ("label twice", workload("  labels: {app: a, app: b}\n  match: {netns: web}\n")),
         ("truncated", workload("  match: {netns: web\n")),
+        ("no workloads", "workloads:\n".to_owned()),
+        ("no workload", format!("{}-\n", workload("  match: {netns: web}\n"))),
+        ("no labels", workload("  labels:\n  match: {netns: web}\n")),
+        ("no labels of the second container", workload("  labels: [{app: web}, ~]\n  match: {netns: web}\n")),
+        ("labels in two lists", workload("  labels: [[{app: web}]]\n  match: {netns: web}\n")),
+        ("label twice in the second set", workload("  labels: [{app: a}, {app: a, app: b}]\n  match: {netns: web}\n")),
+        ("a label without a value", workload("  labels: [{app: }]\n  match: {netns: web}\n")),
+        ("a map as a label", workload("  labels: {app: {name: web}}\n  match: {netns: web}\n")),
+        ("many brackets", workload(&format!("  labels: {}\n", "[".repeat(10_000)))),
+        ("many keys", workload(&format!("  labels:\n    {}x\n", "? ".repeat(10_000)))),
+        ("too many entries", format!("workloads:\n{}", "- {name: w, match: {netns: w}}\n".repeat(40_000))),
+        ("a second document", format!("{0}---\n{0}", workload("  match: {netns: web}\n"))),
     ];
     let mut messages = String::new();
     for (name, text) in cases {

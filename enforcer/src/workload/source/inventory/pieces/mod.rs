@@ -170,11 +170,11 @@ impl Pieces {
             return Some((self.head.1.clone(), Load::default()));
         }
         if !split.head_speaks {
-            return Some((BTreeMap::new(), Load::of_comments(split.head)));
+            return Some((BTreeMap::new(), Load::default()));
         }
         let (inventory, load) = parse_counted(Path::new(""), split.head);
-        let Inventory { namespaces, entries } = inventory.ok()?;
-        entries.is_empty().then_some((namespaces, load))
+        // The split ends the head at the first key of entries, so it has none.
+        Some((inventory.ok()?.namespaces, load))
     }
 
     fn remember_head(&mut self, split: &Split<'_>, inventory: &Inventory) {

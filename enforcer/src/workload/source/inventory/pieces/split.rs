@@ -5,8 +5,6 @@
 
 #![forbid(unsafe_code)]
 
-use serde_yaml::budget::Budget;
-
 /// The key that the entries stand below.
 pub(super) const KEY: &str = "workloads:";
 
@@ -30,9 +28,6 @@ pub(super) struct Piece<'a> {
 /// What may let an item depend on others or reach over its end: anchors, aliases, tags, directives, block scalars, merge keys
 /// and complex keys.
 const REACHING_CHARACTERS: &[u8] = b"&*!%|><?";
-
-/// The parser refuses a long row of comments in some places, and counts those at the ends of the lines around it too.
-const COMMENTS_BESIDE: usize = 8;
 
 /// A text that is parsed as a whole.
 struct Unclear;
@@ -60,7 +55,7 @@ fn pass_head(lines: &mut Lines<'_>) -> Result<(usize, bool), Unclear> {
             Line::Blank | Line::Comment => {}
             Line::Content { indent: 0, content: KEY } => return Ok((at, speaks)),
             Line::Content { indent: 0, content: "---" } if !begun => begun = true,
-            Line::Content { indent: 0, content } if !speaks && content.starts_with("namespaces:") => {
+            Line::Content { indent: 0, content } if content.starts_with("namespaces:") => {
                 (begun, speaks) = (true, true);
             }
             Line::Content { indent: 1.., .. } if speaks => {}
@@ -86,7 +81,7 @@ fn pieces<'a>(lines: &mut Lines<'a>) -> Result<Vec<Piece<'a>>, Unclear> {
             _ => return Err(Unclear),
         }
     }
-    item_indent.ok_or(Unclear)?;
+    // Without an item this is no entry, which its parse finds.
     pieces.push(Piece { text: &lines.text[begin..], line: line_of_begin });
     Ok(pieces)
 }
@@ -98,15 +93,11 @@ struct Lines<'a> {
     at: usize,
     /// Number of the last line.
     number: u64,
-    /// Comment lines since the last content.
-    comments: usize,
-    most_comments: usize,
 }
 
 impl<'a> Lines<'a> {
     fn new(text: &'a str) -> Self {
-        let most_comments = Budget::default().max_buffered_comment_events.saturating_sub(COMMENTS_BESIDE);
-        Self { text, at: 0, number: 0, comments: 0, most_comments }
+        Self { text, at: 0, number: 0 }
     }
 
     /// The next line and where it begins.
@@ -128,13 +119,11 @@ impl<'a> Lines<'a> {
             return Err(Unclear);
         }
         if is_comment {
-            self.comments += 1;
-            return if self.comments <= self.most_comments { Ok(Some((begin, Line::Comment))) } else { Err(Unclear) };
+            return Ok(Some((begin, Line::Comment)));
         }
         if content.is_empty() {
             return Ok(Some((begin, Line::Blank)));
         }
-        self.comments = 0;
         let indent = text.len() - text.trim_start_matches(' ').len();
         Ok(Some((begin, Line::Content { indent, content })))
     }
