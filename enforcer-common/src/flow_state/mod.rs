@@ -160,6 +160,7 @@ impl Stamp {
     /// The same stamp, which the compiler makes here and not where it is used: before a lookup the words of the key are still
     /// in registers.
     #[inline(always)]
+    #[must_use]
     pub fn made_here(self) -> Self {
         Self(opaque(self.0))
     }

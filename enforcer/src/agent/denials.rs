@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn denials_are_read_less_often_once_none_came_for_a_while() {
-        let (quiet, short) = (QUIET, QUIET - Duration::from_millis(1));
+        let (quiet, short) = (QUIET, QUIET.mul_f32(0.99));
         assert_eq!([Duration::ZERO, short, quiet, 9 * quiet].map(period), [PERIOD, PERIOD, LONG_PERIOD, LONG_PERIOD]);
     }
 }
