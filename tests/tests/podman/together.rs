@@ -99,9 +99,10 @@ fn a_pod_of_kube_play_has_its_own_name_and_named_ports() {
     let pod = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: shop, labels: {{app: db, enforcer.dev/namespace: shop, \
          enforcer.dev/port.http: 8080-tcp}}}}\nspec:\n  containers:\n    - name: web\n      image: {IMAGE}\n      \
+         imagePullPolicy: Never\n      \
          ports: [{{name: http, containerPort: 8080}}, {{name: lost, containerPort: 8081}}]\n      \
          env: [{{name: NAME, value: shop-web}}, {{name: PATH, value: /bin}}]\n      command: [\"/bin/sh\", \"-c\", '{}']\n    \
-         - {{name: side, image: {IMAGE}, command: [\"/bin/sleep\", \"1000\"]}}\n",
+         - {{name: side, image: {IMAGE}, imagePullPolicy: Never, command: [\"/bin/sleep\", \"1000\"]}}\n",
         SERVE.replace('\'', "''"),
     );
     std::fs::write(host.file("pod.yaml"), pod).unwrap();
