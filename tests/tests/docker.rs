@@ -1,5 +1,6 @@
 //! Containers of a real Docker, which `enforcer` knows only through the API's socket: user-defined networks, what compose makes,
-//! published ports, and containers that are paused, renamed and restarted. The `dockerd` is the test's own, in its node.
+//! published ports, builds of BuildKit, and containers that are created, paused and renamed. The `dockerd` is the test's own, in
+//! its node.
 
 #![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
 
@@ -7,7 +8,8 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use enforcer_tests::podman::container::{Container, OTHER_PORT, Outcome, PORT};
+use enforcer_tests::cases::Port;
+use enforcer_tests::podman::container::{Container, OTHER_PORT, Outcome, PORT, SERVE};
 use enforcer_tests::podman::{Host, IMAGE};
 
 const POLICY: &str = "\
@@ -83,12 +85,23 @@ fn containers_of_a_compose_project_are_named_and_enforced_whatever_their_state()
     host.until("the outside is named", |host| published_answers(host, 18_080));
     assert_enforced(&host, &db, &web, &other);
 
+    // A container that is created has no namespace yet.
+    let next = host.attach("net", ["10.235.0.14", "fd35::14"]);
+    let next: Vec<&str> = next.iter().map(String::as_str).collect();
+    let create = ["create", "--name", "shop-next-1", "--env", "NAME=shop-next-1", "--label", "app=db"];
+    host.podman(&[&create[..], &PROJECT, &next, &[IMAGE, "sh", "-c", SERVE]].concat());
+    let next = Container::known("shop-next-1", &["10.235.0.14", "fd35::14"]);
+
     // Another event makes the daemon ask again while the container is paused.
     host.podman(&["pause", "shop-db-1"]);
     let late = container(&mut host, "shop-late-1", 13, "web", &[]);
     host.wait_for(&["shop/shop-late-1", "shop/shop-db-1"]);
     host.podman(&["unpause", "shop-db-1"]);
     assert_enforced(&host, &db, &late, &other);
+    host.podman(&["start", "shop-next-1"]);
+    next.wait_until_it_serves(&mut host);
+    host.wait_for(&["shop/shop-next-1"]);
+    assert_enforced(&host, &next, &late, &other);
 
     host.podman(&["rename", "shop-db-1", "first"]);
     host.wait_for(&["shop/first"]);
@@ -114,4 +127,73 @@ fn containers_of_a_compose_project_are_named_and_enforced_whatever_their_state()
     assert_eq!(code, 0, "{status:#}");
     host.purge();
     assert_eq!(other.ask(&host, &side, PORT), Outcome::Answered, "without enforcement");
+}
+
+/// db answers builds at both ports, and builds ask at one of them.
+const BUILDS: &str = "\
+apiVersion: enforcer.dev/v1alpha1
+kind: FlowPolicy
+metadata: {name: db}
+spec:
+  workloads: {app: db}
+  isolate: [ingress]
+  allow:
+    - from: [{workloads: {enforcer.dev/origin: build}}]
+      ports: [8080-8081/tcp]
+---
+apiVersion: enforcer.dev/v1alpha1
+kind: FlowPolicy
+metadata: {name: builds}
+spec:
+  workloads: {enforcer.dev/origin: build}
+  isolate: [egress]
+  allow:
+    - to: [{workloads: {app: db}}]
+      ports: [8080/tcp]
+";
+
+/// What `RUN` of a build with BuildKit starts is in no list of Docker's. Policies select it, and name it as a peer, by where it
+/// comes from.
+#[test]
+fn a_container_of_a_build_of_buildkit_has_a_name_by_which_a_policy_selects_it() {
+    let mut host = Host::docker();
+    // BuildKit has the default network alone.
+    let db = Container::run(&host, "db", &["--label", "app=db"], &[]);
+    let addresses = ["IPAddress", "GlobalIPv6Address"].map(|field| {
+        let address = host.podman(&["inspect", "-f", &format!("{{{{.NetworkSettings.{field}}}}}"), "db"]);
+        address.parse::<IpAddr>().unwrap_or_else(|_| panic!("db has no {field}: {address:?}"))
+    });
+    db.wait_until_it_serves(&mut host);
+    let context = host.file("context");
+    std::fs::create_dir(&context).unwrap();
+    // How many addresses of db answer a build at each port.
+    let build = |host: &Host, tag: &str| {
+        let [v4, v6] = addresses;
+        let urls = format!("http://{v4}:$port/name http://[{v6}]:$port/name");
+        let ask = format!("for url in {urls}; do echo \"$port says $(timeout 2 wget -q -O - $url)\" & done");
+        let step =
+            format!("FROM {IMAGE}\nRUN sleep 3; for port in {PORT} {OTHER_PORT}; do {ask}; done; wait # {tag}\n");
+        std::fs::write(context.join("Dockerfile"), step).unwrap();
+        let mut command = host.command("docker");
+        command.env("DOCKER_BUILDKIT", "1").args(["build", "--no-cache", "--progress=plain", "-t", tag]).arg(&context);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        [PORT, OTHER_PORT].map(|port| said.matches(&format!("{port} says db")).count())
+    };
+    assert_eq!(build(&host, "before"), [2, 2], "without enforcement");
+
+    host.policy("builds.yaml", BUILDS);
+    host.start(&["default/db"]);
+    assert_eq!(build(&host, "enforced"), [2, 0], "a policy selects builds, and a rule names them");
+    for v4 in [true, false] {
+        let record = host.wait_record("the build's request", |record| {
+            let family = record.destination.is_some_and(|address| address.is_ipv4() == v4);
+            family && record.to == "default/db" && record.port == Some(Port::Tcp(OTHER_PORT))
+        });
+        assert!(record.from.starts_with("default/build-"), "{}", record.line);
+        assert_eq!((record.direction.as_str(), record.reason.as_str()), ("EGRESS", "no-rule"), "{}", record.line);
+        assert_eq!(record.denied_by, ["default/builds"], "{}", record.line);
+    }
+    host.purge();
 }

@@ -127,7 +127,7 @@ impl Container {
     }
 
     /// TCP segments that its network namespace has received.
-    fn segments(&self, host: &Host) -> u64 {
+    pub fn segments(&self, host: &Host) -> u64 {
         let pid = host.podman(&["inspect", "-f", "{{.State.Pid}}", &self.name]);
         let table = fs::read_to_string(format!("/proc/{pid}/net/snmp")).unwrap();
         let mut lines = table.lines().filter_map(|line| line.strip_prefix("Tcp: "));

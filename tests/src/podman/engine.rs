@@ -95,7 +95,7 @@ impl Engine {
             "systemctl",
             &format!(
                 "setsid nsenter --net={node} dockerd --data-root {directory}/data --exec-root {directory}/exec \
-                 -H unix://{socket} -p {directory}/{DOCKERD_PID} --storage-driver vfs \
+                 -H unix://{socket} -p {directory}/{DOCKERD_PID} --storage-driver vfs --ipv6 --fixed-cidr-v6 fd36::/64 \
                  >{directory}/service.log 2>&1 </dev/null &\n\
                  for try in $(seq 400); do {directory}/bin/docker info >/dev/null 2>&1 && exit 0; sleep 0.05; done\n\
                  exit 1",

@@ -1,10 +1,12 @@
 //! Containers in states that a list of running ones leaves out, and those of builds, which no list has.
 
+use std::net::IpAddr;
 use std::process::Stdio;
 
 use enforcer_tests::cases::Port;
 use enforcer_tests::podman::container::{Container, Outcome, PORT, SERVE};
 use enforcer_tests::podman::{Host, IMAGE};
+use serde_json::Value;
 
 use super::{DB, OTHER, WEB, assert_enforced, assert_open, container, host, policy, wait_until_isolated};
 
@@ -62,6 +64,64 @@ fn a_container_keeps_its_name_in_every_state() {
     assert_enforced(&host, &db, &front, &other);
     host.purge();
     assert_eq!(other.ask(&host, &db, PORT), Outcome::Answered, "without enforcement");
+}
+
+/// A container that is created has no namespace, and one that is initialized has one in which nothing runs yet. What policy says
+/// holds before its first process does.
+#[test]
+fn a_container_is_enforced_before_its_first_process_runs() {
+    let mut host = host();
+    let web = container(&mut host, "web", 11, &WEB);
+    let other = container(&mut host, "other", 12, &OTHER);
+    let create = |host: &Host, name: &str, addresses: [&str; 2]| {
+        let (network, named) = (host.join("net", addresses), format!("NAME={name}"));
+        let create = ["create", "--name", name, "--env", &named, &network];
+        host.podman(&[&create[..], &DB, &[IMAGE, "sh", "-c", SERVE]].concat());
+        Container::known(name, &addresses)
+    };
+    // Sends to all addresses of a container until the script ends: from before its start until it serves.
+    let addressed = |host: &Host, to: &Container| {
+        let at = |address: &IpAddr| if address.is_ipv4() { address.to_string() } else { format!("[{address}]") };
+        let ask = |address| format!("timeout 1 wget -q -O - http://{}:{PORT}/name & ", at(address));
+        let asked: String = to.addresses().iter().map(ask).collect();
+        let script = format!("for round in 1 2 3; do {asked} wait; done");
+        host.command("podman")
+            .args(["exec", &other.name, "sh", "-c", &script])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let first = create(&host, "first", ["10.233.0.20", "fd33::20"]);
+    host.podman(&["init", "first"]);
+    addressed(&host, &first).wait().unwrap();
+    assert!(first.segments(&host) > 0, "without enforcement");
+
+    // The daemon starts beside one that is initialized and one that is created.
+    let second = create(&host, "second", ["10.233.0.21", "fd33::21"]);
+    host.start(&["shop/first", "shop/web", "shop/other"]);
+    let (status, code) = host.status();
+    assert_eq!(code, 0, "{status:#}");
+    let is_listed = |status: &Value, name: &str| {
+        status["report"]["workloads"].as_array().unwrap().iter().any(|line| line["name"] == name)
+    };
+    assert!(!is_listed(&status, "shop/second"), "nothing is there to enforce");
+    host.podman(&["init", "second"]);
+    host.wait_for(&["shop/second"]);
+    for next in [&first, &second] {
+        let before = next.segments(&host);
+        let mut sending = addressed(&host, next);
+        host.podman(&["start", &next.name]);
+        next.wait_until_it_serves(&mut host);
+        sending.wait().unwrap();
+        assert_eq!(next.segments(&host), before, "{} was reached before its policy held", next.name);
+        assert_enforced(&host, next, &web, &other);
+    }
+    let (status, code) = host.status();
+    assert_eq!(code, 0, "{status:#}");
+    host.purge();
+    assert_open(&host, &first, &[&web, &other]);
+    assert_open(&host, &second, &[&web, &other]);
 }
 
 /// What `RUN` of a build starts is in no list of podman's. A policy selects it by where it comes from.

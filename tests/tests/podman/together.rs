@@ -1,6 +1,6 @@
 //! Containers that share a network namespace: a pod, a pod of `kube play`, and a sidecar as compose starts it.
 
-use enforcer_tests::podman::container::{Container, Outcome, PORT, SERVE};
+use enforcer_tests::podman::container::{Container, OTHER_PORT, Outcome, PORT, SERVE};
 use enforcer_tests::podman::{Host, IMAGE};
 
 use super::{DB, OTHER, SHOP, WEB, assert_enforced, assert_open, container, host, policy, wait_until_isolated};
@@ -99,8 +99,10 @@ fn a_pod_of_kube_play_has_its_own_name_and_named_ports() {
     let pod = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: shop, labels: {{app: db, enforcer.dev/namespace: shop, \
          enforcer.dev/port.http: 8080-tcp}}}}\nspec:\n  containers:\n    - name: web\n      image: {IMAGE}\n      \
+         imagePullPolicy: Never\n      \
+         ports: [{{name: http, containerPort: 8080}}, {{name: lost, containerPort: 8081}}]\n      \
          env: [{{name: NAME, value: shop-web}}, {{name: PATH, value: /bin}}]\n      command: [\"/bin/sh\", \"-c\", '{}']\n    \
-         - {{name: side, image: {IMAGE}, command: [\"/bin/sleep\", \"1000\"]}}\n",
+         - {{name: side, image: {IMAGE}, imagePullPolicy: Never, command: [\"/bin/sleep\", \"1000\"]}}\n",
         SERVE.replace('\'', "''"),
     );
     std::fs::write(host.file("pod.yaml"), pod).unwrap();
@@ -124,6 +126,14 @@ fn a_pod_of_kube_play_has_its_own_name_and_named_ports() {
     host.policy("db.yaml", named);
     host.start(&["shop/shop", "shop/web", "shop/other"]);
     assert_enforced(&host, &served, &web, &other);
+
+    // The name of the other port stands in the manifest alone. It matches nothing, and `status` says what to do.
+    host.policy("db.yaml", &named.replace("port: http", "port: lost"));
+    host.until("the name that nobody has is told", |host| {
+        let note = "has a port named `lost`; name the port in the inventory, or by a container label";
+        host.status().0["report"]["no_ops"].to_string().contains(note)
+    });
+    assert_eq!(web.ask(&host, &served, OTHER_PORT), Outcome::Silence, "podman does not know the name");
     host.purge();
     assert_open(&host, &served, &[&web, &other]);
 }

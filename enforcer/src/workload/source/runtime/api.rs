@@ -140,8 +140,8 @@ impl Api {
     pub(super) async fn containers(&mut self) -> Result<Vec<Container>, CallError> {
         let pods = self.pods().await?;
         let listed: Vec<Listed> = get(&self.socket, "/containers/json?all=1").await?;
-        let may_have_one = |listed: &Listed| !matches!(listed.state.as_str(), "exited" | "dead" | "removing");
-        let mut wanted: BTreeSet<String> = listed.into_iter().filter(may_have_one).map(|listed| listed.id).collect();
+        let wanted = listed.into_iter().filter(|listed| may_have_namespace(&listed.state));
+        let mut wanted: BTreeSet<String> = wanted.map(|listed| listed.id).collect();
         // podman's list leaves out the infra container of a pod in some versions.
         wanted.extend(pods.keys().cloned());
         let mut seen = BTreeSet::new();
@@ -209,6 +209,12 @@ impl Events {
     }
 }
 
+/// Whether a container in this state may have a network namespace. Only what has ended for good has none, and a state of which
+/// nobody has heard is not one of those.
+fn may_have_namespace(state: &str) -> bool {
+    !matches!(state, "exited" | "dead" | "removing")
+}
+
 /// Health checks and execs fire all the time and change nothing.
 fn matters(event: &EventMessage) -> bool {
     !event.action.as_deref().is_some_and(|action| action.starts_with("exec") || action.starts_with("health"))
@@ -255,6 +261,18 @@ mod tests {
             "NetworkSettings": {"SandboxKey": "", "Networks": null}}"#;
         let container = container_of(serde_json::from_str(details).unwrap(), &BTreeMap::new());
         assert_eq!((container.name.as_str(), container.sandbox), ("web", None));
+    }
+
+    #[test]
+    fn a_container_in_every_state_but_the_last_ones_is_asked_about() {
+        let of_podman = ["created", "configured", "initialized", "running", "paused", "stopping", "stopped", "unknown"];
+        let of_docker = ["created", "running", "paused", "restarting"];
+        for state in of_podman.iter().chain(&of_docker).chain(&["restoring", "checkpointed", "", "Exited"]) {
+            assert!(may_have_namespace(state), "{state}");
+        }
+        for state in ["exited", "dead", "removing"] {
+            assert!(!may_have_namespace(state), "{state}");
+        }
     }
 
     #[test]
