@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
-use crate::flow_state::{FlowWord, Role, Stamp};
+use crate::flow_state::{FlowWord, Role};
 use crate::icmp_error::FindQuoted;
 use crate::id::{Direction, Ifindex, IncarnationId, OwnerId, Revision};
 use crate::judge::JudgeWork;
@@ -132,8 +132,7 @@ fn read_and_judge<T: JudgeWork + FindQuoted, B: PacketBytes>(
             let current = FlowWord(flow.word.load(Relaxed));
             let tag = work.key.tag();
             // Addresses without an id share one: an entry of theirs does not vouch for this one.
-            let stamp = Stamp::new(work.word.epoch, tag);
-            work.settled = flow.vouches(current, direction, work.meta.ingress_ifindex, stamp);
+            work.settled = flow.vouches(current, direction, work.meta.ingress_ifindex, work.word.epoch, tag);
             if current.has_tag(tag) {
                 work.flow = current.state();
             }

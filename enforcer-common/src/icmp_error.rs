@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::endpoint::Endpoint;
 use crate::flow_key::{self, FlowKey};
-use crate::flow_state::{FlowWord, Stamp};
+use crate::flow_state::FlowWord;
 use crate::id::{Address, Direction};
 use crate::limits;
 use crate::packet::{
@@ -60,7 +60,7 @@ pub fn find_quoted<T: Devices + Flows + Bounds, B: PacketBytes>(tables: &T, byte
         return;
     };
     let (current, tag) = (FlowWord(flow.word.load(Relaxed)), work.key.tag());
-    work.quotes_live_flow = current.is_current(Stamp::new(work.word.epoch, tag));
+    work.quotes_live_flow = current.is_current(work.word.epoch, tag);
     if current.has_tag(tag) {
         work.flow = current.state();
     }

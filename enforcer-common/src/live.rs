@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
-use crate::flow_state::{FlowWord, Stamp, is_settled};
+use crate::flow_state::{FlowWord, is_settled};
 use crate::id::{Direction, Revision};
 use crate::opaque::Flag;
 use crate::packet::{self, PacketBytes, tcp};
@@ -54,13 +54,12 @@ fn look_in<T: PolicyTables + Devices + Flows + Clock, B: PacketBytes>(
     }
     let (local, peer) = packet.sides(direction);
     let key = FlowKey::of_packet(endpoint.owner_of(local)?, direction, &packet, peer);
-    let stamp = Stamp::new(word.epoch, key.tag()).made_here();
     let Some(flow) = tables.flow(&key) else {
         absent.raise();
         return None;
     };
     let current = FlowWord(flow.word.load(Relaxed));
-    if !flow.vouches(current, direction, meta.ingress_ifindex, stamp)
+    if !flow.vouches(current, direction, meta.ingress_ifindex, word.epoch, key.tag())
         || !is_settled(current.state(), direction, packet.class)
     {
         return None;

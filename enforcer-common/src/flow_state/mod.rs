@@ -10,7 +10,6 @@ use core::sync::atomic::Ordering;
 use crate::atomic::{AtomicU32, AtomicU64};
 use crate::id::{Direction, Ifindex, QuotaPlace};
 use crate::limits;
-use crate::opaque::opaque;
 use crate::packet::Packet;
 
 pub use step::{Seen, Step, first, idle_limit, is_renewed, is_settled, open_again, step};
@@ -61,14 +60,14 @@ impl FlowValue {
 
     /// Whether the flow lets a packet pass: it was judged in this epoch, and packets of the peer still come in by the
     /// same device. `current` is the flow's word as it was read, `ingress` is the device by which the packet came in,
-    /// and `stamp` is that of the epoch and of the packet's key.
+    /// and `tag` is the tag of its key.
     #[inline(always)]
-    pub fn vouches(&self, current: FlowWord, direction: Direction, ingress: Ifindex, stamp: Stamp) -> bool {
+    pub fn vouches(&self, current: FlowWord, direction: Direction, ingress: Ifindex, epoch: u32, tag: u32) -> bool {
         let same_way = match direction {
             Direction::Egress => true,
             Direction::Ingress => self.ingress.load(Ordering::Relaxed) == ingress.0,
         };
-        same_way && current.is_current(stamp)
+        same_way && current.is_current(epoch, tag)
     }
 
     /// Stores `now` if it is another tick.
@@ -146,26 +145,6 @@ impl Home {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FlowWord(pub u64);
 
-/// What a [`FlowWord`] holds beside its state: epoch (32 bits) and tag of the key (24).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Stamp(u64);
-
-impl Stamp {
-    /// The stamp of a flow that was judged in this epoch.
-    #[inline(always)]
-    pub fn new(epoch: u32, tag: u32) -> Self {
-        Self(u64::from(epoch) << 24 | u64::from(tag & 0x00ff_ffff))
-    }
-
-    /// The same stamp, which the compiler makes here and not where it is used: before a lookup the words of the key are still
-    /// in registers.
-    #[inline(always)]
-    #[must_use]
-    pub fn made_here(self) -> Self {
-        Self(opaque(self.0))
-    }
-}
-
 /// The side that opened a flow. Policy judges the flow in the direction in which it was opened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
@@ -240,13 +219,13 @@ impl FlowWord {
     /// A word.
     #[inline(always)]
     pub fn new(epoch: u32, tag: u32, state: u8) -> Self {
-        Self(Stamp::new(epoch, tag).0 << 8 | u64::from(state))
+        Self(u64::from(epoch) << 32 | u64::from(tag & 0x00ff_ffff) << 8 | u64::from(state))
     }
 
     /// Whether epoch and key are the same, so that the decision still holds.
     #[inline(always)]
-    pub fn is_current(self, stamp: Stamp) -> bool {
-        self.0 >> 8 == stamp.0
+    pub fn is_current(self, epoch: u32, tag: u32) -> bool {
+        self.0 >> 8 == u64::from(epoch) << 24 | u64::from(tag & 0x00ff_ffff)
     }
 
     /// It belongs to the key with this tag.
