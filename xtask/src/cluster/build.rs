@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(tools.len(), PROGRAMS.len(), "{tools:?}");
         for (built, _) in PROGRAMS {
             let is_named = |tool: &&str| tool.trim_end_matches("/v3").ends_with(&format!("/{built}"));
-            assert!(tools.iter().any(|tool| is_named(&tool)), "{built}: {tools:?}");
+            assert!(tools.iter().any(is_named), "{built}: {tools:?}");
         }
     }
 

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::cluster::{cgroup::Cgroups, directory::Directory};
 
 /// How long an `up` may take to notice that its cluster is gone.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Removes the cluster, also one whose start goes on. Does nothing where there is none.
 pub(crate) fn run(directory: &Directory) -> Result<()> {

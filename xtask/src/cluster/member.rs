@@ -85,7 +85,6 @@ impl Member {
         ]);
         command.arg(&own).arg(name).args(cgroups.mounts());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log)?);
-        #[expect(clippy::zombie_processes, reason = "it has to outlive this program")]
         let mut child = command.spawn().context("cannot run sh")?;
         let mut answer = String::new();
         BufReader::new(child.stdout.take().context("no output")?).read_line(&mut answer)?;

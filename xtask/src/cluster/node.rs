@@ -93,7 +93,7 @@ fn kubelet() -> Value {
         // Nothing is evicted or collected because the machine that runs the tests is full.
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {
-            "imagefs.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "memory.available": "0Mi",
+            "imagefs.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "memory.available": "0%",
         },
         "makeIPTablesUtilChains": false,
         "serializeImagePulls": true,

@@ -40,7 +40,6 @@ impl Part {
         let output = File::options().create(true).append(true).open(&log)?;
         let mut run = member.command("setsid");
         run.arg(program).args(arguments).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        #[expect(clippy::zombie_processes, reason = "it has to outlive this program")]
         let child = run.spawn().with_context(|| format!("cannot start {name}"))?;
         // Nobody has waited for it, so it has an entry. One that is over already counts as gone from now on.
         let started = process::started(child.id()).unwrap_or_default();

@@ -29,10 +29,10 @@ pub(crate) fn show(directory: &Directory) -> Result<()> {
     println!("{name}: Kubernetes {}, {stage}; {}", state.version, directory.file("").display());
     for member in &state.members {
         let life = life(member.is_alive());
-        println!("  {:<28} {life:<8} {:<8} {}", member.name, member.pid, member.addresses.join(" "));
+        println!("  {:<32} {life:<8} {:<8} {}", member.name, member.pid, member.addresses.join(" "));
     }
     for part in &state.parts {
-        println!("  {:<28} {:<8} {:<8} {}", part.name, life(part.is_alive()), part.pid, part.log.display());
+        println!("  {:<32} {:<8} {:<8} {}", part.name, life(part.is_alive()), part.pid, part.log.display());
     }
     Ok(())
 }

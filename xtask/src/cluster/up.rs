@@ -3,7 +3,12 @@
 //! Input: a name and a shape. Output: a running cluster with its state file. Every process is started in the cluster's
 //! cgroups and every file is made in its directory, so `down` needs to know nothing of how far this came.
 
-use std::{fs, fs::File, process::Command, time::Instant};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -90,7 +95,7 @@ impl Start<'_> {
         self.part(&control, control_plane::storage(&binaries))?;
         self.part(&control, control_plane::api_server(&binaries, self.shape))?;
         for node in &nodes {
-            node::configure(node, self.shape, &keys, &self.authority(&control), &self.cache)?;
+            node::configure(node, self.shape, &keys, &authority(&control), &self.cache)?;
             self.part(node, node::runtime())?;
         }
         for node in &nodes {
@@ -134,16 +139,12 @@ impl Start<'_> {
         let server = control.addresses.first().context("a control plane without an address")?;
         let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
         let keys = Keys::create(&directory, server, &family.api_server(), &names)?;
-        let seen = std::path::Path::new(control_plane::CONFIGURATION).join("ca.crt");
+        let seen = Path::new(control_plane::CONFIGURATION).join("ca.crt");
         for (file, user) in [("controller-manager", pki::MANAGER), ("scheduler", pki::SCHEDULER)] {
             fs::write(directory.join(format!("{file}.kubeconfig")), keys.kubeconfig(user, &seen))?;
         }
-        fs::write(&self.state.kubeconfig, keys.kubeconfig(pki::ADMIN, &self.authority(control)))?;
+        fs::write(&self.state.kubeconfig, keys.kubeconfig(pki::ADMIN, &authority(control)))?;
         Ok(keys)
-    }
-
-    fn authority(&self, control: &Member) -> std::path::PathBuf {
-        control.directory.join("kubernetes/ca.crt")
     }
 
     fn part(&mut self, member: &Member, command: Vec<String>) -> Result<()> {
@@ -202,4 +203,9 @@ impl Start<'_> {
         run.env("KUBECACHEDIR", self.directory.file("kubectl"));
         Ok(run)
     }
+}
+
+/// The certificate by which everybody knows the API server.
+fn authority(control: &Member) -> PathBuf {
+    control.directory.join("kubernetes/ca.crt")
 }

@@ -14,7 +14,7 @@ use crate::cluster::{
 };
 
 /// For a machine that is busy with other things too.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// The parts that have to stay alive meanwhile.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! `cargo xtask cluster` as a developer and the tests of tier 3 use it: clusters that work, beside each other, and that leave
 //! nothing on the machine, however they end.
 
-#![allow(clippy::unwrap_used, reason = "a failed step ends the test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a failed step ends the test, and says how far it came")]
 
 mod rig;
 

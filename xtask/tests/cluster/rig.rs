@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 
 /// How long a cluster may take for anything.
-const BOUND: Duration = Duration::from_secs(120);
+const BOUND: Duration = Duration::from_mins(2);
 
 /// Whether this process may make clusters. Without root it fails, or says no where `ENFORCER_SKIP_PRIV=1` allows that.
 pub(crate) fn is_privileged() -> bool {
