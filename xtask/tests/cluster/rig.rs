@@ -114,7 +114,9 @@ impl Cluster {
     pub(crate) fn ask(&self, pod: &str, host: &str, port: u16) -> Option<String> {
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         let url = format!("http://{host}:{port}/hostname");
-        let output = self.kubectl_command(&["exec", pod, "--", "wget", "-q", "-O-", "-T2", &url]).output().unwrap();
+        // Debian's busybox crashes at wget's own option for this.
+        let ask = ["exec", pod, "--", "timeout", "3", "wget", "-q", "-O-", &url];
+        let output = self.kubectl_command(&ask).output().unwrap();
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
     }
 
