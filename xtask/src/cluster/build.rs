@@ -19,6 +19,10 @@ use crate::{
 /// Outside of the target directory, since a build takes minutes and several work trees share it.
 const ALL: &str = "/var/cache/enforcer/cluster";
 
+/// What the directory of a build is called until it is whole. The process that builds is in its name: the compiler that a
+/// killed one has left behind writes elsewhere than the next.
+const PARTIAL: &str = "partial-";
+
 /// Another directory, for tests.
 const ELSEWHERE: &str = "ENFORCER_CLUSTER_CACHE";
 
@@ -61,7 +65,8 @@ impl Cache {
         lock.lock().context("cannot lock the cache")?;
         if !cache.directory.exists() {
             let begun = Instant::now();
-            cache.build(workspace, &all.join("partial"))?;
+            clear(&all)?;
+            cache.build(workspace, &all.join(format!("{PARTIAL}{}", std::process::id())))?;
             println!("built {} in {} s", cache.directory.display(), begun.elapsed().as_secs());
         }
         Ok(cache)
@@ -96,10 +101,6 @@ impl Cache {
     }
 
     fn build(&self, workspace: &Workspace, partial: &Path) -> Result<()> {
-        // The lock is ours, so whoever began this one is gone.
-        if partial.exists() {
-            fs::remove_dir_all(partial).with_context(|| format!("cannot remove {}", partial.display()))?;
-        }
         let binaries = partial.join("bin");
         fs::create_dir_all(&binaries)?;
         let go = go::find(&Machine::this()).with_context(|| {
@@ -136,6 +137,17 @@ impl Cache {
     }
 }
 
+/// Removes what builds have left that did not come to their end. The lock is the caller's, so none goes on.
+fn clear(all: &Path) -> Result<()> {
+    for entry in fs::read_dir(all).with_context(|| format!("cannot read {}", all.display()))? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PARTIAL)) {
+            fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Version of Kubernetes, as the module pins it.
 fn version() -> Result<String> {
     let line = go::MODULE.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes v"));
@@ -157,6 +169,16 @@ fn hash() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_build_that_was_interrupted_is_removed_and_a_whole_one_is_kept() {
+        let all = tempfile::tempdir().unwrap();
+        for name in ["partial-7/bin", "1.35.4-0123/bin"] {
+            fs::create_dir_all(all.path().join(name)).unwrap();
+        }
+        clear(all.path()).unwrap();
+        assert!(all.path().join("1.35.4-0123/bin").exists() && !all.path().join("partial-7").exists());
+    }
 
     #[test]
     fn the_version_in_the_programs_is_that_of_the_module() {

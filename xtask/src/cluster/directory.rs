@@ -79,11 +79,13 @@ impl Directory {
 
     /// Removes all files, and the directory of all clusters if this was the last.
     pub(crate) fn remove(&self) -> Result<()> {
-        match fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove {}", self.path.display()));
+        while let Err(error) = fs::remove_dir_all(&self.path) {
+            match error.kind() {
+                io::ErrorKind::NotFound if !self.path.exists() => break,
+                // Another command removes the same files, and was faster with one of them.
+                io::ErrorKind::NotFound => {}
+                _ => return Err(error).with_context(|| format!("cannot remove {}", self.path.display())),
             }
-            _ => {}
         }
         // Other clusters may be in it.
         let _ = fs::remove_dir(ALL);

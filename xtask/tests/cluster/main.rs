@@ -163,15 +163,29 @@ fn a_start_that_is_killed_leaves_nothing_after_down_and_does_not_stop_the_next_s
     let cluster = Cluster::named("killed");
     // While the members are made, while the control plane starts, and while the nodes start.
     for parts in [0, 1, 3, 5, 8] {
-        cluster.kill_start(&["--nodes", "2"], |cluster| cluster.parts() >= Some(parts));
+        cluster.kill_start(&["--nodes", "2"], parts);
         assert_ne!(cluster.traces(), [].into(), "the positive control: {parts} parts were there");
         cluster.down();
         cluster.assert_gone();
     }
-    cluster.kill_start(&["--nodes", "1"], |cluster| cluster.parts() >= Some(4));
+    cluster.kill_start(&["--nodes", "1"], 4);
     cluster.up(&["--nodes", "1"]);
     cluster.down();
     cluster.assert_gone();
+}
+
+#[test]
+fn down_ends_a_start_that_goes_on() {
+    if !is_privileged() {
+        return;
+    }
+    let cluster = Cluster::named("ended");
+    for parts in [0, 4] {
+        let mut start = cluster.start_until(&["--nodes", "2"], parts);
+        cluster.down();
+        assert!(!start.wait().unwrap().success(), "its cluster was removed");
+        cluster.assert_gone();
+    }
 }
 
 #[test]

@@ -68,21 +68,27 @@ impl Cluster {
         xtask(&[&["up", "--name", &self.name], options].concat())
     }
 
-    /// Starts it, and kills the start once `reached` says so.
-    pub(crate) fn kill_start(&self, options: &[&str], reached: impl Fn(&Self) -> bool) {
-        let mut child: Child = self.start(options).stdout(Stdio::null()).spawn().unwrap();
-        let end = Instant::now() + BOUND;
-        while !reached(self) {
-            assert!(Instant::now() < end, "the start did not come so far");
-            assert!(child.try_wait().unwrap().is_none(), "the start is over, and was not killed");
-            sleep(Duration::from_millis(1));
-        }
+    /// Starts it, and kills the start once so many programs have been started.
+    pub(crate) fn kill_start(&self, options: &[&str], parts: usize) {
+        let mut child = self.start_until(options, parts);
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
+    /// A start that goes on, and has started so many programs.
+    pub(crate) fn start_until(&self, options: &[&str], parts: usize) -> Child {
+        let mut child = self.start(options).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let end = Instant::now() + BOUND;
+        while self.parts().is_none_or(|started| started < parts) {
+            assert!(Instant::now() < end, "the start did not come so far");
+            assert!(child.try_wait().unwrap().is_none(), "the start is over already");
+            sleep(Duration::from_millis(1));
+        }
+        child
+    }
+
     /// How many programs an unfinished start has started, if it has a state file.
-    pub(crate) fn parts(&self) -> Option<usize> {
+    fn parts(&self) -> Option<usize> {
         let text = fs::read_to_string(format!("/var/lib/enforcer-cluster/{}/cluster.json", self.name)).ok()?;
         let state: Value = serde_json::from_str(&text).unwrap();
         Some(state["parts"].as_array().unwrap().len())
@@ -195,7 +201,8 @@ impl Traces {
     }
 }
 
-/// Processes in a cgroup of the cluster, or with a file of it on their command line.
+/// Processes in a cgroup of the cluster, or with a file of it on their command line or among their mounts. `down` goes by the
+/// first alone, so the others are evidence of their own: every process of a node and of its pods sees such a mount.
 fn processes(name: &str) -> BTreeSet<String> {
     let own = std::process::id().to_string();
     let mut found = BTreeSet::new();
@@ -206,11 +213,12 @@ fn processes(name: &str) -> BTreeSet<String> {
         }
         let read =
             |file: &str| String::from_utf8_lossy(&fs::read(entry.path().join(file)).unwrap_or_default()).into_owned();
-        let belongs = read("cgroup").lines().any(|line| line.contains(&format!("/enforcer-cluster/{name}")));
+        let file = format!("enforcer-cluster/{name}");
+        let belongs = ["cgroup", "cmdline", "mountinfo"].iter().any(|source| read(source).contains(&file));
         let (command, stat) = (read("cmdline").replace('\0', " "), read("stat"));
         let is_zombie = stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
         // The commands of this test name the cluster, but no file of it.
-        if !is_zombie && (belongs || command.contains(&format!("enforcer-cluster/{name}"))) {
+        if !is_zombie && belongs {
             found.insert(format!("process {pid} {command}"));
         }
     }
