@@ -68,6 +68,8 @@ pub(crate) fn controllers(binaries: &Path, shape: Shape) -> [Vec<String>; 2] {
         "--use-service-account-credentials=true".into(),
         format!("--cluster-cidr={}", shape.family.pods().join(",")),
         format!("--service-cluster-ip-range={}", shape.family.services().join(",")),
+        // It makes this directory on its machine, otherwise outside of what the member has of its own.
+        "--flex-volume-plugin-dir=/var/lib/volume-plugins".into(),
         // A node's pods are where the CNI configuration of this cluster says.
         "--allocate-node-cidrs=false".into(),
     ];
