@@ -49,25 +49,25 @@ fn service(cluster: &Cluster, pod: &str, families: &[&str]) {
     }));
 }
 
-/// A pod on each node. Each reaches the other and itself, by pod address and through a Service, in each family.
-fn pods_reach_each_other(cluster: &Cluster, nodes: &[&str], families: &[&str]) {
-    for node in nodes {
-        pod(cluster, &format!("on-{node}"), node);
-        service(cluster, &format!("on-{node}"), families);
+/// Makes these pods on these nodes. Each reaches the others and itself, by pod address and through a Service, in each family.
+fn pods_reach_each_other(cluster: &Cluster, pods: &[(&str, &str)], families: &[&str]) {
+    for (name, node) in pods {
+        pod(cluster, name, node);
+        service(cluster, name, families);
     }
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=120s"]);
-    for from in nodes {
-        for to in nodes {
-            let (from, to) = (format!("on-{from}"), format!("on-{to}"));
-            let addresses = list(&cluster.object("pod", &to)["status"]["podIPs"], "/ip");
-            assert_eq!(addresses.len(), families.len(), "{addresses:?}");
-            for address in addresses {
-                assert_eq!(cluster.ask(&from, &address, PORT).as_deref(), Some(to.as_str()), "{from} at {address}");
+    for (to, node) in pods {
+        let seen = cluster.object("pod", to);
+        assert_eq!(seen["spec"]["nodeName"], *node, "{to}");
+        let addresses = list(&seen["status"]["podIPs"], "/ip");
+        let services = list(&cluster.object("service", to)["spec"]["clusterIPs"], "");
+        assert_eq!((addresses.len(), services.len()), (families.len(), families.len()), "{addresses:?} {services:?}");
+        for (from, _) in pods {
+            for address in &addresses {
+                assert_eq!(cluster.ask(from, address, PORT).as_deref(), Some(*to), "{from} asks {address}");
             }
-            let services = list(&cluster.object("service", &to)["spec"]["clusterIPs"], "");
-            assert_eq!(services.len(), families.len(), "{services:?}");
-            for service in services {
-                cluster.ask_until(&from, &service, 80, &to);
+            for service in &services {
+                cluster.ask_until(from, service, 80, to);
             }
         }
     }
@@ -86,25 +86,21 @@ fn two_clusters_work_beside_each_other_and_each_leaves_nothing_behind() {
     let (routed, bridged) = (Cluster::named("routed"), Cluster::named("bridged"));
     routed.up(&["--cni", "ptp", "--proxy", "nftables"]);
     bridged.up(&["--cni", "bridge", "--proxy", "iptables"]);
-    let (nodes, families) = (["node1", "node2"], ["IPv4", "IPv6"]);
-    pods_reach_each_other(&routed, &nodes, &families);
-    pods_reach_each_other(&bridged, &nodes, &families);
+    // Two on one node: a Service whose pod is a neighbour on the same bridge takes another way than any other.
+    let pods = [("a", "node1"), ("b", "node1"), ("c", "node2")];
+    pods_reach_each_other(&routed, &pods, &["IPv4", "IPv6"]);
+    pods_reach_each_other(&bridged, &pods, &["IPv4", "IPv6"]);
     assert_eq!(namespaces(&routed).intersection(&namespaces(&bridged)).count(), 0);
 
     let was = namespaces(&routed);
-    // The control plane, two nodes, and two pods, each in a network of its own.
-    assert!(was.iter().filter(|namespace| namespace.starts_with("net:")).count() >= 5, "{was:?}");
+    // The control plane, two nodes, and three pods, each in a network of its own.
+    assert!(was.iter().filter(|namespace| namespace.starts_with("net:")).count() >= 6, "{was:?}");
     routed.down();
     routed.assert_gone();
     assert_eq!(still_used(&was), [].into(), "namespaces that some process keeps");
 
-    assert_eq!(
-        bridged
-            .ask("on-node1", &list(&bridged.object("service", "on-node2")["spec"]["clusterIPs"], "")[0], 80)
-            .as_deref(),
-        Some("on-node2"),
-        "the other cluster goes on"
-    );
+    let service = list(&bridged.object("service", "c")["spec"]["clusterIPs"], "").remove(0);
+    assert_eq!(bridged.ask("a", &service, 80).as_deref(), Some("c"), "the other cluster goes on");
     let state = bridged.state();
     for part in state["parts"].as_array().unwrap() {
         assert_eq!(part["alive"], true, "{part}");
@@ -121,7 +117,7 @@ fn a_cluster_of_one_family_works() {
     for (family, name) in [("ipv6", "IPv6"), ("ipv4", "IPv4")] {
         let cluster = Cluster::named(family);
         cluster.up(&["--nodes", "1", "--family", family]);
-        pods_reach_each_other(&cluster, &["node1"], &[name]);
+        pods_reach_each_other(&cluster, &[("a", "node1"), ("b", "node1")], &[name]);
         cluster.down();
         cluster.assert_gone();
     }
@@ -182,6 +178,8 @@ fn down_ends_a_start_that_goes_on() {
     let cluster = Cluster::named("ended");
     for parts in [0, 4] {
         let mut start = cluster.start_until(&["--nodes", "2"], parts);
+        let second = cluster.start(&[]).output().unwrap();
+        assert!(errors(&second).contains("another command is changing the cluster"), "{}", errors(&second));
         cluster.down();
         assert!(!start.wait().unwrap().success(), "its cluster was removed");
         cluster.assert_gone();
