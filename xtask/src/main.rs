@@ -8,6 +8,7 @@
 mod bench;
 mod build_ebpf;
 mod check;
+mod cluster;
 mod demo;
 mod docs;
 mod kernel;
@@ -57,6 +58,11 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Start and remove clusters of real Kubernetes on this machine, for the tests of tier 3.
+    Cluster {
+        #[command(subcommand)]
+        action: cluster::Action,
+    },
     /// Change single lines of the code that decides, and list the changes that no fast test notices.
     Mutants(mutants::Options),
     /// Build everything and run `enforcer demo`.
@@ -82,6 +88,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::BuildEbpf { release: _ } => build_ebpf::run(&workspace),
         Command::Bench { arguments } => bench::run(&workspace, &arguments),
+        Command::Cluster { action } => cluster::run(&workspace, action),
         Command::Mutants(options) => mutants::run(&workspace, &options),
         Command::Demo => demo::run(&workspace),
         Command::Docs => docs::run(&workspace),

@@ -173,7 +173,7 @@ pub(crate) fn recorded_or_found(workspace: &Workspace, machine: &Machine) -> Opt
 }
 
 /// What the program prints, `None` if it fails.
-fn output(words: &[OsString], arguments: &[&str]) -> Option<String> {
+pub(crate) fn output(words: &[OsString], arguments: &[&str]) -> Option<String> {
     let (program, first) = words.split_first()?;
     let mut command = Command::new(program);
     // Inside `cargo run` this names the libraries of the toolchain that runs xtask.

@@ -16,7 +16,7 @@ use crate::{
     workspace::Workspace,
 };
 
-const EVERYTHING: &[Need] = &[Need::Build, Need::Check, Need::Load, Need::Test];
+const EVERYTHING: &[Need] = &[Need::Build, Need::Check, Need::Load, Need::Test, Need::Cluster];
 
 /// The command: everything, and a word on the kernel.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {

@@ -4,8 +4,9 @@
 use std::path::Path;
 
 use crate::{
+    cluster::go,
     run::{Run, find_program},
-    setup::tools::{COMPILER, Need, Sign, TOOLS, Tool},
+    setup::tools::{COMPILER, GO, Need, Sign, TOOLS, Tool},
     toolchain::{BpfCompiler, LLVM_MAJOR, Machine},
 };
 
@@ -23,9 +24,13 @@ pub(crate) struct Step {
 /// The steps that make `machine` able to do what `needs` names.
 pub(crate) fn plan(machine: &Machine, needs: &[Need]) -> Vec<Step> {
     let compiler = machine.find_compiler();
-    let mut steps = packages(machine, compiler, needs);
+    let lacks_go = needs.contains(&Need::Cluster) && go::find(machine).is_none();
+    let mut steps = packages(machine, compiler, needs, if lacks_go { GO } else { &[] });
     if needs.contains(&Need::Build) && !machine.has_linker() {
         steps.push(linker());
+    }
+    if lacks_go {
+        steps.push(go());
     }
     if needs.contains(&Need::Check) {
         steps.extend(components(machine, compiler));
@@ -37,12 +42,12 @@ pub(crate) fn plan(machine: &Machine, needs: &[Need]) -> Vec<Step> {
     steps
 }
 
-fn packages(machine: &Machine, compiler: Option<BpfCompiler>, needs: &[Need]) -> Vec<Step> {
+fn packages(machine: &Machine, compiler: Option<BpfCompiler>, needs: &[Need], more: &[Tool]) -> Vec<Step> {
     let debian = if compiler == Some(BpfCompiler::Nightly) { &[] } else { COMPILER };
     // Without a usable compiler each of its packages is asked for: apt tells which of them are too old.
     let missing = |tool: &&Tool| !has(machine, tool) || (compiler.is_none() && is_compiler(tool));
     let missing: Vec<&Tool> =
-        TOOLS.iter().chain(debian).filter(|tool| needs.contains(&tool.need)).filter(missing).collect();
+        TOOLS.iter().chain(debian).chain(more).filter(|tool| needs.contains(&tool.need)).filter(missing).collect();
     if missing.is_empty() {
         return Vec::new();
     }
@@ -82,6 +87,11 @@ fn linker() -> Step {
         .args(["install", "bpf-linker", "--version", "^0.13", "--locked", "--force", "--no-default-features", "--features"])
         .arg(format!("llvm-{LLVM_MAJOR}"));
     Step { reason: "bpf-linker: links the bpf programs and writes their BTF".into(), run, as_root: false }
+}
+
+fn go() -> Step {
+    let run = Run::new("python3").args(["-m", "pip", "install", "--upgrade", "--target", go::CACHE, go::PACKAGE]);
+    Step { reason: "Go: compiles the programs of the test cluster".into(), run, as_root: true }
 }
 
 fn components(machine: &Machine, compiler: Option<BpfCompiler>) -> Vec<Step> {

