@@ -9,6 +9,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+const LOCK: &str = "lock";
+const LOGS: &str = "logs";
+
 /// Directory of all clusters.
 const ALL: &str = "/var/lib/enforcer-cluster";
 
@@ -51,11 +54,26 @@ impl Directory {
 
     /// Log of a part: `kubelet` of `node1` has `logs/node1-kubelet.log`.
     pub(crate) fn log(&self, part: &str) -> PathBuf {
-        self.path.join("logs").join(format!("{}.log", part.replace('/', "-")))
+        self.path.join(LOGS).join(format!("{}.log", part.replace('/', "-")))
     }
 
     pub(crate) fn create(&self) -> Result<()> {
-        fs::create_dir_all(self.path.join("logs")).with_context(|| format!("cannot make {}", self.path.display()))
+        fs::create_dir_all(&self.path).with_context(|| format!("cannot make {}", self.path.display()))
+    }
+
+    /// Makes it as empty as that of a new cluster. The lock stays the caller's meanwhile.
+    pub(crate) fn clear(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.path).with_context(|| format!("cannot read {}", self.path.display()))? {
+            let path = entry?.path();
+            let removed = match path.file_name() {
+                Some(name) if name == LOCK => Ok(()),
+                _ if path.is_dir() => fs::remove_dir_all(&path),
+                _ => fs::remove_file(&path),
+            };
+            removed.with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        let logs = self.path.join(LOGS);
+        fs::create_dir(&logs).with_context(|| format!("cannot make {}", logs.display()))
     }
 
     /// The cluster is the caller's for as long as it keeps the file. The kernel gives the lock back if the caller dies.
@@ -68,7 +86,7 @@ impl Directory {
 
     /// `None` if another command holds the lock.
     pub(crate) fn try_lock(&self) -> Result<Option<File>> {
-        let path = self.path.join("lock");
+        let path = self.path.join(LOCK);
         let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
@@ -119,6 +137,21 @@ mod tests {
             assert!(parse_name(name).is_err(), "{name:?}");
         }
         assert_eq!(parse_name("smoke-4711").unwrap(), "smoke-4711");
+    }
+
+    #[test]
+    fn a_cleared_directory_keeps_its_lock() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = Directory { name: "a".into(), path: root.path().join("a") };
+        directory.create().unwrap();
+        let _lock = directory.lock().unwrap();
+        fs::create_dir_all(directory.member("node1")).unwrap();
+        fs::write(directory.file("cluster.json"), "{}").unwrap();
+        directory.clear().unwrap();
+        assert!(!directory.member("node1").exists() && !directory.file("cluster.json").exists());
+        assert!(directory.log("node1/kubelet").parent().unwrap().exists());
+        let refused = directory.lock().unwrap_err().to_string();
+        assert!(refused.contains("another command is changing the cluster a"), "{refused}");
     }
 
     #[test]

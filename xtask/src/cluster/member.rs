@@ -70,19 +70,7 @@ impl Member {
         let entered = cgroups.create(name)?;
         let log = directory.log(&format!("{name}/sandbox"));
         let mut command = join(&entered, "unshare");
-        command.args([
-            "--mount",
-            "--net",
-            "--uts",
-            "--ipc",
-            "--cgroup",
-            "--",
-            "setsid",
-            "sh",
-            "-c",
-            FURNISH,
-            "sandbox.sh",
-        ]);
+        command.args("--mount --net --uts --ipc --cgroup -- setsid sh -c".split(' ')).args([FURNISH, "sandbox.sh"]);
         command.arg(&own).arg(name).args(cgroups.mounts());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log)?);
         let mut child = command.spawn().context("cannot run sh")?;

@@ -4,7 +4,7 @@
 //! cgroups and every file is made in its directory, so `down` needs to know nothing of how far this came.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     process::Command,
     time::Instant,
@@ -43,11 +43,11 @@ pub(crate) fn run(workspace: &Workspace, directory: &Directory, shape: Shape, ke
     let cache = Cache::ensure(workspace)?;
     let cgroups = Cgroups::of(name)?;
     directory.create()?;
-    let lock = directory.lock()?;
+    let _lock = directory.lock()?;
     // What an `up` has left that was killed: the lock says that it is gone.
-    down::clear(directory, &cgroups)?;
-    directory.create()?;
-    let lock = relock(directory, lock)?;
+    cgroups.kill()?;
+    cgroups.remove()?;
+    directory.clear()?;
     let mut start = Start { directory, cgroups, shape, state: State::new(directory, shape, &cache), cache };
     if let Err(error) = start.all() {
         if keep {
@@ -55,23 +55,14 @@ pub(crate) fn run(workspace: &Workspace, directory: &Directory, shape: Shape, ke
                 "the cluster {name} did not start, and was kept; `cargo xtask cluster down --name {name}` removes it"
             )));
         }
-        drop(lock);
-        let removed = down::run(directory);
-        let error = error.context(format!("the cluster {name} did not start, and was removed again"));
-        return match removed {
-            Ok(()) => Err(error),
-            Err(left) => Err(error.context(format!("it could not be removed: {left:#}"))),
-        };
+        return Err(error.context(match down::clear(directory, &start.cgroups) {
+            Ok(()) => format!("the cluster {name} did not start, and was removed again"),
+            Err(left) => format!("the cluster {name} did not start, and could not be removed ({left:#})"),
+        }));
     }
     let seconds = begun.elapsed().as_secs_f32();
     println!("the cluster {name} is ready after {seconds:.1} s: `cargo xtask cluster kubectl --name {name} get nodes`");
     Ok(())
-}
-
-/// The lock's file was removed with everything else.
-fn relock(directory: &Directory, old: File) -> Result<File> {
-    drop(old);
-    directory.lock()
 }
 
 struct Start<'a> {
