@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{cgroup::Cgroups, directory::Directory, part, process};
+use crate::cluster::{cgroup::Cgroups, directory::Directory, log::tail, process};
 
 /// The member that runs the control plane.
 pub(crate) const CONTROL: &str = "control";
@@ -78,7 +78,7 @@ impl Member {
         BufReader::new(child.stdout.take().context("no output")?).read_line(&mut answer)?;
         let (pid, started) = (child.id(), process::started(child.id()));
         let (Some(started), "ready") = (started, answer.trim()) else {
-            bail!("the namespaces of {name} cannot be made; {}", part::tail(&log));
+            bail!("the namespaces of {name} cannot be made; {}", tail(&log));
         };
         let mut member = Self {
             name: name.to_owned(),

@@ -12,6 +12,7 @@ mod down;
 pub(crate) mod go;
 mod image;
 mod images;
+mod log;
 mod member;
 mod network;
 mod node;

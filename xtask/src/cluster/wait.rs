@@ -8,10 +8,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::cluster::{
-    part::{Part, tail},
-    state::State,
-};
+use crate::cluster::{log::tail, part::Part, state::State};
 
 /// For a machine that is busy with other things too.
 const PATIENCE: Duration = Duration::from_mins(3);
