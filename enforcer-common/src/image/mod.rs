@@ -67,12 +67,6 @@ impl AddressEntry {
         Self(self.0 | Self::DISPUTED)
     }
 
-    /// See [`AddressEntry::disputed`].
-    #[inline(always)]
-    pub const fn is_disputed(self) -> bool {
-        self.0 & Self::DISPUTED != 0
-    }
-
     /// The same entry for an address of which only the workload itself says that it is its own (D11).
     #[must_use]
     pub const fn shown(self) -> Self {
