@@ -7,6 +7,7 @@ mod kernel_support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown};
+use std::process::Command;
 
 use aya::EbpfLoader;
 use aya::maps::{Array, HashMap, Map, MapData};
@@ -20,7 +21,7 @@ use enforcer_common::limits;
 use enforcer_common::schema::{self, Group};
 use enforcer_common::side::Side;
 use enforcer_tests::net::{inside, sh};
-use kernel_support::{A, B, ISOLATED, KEY_A, KEY_B, TestImage, address, apply, chain, tree, with_rig};
+use kernel_support::{A, B, ISOLATED, KEY_A, KEY_B, Rig, TestImage, address, apply, chain, tree, with_rig};
 
 #[test]
 fn a_restart_takes_over_everything_and_enforcement_never_stops() {
@@ -292,6 +293,40 @@ fn drift_is_seen_and_repaired() {
         let left = kernel.repair(&drifts);
         assert!(left.is_empty(), "{left:?}");
         assert_eq!(kernel.verify().unwrap(), []);
+        assert_eq!(rig.arrive(80, 2), 0);
+    });
+}
+
+/// Detaches both links of B until it has done so `rounds` times.
+fn detach_b(rig: &Rig, rounds: usize) {
+    for _ in 0..rounds {
+        for side in Side::OF_VETH {
+            let pin = rig.pins().join("links").join(format!("{B}-{}", side.pin()));
+            // The pin is missing while it is made anew.
+            let _ = Command::new("bpftool").args(["link", "detach", "pinned"]).arg(pin).output().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_veth_whose_links_are_detached_while_a_plan_comes_into_force_is_attached_again() {
+    with_rig(|rig| {
+        let deny = TestImage::new(Cell::Deny);
+        let mut kernel = rig.open();
+        let _ = apply(&mut kernel, &deny.plan(ISOLATED));
+        detach_b(rig, 1);
+        assert_eq!(rig.arrive(80, 1), 1, "a detached program still judges");
+        assert_eq!(kernel.forget_gone().unwrap(), BTreeSet::new());
+        std::thread::scope(|scope| {
+            let detaching = scope.spawn(|| detach_b(rig, 100));
+            while !detaching.is_finished() {
+                // A device that loses its links between two steps may make a step fail, but not be forgotten.
+                let _ = kernel.apply(&deny.plan(ISOLATED)).unwrap();
+                assert_eq!(kernel.endpoints(), [A, B].into());
+            }
+        });
+        let left = kernel.repair(&kernel.verify().unwrap());
+        assert!(left.is_empty(), "{left:?}");
         assert_eq!(rig.arrive(80, 2), 0);
     });
 }

@@ -79,9 +79,12 @@ impl Parts {
             Err(error) => failures.push(error),
         }
         self.edit_addresses(writes, &mut failures);
-        let gone = self.tables.endpoints().map(|endpoint| endpoint.ifindex);
-        let gone: BTreeSet<Ifindex> =
-            gone.filter(|ifindex| plan.uplinks.contains(ifindex) || self.hooks.is_gone(*ifindex)).collect();
+        let devices = self.tables.endpoints().map(|endpoint| endpoint.ifindex);
+        let mut gone: BTreeSet<Ifindex> = devices.filter(|ifindex| plan.uplinks.contains(ifindex)).collect();
+        match self.gone() {
+            Ok(others) => gone.extend(others),
+            Err(error) => failures.push(error),
+        }
         failures.extend(self.forget(&gone));
         self.retire();
         if failures.is_empty() {

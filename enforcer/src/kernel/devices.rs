@@ -86,7 +86,8 @@ impl Parts {
         errors
     }
 
-    /// Devices that went away, and those without a link that nobody has claimed.
+    /// Devices that went away, and those without a link that nobody has claimed. The endpoint of a device that is there stays,
+    /// although something else has detached its links: `verify` finds such a device by its endpoint, and attaches it again.
     pub(super) fn gone(&self) -> Result<BTreeSet<Ifindex>, KernelError> {
         let mut gone = BTreeSet::new();
         for endpoint in self.tables.endpoints() {
