@@ -104,9 +104,9 @@ mod programs {
     /// type; user space loads this program by itself.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
-    extern "C" fn sweep(arguments: *const SweepArguments) -> i32 {
+    extern "C" fn sweep(arguments: *mut SweepArguments) -> i32 {
         // SAFETY: user space hands over as many bytes, or the kernel refuses the run.
-        sweep::run(unsafe { *arguments })
+        sweep::run(unsafe { &mut *arguments })
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! Frees the state of idle flows, in one walk over the flow table.
 //!
-//! Input: the flow table, the clock, [`SweepArguments`]. Output: how many flows were deleted. If it reached the cap, the
-//! caller runs it again.
+//! Input: the flow table, the clock, [`SweepArguments`]. Output: how many flows were deleted, and when the next one may be
+//! over. If the number reached the cap, the caller runs it again.
 //!
 //! Packets are handled at the same time, even on the same CPU. Only a deletion is not interrupted, because it holds the lock
 //! of its bucket with interrupts off. So every access here is atomic, and these cases can happen:
@@ -22,7 +22,7 @@ use core::{ffi::c_void, sync::atomic::Ordering::Relaxed};
 use aya_ebpf::helpers::generated::{bpf_for_each_map_elem, bpf_jiffies64};
 use enforcer_common::{
     flow_key::FlowKey,
-    flow_state::{FlowValue, FlowWord, idle_limit},
+    flow_state::{FlowValue, FlowWord, idle_limit, least_limit},
     half_open::claim,
     sweep::SweepArguments,
 };
@@ -35,8 +35,8 @@ struct Progress {
 }
 
 #[inline(always)]
-pub(crate) fn run(arguments: SweepArguments) -> i32 {
-    let mut progress = Progress { deleted: 0, arguments };
+pub(crate) fn run(arguments: &mut SweepArguments) -> i32 {
+    let mut progress = Progress { deleted: 0, arguments: *arguments };
     // SAFETY: the callback has the signature that the helper calls, and `progress` outlives the call.
     unsafe {
         bpf_for_each_map_elem(
@@ -46,6 +46,7 @@ pub(crate) fn run(arguments: SweepArguments) -> i32 {
             0,
         );
     }
+    arguments.left_ms = progress.arguments.left_ms;
     progress.deleted.cast_signed()
 }
 
@@ -58,28 +59,36 @@ extern "C" fn visit(_map: *mut c_void, key: &FlowKey, flow: &FlowValue, progress
     let word = FlowWord(flow.word.load(Relaxed));
     if word == FlowWord::FREED {
         // Claimed, and counted by whoever did that.
-        progress.deleted += u32::from(FLOWS.remove(&key).is_ok());
+        remove(&key, progress);
         return 0;
     }
     let quota = flow.home.quota();
-    let ends = lookup::is_gone(quota) || is_idle(&key, flow, word, &progress.arguments);
+    // The clock is read last, so it is not behind the packet.
+    let seen = flow.last_seen.load(Relaxed);
+    let idle = tick(progress.arguments.tick_shift).wrapping_sub(seen);
+    let idle_ms = u64::from(idle) * u64::from(progress.arguments.tick_ms);
+    let ends = lookup::is_gone(quota) || idle_ms > u64::from(idle_limit(key.class(), word.state())) * 1000;
     if ends && word.has_tag(key.tag()) && claim(flow, word) {
         match word.share() {
             Some(share) => lookup::give(quota, share),
             None => half_open::settle(&key, flow.home),
         }
-        progress.deleted += u32::from(FLOWS.remove(&key).is_ok());
+        remove(&key, progress);
+        return 0;
     }
+    let left_ms = (u64::from(least_limit(key.class(), word.state())) * 1000).saturating_sub(idle_ms);
+    progress.arguments.left_ms = progress.arguments.left_ms.min(left_ms as u32);
     0
 }
 
+/// Deletes a flow that was claimed. One that the kernel keeps is for the next sweep, at once.
 #[inline(always)]
-fn is_idle(key: &FlowKey, flow: &FlowValue, word: FlowWord, arguments: &SweepArguments) -> bool {
-    // The clock is read last, so it is not behind the packet.
-    let seen = flow.last_seen.load(Relaxed);
-    let idle = tick(arguments.tick_shift).wrapping_sub(seen);
-    let limit = idle_limit(key.class(), word.state());
-    u64::from(idle) * u64::from(arguments.tick_ms) > u64::from(limit) * 1000
+fn remove(key: &FlowKey, progress: &mut Progress) {
+    if FLOWS.remove(key).is_ok() {
+        progress.deleted += 1;
+    } else {
+        progress.arguments.left_ms = 0;
+    }
 }
 
 /// Not that of `lookup`: its shift lies in a map that the loader of the other programs makes.

@@ -207,7 +207,7 @@ fn a_workload_that_is_gone_leaves_no_flows_and_its_successor_has_another_id() {
         sh("ip link del va");
         kernel.detach_gone(&BTreeSet::from([B])).unwrap();
         assert_eq!(kernel.endpoints(), [B].into());
-        assert_eq!(kernel.sweep().unwrap(), 1);
+        assert_eq!(kernel.sweep().unwrap().deleted, 1);
         assert_eq!(kernel.flow_fill().flows, 1);
 
         // Another container with the same number and address.

@@ -12,7 +12,7 @@ use crate::id::{Direction, Ifindex, QuotaPlace};
 use crate::limits;
 use crate::packet::Packet;
 
-pub use step::{Seen, Step, first, idle_limit, is_renewed, is_settled, open_again, step};
+pub use step::{SHORTEST_LIMIT, Seen, Step, first, idle_limit, is_renewed, is_settled, least_limit, open_again, step};
 
 /// Value of the flow table.
 ///

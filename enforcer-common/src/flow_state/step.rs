@@ -207,15 +207,26 @@ pub fn is_renewed(current: u8, class: ProtocolClass) -> bool {
     current & state::ESTABLISHED != 0 || !is_connection(class)
 }
 
+/// The shortest [`idle_limit`], in seconds.
+pub const SHORTEST_LIMIT: u32 = 10;
+
 /// How long a flow in a state may be without a packet, in seconds.
 ///
 /// TCP: a connection with Linux's default keepalive (first probe after 7,200 s) never loses its state.
 pub fn idle_limit(class: ProtocolClass, flow_state: u8) -> u32 {
     match class {
-        ProtocolClass::Tcp if is_over(flow_state) => 10,
+        ProtocolClass::Tcp if is_over(flow_state) => SHORTEST_LIMIT,
         ProtocolClass::Tcp | ProtocolClass::Sctp if flow_state & state::ESTABLISHED == 0 => 60,
         ProtocolClass::Tcp | ProtocolClass::Sctp => 7_800,
         ProtocolClass::Udp if flow_state & state::REPLIED != 0 => 180,
         ProtocolClass::Udp | ProtocolClass::Icmp | ProtocolClass::Icmpv6 | ProtocolClass::Other => 30,
     }
+}
+
+/// How long after its last packet a flow in a state may be over at the earliest, in seconds, whatever comes next.
+///
+/// A packet that ends a connection counts as its last one, so the limit that it brings begins then. Only a half-open
+/// connection stays as old as its first packet, and a reset may give it the shortest limit at any time.
+pub fn least_limit(class: ProtocolClass, flow_state: u8) -> u32 {
+    if is_renewed(flow_state, class) { idle_limit(class, flow_state) } else { SHORTEST_LIMIT }
 }

@@ -305,6 +305,30 @@ fn idle_limits() {
     }
 }
 
+/// What the time of the next sweep relies on.
+#[test]
+fn no_packet_ends_a_flow_before_its_least_limit() {
+    for bits in (0..=u8::MAX).filter(|bits| Role::of_state(*bits).is_some()) {
+        for class in CLASSES {
+            let connection = matches!(class, ProtocolClass::Tcp | ProtocolClass::Sctp);
+            if connection != matches!(class, ProtocolClass::Tcp) && bits & !(state::ROLE | LIVE) != 0 {
+                // Of others than TCP there are no such states.
+                continue;
+            }
+            assert!(least_limit(class, bits) <= idle_limit(class, bits), "{class:?} {bits:#b}");
+            let flags = (0..=u8::MAX).map(|tcp_flags| Packet { class, tcp_flags, ..segment(tcp_flags, [ISN, 3]) });
+            let stepped = flags.flat_map(|packet| [OUT, BACK].map(|way| step(bits, way, &packet, seen(3)).state));
+            let roles = [Role::WorkloadOpened, Role::PeerOpened, Role::NodeOpened];
+            let opened = roles.into_iter().filter_map(|role| open_again(bits, role, class));
+            for next in stepped.chain(opened) {
+                // Either the packet counts as the last one, or the flow is as old as before.
+                let least = if is_renewed(next, class) { SHORTEST_LIMIT } else { least_limit(class, bits) };
+                assert!(idle_limit(class, next) >= least, "{class:?} {bits:#b} {next:#b}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_home_holds_both_places_apart() {
     for (quota, half_open) in [(0, 0), (limits::WORKLOADS - 1, 0), (0, limits::HALF_OPEN_MOST - 1), (77, 12_345)] {

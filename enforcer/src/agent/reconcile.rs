@@ -108,7 +108,10 @@ impl Reconciler {
         // Their numbers may be others' by now.
         match self.kernel.forget_gone() {
             Ok(gone) if gone.is_empty() => {}
-            Ok(_) => self.intent = None,
+            Ok(_) => {
+                self.intent = None;
+                self.pace.workloads_went();
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot remove the kernel state of veths that are gone; trying again later");
             }
@@ -265,6 +268,7 @@ impl Reconciler {
         self.owners.extend(ids.into_iter().map(|(key, id)| (id, key)));
         self.owners.retain(|_, key| snapshot.local.contains_key(key));
         self.denials.living(self.kernel.living_ids());
+        self.pace.workloads_went();
     }
 
     /// Frees idle flows if that is due, in one run of the sweep. Returns false if there may be more of them.
@@ -274,14 +278,14 @@ impl Reconciler {
             return true;
         }
         let swept = self.kernel.sweep();
-        let is_behind = match &swept {
-            Ok(freed) => *freed >= SWEEP_CAP,
+        let (next, is_behind) = match &swept {
+            Ok(swept) => (swept.next, swept.deleted >= SWEEP_CAP),
             Err(error) => {
                 tracing::warn!(%error, "cannot remove idle flows from the flow table; trying again");
-                false
+                (Some(Duration::ZERO), false)
             }
         };
-        self.pace.swept(begin, begin.elapsed(), is_behind);
+        self.pace.swept(begin, begin.elapsed(), next, is_behind);
         !is_behind
     }
 

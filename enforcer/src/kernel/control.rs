@@ -11,6 +11,7 @@ use enforcer_common::id::{Address, Ifindex, IncarnationId, PolicyWord, Revision}
 use crate::kernel::apply::Applied;
 use crate::kernel::denials::Denials;
 use crate::kernel::error::KernelError;
+use crate::kernel::hooks::Swept;
 use crate::kernel::parts::{KernelConfig, Parts};
 use crate::kernel::tables::FlowFill;
 use crate::kernel::verify::Drift;
@@ -134,9 +135,9 @@ impl Kernel {
         self.parts.repair(drifts)
     }
 
-    /// Deletes idle flows and those of workloads that are gone, and returns their number. If it is
-    /// [`SWEEP_CAP`](crate::kernel::SWEEP_CAP), there may be more.
-    pub fn sweep(&self) -> Result<u32, KernelError> {
+    /// Deletes idle flows and those of workloads that are gone. If the number is [`SWEEP_CAP`](crate::kernel::SWEEP_CAP),
+    /// there may be more.
+    pub fn sweep(&self) -> Result<Swept, KernelError> {
         self.parts.hooks.sweep()
     }
 

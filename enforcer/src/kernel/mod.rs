@@ -24,7 +24,7 @@ pub use apply::Applied;
 pub use control::{AdoptedEndpoint, Kernel};
 pub use denials::{Denials, NewDenials, Totals};
 pub use error::KernelError;
-pub use hooks::{SWEEP_CAP, Sweep};
+pub use hooks::{SWEEP_CAP, Sweep, Swept};
 pub use parts::KernelConfig;
 pub use pins::{group_directory, purge};
 pub use preflight::give_up_loading;

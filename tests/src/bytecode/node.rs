@@ -2,7 +2,10 @@
 //!
 //! Input: a [`Scene`] and frames. Output: verdicts with their reasons, and the contents of the maps afterwards.
 
-use std::{net::IpAddr, time::Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use aya::{
@@ -95,7 +98,8 @@ pub struct Node {
 }
 
 /// A tick of the object's defaults, and a cap that no test reaches by chance.
-pub const SWEEP: SweepArguments = SweepArguments { tick_shift: 8, tick_ms: 1024, cap: 16_384 };
+pub const SWEEP: SweepArguments =
+    SweepArguments { tick_shift: 8, tick_ms: 1024, cap: 16_384, left_ms: SweepArguments::NEVER };
 
 /// The context of a run: a packet that is about to go through `lo`, and the device by which it came.
 pub fn context(from: u32) -> [u8; 192] {
@@ -440,6 +444,11 @@ impl Node {
 
     /// Runs the sweep: how many flows it deleted.
     pub fn sweep(&self, arguments: SweepArguments) -> Result<u32> {
-        Ok(self.sweep.run(arguments)?)
+        Ok(self.sweep.run(arguments)?.deleted)
+    }
+
+    /// Runs the sweep: in what time the first of the flows that are left may be over.
+    pub fn time_left(&self, arguments: SweepArguments) -> Result<Option<Duration>> {
+        Ok(self.sweep.run(arguments)?.next)
     }
 }

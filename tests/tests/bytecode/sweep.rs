@@ -81,6 +81,37 @@ fn idle_flows_go_by_their_own_limit() {
 }
 
 #[test]
+fn a_run_tells_when_the_next_flow_may_be_over() {
+    let Some(mut both) = Both::new(&Scene::default()) else {
+        return;
+    };
+    let now = now(&both);
+    both.forget_flows();
+    assert_eq!(both.node.time_left(SWEEP).unwrap(), None, "no flow is there");
+    let opened = Role::WorkloadOpened as u8;
+    let live = opened | state::REPLIED | state::ESTABLISHED;
+    // Ticks of idleness; milliseconds that are left of the limit. Each is sooner over than those before it.
+    for (port, (class, bits, idle, left)) in (1..).zip([
+        (ProtocolClass::Tcp, live, 100, 7_800_000 - 102_400),
+        (ProtocolClass::Udp, opened | state::REPLIED, 10, 180_000 - 10_240),
+        (ProtocolClass::Udp, opened, 10, 30_000 - 10_240),
+        // A reset may come at any time.
+        (ProtocolClass::Tcp, opened, 2, 10_000 - 2_048),
+        (ProtocolClass::Tcp, live | state::ENDED, 5, 10_000 - 5_120),
+        (ProtocolClass::Tcp, opened | state::REPLIED, 30, 0),
+    ]) {
+        let key = key(port, class);
+        let flow = Flow { word: FlowWord::new(5, key.tag(), bits), last_seen: now.wrapping_sub(idle), ..NONE };
+        both.node.set_flow(&key, flow).unwrap();
+        let found = both.node.time_left(SWEEP).unwrap().expect("a flow is left").as_millis();
+        // Ticks may have gone by.
+        assert!((left - found) % 1024 == 0 && left - found <= 10 * 1024 || left == found, "{port}: {found} of {left}");
+    }
+    both.node.retire().unwrap();
+    assert_eq!(both.node.time_left(SWEEP).unwrap(), None, "all are gone");
+}
+
+#[test]
 fn flows_of_a_workload_that_is_gone_go_at_once() {
     let Some(mut both) = Both::new(&Scene::default()) else {
         return;

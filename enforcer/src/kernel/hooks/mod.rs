@@ -16,7 +16,7 @@ use enforcer_common::id::Ifindex;
 use enforcer_common::side::Side;
 use enforcer_common::sweep::SweepArguments;
 
-pub use sweep::Sweep;
+pub use sweep::{Sweep, Swept};
 
 pub(crate) use attach::Links;
 
@@ -159,10 +159,15 @@ impl Hooks {
         Programs::remove_others(pins.layout(), pins.maps(), &self.object.0)
     }
 
-    /// Deletes idle flows and those of workloads that are gone; gives how many. [`SWEEP_CAP`]: there may be more.
-    pub(crate) fn sweep(&self) -> Result<u32, KernelError> {
+    /// Deletes idle flows and those of workloads that are gone, [`SWEEP_CAP`] at most.
+    pub(crate) fn sweep(&self) -> Result<Swept, KernelError> {
         let tick = Tick::of_kernel()?;
-        let arguments = SweepArguments { tick_shift: tick.shift, tick_ms: tick.milliseconds, cap: SWEEP_CAP };
+        let arguments = SweepArguments {
+            tick_shift: tick.shift,
+            tick_ms: tick.milliseconds,
+            cap: SWEEP_CAP,
+            left_ms: SweepArguments::NEVER,
+        };
         self.programs.sweep().run(arguments)
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use aya::EbpfError;
 use aya_obj::Object;
@@ -18,6 +19,15 @@ use crate::kernel::sys::{self, SyscallProgram};
 
 /// Name of the sweep program in the object.
 pub(crate) const NAME: &str = "sweep";
+
+/// What came of one run of the sweep.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Swept {
+    /// Number of deleted flows. If it is the cap of the run, more idle flows may be left.
+    pub deleted: u32,
+    /// In what time the first of the flows that are left may be over; `None`: no flow is left.
+    pub next: Option<Duration>,
+}
 
 /// The sweep program, loaded into the kernel.
 #[derive(Debug)]
@@ -64,10 +74,14 @@ impl Sweep {
         Self { fd }
     }
 
-    /// Runs the sweep once and gives the number of deleted flows. If the number is `cap`, more idle flows may be left.
-    pub fn run(&self, arguments: SweepArguments) -> Result<u32, KernelError> {
-        sys::syscall_run(self.fd.as_fd(), &mut arguments.to_words())
-            .map_err(|source| KernelError::System { call: "run the sweep", source })
+    /// Runs the sweep once.
+    pub fn run(&self, arguments: SweepArguments) -> Result<Swept, KernelError> {
+        let mut words = arguments.to_words();
+        let deleted = sys::syscall_run(self.fd.as_fd(), &mut words)
+            .map_err(|source| KernelError::System { call: "run the sweep", source })?;
+        let [.., left_ms] = words;
+        let next = (left_ms != SweepArguments::NEVER).then(|| Duration::from_millis(left_ms.into()));
+        Ok(Swept { deleted, next })
     }
 }
 
