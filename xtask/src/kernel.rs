@@ -38,7 +38,7 @@ impl fmt::Display for Kernel {
             return formatter.write_str("builds, enforces and runs every tier of tests");
         }
         let (need_major, need_minor) = MINIMUM;
-        write!(formatter, "builds and passes tier 0; enforcement and tiers 1 and 2 need {need_major}.{need_minor}")
+        write!(formatter, "builds and passes tier 0; enforcement and tiers 1 to 3 need {need_major}.{need_minor}")
     }
 }
 
@@ -58,7 +58,7 @@ mod tests {
     fn a_kernel_without_tcx_links_is_named() {
         let old = Kernel::parse("6.1.0-37-amd64\n").unwrap();
         assert!(!old.can_enforce());
-        assert_eq!(old.to_string(), "kernel 6.1: builds and passes tier 0; enforcement and tiers 1 and 2 need 6.6");
+        assert_eq!(old.to_string(), "kernel 6.1: builds and passes tier 0; enforcement and tiers 1 to 3 need 6.6");
     }
 
     #[test]

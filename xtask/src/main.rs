@@ -49,7 +49,8 @@ enum Command {
     Check,
     /// Install what the tests need, and run the tests of all tiers or of one.
     Test {
-        /// Tier to run. 0 needs no privilege, 1 tests the loaded programs, 2 tests real traffic and containers.
+        /// Tier to run. 0 needs no privilege, 1 tests the loaded programs, 2 tests real traffic and containers, and 3 tests
+        /// on clusters of Kubernetes.
         #[arg(long, value_parser = test::parse_tier)]
         tier: Option<u8>,
     },

@@ -4,7 +4,8 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    time::Instant,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -30,6 +31,10 @@ const SUM: &str = include_str!("../../cluster/go.sum");
 
 /// Programs that do not depend on where they were built.
 const FLAGS: [&str; 2] = ["-trimpath", "-buildvcs=false"];
+
+/// How often the modules are asked for. Go does not ask again by itself, and a test run does not have to fail because the
+/// network did not answer once.
+const TRIES: u32 = 4;
 
 /// What is built, by the name that Go gives it and the name that it gets.
 const PROGRAMS: [(&str, &str); 8] = [
@@ -106,12 +111,17 @@ impl Cache {
         let go = go::find(&Machine::this()).with_context(|| {
             format!("no Go from 1.{} is installed; run `cargo xtask setup`", go::minimum().unwrap_or_default())
         })?;
-        Run::new(go)
-            .directory(&workspace.root().join("xtask/cluster"))
-            .env("CGO_ENABLED", "0")
-            .env("GOFLAGS", "-mod=readonly")
-            // The Go that is there, and no other from the network.
-            .env("GOTOOLCHAIN", "local")
+        let run = || {
+            Run::new(&go)
+                .directory(&workspace.root().join("xtask/cluster"))
+                .env("CGO_ENABLED", "0")
+                .env("GOFLAGS", "-mod=readonly")
+                // The Go that is there, and no other from the network.
+                .env("GOTOOLCHAIN", "local")
+        };
+        // The packages and all that they import, without a line for each.
+        fetch(|| run().args(["list", "-deps", "-f", "", "tool"]))?;
+        run()
             .arg("build")
             .args(FLAGS)
             .args(["-ldflags", &self.link_flags(), "-o"])
@@ -134,6 +144,26 @@ impl Cache {
         let set = |name: &str, value: &str| format!("-X k8s.io/component-base/version.{name}={value}");
         let version = set("gitVersion", &format!("v{}", self.version));
         format!("-s -w {version} {} {}", set("gitMajor", major), set("gitMinor", minor))
+    }
+}
+
+/// Gets the modules from the network, unless Go has them.
+fn fetch(run: impl Fn() -> Run) -> Result<()> {
+    let mut tried = 1;
+    loop {
+        match run().status() {
+            Ok(()) => return Ok(()),
+            Err(error) if tried == TRIES => {
+                return Err(error).with_context(|| {
+                    format!(
+                        "Go did not get all modules of Kubernetes in {TRIES} tries; `go env GOPROXY` says where it asks"
+                    )
+                });
+            }
+            Err(error) => println!("{error:#}; trying again"),
+        }
+        sleep(Duration::from_secs(5) * tried);
+        tried += 1;
     }
 }
 

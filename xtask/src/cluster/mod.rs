@@ -130,9 +130,7 @@ pub(crate) fn run(workspace: &Workspace, action: Action) -> Result<()> {
     match action {
         Action::Build => {
             setup::ensure_needs(workspace, &[Need::Test, Need::Cluster])?;
-            let cache = Cache::ensure(workspace)?;
-            println!("Kubernetes {} is in {}", cache.version(), cache.directory().display());
-            Ok(())
+            build(workspace)
         }
         Action::Up { name, shape, keep } => {
             setup::ensure_needs(workspace, &[Need::Test, Need::Cluster])?;
@@ -148,6 +146,13 @@ pub(crate) fn run(workspace: &Workspace, action: Action) -> Result<()> {
         Action::Stop { name, part } => restart::stop(&name.directory(), &part),
         Action::Start { name, part } => restart::start(&name.directory(), &part),
     }
+}
+
+/// Builds the programs of clusters, unless they are there. What this needs has to be installed.
+pub(crate) fn build(workspace: &Workspace) -> Result<()> {
+    let cache = Cache::ensure(workspace)?;
+    println!("Kubernetes {} is in {}", cache.version(), cache.directory().display());
+    Ok(())
 }
 
 /// Becomes kubectl, so that it has this terminal and its exit status is ours. It has the host's files.

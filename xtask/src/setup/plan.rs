@@ -13,6 +13,9 @@ use crate::{
 /// Where a bpf file system belongs; pins live below it.
 const BPFFS: &str = "/sys/fs/bpf";
 
+/// Where the file systems of cgroups belong.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
 /// One command of the set-up.
 #[derive(Debug)]
 pub(crate) struct Step {
@@ -35,9 +38,17 @@ pub(crate) fn plan(machine: &Machine, needs: &[Need]) -> Vec<Step> {
     if needs.contains(&Need::Check) {
         steps.extend(components(machine, compiler));
     }
-    if needs.contains(&Need::Load) && !is_mounted(machine) {
+    let mounts = mounts(machine);
+    if needs.contains(&Need::Load) && !mounts.contains(&(BPFFS.to_owned(), "bpf".to_owned())) {
         let run = Run::new("mount").args(["-t", "bpf", "bpf", BPFFS]);
         steps.push(Step { reason: "programs and maps are pinned in a bpf file system".into(), run, as_root: true });
+    }
+    if needs.contains(&Need::Cluster) && !mounts.iter().any(|(_, kind)| kind == "cgroup2") {
+        // Beside the hierarchies of version 1 where there are some, as systemd does it.
+        let beside = mounts.iter().any(|(place, _)| place == CGROUPS);
+        let place = if beside { format!("{CGROUPS}/unified") } else { CGROUPS.to_owned() };
+        let run = Run::new("mount").args(["-t", "cgroup2", "-o", "X-mount.mkdir", "cgroup2"]).arg(place);
+        steps.push(Step { reason: "a test cluster's processes are ended by cgroup2".into(), run, as_root: true });
     }
     steps
 }
@@ -112,10 +123,9 @@ fn components(machine: &Machine, compiler: Option<BpfCompiler>) -> Vec<Step> {
     steps
 }
 
-fn is_mounted(machine: &Machine) -> bool {
+/// Place and kind of each file system that is mounted.
+fn mounts(machine: &Machine) -> Vec<(String, String)> {
     let mounts = std::fs::read_to_string(machine.below_root("/proc/mounts")).unwrap_or_default();
-    mounts.lines().any(|line| {
-        let mut words = line.split(' ').skip(1);
-        words.next() == Some(BPFFS) && words.next() == Some("bpf")
-    })
+    let words = mounts.lines().map(|line| line.split(' ').skip(1));
+    words.filter_map(|mut words| Some((words.next()?.to_owned(), words.next()?.to_owned()))).collect()
 }

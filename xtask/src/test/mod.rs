@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, ffi::OsStr};
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build_ebpf, kernel,
+    build_ebpf, cluster, kernel,
     kernel::Kernel,
     run::Run,
     setup::{self, tools::Need},
@@ -48,7 +48,7 @@ pub(crate) fn run(workspace: &Workspace, tier: Option<u8>) -> Result<()> {
         }
     }
     if suites.keys().any(|tier| tier.is_privileged()) {
-        prepare(workspace)?;
+        prepare(workspace, &suites.keys().copied().collect::<Vec<_>>())?;
     }
     all(workspace, &suites)
 }
@@ -58,18 +58,28 @@ fn skips(value: Option<&OsStr>) -> bool {
 }
 
 /// What the privileged tiers need. It comes before tier 0, since a new object means that `enforcer` is built anew.
-fn prepare(workspace: &Workspace) -> Result<()> {
+fn prepare(workspace: &Workspace, tiers: &[Tier]) -> Result<()> {
     require(kernel::is_root(), Kernel::running()?)?;
-    setup::ensure_needs(workspace, &[Need::Build, Need::Load, Need::Test])?;
+    setup::ensure_needs(workspace, &needs(tiers))?;
     build_ebpf::run(workspace)?;
     // The tests start the daemon, and cargo builds no binary of another package for them.
     Run::new("cargo").args(["build", "--locked", "--package", "enforcer"]).directory(workspace.root()).status()
 }
 
+/// What `setup` installs for these tiers. Everything is installed before the first test, so that a package that cannot be
+/// had is told at once.
+fn needs(tiers: &[Tier]) -> Vec<Need> {
+    let mut needs = vec![Need::Build, Need::Load, Need::Test];
+    if tiers.contains(&Tier::Three) {
+        needs.push(Need::Cluster);
+    }
+    needs
+}
+
 fn require(root: bool, kernel: Kernel) -> Result<()> {
     if !root {
         bail!(
-            "tiers 1 and 2 need root; run `cargo xtask test` as root, run `cargo xtask test --tier 0` for tier 0 alone, \
+            "tiers 1 to 3 need root; run `cargo xtask test` as root, run `cargo xtask test --tier 0` for tier 0 alone, \
              or set {SKIP}=1 to skip them"
         );
     }
@@ -84,6 +94,13 @@ fn all(workspace: &Workspace, suites: &BTreeMap<Tier, Suites>) -> Result<()> {
     let mut failed = Vec::new();
     for (tier, suites) in suites {
         println!("tier {}", tier.number());
+        // Here and not earlier: it takes minutes where nothing is cached, and the other tiers do not wait for it.
+        if *tier == Tier::Three
+            && let Err(error) = cluster::build(workspace)
+        {
+            failed.push(format!("tier 3: none of its tests ran, for want of the cluster's programs: {error:#}"));
+            continue;
+        }
         for command in commands(workspace, *tier, suites) {
             if let Err(error) = command.status() {
                 failed.push(format!("tier {}: {error:#}", tier.number()));
@@ -129,7 +146,7 @@ fn commands(workspace: &Workspace, tier: Tier, suites: &Suites) -> Vec<Run> {
 /// The tier of `--tier`.
 pub(crate) fn parse_tier(text: &str) -> Result<u8> {
     let known = Tier::ALL.iter().map(|tier| tier.number());
-    known.into_iter().find(|number| number.to_string() == text).context("the tiers are 0, 1 and 2")
+    known.into_iter().find(|number| number.to_string() == text).context("the tiers are 0, 1, 2 and 3")
 }
 
 #[cfg(test)]
@@ -173,6 +190,7 @@ mod tests {
         assert!(two[1].contains("--test lifecycle -- --test-threads=2 --skip bulk:: --skip flood::"), "{two:#?}");
         assert!(two[2].contains("--test lifecycle -- --test-threads=1 bulk:: flood::"), "{two:#?}");
         assert_eq!((two.len(), two[1].matches("--skip").count()), (3, ALONE.len()));
+        assert!(lines(Tier::Three)[0].ends_with("--test a --test b -- --test-threads=1"), "{:#?}", lines(Tier::Three));
         let zero = lines(Tier::Zero);
         assert!(
             zero[0].ends_with("--doc") && zero[1].ends_with("--package xtask --lib --bins --test a --test b"),
@@ -182,7 +200,16 @@ mod tests {
 
     #[test]
     fn an_unknown_tier_is_refused() {
-        assert_eq!(parse_tier("2").unwrap(), 2);
-        assert!(parse_tier("3").is_err());
+        assert_eq!(parse_tier("3").unwrap(), 3);
+        for text in ["4", "-1", "03", "three"] {
+            assert!(parse_tier(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_run_of_everything_includes_the_cluster_and_what_it_needs() {
+        assert_eq!(Tier::ALL.last(), Some(&Tier::Three));
+        assert!(needs(&Tier::ALL).contains(&Need::Cluster));
+        assert!(!needs(&[Tier::Zero, Tier::One, Tier::Two]).contains(&Need::Cluster));
     }
 }
