@@ -97,9 +97,6 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
         None
     });
     let enforced = kernel.revision().revision != Revision::NONE;
-    let config = policy::source::Config { directory: options.policies.clone() };
-    let mut policies = Policies::load(&config, enforced, earlier.as_ref()).await?;
-    let log = FlowLog::open(options.flow_log.clone(), rotation(&options.settings), &node)?;
     let config = workload::Config {
         runtime: options.runtime.clone(),
         inventory: options.inventory.clone(),
@@ -115,8 +112,14 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
         settling: workload::Settling(Duration::from_secs(options.settings.settling_seconds)),
         uplink_ifindexes: kernel.pinned_uplinks(),
     };
+    // Beside the policies: each of the two has many files or entries to read where the node is large.
+    let discovery = tokio::task::spawn_blocking(move || workload::start(config));
+    let config = policy::source::Config { directory: options.policies.clone() };
+    let mut policies = Policies::load(&config, enforced, earlier.as_ref()).await?;
+    let log = FlowLog::open(options.flow_log.clone(), rotation(&options.settings), &node)?;
     let mut reconciler = Reconciler::new(&options, &node, kernel, states, earlier, log)?;
-    let mut discovery = workload::start(config)?;
+    let discovery = discovery.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    let mut discovery = discovery?;
     let mut unnamed = discovery.unnamed_veths();
 
     // Not at once: until then the report of an earlier run says more.
