@@ -13,6 +13,7 @@ mod demo;
 mod docs;
 mod kernel;
 mod mutants;
+mod render;
 mod run;
 mod setup;
 mod source;
@@ -70,6 +71,8 @@ enum Command {
     Demo,
     /// Write docs/cli.md anew from the help texts of `enforcer`.
     Docs,
+    /// Write deploy/install.yaml anew from deploy/base.
+    Render(render::Options),
 }
 
 fn main() -> ExitCode {
@@ -93,6 +96,7 @@ fn run(command: Command) -> Result<()> {
         Command::Mutants(options) => mutants::run(&workspace, &options),
         Command::Demo => demo::run(&workspace),
         Command::Docs => docs::run(&workspace),
+        Command::Render(options) => render::run(&workspace, options),
         Command::Test { tier } => test::run(&workspace, tier),
         Command::Check => check::run(&workspace),
         Command::Setup => setup::run(&workspace),

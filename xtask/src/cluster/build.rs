@@ -36,6 +36,9 @@ const FLAGS: [&str; 2] = ["-trimpath", "-buildvcs=false"];
 /// network did not answer once.
 const TRIES: u32 = 4;
 
+/// How long a second try waits; each further one waits so much longer.
+const PAUSE: Duration = Duration::from_secs(5);
+
 /// What is built, by the name that Go gives it and the name that it gets.
 const PROGRAMS: [(&str, &str); 8] = [
     ("agnhost", "agnhost"),
@@ -119,8 +122,8 @@ impl Cache {
                 // The Go that is there, and no other from the network.
                 .env("GOTOOLCHAIN", "local")
         };
-        // The packages and all that they import, without a line for each.
-        fetch(|| run().args(["list", "-deps", "-f", "", "tool"]))?;
+        // The packages and all that they import. The format has nothing to say of any of them.
+        fetch(|| run().args(["list", "-deps", "-f", r#"{{with ""}}{{end}}"#, "tool"]), PAUSE)?;
         run()
             .arg("build")
             .args(FLAGS)
@@ -148,7 +151,7 @@ impl Cache {
 }
 
 /// Gets the modules from the network, unless Go has them.
-fn fetch(run: impl Fn() -> Run) -> Result<()> {
+fn fetch(run: impl Fn() -> Run, pause: Duration) -> Result<()> {
     let mut tried = 1;
     loop {
         match run().status() {
@@ -162,7 +165,7 @@ fn fetch(run: impl Fn() -> Run) -> Result<()> {
             }
             Err(error) => println!("{error:#}; trying again"),
         }
-        sleep(Duration::from_secs(5) * tried);
+        sleep(pause * tried);
         tried += 1;
     }
 }
@@ -208,6 +211,24 @@ mod tests {
         }
         clear(all.path()).unwrap();
         assert!(all.path().join("1.35.4-0123/bin").exists() && !all.path().join("partial-7").exists());
+    }
+
+    #[test]
+    fn modules_are_asked_for_again_and_not_for_ever() {
+        let place = tempfile::tempdir().unwrap();
+        let log = place.path().join("log");
+        // Fails until the file has so many lines.
+        let run = |lines: u32| {
+            let script = format!("echo asked >>{0}; test $(wc -l <{0}) -ge {lines}", log.display());
+            Run::new("sh").args(["-c", &script])
+        };
+        let asked = || fs::read_to_string(&log).unwrap().lines().count();
+        fetch(|| run(3), Duration::ZERO).unwrap();
+        assert_eq!(asked(), 3);
+        fs::remove_file(&log).unwrap();
+        let error = format!("{:#}", fetch(|| run(9), Duration::ZERO).unwrap_err());
+        assert!(error.contains("in 4 tries; `go env GOPROXY` says where it asks"), "{error}");
+        assert_eq!(asked(), 4);
     }
 
     #[test]

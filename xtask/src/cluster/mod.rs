@@ -13,7 +13,7 @@ pub(crate) mod go;
 mod image;
 mod images;
 mod log;
-mod member;
+pub(crate) mod member;
 mod network;
 mod node;
 mod part;
@@ -153,6 +153,12 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     let cache = Cache::ensure(workspace)?;
     println!("Kubernetes {} is in {}", cache.version(), cache.directory().display());
     Ok(())
+}
+
+/// The kubectl of clusters, built if it is not there.
+pub(crate) fn kubectl_program(workspace: &Workspace) -> Result<PathBuf> {
+    setup::ensure_needs(workspace, &[Need::Test, Need::Cluster])?;
+    Ok(Cache::ensure(workspace)?.binaries().join("kubectl"))
 }
 
 /// Becomes kubectl, so that it has this terminal and its exit status is ours. It has the host's files.

@@ -27,9 +27,15 @@ pub(crate) fn is_privileged() -> bool {
     false
 }
 
+/// `cargo xtask cluster ARGUMENTS`.
 pub(crate) fn xtask(arguments: &[&str]) -> Command {
+    of_xtask(&[&["cluster"], arguments].concat())
+}
+
+/// `cargo xtask ARGUMENTS`.
+pub(crate) fn of_xtask(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.arg("cluster").args(arguments).stdin(Stdio::null());
+    command.args(arguments).stdin(Stdio::null());
     command
 }
 

@@ -1,0 +1,105 @@
+//! What is installed in a cluster: the manifests of `deploy`, and the image that they name.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use serde_json::{Value, json};
+
+use crate::rig::{Cluster, is_privileged, of_xtask, said};
+
+/// What the manifests call the image.
+const IMAGE: &str = "localhost/enforcer:0.1.0";
+
+const NAMESPACE: &str = "enforcer-system";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+fn installed() -> String {
+    root().join("deploy/install.yaml").to_string_lossy().into_owned()
+}
+
+/// The objects of the list that have this kind.
+fn of_kind<'a>(list: &'a Value, kind: &str) -> Vec<&'a Value> {
+    list["items"].as_array().unwrap().iter().filter(|object| object["kind"] == kind).collect()
+}
+
+fn strings(values: &Value) -> BTreeSet<String> {
+    let values = values.as_array().map(Vec::as_slice).unwrap_or_default().iter();
+    values.map(|value| value.as_str().unwrap().to_owned()).collect()
+}
+
+/// Capabilities of the table in the README.
+fn explained() -> BTreeSet<String> {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let cells = readme.lines().filter_map(|line| line.strip_prefix("| `CAP_")?.split('|').next());
+    cells.flat_map(|cell| cell.split(',')).map(|name| name.trim_matches([' ', '`']).replace("CAP_", "")).collect()
+}
+
+#[test]
+fn the_one_file_is_what_the_base_says() {
+    if !is_privileged() {
+        return;
+    }
+    said(of_xtask(&["render", "--check"]));
+}
+
+#[test]
+fn the_api_server_takes_the_manifests_and_the_agent_has_only_what_it_needs() {
+    if !is_privileged() {
+        return;
+    }
+    let cluster = Cluster::named("manifests");
+    cluster.up(&["--nodes", "1"]);
+    // A trial run makes no namespace for the objects that are in it.
+    cluster.kubectl(&["create", "namespace", NAMESPACE]);
+    let taken =
+        cluster.kubectl(&["apply", "--dry-run=server", "--validate=strict", "--output=json", "-f", &installed()]);
+    let list: Value = serde_json::from_str(&taken).unwrap();
+
+    let sets = of_kind(&list, "DaemonSet");
+    assert_eq!(sets.len(), 1, "{taken}");
+    let set = &sets[0]["spec"];
+    assert_eq!(set["updateStrategy"]["rollingUpdate"]["maxUnavailable"], 1);
+    let pod = &set["template"]["spec"];
+    assert_eq!(pod["hostNetwork"], true);
+    assert_eq!((&pod["hostPID"], &pod["hostIPC"]), (&Value::Null, &Value::Null));
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    assert_eq!(pod["priorityClassName"], "system-node-critical");
+    assert_eq!(pod["tolerations"], json!([{"operator": "Exists"}]));
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    let containers = pod["containers"].as_array().unwrap();
+    assert_eq!((containers.len(), &pod["initContainers"]), (1, &Value::Null));
+    let agent = &containers[0];
+    assert_eq!(agent["image"], IMAGE);
+    let rights = &agent["securityContext"];
+    for (name, value) in [("privileged", false), ("allowPrivilegeEscalation", false), ("readOnlyRootFilesystem", true)]
+    {
+        assert_eq!(rights[name], value, "{name}");
+    }
+    assert_eq!(rights["capabilities"]["drop"], json!(["ALL"]));
+    let capabilities = strings(&rights["capabilities"]["add"]);
+    assert_eq!(capabilities, ["BPF", "NET_ADMIN", "NET_BROADCAST", "PERFMON"].map(str::to_owned).into());
+    assert!(capabilities.is_subset(&explained()), "the README explains {:?}", explained());
+    for (probe, path) in [("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+        let request = &agent[probe]["httpGet"];
+        assert_eq!((&request["path"], &request["host"]), (&json!(path), &json!("127.0.0.1")), "{probe}");
+    }
+    let volumes = pod["volumes"].as_array().unwrap();
+    let paths: BTreeSet<&str> = volumes.iter().filter_map(|volume| volume["hostPath"]["path"].as_str()).collect();
+    let no_socket = ["/run/enforcer", "/sys/fs/bpf", "/var/log/enforcer"];
+    assert_eq!(paths, no_socket.into());
+    assert_eq!(volumes.iter().filter(|volume| volume["projected"].is_object()).count(), 1);
+
+    let mut resources = BTreeSet::new();
+    for role in ["Role", "ClusterRole"].iter().flat_map(|kind| of_kind(&list, kind)) {
+        for rule in role["rules"].as_array().unwrap() {
+            assert_eq!(strings(&rule["verbs"]), ["get", "list", "watch"].map(str::to_owned).into(), "{rule}");
+            resources.extend(strings(&rule["resources"]));
+        }
+    }
+    let watched = ["endpointslices", "flowpolicies", "namespaces", "networkpolicies", "nodes", "pods", "services"];
+    assert_eq!(resources, watched.map(str::to_owned).into());
+    cluster.down();
+    cluster.assert_gone();
+}
