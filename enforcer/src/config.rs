@@ -2,12 +2,15 @@
 //!
 //! Input: the file that `--config` names. Output: [`Settings`], or the error with its place. `docs/settings.md` describes them.
 
+use std::fmt;
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use enforcer_common::limits;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The settings. Every field may be left out.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -36,6 +39,8 @@ pub struct Settings {
     pub opening_wait_seconds: u64,
     /// For how long after a veth was first seen the addresses that its workload shows are pinned to it (D11), in seconds.
     pub settling_seconds: u64,
+    /// Where HTTP requests are answered.
+    pub http_listen: Listen,
     /// Where the sources of the policy in force and the state for `status` are kept. Below it each pin directory has a
     /// directory of its own. On a tmpfs: it is of no use after a reboot.
     pub state_dir: PathBuf,
@@ -54,7 +59,57 @@ impl Default for Settings {
             flow_log_kept_files: 4,
             opening_wait_seconds: 3,
             settling_seconds: 10,
+            http_listen: Listen(None),
             state_dir: PathBuf::from("/run/enforcer"),
+        }
+    }
+}
+
+/// An address and a port to listen on; `None`: the daemon listens nowhere.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Listen(pub Option<SocketAddr>);
+
+/// A text that says where to listen has errors.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "`{0}` is no place to listen on; write a port, an address and a port such as 127.0.0.1:9847 or [::1]:9847, or off"
+)]
+pub struct InvalidListen(String);
+
+impl FromStr for Listen {
+    type Err = InvalidListen;
+
+    fn from_str(text: &str) -> Result<Self, InvalidListen> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let port = text.parse().ok().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        // Port 0 would be another one at every start.
+        let place = port.or_else(|| text.parse().ok()).filter(|place: &SocketAddr| place.port() != 0);
+        place.map(|place| Self(Some(place))).ok_or_else(|| InvalidListen(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Listen {
+    type Error = InvalidListen;
+
+    fn try_from(text: String) -> Result<Self, InvalidListen> {
+        text.parse()
+    }
+}
+
+impl From<Listen> for String {
+    fn from(listen: Listen) -> Self {
+        listen.to_string()
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(place) => place.fmt(f),
+            None => f.write_str("off"),
         }
     }
 }
@@ -116,6 +171,7 @@ impl Settings {
             flow_log_kept_files,
             opening_wait_seconds,
             settling_seconds,
+            http_listen: _,
             state_dir: _,
         } = &settings;
         for (setting, value, low, high) in [
@@ -181,6 +237,39 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_place_to_listen_on_is_a_port_or_an_address_with_one() {
+        let listen =
+            |text: &str| load(&format!("http_listen: {text}\n")).map(|settings| settings.http_listen.to_string());
+        for (text, place) in [
+            ("9847", "127.0.0.1:9847"),
+            ("\"9847\"", "127.0.0.1:9847"),
+            ("0.0.0.0:80", "0.0.0.0:80"),
+            ("\"[::1]:9847\"", "[::1]:9847"),
+            ("\"off\"", "off"),
+            ("off", "off"),
+        ] {
+            assert_eq!(listen(text).unwrap(), place, "{text}");
+        }
+        for no_place in [
+            "0",
+            "65536",
+            "-1",
+            "9847.5",
+            "localhost:9847",
+            "127.0.0.1",
+            "127.0.0.1:0",
+            "::1:9847",
+            ":9847",
+            "[1]",
+            "~",
+            "\"\"",
+        ] {
+            let error = listen(no_place).unwrap_err().to_string();
+            assert!(error.contains("http_listen") || error.contains("line 1"), "{no_place}: {error}");
+        }
+    }
+
     /// Rows of the page's table: name, type, unit, default, allowed values.
     fn rows() -> Vec<Vec<String>> {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/settings.md");
@@ -209,6 +298,7 @@ mod tests {
             flow_log_kept_files,
             opening_wait_seconds,
             settling_seconds,
+            http_listen,
             state_dir
         );
         let plain = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);

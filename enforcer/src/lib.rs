@@ -13,5 +13,6 @@ pub mod lab;
 pub mod plan;
 pub mod policy;
 pub mod resolve;
+pub mod serve;
 pub mod watch;
 pub mod workload;

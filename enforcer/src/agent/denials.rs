@@ -15,11 +15,13 @@ use enforcer_common::id::IncarnationId;
 use jiff::Timestamp;
 
 use super::error::AgentError;
+use super::meter;
 use crate::flow::enrich::Enricher;
 use crate::flow::limit::{LineLimit, LineRate};
 use crate::flow::names::{NameTable, Names};
 use crate::flow::sink::{FlowLog, SinkCounts};
 use crate::kernel::{Denials, KernelError, NewDenials};
+use crate::serve::Board;
 
 /// How often denials are read. The kernel's ring and slices hold what comes in between.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -66,10 +68,11 @@ impl DenialLog {
         rate: Option<LineRate>,
         node: &str,
         names: NameTable,
+        board: Arc<Board>,
     ) -> Result<Self, AgentError> {
         let shared = Arc::new(Shared { names: Mutex::new(names), ..Shared::default() });
         let (limit, enricher) = (LineLimit::new(rate), Enricher::new(node));
-        let reader = Reader { shared: Arc::clone(&shared), denials, limit, log, enricher };
+        let reader = Reader { shared: Arc::clone(&shared), denials, limit, log, enricher, board };
         let thread = thread::Builder::new()
             .name("denials".to_owned())
             .spawn(move || reader.run())
@@ -127,6 +130,7 @@ struct Reader {
     limit: LineLimit,
     log: FlowLog,
     enricher: Enricher,
+    board: Arc<Board>,
 }
 
 impl Reader {
@@ -184,16 +188,18 @@ impl Reader {
         if reading.lost > 0 {
             self.log.lost_in_ring(now, reading.lost);
         }
-        *locked(&self.shared.counts) = LogCounts {
-            sink: self.log.counts(),
-            over_limit: self.limit.withheld(),
-            disagreements: self.enricher.disagreements(),
-        };
+        let sink = self.log.counts();
+        self.board.merged(sink.merged_records);
+        *locked(&self.shared.counts) =
+            LogCounts { sink, over_limit: self.limit.withheld(), disagreements: self.enricher.disagreements() };
     }
 
     fn push(&mut self, names: &dyn Names, now: Timestamp, denial: &Denial) {
         match self.enricher.enrich(names, now, denial) {
-            Ok(record) => self.log.push(record),
+            Ok(record) => {
+                meter::count(&self.board, &record);
+                self.log.push(record);
+            }
             Err(error) => tracing::error!(
                 %error,
                 "skipped a denial record with an unknown reason or direction (written by another version?)"

@@ -7,6 +7,7 @@ mod denials;
 mod devices;
 mod error;
 mod memory;
+mod meter;
 mod no_ops;
 mod opening;
 mod pace;
@@ -17,8 +18,9 @@ mod reporter;
 pub mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use enforcer_common::id::{Ifindex, IncarnationId, Revision};
@@ -33,6 +35,7 @@ use crate::flow::sink::{FlowLog, Rotation, Target};
 use crate::kernel::{self, Kernel, KernelConfig};
 use crate::plan::Unknown;
 use crate::policy;
+use crate::serve::{self, Board, Server};
 use crate::workload::model::{Past, Snapshot};
 use crate::workload::runtime::RuntimeKind;
 use crate::workload::{self, source::Earlier};
@@ -63,6 +66,8 @@ pub struct Options {
     pub flow_log: Target,
     /// Devices that the operator names as uplinks.
     pub uplinks: Vec<String>,
+    /// Where HTTP requests are answered; `None`: nowhere.
+    pub http_listen: Option<SocketAddr>,
     /// Where everything is pinned.
     pub pin_dir: PathBuf,
     /// Settings.
@@ -91,6 +96,8 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
 
+    let board = Arc::new(Board::default());
+    let _server = answer(&options, &kernel, &board);
     let states = state::StateDir::create(options.settings.state_of(&options.pin_dir)).map_err(AgentError::State)?;
     let earlier = states.load(kernel.revision().revision).unwrap_or_else(|error| {
         tracing::warn!(%error, "cannot read the policies and names that an earlier daemon kept; starting without them");
@@ -117,7 +124,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     let config = policy::source::Config { directory: options.policies.clone() };
     let mut policies = Policies::load(&config, enforced, earlier.as_ref()).await?;
     let log = FlowLog::open(options.flow_log.clone(), rotation(&options.settings), &node)?;
-    let mut reconciler = Reconciler::new(&options, &node, kernel, states, earlier, log)?;
+    let mut reconciler = Reconciler::new(&options, &node, kernel, states, earlier, log, Arc::clone(&board))?;
     let discovery = discovery.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     let mut discovery = discovery?;
     let mut unnamed = discovery.unnamed_veths();
@@ -128,6 +135,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     let heard = discovery.heard();
     let mut verify = Instant::now();
     loop {
+        board.beat();
         let opening = reconciler.opening_due(&policies);
         tokio::select! {
             // In this order, and the workloads last: they may change all the time, what is before them cannot.
@@ -152,11 +160,11 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
                 }
                 reconciler.report(&policies, &discovery);
             }
-            veths = unnamed.changed() => reconciler.close_new(&veths),
+            veths = unnamed.changed() => reconciler.close_new(&veths, discovery.newcomers()),
             published = discovery.changed() => {
                 let first = reconciler.awaits_sources();
                 let published = published?;
-                reconciler.workloads(&published, &mut policies)?;
+                reconciler.workloads(&published, &mut policies, discovery.newcomers())?;
                 if first {
                     reconciler.report(&policies, &discovery);
                 }
@@ -166,6 +174,18 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     reconciler.finish();
     tracing::info!("the daemon has stopped; enforcement stays on until `enforcer purge` removes it");
     Ok(())
+}
+
+/// Starts the HTTP server, if it is asked for. Enforcement does without it, so a server that cannot start stops nothing.
+fn answer(options: &Options, kernel: &Kernel, board: &Arc<Board>) -> Option<Server> {
+    let listen = options.http_listen?;
+    let start = || -> anyhow::Result<Server> {
+        let numbers = meter::Reader(kernel.counters()?);
+        Ok(serve::start(listen, Arc::clone(board), Arc::new(numbers))?)
+    };
+    start()
+        .inspect_err(|error| tracing::error!(%error, "cannot start the HTTP server; enforcement goes on without"))
+        .ok()
 }
 
 /// Waits for a moment that may never come.

@@ -14,6 +14,7 @@ use super::Options;
 use super::denials::DenialLog;
 use super::devices;
 use super::error::AgentError;
+use super::meter::{Meter, Now};
 use super::opening::Opening;
 use super::pace::Pace;
 use super::policies::Policies;
@@ -29,9 +30,10 @@ use crate::plan::{Intent, Refusal, Unknown};
 use crate::policy::source::{Kept, from_kept};
 use crate::policy::store::Reading;
 use crate::resolve::{ResolvedPolicy, resolve};
+use crate::serve::{Board, Stage, Waits};
 use crate::workload::model::{Snapshot, WorkloadKey};
 use crate::workload::source::Kept as Texts;
-use crate::workload::{Discovery, Published};
+use crate::workload::{Discovery, Newcomers, Published};
 
 /// How long an address waits for an id if its workload has had too many new ones.
 const NEW_IDS: Duration = Duration::from_mins(1);
@@ -57,6 +59,7 @@ pub(super) struct Reconciler {
     /// What the steps of bringing something in force have come to.
     report: Report,
     reporter: Reporter,
+    meter: Meter,
 }
 
 impl Reconciler {
@@ -67,13 +70,16 @@ impl Reconciler {
         states: StateDir,
         earlier: Option<InForce>,
         log: FlowLog,
+        board: Arc<Board>,
     ) -> Result<Self, AgentError> {
+        let meter = Meter::new(board);
         let opening = Opening::new(Duration::from_secs(options.settings.opening_wait_seconds), earlier.as_ref());
         let mut names = NameTable::default();
         if let Some(earlier) = earlier {
             name_earlier(&kernel, earlier, &mut names);
         }
-        let denials = DenialLog::start(kernel.denials()?, log, line_rate(&options.settings), node, names)?;
+        let denials =
+            DenialLog::start(kernel.denials()?, log, line_rate(&options.settings), node, names, meter.board())?;
         Ok(Self {
             denials,
             states,
@@ -94,6 +100,7 @@ impl Reconciler {
                 ..Report::default()
             },
             reporter: Reporter::default(),
+            meter,
             kernel,
         })
     }
@@ -101,7 +108,7 @@ impl Reconciler {
     /// Attaches closed programs to veths that have none yet, before any policy is known for them. At the very first
     /// start this does nothing: there the plan comes first, so that running containers are not cut off. Veths with
     /// programs stay unchanged.
-    pub(super) fn close_new(&mut self, veths: &BTreeSet<Ifindex>) {
+    pub(super) fn close_new(&mut self, veths: &BTreeSet<Ifindex>, newcomers: &Newcomers) {
         if self.kernel.is_first_run() {
             return;
         }
@@ -121,6 +128,8 @@ impl Reconciler {
             if let Err(error) = self.kernel.attach_unknown(*ifindex) {
                 tracing::warn!(ifindex = ifindex.0, %error, "there is no room for a new veth, or it cannot be attached to, so it is closed; trying again");
                 self.intent = None;
+            } else {
+                self.meter.attached(newcomers.take(*ifindex));
             }
         }
     }
@@ -134,9 +143,15 @@ impl Reconciler {
 
     /// Takes a new snapshot of the workloads. It is put in force even if no workload has changed: the texts of the
     /// sources, which come with it, are what a later daemon goes on from.
-    pub(super) fn workloads(&mut self, published: &Published, policies: &mut Policies) -> Result<(), AgentError> {
+    pub(super) fn workloads(
+        &mut self,
+        published: &Published,
+        policies: &mut Policies,
+        newcomers: &Newcomers,
+    ) -> Result<(), AgentError> {
         let snapshot = Arc::clone(&published.snapshot);
-        self.close_new(&snapshot.local.values().flat_map(|workload| workload.endpoints.keys().copied()).collect());
+        let veths = snapshot.local.values().flat_map(|workload| workload.endpoints.keys().copied());
+        self.close_new(&veths.collect(), newcomers);
         self.guard(&snapshot);
         let before = self.snapshot.as_deref();
         match devices::News::between(before, &snapshot) {
@@ -171,6 +186,7 @@ impl Reconciler {
         let last_change = policies.last_change();
         let outcome = match self.bring_in_force(&reading, &snapshot, last_change) {
             Err(AgentError::Compile(error)) if policies.roll_back(&error.to_string()) => {
+                self.meter.failed(Stage::Compile);
                 let Some(previous) = policies.current().cloned() else { return Ok(()) };
                 self.bring_in_force(&previous, &snapshot, last_change)
             }
@@ -180,6 +196,11 @@ impl Reconciler {
             }
             other => other,
         };
+        match &outcome {
+            Ok(()) => {}
+            Err(AgentError::Compile(_)) => self.meter.failed(Stage::Compile),
+            Err(_) => self.meter.failed(Stage::Apply),
+        }
         match outcome {
             Ok(()) => self.report.apply_error = None,
             Err(error) if self.kernel.revision().revision == Revision::NONE => return Err(error),
@@ -200,6 +221,7 @@ impl Reconciler {
         snapshot: &Arc<Snapshot>,
         last_change: Option<Instant>,
     ) -> Result<(), AgentError> {
+        let begin = Instant::now();
         let newest = self.state_of(Revision::NONE, reading.kept(), snapshot);
         let (states, opening) = (&mut self.states, &mut self.opening);
         let (chosen, resolved) = thread::scope(|scope| {
@@ -220,6 +242,7 @@ impl Reconciler {
             self.intent = applied.failures.is_empty().then_some(intent);
             self.take_over(applied, snapshot);
             self.states.keep_only(revision);
+            self.meter.applied(begin.elapsed());
             let (policies, workloads) = (reading.set.policies.len(), snapshot.local.len());
             tracing::info!(
                 revision = revision.0,
@@ -261,6 +284,9 @@ impl Reconciler {
         }
         let later = refused.iter().any(|refused| refused.why == Refusal::TooManyNew);
         self.ids_later = later.then(|| Instant::now() + NEW_IDS);
+        if !failures.is_empty() {
+            self.meter.failed(Stage::Apply);
+        }
         for error in &failures {
             tracing::warn!(%error, "one step of the newest change is not done yet; trying again");
         }
@@ -308,6 +334,9 @@ impl Reconciler {
     }
 
     fn repair(&mut self, drift: &[Drift]) {
+        if !drift.is_empty() {
+            self.meter.look_again();
+        }
         for part in drift {
             tracing::warn!(%part, "kernel state was changed by something else; repairing it");
         }
@@ -341,7 +370,29 @@ impl Reconciler {
             opening_waits: self.opening.is_held(),
             counts: self.denials.counts(),
         };
+        let mut stale = discovery.stale_sources();
+        stale.extend(now.policy_error.is_some().then_some("policies"));
+        let waits = self.waits(policies, discovery);
+        let (snapshot, unfinished) = (self.snapshot.as_ref(), self.report.unfinished.as_slice());
+        let state = Now { waits, snapshot, unfinished, stale, refusals: policies.refusals() };
+        self.meter.tell(state, || self.kernel.enforced());
         self.reporter.write(now, &self.states);
+    }
+
+    /// What the first full set of policies and workloads waits for; `None`: it is in the kernel.
+    fn waits(&self, policies: &Policies, discovery: &Discovery) -> Option<Waits> {
+        if self.intent.is_some() {
+            return None;
+        }
+        Some(if self.snapshot.is_none() {
+            Waits::Sources(discovery.silent_sources())
+        } else if policies.current().is_none() {
+            Waits::Policies
+        } else if self.report.apply_error.is_some() || self.report.unfinished.is_empty() {
+            Waits::Kernel
+        } else {
+            Waits::Steps(self.report.unfinished.len())
+        })
     }
 
     /// Writes the queued records to the flow log.

@@ -11,6 +11,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::in_force::Place;
 use crate::agent::{self, Options};
+use crate::config::Listen;
 use crate::flow::sink::Target;
 use crate::plan::Unknown;
 use crate::workload::runtime::RuntimeKind;
@@ -57,6 +58,10 @@ pub struct Args {
     /// It may be given several times.
     #[arg(long = "uplink", value_name = "NAME")]
     pub uplinks: Vec<String>,
+    /// Port, or address and port, where the daemon answers HTTP requests for /livez, /readyz and /metrics. A port alone is
+    /// one of 127.0.0.1. Without this option the setting `http_listen` counts. [default: off]
+    #[arg(long, value_name = "PLACE")]
+    pub http_listen: Option<Listen>,
     /// Network namespace to enforce in, as a path such as /run/netns/NAME. Without it, the daemon enforces in the namespace
     /// in which it was started. Needs `CAP_SYS_ADMIN`.
     #[arg(long, value_name = "PATH")]
@@ -89,7 +94,8 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 fn start(args: Args) -> anyhow::Result<ExitCode> {
-    let Args { policies, inventory, runtime, runtime_socket, unknown, flow_log, uplinks, netns, place } = args;
+    let Args { policies, inventory, runtime, runtime_socket, unknown, flow_log, uplinks, http_listen, netns, place } =
+        args;
     let runtime = match runtime {
         Runtime::Podman => Some(RuntimeKind::Podman(runtime_socket)),
         Runtime::Docker => Some(RuntimeKind::Docker(runtime_socket)),
@@ -116,6 +122,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
         unknown: unknown.unwrap_or(Unknown::Strict),
         flow_log: flow_log.map_or(Target::Stdout, Target::File),
         uplinks,
+        http_listen: http_listen.unwrap_or(settings.http_listen).0,
         pin_dir: place.pin_dir,
         settings,
     };

@@ -9,6 +9,7 @@ use enforcer_common::endpoint::Endpoint;
 use enforcer_common::id::{Address, Ifindex, IncarnationId, PolicyWord, Revision};
 
 use crate::kernel::apply::Applied;
+use crate::kernel::counters::Counters;
 use crate::kernel::denials::Denials;
 use crate::kernel::error::KernelError;
 use crate::kernel::hooks::Swept;
@@ -151,6 +152,18 @@ impl Kernel {
         self.parts.tables.flow_fill()
     }
 
+    /// A reader of numbers, for a thread of its own. There may be any number of them.
+    pub fn counters(&self) -> Result<Counters, KernelError> {
+        Counters::open(self.parts.pins.maps(), self.parts.tables.quotas())
+    }
+
+    /// Devices of workloads that have a place in the tables and programs that run.
+    pub fn enforced(&self) -> BTreeSet<Ifindex> {
+        let mut devices = self.endpoints();
+        devices.retain(|ifindex| self.parts.hooks.is_attached(*ifindex));
+        devices
+    }
+
     /// A reader of denied packets, for a thread of its own. There may be only one at a time, because what it has
     /// reported is kept beside the maps.
     pub fn denials(&self) -> Result<Denials, KernelError> {
@@ -158,11 +171,12 @@ impl Kernel {
     }
 }
 
-// The agent calls both from threads of their own.
+// The agent calls them from threads of their own.
 const _: () = {
     const fn sent<T: Send>() {}
     sent::<Kernel>();
     sent::<Denials>();
+    sent::<Counters>();
 };
 
 fn adopted(endpoint: &Endpoint) -> AdoptedEndpoint {

@@ -7,6 +7,7 @@
 
 mod apply;
 mod control;
+mod counters;
 mod denials;
 mod devices;
 mod error;
@@ -22,6 +23,7 @@ mod verify;
 
 pub use apply::Applied;
 pub use control::{AdoptedEndpoint, Kernel};
+pub use counters::{Counters, TableFill};
 pub use denials::{Denials, NewDenials, Totals};
 pub use error::KernelError;
 pub use hooks::{SWEEP_CAP, Sweep, Swept};

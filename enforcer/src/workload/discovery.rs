@@ -21,7 +21,7 @@ use super::builds::Builds;
 use super::config::Config;
 use super::merger::Merger;
 pub use super::merger::Published;
-use super::netlink::{Mode, NetlinkError, Watcher};
+use super::netlink::{Mode, NetlinkError, Newcomers, Watcher};
 use super::source::{self, Listed, SourceError, SourceState, StartError};
 use super::store::Store;
 
@@ -67,12 +67,14 @@ pub enum WorkloadError {
 pub struct Discovery {
     published: watch::Receiver<Option<Arc<Published>>>,
     veths: watch::Receiver<BTreeSet<Ifindex>>,
-    sources: Vec<watch::Receiver<SourceState>>,
+    /// By the name of the source.
+    sources: Vec<(&'static str, watch::Receiver<SourceState>)>,
     /// When the first snapshot must be there; `None` once it is.
     deadline: Option<Instant>,
     mode: Mode,
     overruns: Arc<AtomicU64>,
     heard: Arc<Notify>,
+    newcomers: Newcomers,
     failure: Arc<std::sync::OnceLock<NetlinkError>>,
 }
 
@@ -82,7 +84,7 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
     let watcher = Watcher::open()?;
     let mode = watcher.mode();
     let requests = watcher.requests();
-    let (overruns, heard) = (watcher.overruns(), watcher.heard());
+    let (overruns, heard, newcomers) = (watcher.overruns(), watcher.heard(), watcher.newcomers());
     let failure = Arc::new(std::sync::OnceLock::new());
     let (changes, views) = mpsc::channel(16);
     let report = Arc::clone(&failure);
@@ -97,7 +99,7 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
     });
     let builds = Builds::beside(config.runtime.as_ref());
     let all = source::start(&config)?;
-    let sources = all.iter().map(|source| source.state.clone()).collect();
+    let sources = all.iter().map(|source| (source.name, source.state.clone())).collect();
     let (publish, published) = watch::channel(None);
     let (show, veths) = watch::channel(BTreeSet::new());
     let deadline = Some(Instant::now() + FIRST_LIST);
@@ -106,7 +108,7 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
     store.remember(config.pasts);
     let merger = Merger::new(store, all, config.uplinks, config.settling, builds, requests, views);
     tokio::spawn(merger.run(publish, show));
-    Ok(Discovery { published, veths, sources, deadline, mode, overruns, heard, failure })
+    Ok(Discovery { published, veths, sources, deadline, mode, overruns, heard, newcomers, failure })
 }
 
 /// The veths (by ifindex) that belong to workloads, whatever names the sources will give them.
@@ -131,7 +133,7 @@ impl Discovery {
         while let Some(deadline) = self.deadline {
             let Ok(changed) = timeout_at(deadline, self.published.changed()).await else {
                 // A source that has errors waits for a person, who may need longer.
-                if !self.sources.iter().any(|source| awaits_correction(&source.borrow())) {
+                if !self.sources.iter().any(|(_, source)| awaits_correction(&source.borrow())) {
                     return Err(self.silent());
                 }
                 self.deadline = Some(Instant::now() + FIRST_LIST);
@@ -155,7 +157,7 @@ impl Discovery {
 
     /// Which source keeps everybody waiting.
     fn silent(&self) -> WorkloadError {
-        let states = self.sources.iter().map(|source| source.borrow().clone());
+        let states = self.sources.iter().map(|(_, source)| source.borrow().clone());
         let silent = states.into_iter().find(|state| state.listed == Listed::Never);
         let silent = silent.unwrap_or_else(|| SourceState { name: "netlink".to_owned(), ..SourceState::default() });
         WorkloadError::SourceSilent {
@@ -167,12 +169,24 @@ impl Discovery {
 
     /// Errors of sources whose newest version does not count until a person has corrected it.
     pub fn refused_sources(&self) -> Vec<String> {
-        let states = self.sources.iter().map(|source| source.borrow());
+        let states = self.sources.iter().map(|(_, source)| source.borrow());
         let refusal = |state: &SourceState| match &state.error {
             Some(SourceError::Refused(error)) => Some(error.clone()),
             Some(SourceError::Down(_)) | None => None,
         };
         states.filter_map(|state| refusal(&state)).collect()
+    }
+
+    /// Sources whose newest state is not in use: they do not answer, or say something with errors.
+    pub fn stale_sources(&self) -> BTreeSet<&'static str> {
+        let stale = self.sources.iter().filter(|(_, source)| source.borrow().error.is_some());
+        stale.map(|(name, _)| *name).collect()
+    }
+
+    /// Sources that have given no list yet.
+    pub fn silent_sources(&self) -> Vec<&'static str> {
+        let silent = self.sources.iter().filter(|(_, source)| source.borrow().listed == Listed::Never);
+        silent.map(|(name, _)| *name).collect()
     }
 
     /// How discovery learns about changes inside containers.
@@ -184,6 +198,11 @@ impl Discovery {
     /// events that come meanwhile count as one.
     pub fn heard(&self) -> Arc<Notify> {
         Arc::clone(&self.heard)
+    }
+
+    /// When each new veth was heard of.
+    pub fn newcomers(&self) -> &Newcomers {
+        &self.newcomers
     }
 
     /// How often the kernel dropped events and everything was read again.

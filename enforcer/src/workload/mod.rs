@@ -20,5 +20,5 @@ pub mod view;
 
 pub use self::config::{Config, Settling};
 pub use self::discovery::{Discovery, FIRST_LIST, Published, UnnamedVeths, WorkloadError, start};
-pub use self::netlink::{Mode, NetlinkError};
+pub use self::netlink::{Mode, NetlinkError, Newcomers};
 pub use self::source::{inventory, runtime};

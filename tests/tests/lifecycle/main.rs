@@ -34,6 +34,7 @@ mod restart;
 mod rings;
 mod room;
 mod sctp;
+mod serve;
 mod spoof;
 mod strays;
 mod unknown;

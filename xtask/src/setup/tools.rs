@@ -56,6 +56,12 @@ pub(crate) const TOOLS: &[Tool] = &[
     tool(Need::Test, "nftables", Sign::Program("nft"), "tests that look at the host's own packet filter"),
     tool(Need::Test, "podman", Sign::Program("podman"), "real containers and the Docker-compatible API"),
     tool(Need::Test, "procps", Sign::Program("ps"), "tests that look for processes left behind"),
+    tool(
+        Need::Test,
+        "python3-prometheus-client",
+        Sign::File("/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py"),
+        "reads the daemon's metrics as Prometheus does",
+    ),
     tool(Need::Test, "runc", Sign::Program("runc"), "podman starts containers with it"),
     tool(Need::Test, "strace", Sign::Program("strace"), "kills the daemon at each of its system calls"),
     tool(Need::Cluster, "containerd", Sign::Program("containerd"), "the container runtime of the test cluster's nodes"),

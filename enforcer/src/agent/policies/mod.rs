@@ -27,6 +27,8 @@ pub(super) struct Policies {
     due: BTreeMap<&'static str, Instant>,
     /// The documents that the log has last said are no policies.
     skipped: Skipped,
+    /// Readings that had errors.
+    refusals: u64,
 }
 
 impl Policies {
@@ -37,8 +39,8 @@ impl Policies {
         // They watch from here on, before the first reading, so that no change is missed.
         let sources = Sources::open(config)?;
         let store = Store::new(sources.names());
-        let mut policies =
-            Self { sources, store, patience: BTreeMap::new(), due: BTreeMap::new(), skipped: Skipped::default() };
+        let (patience, due) = (BTreeMap::new(), BTreeMap::new());
+        let mut policies = Self { sources, store, patience, due, skipped: Skipped::default(), refusals: 0 };
         let names: Vec<&'static str> = policies.sources.names().collect();
         for name in names {
             if enforced {
@@ -86,6 +88,7 @@ impl Policies {
     fn take_first(&mut self, name: &'static str, said: Said) {
         let news = self.store.take(name, said);
         warn(&news.warnings);
+        self.refusals += u64::from(!news.errors.is_empty());
         for error in news.errors {
             tracing::error!(
                 "the policies have errors and are not used; what the earlier daemon enforced stays in force:\n{error}"
@@ -110,6 +113,7 @@ impl Policies {
             return false;
         }
         let news = self.store.take(source, said);
+        self.refusals += u64::from(!news.errors.is_empty());
         for error in news.errors {
             tracing::error!("the policies have errors and are not used; the last good ones stay in force:\n{error}");
         }
@@ -180,6 +184,11 @@ impl Policies {
     pub(super) fn last_change(&self) -> Option<Instant> {
         let is_waiting = self.store.error().is_some() || !self.due.is_empty();
         (!is_waiting).then(|| self.sources.last_change())
+    }
+
+    /// How many readings have had errors.
+    pub(super) fn refusals(&self) -> u64 {
+        self.refusals
     }
 
     /// The places from which the policies are read.

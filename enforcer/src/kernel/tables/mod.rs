@@ -13,6 +13,7 @@ mod slots;
 mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use enforcer_common::endpoint::Endpoint;
 use enforcer_common::home::HomeKey;
@@ -39,7 +40,7 @@ use crate::plan::{Plan, Supply};
 pub(crate) struct Tables {
     globals: Globals,
     endpoints: EndpointTable,
-    quotas: Quotas,
+    quotas: Arc<Quotas>,
     slots: Slots,
     uplinks: Uplinks,
     homes: Homes,
@@ -66,7 +67,7 @@ impl Tables {
         if !pins.has_other_policy() {
             slots.check_whole(word)?;
         }
-        let quotas = Quotas::open(maps, flow_quota, true)?;
+        let quotas = Arc::new(Quotas::open(maps, flow_quota, true)?);
         let uplinks = Uplinks::open(maps)?;
         let homes = Homes::open(&pins.maps().homes)?;
         Ok(Self { globals, endpoints, quotas, slots, uplinks, homes, word, owes_grace: false, has_applied: false })
@@ -266,6 +267,11 @@ impl Tables {
             self.quotas.release(place);
         }
         self.quotas.share_out();
+    }
+
+    /// The places of `QUOTAS`, which another thread may read.
+    pub(crate) fn quotas(&self) -> Arc<Quotas> {
+        Arc::clone(&self.quotas)
     }
 
     /// Whether some workload, or all together, may soon lack room for a new flow.

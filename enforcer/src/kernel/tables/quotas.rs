@@ -106,6 +106,11 @@ impl Quotas {
         self.places().len()
     }
 
+    /// How many half-open flows there can be.
+    pub(crate) fn half_open_room(&self) -> usize {
+        self.half_open.entries() as usize
+    }
+
     /// Places that no incarnation has and no flow counts for.
     pub(crate) fn free(&self) -> Vec<QuotaPlace> {
         let free = |place: &u32| self.array.read32(*place, ID) == 0 && self.flows(*place) == [0; 2];

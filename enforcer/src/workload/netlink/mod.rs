@@ -8,6 +8,7 @@ mod devices;
 mod dump;
 mod heard;
 mod listen;
+mod newcomers;
 mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,7 @@ use self::dump::Inside;
 pub(in crate::workload) use self::dump::Requests;
 use self::heard::Stale;
 use self::listen::{Heard, Listener};
+pub use self::newcomers::Newcomers;
 use self::routes::Routes;
 use super::model::ForeignDevice;
 use super::view::{Link, NetworkView};
@@ -111,6 +113,9 @@ pub(in crate::workload) struct Watcher {
     last: Option<Arc<NetworkView>>,
     overruns: Arc<AtomicU64>,
     heard: Arc<Notify>,
+    /// When the oldest event was heard that was not followed by a read yet.
+    oldest: Option<Instant>,
+    newcomers: Newcomers,
 }
 
 impl Watcher {
@@ -129,6 +134,8 @@ impl Watcher {
             last: None,
             overruns: Arc::default(),
             heard: Arc::default(),
+            oldest: None,
+            newcomers: Newcomers::default(),
         })
     }
 
@@ -144,6 +151,11 @@ impl Watcher {
     /// Notified of every event.
     pub(in crate::workload) fn heard(&self) -> Arc<Notify> {
         Arc::clone(&self.heard)
+    }
+
+    /// When each new veth was heard of.
+    pub(in crate::workload) fn newcomers(&self) -> Newcomers {
+        self.newcomers.clone()
     }
 
     pub(in crate::workload) fn requests(&self) -> Requests {
@@ -208,6 +220,7 @@ impl Watcher {
             tracing::warn!("the kernel dropped netlink events; reading all devices, addresses and routes again");
         }
         self.stale.mark(heard);
+        self.oldest.get_or_insert_with(Instant::now);
         self.heard.notify_one();
     }
 
@@ -217,6 +230,7 @@ impl Watcher {
         while let Some(heard) = self.listener.pending().map_err(|source| NetlinkError::Receive { source })? {
             self.mark(heard);
         }
+        let heard = self.oldest.take().unwrap_or_else(Instant::now);
         if self.stale.any_link() {
             let before = self.veths();
             self.read_links().await?;
@@ -227,6 +241,7 @@ impl Watcher {
             self.inside.retain(|nsid, _| !gone.contains(nsid) && stays(*nsid));
             // A new veth must not wait for its addresses, nor for those of all others.
             if self.last.is_some() && now != before {
+                self.newcomers.note(&before, &now, heard);
                 self.send(to).await;
             }
         }
