@@ -101,6 +101,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     let mut policies = Policies::load(&config, enforced, earlier.as_ref()).await?;
     let log = FlowLog::open(options.flow_log.clone(), rotation(&options.settings), &node)?;
     let config = workload::Config {
+        kubernetes: None,
         runtime: options.runtime.clone(),
         inventory: options.inventory.clone(),
         earlier: match &earlier {
