@@ -9,6 +9,7 @@ pub mod compile;
 pub mod config;
 pub mod flow;
 pub mod kernel;
+pub mod kubernetes;
 pub mod lab;
 pub mod plan;
 pub mod policy;

@@ -105,6 +105,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     });
     let enforced = kernel.revision().revision != Revision::NONE;
     let config = workload::Config {
+        kubernetes: None,
         runtime: options.runtime.clone(),
         inventory: options.inventory.clone(),
         earlier: match &earlier {

@@ -12,10 +12,13 @@ use enforcer_common::id::Ifindex;
 use super::model::Past;
 use super::source::runtime::kind::RuntimeKind;
 use super::source::shape::Earlier;
+use crate::kubernetes::Cluster;
 
 /// What discovery watches, and what an earlier daemon knew.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
+    /// The API of the cluster that this node belongs to.
+    pub kubernetes: Option<Cluster>,
     /// Container runtime.
     pub runtime: Option<RuntimeKind>,
     /// Inventory file.

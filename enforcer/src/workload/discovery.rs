@@ -133,7 +133,7 @@ impl Discovery {
         while let Some(deadline) = self.deadline {
             let Ok(changed) = timeout_at(deadline, self.published.changed()).await else {
                 // A source that has errors waits for a person, who may need longer.
-                if !self.sources.iter().any(|(_, source)| awaits_correction(&source.borrow())) {
+                if !self.sources.iter().any(|(_, source)| is_awaited(&source.borrow())) {
                     return Err(self.silent());
                 }
                 self.deadline = Some(Instant::now() + FIRST_LIST);
@@ -221,7 +221,7 @@ impl Discovery {
     }
 }
 
-/// Whether a source has said nothing yet because what it says has errors.
-fn awaits_correction(state: &SourceState) -> bool {
-    state.listed == Listed::Never && matches!(state.error, Some(SourceError::Refused(_)))
+/// Whether a source has said nothing yet and may take its time: what it says has errors, or it is a server that may be away.
+fn is_awaited(state: &SourceState) -> bool {
+    state.listed == Listed::Never && (state.is_awaited || matches!(state.error, Some(SourceError::Refused(_))))
 }

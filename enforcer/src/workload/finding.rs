@@ -63,6 +63,20 @@ pub enum Finding {
         /// Who show it.
         between: BTreeSet<Subject>,
     },
+    /// `ADDRESS_CONFLICT`: an address is given to several workloads. No selector matches it.
+    AddressOfTwo {
+        /// The address.
+        address: IpAddr,
+        /// To whom it is given.
+        workloads: BTreeSet<WorkloadName>,
+    },
+    /// A pod of this node is not enforced, because no veth can be said to be its own.
+    PodNotJoined {
+        /// The pod.
+        pod: WorkloadName,
+        /// Why.
+        because: NotJoined,
+    },
     /// The far side of a veth has left the network namespace in which a source named it (D13).
     Strayed {
         /// The veth, with the name that it had.
@@ -150,9 +164,10 @@ impl Finding {
     /// How many claims to addresses it stands for.
     pub fn claims(&self) -> usize {
         match self {
-            Self::AddressRefused { .. } | Self::AddressDisputed { .. } => 1,
+            Self::AddressRefused { .. } | Self::AddressDisputed { .. } | Self::AddressOfTwo { .. } => 1,
             Self::TooManyAddresses { count, .. } => *count,
-            Self::Strayed { .. }
+            Self::PodNotJoined { .. }
+            | Self::Strayed { .. }
             | Self::Renamed { .. }
             | Self::SourcesDisagree { .. }
             | Self::UplinkUnclear { .. }
@@ -166,11 +181,29 @@ impl Finding {
     }
 }
 
+/// Why a pod has no veth.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum NotJoined {
+    /// None shows its addresses, and no host route leads to one: the pod is on a macvlan, ipvlan or SR-IOV device.
+    NoVeth,
+    /// These could be its own, but they could be others', or are.
+    Conflict(BTreeSet<String>),
+    /// Only this older veth itself shows the pod's address, and some pod of the node is without a veth.
+    Doubtful(BTreeSet<String>),
+    /// The evidence has not stood long enough yet.
+    Confirming,
+}
+
 /// Why an address inside a container is not the container's own.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Refusal {
     /// It is the node's.
     Node,
+    /// It is an address of a node of the cluster.
+    OfNode {
+        /// Which node.
+        name: String,
+    },
     /// It is a next hop of the node's routes.
     Gateway,
     /// A source gives it to another workload.
@@ -251,6 +284,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node => f.write_str("it is an address of this node"),
+            Self::OfNode { name } => write!(f, "it is an address of the node {name}"),
             Self::Gateway => f.write_str("it is a gateway of this node"),
             Self::Declared { source, name } => write!(f, "{source} gives it to {name}"),
             Self::Owned { owner } => write!(f, "it belongs to {owner}"),
@@ -261,6 +295,26 @@ impl fmt::Display for Refusal {
             Self::Late => f.write_str("it appeared after the settling time, and no source gives it to the workload"),
             Self::OffSubnet => f.write_str("the node routes it neither to this veth nor to its bridge"),
             Self::Reserved => f.write_str("an address of this kind cannot belong to a workload"),
+        }
+    }
+}
+
+impl fmt::Display for NotJoined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |veths: &BTreeSet<String>| veths.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::NoVeth => {
+                f.write_str("it has no veth here, as with macvlan, ipvlan and SR-IOV; peers know it by its address")
+            }
+            Self::Conflict(veths) => {
+                write!(f, "{} could be its veth and another pod's, so it is unknown; ", list(veths))?;
+                f.write_str("delete the pod that shows the other's address, or start the pod again")
+            }
+            Self::Doubtful(veths) => {
+                write!(f, "its address is shown by {}, which is older than the daemon, and ", list(veths))?;
+                f.write_str("some pod of the node has no veth; start the pod again")
+            }
+            Self::Confirming => f.write_str("the API says nothing new about it, so its veth is not certain yet"),
         }
     }
 }
@@ -333,6 +387,14 @@ impl fmt::Display for Finding {
                     ", and none of them has a better right to it; until only one is left, no selector matches it",
                 )
             }
+            Self::AddressOfTwo { address, workloads } => {
+                write!(f, "ADDRESS_CONFLICT: the address {address} is given to ")?;
+                for (i, name) in workloads.iter().enumerate() {
+                    write!(f, "{}{name}", if i == 0 { "" } else { " and " })?;
+                }
+                f.write_str("; until only one of them has it, no selector matches it")
+            }
+            Self::PodNotJoined { pod, because } => write!(f, "the pod {pod} is not enforced on this node: {because}"),
             Self::Strayed { workload } => {
                 write!(f, "{workload} is closed: its far side has left the network namespace in which it was named; ")?;
                 f.write_str("start the workload again with a new veth")

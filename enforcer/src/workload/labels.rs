@@ -46,6 +46,16 @@ impl LabelSets {
         }
     }
 
+    /// Where the sets are in memory: clones are in the same place.
+    pub(super) fn place(&self) -> *const Labels {
+        self.0.as_ptr()
+    }
+
+    /// How many clones share these sets.
+    pub(super) fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
     /// Every key with every value that it has in some set.
     pub fn pairs(&self) -> BTreeSet<(&str, &str)> {
         self.iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())).collect()

@@ -207,6 +207,10 @@ impl Merger {
             now: Instant::now().into_std(),
         });
         self.settles = outcome.settles;
+        // A daemon that has just started takes no workload for unknown that it will know in a moment.
+        if outcome.is_waiting && to.borrow().is_none() {
+            return;
+        }
         let mut findings = outcome.findings;
         for SourceState { name, error, .. } in states {
             if let Some(SourceError::Down(error)) = error {

@@ -1,4 +1,4 @@
-//! Finds the workloads on this node, from netlink, an inventory file and a container runtime.
+//! Finds the workloads on this node, from netlink, an inventory file, a container runtime and the Kubernetes API.
 
 #![deny(unsafe_code)]
 

@@ -189,6 +189,8 @@ pub struct Past {
     pub settled: bool,
     /// What it showed within its settling time.
     pub pinned: BTreeSet<IpAddr>,
+    /// The first addresses of each family that its namespace showed, if its veth was new then.
+    pub first: BTreeSet<IpAddr>,
 }
 
 /// Who a workload is.

@@ -56,11 +56,12 @@ fn network(source: &SourceState) -> (NetworkView, BTreeMap<PathBuf, i32>) {
             FoundBy::Netns(paths) => netns.extend(paths.iter().map(|path| (path.clone(), number))),
             FoundBy::Interface(interface) => name.clone_from(interface),
             // On a node a runtime or a host route would give it the address.
-            FoundBy::Address => view.routes.extend(statement.addresses.iter().map(|own| Route {
+            FoundBy::Address | FoundBy::Pod { .. } => view.routes.extend(statement.addresses.iter().map(|own| Route {
                 to: IpNetwork::from(*own),
                 device: veth,
                 via: false,
             })),
+            FoundBy::Elsewhere => continue,
         }
         let shown = if statement.addresses.is_empty() { made_up(number.unsigned_abs()) } else { Vec::new() };
         view.routes.extend(shown.iter().map(|(_, link)| Route { to: *link, device: veth, via: false }));

@@ -83,7 +83,7 @@ impl Paths {
         let statements = self.of.iter().flat_map(|statements| statements.iter());
         let paths = statements.flat_map(|statement| match &statement.found_by {
             FoundBy::Netns(candidates) => candidates.as_slice(),
-            FoundBy::Interface(_) | FoundBy::Address => &[],
+            FoundBy::Interface(_) | FoundBy::Address | FoundBy::Pod { .. } | FoundBy::Elsewhere => &[],
         });
         self.wanted = paths.cloned().collect();
     }

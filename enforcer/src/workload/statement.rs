@@ -13,6 +13,9 @@ use super::names::{is_name, port_as_written};
 /// Namespace of a workload whose sources name none.
 const DEFAULT_NAMESPACE: &str = "default";
 
+/// How the object of a pod's statement begins. A veth that was one pod's never becomes another's, even of the same name.
+pub(super) const POD: &str = "pod ";
+
 /// What one source says about one workload, or about a part of one.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Statement {
@@ -63,6 +66,13 @@ pub enum FoundBy {
     Interface(String),
     /// By any of its addresses, where another source or a host route gives the address to a workload.
     Address,
+    /// As a pod of this node: by the veth that it had before, by a host route, or by what a veth showed first.
+    Pod {
+        /// It is about to end, so its address may be another pod's already.
+        leaving: bool,
+    },
+    /// Not on this node, whatever is seen here.
+    Elsewhere,
 }
 
 impl Statement {

@@ -11,8 +11,10 @@ use crate::{check::Violation, source::Source};
 const LAW: &[(&str, &[&str])] = &[
     // Ticks when a file may have changed, and reads it whole: any source may read files.
     ("watch", &[]),
-    ("policy", &["watch"]),
-    ("workload", &["watch"]),
+    // What the Kubernetes API says, trimmed to what the source needs that asks.
+    ("kubernetes", &[]),
+    ("policy", &["watch", "kubernetes"]),
+    ("workload", &["watch", "kubernetes"]),
     ("resolve", &["policy", "workload"]),
     ("compile", &["resolve", "policy::model", "workload::model"]),
     ("plan", &["compile::image", "workload::model"]),
@@ -227,6 +229,7 @@ mod tests {
             ("enforcer/src/compile/image.rs", "use crate::plan::Plan;"),
             ("enforcer/src/flow/enrich.rs", "use crate::kernel::events::Event;"),
             ("enforcer/src/config.rs", "use crate::policy::model::Policy;"),
+            ("enforcer/src/kubernetes/follow.rs", "use crate::policy::model::Policy;"),
             ("enforcer/src/flow/enrich.rs", "use crate::agent::Agent;"),
             ("enforcer/src/serve/http.rs", "use crate::kernel::Kernel;"),
         ];
@@ -277,7 +280,7 @@ mod tests {
     fn the_line_is_named() {
         assert_eq!(
             messages("enforcer/src/policy/parse.rs", "//! Job.\n\nuse std::fmt;\nuse crate::workload;\n"),
-            ["enforcer/src/policy/parse.rs:4: policy imports workload; it may import watch"]
+            ["enforcer/src/policy/parse.rs:4: policy imports workload; it may import watch, kubernetes"]
         );
     }
 

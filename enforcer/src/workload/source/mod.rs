@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod inventory;
+mod kubernetes;
 pub mod runtime;
 pub(super) mod shape;
 
@@ -15,7 +16,7 @@ pub use self::shape::{Earlier, Kept, Listed, SourceError, SourceState, StartErro
 use super::config::Config;
 
 /// All sources. The statements of two sources about one workload are compared in this order.
-const SOURCES: &[fn(&Config) -> Started] = &[runtime::start, inventory::start];
+const SOURCES: &[fn(&Config) -> Started] = &[kubernetes::start, runtime::start, inventory::start];
 
 /// Starts every source that the configuration names, in a tokio runtime.
 pub(super) fn start(config: &Config) -> Result<Vec<Source>, StartError> {

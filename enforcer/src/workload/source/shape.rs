@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -27,6 +28,10 @@ pub struct SourceState {
     pub statements: Arc<Vec<Arc<Statement>>>,
     /// Labels of namespaces.
     pub namespaces: Arc<BTreeMap<String, Labels>>,
+    /// Addresses of nodes, this one and others, with the name of the node. No workload has them.
+    pub nodes: Arc<BTreeMap<IpAddr, Arc<str>>>,
+    /// The daemon waits for its first list for as long as that takes.
+    pub is_awaited: bool,
     /// The text from which a later daemon can make the same statements; `None`: the source says them again by itself.
     pub kept: Option<Arc<str>>,
 }

@@ -34,6 +34,10 @@ impl Store {
             subject(inputs, self.known.get(&key).unwrap_or(&Space::default()), name)
         };
         findings.extend(verdicts.findings(&subject_of));
+        findings.extend(said.contested.iter().map(|(address, names)| Finding::AddressOfTwo {
+            address: *address,
+            workloads: names.iter().map(|name| (*name).clone()).collect(),
+        }));
         let heard = said.statements.values().flatten();
         findings.extend(heard.flat_map(|statement| statement.remarks.iter().cloned()));
         for (key, space) in &self.known {
@@ -153,11 +157,15 @@ fn remote(
 ) -> Vec<Arc<RemoteWorkload>> {
     let mut entries: Vec<(&WorkloadName, &Statement)> = said
         .declared()
-        .filter(|(index, ..)| !said.found.contains_key(index))
+        .filter(|(index, ..)| !said.found.contains_key(index) && !said.withheld.contains(index))
         .map(|(_, entry, name)| (name, entry))
         .collect();
     entries.sort_by_key(|(name, _)| *name);
-    let is_theirs = |address: &IpAddr| !verdicts.is_local(*address) && !inputs.view.node.contains(address);
+    let is_nodes = |address: &IpAddr| {
+        inputs.view.node.contains(address) || inputs.sources.iter().any(|source| source.nodes.contains_key(address))
+    };
+    let is_theirs =
+        |address: &IpAddr| !verdicts.is_local(*address) && !said.contested.contains_key(address) && !is_nodes(address);
     let mut before = before.iter().peekable();
     let mut remote = Vec::with_capacity(entries.len());
     for (name, entry) in entries {

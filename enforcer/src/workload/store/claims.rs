@@ -36,7 +36,6 @@ pub(super) struct Claims<'a> {
     pub(super) memory: &'a Memory,
     pub(super) said: &'a Said<'a>,
     pub(super) routing: &'a Routing<'a>,
-    pub(super) entries: &'a BTreeMap<IpAddr, usize>,
 }
 
 /// The result of the rules.
@@ -114,11 +113,18 @@ impl Claims<'_> {
         }
         for (address, by_right) in claimed {
             let Some((right, contenders)) = by_right.first_key_value() else { continue };
+            // Two are said to have it. Only the node's own routes can tell whose it is here.
+            let is_contested = self.said.contested.contains_key(&address);
+            let is_routed = |key: &&WorkloadKey| verdicts.vouchers.get(&(**key, address)) == Some(&Voucher::HostRoute);
+            let routed: BTreeSet<WorkloadKey> =
+                contenders.iter().filter(|key| is_contested && is_routed(key)).copied().collect();
+            let contenders = if routed.is_empty() { contenders } else { &routed };
             let earlier =
                 before.get(&address).or_else(|| restored.get(&address)).filter(|key| contenders.contains(key));
             // A holder that failed may show a floating address for ever, and the next one must not wait for that.
             let earlier = earlier.filter(|_| *right != Right::Floating);
-            let owner = earlier.or(if contenders.len() == 1 { contenders.first() } else { None });
+            let sole = if contenders.len() == 1 { contenders.first() } else { None };
+            let owner = earlier.or(sole).filter(|_| !is_contested || !routed.is_empty());
             let Some(winner) = owner.or(contenders.first()).copied() else { continue };
             match owner {
                 Some(owner) => _ = verdicts.owners.insert(address, *owner),
@@ -140,7 +146,7 @@ impl Claims<'_> {
             Err(refusal) => asked.refused.push((address, refusal)),
         };
         for (address, voucher) in self.said.given.get(&key).into_iter().flatten() {
-            ask(*address, refused_to_all(self.inputs.view, *address).map_or_else(|| Ok(voucher.clone()), Err));
+            ask(*address, self.refused_to_all(*address).map_or_else(|| Ok(voucher.clone()), Err));
         }
         let shown = shown(self.inputs.view, space).copied();
         for address in shown.filter(|address| !self.said.given_to(key, *address)) {
@@ -158,8 +164,9 @@ impl Claims<'_> {
 
     /// By what right a workload may have an address that it shows and that nobody gives to it.
     fn right_to_shown(&self, key: WorkloadKey, space: &Space, address: IpAddr) -> Result<Voucher, Refusal> {
-        let foreign =
-            implausible(self.inputs.view, self.routing, space, address).or_else(|| self.entry_of_another(key, address));
+        let foreign = (self.refused_to_all(address))
+            .or_else(|| implausible(self.inputs.view, self.routing, space, address))
+            .or_else(|| self.entry_of_another(key, address));
         if let Some(refusal) = foreign {
             return Err(refusal);
         }
@@ -179,8 +186,15 @@ impl Claims<'_> {
         if self.memory.has_pinned(key, &address) || settles() { Ok(Voucher::Pinned) } else { Err(Refusal::Late) }
     }
 
+    /// Why nobody here can have an address, whoever gives it.
+    fn refused_to_all(&self, address: IpAddr) -> Option<Refusal> {
+        let node = self.inputs.sources.iter().find_map(|source| source.nodes.get(&address));
+        let other = || node.map(|name| Refusal::OfNode { name: name.to_string() });
+        refused_to_all(self.inputs.view, address).or_else(other)
+    }
+
     fn entry_of_another(&self, key: WorkloadKey, address: IpAddr) -> Option<Refusal> {
-        let index = *self.entries.get(&address)?;
+        let index = *self.said.declaring.get(&address)?;
         if self.said.found.get(&index) == Some(&key) {
             return None;
         }
@@ -233,7 +247,9 @@ impl Verdicts {
                 Refused::Owned(owner) => Refusal::Owned { owner: subject_of(*owner) },
             },
         });
-        let disputed = self.disputed.iter().map(|(address, keys)| Finding::AddressDisputed {
+        let between = |keys: &&BTreeSet<WorkloadKey>| keys.len() > 1;
+        let disputed = self.disputed.iter().filter(|(_, keys)| between(keys));
+        let disputed = disputed.map(|(address, keys)| Finding::AddressDisputed {
             address: *address,
             between: keys.iter().map(|key| subject_of(*key)).collect(),
         });
@@ -246,15 +262,12 @@ impl Verdicts {
 }
 
 /// Addresses inside a namespace, as far as it is the one that its veth was named in.
-fn shown<'a>(view: &'a NetworkView, space: &Space) -> impl Iterator<Item = &'a IpAddr> + use<'a> {
+pub(super) fn shown<'a>(view: &'a NetworkView, space: &Space) -> impl Iterator<Item = &'a IpAddr> + use<'a> {
     space.nsid.filter(|_| !space.strayed).and_then(|nsid| view.inside.get(&nsid)).into_iter().flatten()
 }
 
 /// Why an address that a namespace only shows cannot be its own, no matter who else has it.
 fn implausible(view: &NetworkView, routing: &Routing<'_>, space: &Space, address: IpAddr) -> Option<Refusal> {
-    if let Some(refusal) = refused_to_all(view, address) {
-        return Some(refusal);
-    }
     if view.gateways.contains(&address) {
         return Some(Refusal::Gateway);
     }

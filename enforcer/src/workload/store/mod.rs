@@ -8,12 +8,15 @@
 mod assemble;
 mod binding;
 mod claims;
+mod evidence;
+mod joins;
 mod past;
 mod routing;
 #[cfg(test)]
 mod tests;
 mod uplinks;
 
+use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -24,6 +27,7 @@ use enforcer_common::id::Ifindex;
 use enforcer_common::limits::OWN_ADDRESSES;
 
 use self::claims::{Claims, Verdicts};
+use self::joins::Joins;
 use self::past::Memory;
 use self::routing::Routing;
 use self::uplinks::Uplinks;
@@ -59,8 +63,10 @@ pub struct Outcome {
     pub snapshot: Snapshot,
     /// What a person should know about it.
     pub findings: BTreeSet<Finding>,
-    /// When the next settling time ends; `None`: nothing settles.
+    /// When the next settling time ends, or another wait; `None`: there is none.
     pub settles: Option<Instant>,
+    /// It is worth while to wait for that before the first snapshot counts.
+    pub is_waiting: bool,
 }
 
 /// Keeps what the order of events decides: who had an address first, which namespace an entry was bound to first.
@@ -73,6 +79,7 @@ pub struct Store {
     owners: BTreeMap<IpAddr, WorkloadKey>,
     bound: BTreeMap<WorkloadName, WorkloadKey>,
     memory: Memory,
+    joins: Joins,
     uplinks: Uplinks,
     restored: BTreeMap<IpAddr, Ifindex>,
     last_findings: BTreeSet<Finding>,
@@ -111,6 +118,12 @@ struct Said<'a> {
     floats: BTreeMap<IpAddr, &'a Statement>,
     /// Which workload an entry turned out to be, by the entry's index.
     found: BTreeMap<usize, WorkloadKey>,
+    /// Entries whose workload is here in doubt: no peers either.
+    withheld: BTreeSet<usize>,
+    /// Addresses that are declared for several workloads, with the names of all of them.
+    contested: BTreeMap<IpAddr, BTreeSet<&'a WorkloadName>>,
+    /// The entry that declares each address.
+    declaring: BTreeMap<IpAddr, usize>,
 }
 
 impl<'a> Said<'a> {
@@ -121,7 +134,17 @@ impl<'a> Said<'a> {
                 said.floats.entry(*address).or_insert(entry.statement);
             }
         }
-        said
+        let (mut declaring, mut contested) = (BTreeMap::new(), BTreeMap::<_, BTreeSet<_>>::new());
+        for (index, statement, name) in said.declared() {
+            for address in &statement.addresses {
+                let before = declaring.insert(*address, index);
+                let other = before.and_then(|before| said.entries[before].statement.declared());
+                if let Some(other) = other.filter(|other| *other != name) {
+                    contested.entry(*address).or_default().extend([other, name]);
+                }
+            }
+        }
+        Self { declaring, contested, ..said }
     }
 
     fn given_to(&self, key: WorkloadKey, address: IpAddr) -> bool {
@@ -141,7 +164,13 @@ impl<'a> Said<'a> {
         let Entry { source, statement } = self.entries[index];
         self.statements.entry(key).or_default().push(statement);
         let given = self.given.entry(key).or_default();
-        given.extend(statement.addresses.iter().map(|address| (*address, Voucher::Source(source.to_owned()))));
+        for address in &statement.addresses {
+            match given.entry(*address) {
+                // Where several have it by their own word, the node's routes know whose it is here.
+                Slot::Occupied(route) if self.contested.contains_key(route.key()) => {}
+                slot => _ = slot.insert_entry(Voucher::Source(source.to_owned())),
+            }
+        }
         self.floating.entry(key).or_default().extend(statement.floating.iter().map(|address| (*address, source)));
         self.found.insert(index, key);
     }
@@ -201,19 +230,22 @@ impl Store {
         self.known.retain(|_, space| !space.veths.is_empty());
         let restored = self.restored_owners();
         let routing = Routing::new(inputs.view);
-        let entries = entries_by_address(&said);
         binding::bind(self, &mut said);
-        let memory = &self.memory;
-        let claims = Claims { inputs, known: &self.known, memory, said: &said, routing: &routing, entries: &entries };
+        for space in self.known.values() {
+            self.memory.first_shown(space, claims::shown(inputs.view, space).copied());
+        }
+        let joined = joins::join(self, inputs, &mut said);
+        findings.extend(joined.findings);
+        let claims = Claims { inputs, known: &self.known, memory: &self.memory, said: &said, routing: &routing };
         let verdicts = claims.decide(&self.owners, &restored);
         self.owners.clone_from(&verdicts.owners);
-        let settles = self.settle(inputs, &verdicts);
+        let settles = self.settle(inputs, &verdicts).into_iter().chain(joined.again).min();
         self.restored.clear();
         self.updated = true;
         let snapshot = self.snapshot(inputs, &said, &verdicts, uplinks, &mut findings);
         self.refused += new_claims(&findings, &self.last_findings);
         self.last_findings.clone_from(&findings);
-        Outcome { snapshot, findings, settles }
+        Outcome { snapshot, findings, settles, is_waiting: joined.is_waiting }
     }
 
     /// Pins what new workloads show. Returns when the next settling time ends.
@@ -236,7 +268,7 @@ impl Store {
         let before = self.keys_by_veth();
         for (index, _, peer) in inputs.view.veths() {
             seen.insert(index);
-            if self.memory.strays(index, peer.nsid, inputs) {
+            if self.memory.strays(index, peer.nsid, inputs, !self.updated) {
                 // Alone, and never again a part of any namespace.
                 let known = before.get(&index).filter(|key| self.known[*key].strayed).copied();
                 let key = known.unwrap_or_else(|| self.new_key());
@@ -295,7 +327,7 @@ impl Store {
             let key = match &statement.found_by {
                 FoundBy::Netns(paths) => paths.iter().find_map(at),
                 FoundBy::Interface(name) => by_name.get(name.as_str()).and_then(|veth| by_veth.get(veth)).copied(),
-                FoundBy::Address => None,
+                FoundBy::Address | FoundBy::Pod { .. } | FoundBy::Elsewhere => None,
             };
             if let Some(key) = key {
                 said.enter(index, key);
@@ -337,11 +369,4 @@ fn new_claims(now: &BTreeSet<Finding>, before: &BTreeSet<Finding>) -> u64 {
         _ => finding.claims(),
     });
     new.sum::<usize>() as u64
-}
-
-fn entries_by_address(said: &Said<'_>) -> BTreeMap<IpAddr, usize> {
-    let addresses = |(index, statement, _): (usize, &Statement, _)| {
-        statement.addresses.iter().map(move |address| (*address, index)).collect::<Vec<_>>()
-    };
-    said.declared().flat_map(addresses).collect()
 }

@@ -9,9 +9,11 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use enforcer_common::id::Ifindex;
+use enforcer_common::limits::OWN_ADDRESSES;
 
 use super::{Inputs, Space};
 use crate::workload::model::{Past, WorkloadKey, WorkloadName};
+use crate::workload::statement::POD;
 
 /// The memory of all veths, and what is pinned to the namespaces behind them.
 #[derive(Debug, Default)]
@@ -31,6 +33,12 @@ struct Veth {
     /// The name and the object that a source named.
     named: Option<(WorkloadName, String)>,
     strayed: bool,
+    /// When this run saw it first.
+    seen: Instant,
+    /// The first addresses of each family that the namespace behind it showed.
+    first: BTreeSet<IpAddr>,
+    /// It was new when `first` was seen: nothing had run behind it yet that could choose what it shows.
+    is_honest: bool,
 }
 
 impl Memory {
@@ -39,13 +47,23 @@ impl Memory {
     }
 
     /// Looks at where a veth leads now. Returns whether it has left the namespace in which it was named, now or ever.
-    pub(super) fn strays(&mut self, veth: Ifindex, nsid: Option<i32>, inputs: &Inputs<'_>) -> bool {
-        let restored = self.restored.get(&veth);
+    /// `at_start`: a veth that is not known yet was there before this run.
+    pub(super) fn strays(&mut self, veth: Ifindex, nsid: Option<i32>, inputs: &Inputs<'_>, at_start: bool) -> bool {
+        let (restored, seen) = (self.restored.get(&veth), inputs.now);
         let veth = self.veths.entry(veth).or_insert_with(|| match restored.cloned() {
-            Some(Past { nsid, named, strayed, settled, pinned: _ }) => {
-                Veth { since: (!settled).then_some(inputs.now), nsid, named, strayed }
+            Some(Past { nsid, named, strayed, settled, pinned: _, first }) => {
+                let (since, is_honest) = ((!settled).then_some(seen), !first.is_empty());
+                Veth { since, nsid, named, strayed, seen, first, is_honest }
             }
-            None => Veth { since: Some(inputs.now), nsid: None, named: None, strayed: false },
+            None => Veth {
+                since: Some(seen),
+                nsid: None,
+                named: None,
+                strayed: false,
+                seen,
+                first: BTreeSet::new(),
+                is_honest: !at_start,
+            },
         });
         // Without a number the namespace is being torn down, and the veth with it.
         let Some(nsid) = nsid else { return veth.strayed };
@@ -69,6 +87,44 @@ impl Memory {
                 self.pinned.insert(*key, pinned);
             }
         }
+    }
+
+    /// Notes what a namespace shows, unless its veths have shown addresses of the family before: the first ones are those that
+    /// the node's network gave it, and whatever comes later may be its own choice.
+    pub(super) fn first_shown(&mut self, space: &Space, shown: impl Iterator<Item = IpAddr>) {
+        let before = self.first(space);
+        let is_new = |address: &IpAddr| before.iter().all(|known| known.is_ipv4() != address.is_ipv4());
+        let new: BTreeSet<IpAddr> = shown.filter(is_new).take(OWN_ADDRESSES).collect();
+        for veth in &space.veths {
+            if let Some(veth) = self.veths.get_mut(veth).filter(|veth| veth.first.is_empty() || !new.is_empty()) {
+                veth.first.extend(before.iter().chain(&new));
+            }
+        }
+    }
+
+    /// What a namespace has shown first, of each family.
+    pub(super) fn first(&self, space: &Space) -> BTreeSet<IpAddr> {
+        space.veths.iter().filter_map(|veth| self.veths.get(veth)).flat_map(|veth| veth.first.iter().copied()).collect()
+    }
+
+    /// Whether all veths of a namespace were new when it showed its first addresses.
+    pub(super) fn is_honest(&self, space: &Space) -> bool {
+        space.veths.iter().filter_map(|veth| self.veths.get(veth)).all(|veth| veth.is_honest)
+    }
+
+    /// When this run saw the newest veth of a namespace first.
+    pub(super) fn seen(&self, space: &Space) -> Option<Instant> {
+        space.veths.iter().filter_map(|veth| self.veths.get(veth)).map(|veth| veth.seen).max()
+    }
+
+    /// The objects that the veths of the namespace were named as.
+    pub(super) fn objects(&self, space: &Space) -> impl Iterator<Item = &str> {
+        self.named(space).map(|(_, object)| object.as_str())
+    }
+
+    /// Whether a pod may have the namespace: it was no other pod's, and nothing of another name.
+    pub(super) fn suits(&self, space: &Space, name: &WorkloadName, object: &str) -> bool {
+        self.named(space).all(|(had, of)| of == object || had == name && !of.starts_with(POD))
     }
 
     /// The name that a veth of the namespace has had.
@@ -128,6 +184,7 @@ impl Memory {
             strayed: space.strayed,
             settled,
             pinned: self.pinned.get(&key).cloned().unwrap_or_default(),
+            first: if self.is_honest(space) { self.first(space) } else { BTreeSet::new() },
         }
     }
 }

@@ -5,6 +5,7 @@ mod devices;
 mod floating;
 mod flood;
 mod identity;
+mod pods;
 mod strays;
 mod theft;
 mod uplinks;

@@ -10,9 +10,10 @@ use enforcer_common::id::Ifindex;
 
 use super::super::{Inputs, Outcome, Store};
 use crate::workload::inventory::{self, Inventory};
-use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
+use crate::workload::model::{LabelSets, LocalWorkload, Snapshot, WorkloadKey, WorkloadName};
 use crate::workload::runtime::{self, Container};
-use crate::workload::source::{Listed, SourceState};
+use crate::workload::source::{Listed, SourceError, SourceState};
+use crate::workload::statement::{About, FoundBy, Statement};
 use crate::workload::view::{Kind, Link, NetworkView, Route, VethPeer};
 
 /// Ifindex of the bridge with `10.88.0.1/16` and `fd88::1/64`.
@@ -24,6 +25,9 @@ pub(super) struct World {
     pub(super) gone: BTreeSet<i32>,
     pub(super) inventory: Inventory,
     pub(super) containers: Vec<Container>,
+    pub(super) pods: Vec<Statement>,
+    pub(super) nodes: BTreeMap<IpAddr, Arc<str>>,
+    pub(super) api_error: Option<SourceError>,
     pub(super) netns: BTreeMap<PathBuf, i32>,
     pub(super) uplinks: Vec<String>,
     pub(super) settling: Duration,
@@ -37,6 +41,9 @@ impl Default for World {
             gone: BTreeSet::new(),
             inventory: Inventory::default(),
             containers: Vec::new(),
+            pods: Vec::new(),
+            nodes: BTreeMap::new(),
+            api_error: None,
             netns: BTreeMap::new(),
             uplinks: Vec::new(),
             settling: Duration::from_secs(10),
@@ -123,6 +130,37 @@ impl World {
         container.network_of = Some(format!("{owner}-0123456789ab"));
     }
 
+    /// A pod of this node, as the API tells of it.
+    pub(super) fn pod(&mut self, name: &str, addresses: &[&str]) -> &mut Statement {
+        self.api_says(name, addresses, FoundBy::Pod { leaving: false })
+    }
+
+    /// A pod of another node.
+    pub(super) fn pod_elsewhere(&mut self, name: &str, addresses: &[&str]) -> &mut Statement {
+        self.api_says(name, addresses, FoundBy::Elsewhere)
+    }
+
+    fn api_says(&mut self, name: &str, addresses: &[&str], found_by: FoundBy) -> &mut Statement {
+        self.pods.push(Statement {
+            by: format!("pod shop/{name}"),
+            about: About::Workload(WorkloadName { namespace: "shop".to_owned(), name: name.to_owned() }),
+            object: format!("pod {name}-uid"),
+            labels: LabelSets::default(),
+            ports: BTreeMap::new(),
+            routes: false,
+            found_by,
+            addresses: ips(addresses),
+            floating: BTreeSet::new(),
+            remarks: Vec::new(),
+        });
+        self.pods.last_mut().unwrap()
+    }
+
+    /// The API has another version of a pod, or none.
+    pub(super) fn forget_pod(&mut self, object: &str) {
+        self.pods.retain(|pod| pod.object != format!("pod {object}"));
+    }
+
     /// Lets time pass.
     pub(super) fn pass(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
@@ -143,10 +181,19 @@ impl World {
             statements: Arc::new(runtime::statements(&self.containers)),
             ..SourceState::default()
         };
+        let api = SourceState {
+            name: "the Kubernetes API".to_owned(),
+            listed: Listed::Complete,
+            is_awaited: true,
+            error: self.api_error.clone(),
+            statements: Arc::new(self.pods.iter().cloned().map(Arc::new).collect()),
+            nodes: Arc::new(self.nodes.clone()),
+            ..SourceState::default()
+        };
         store.update(&Inputs {
             view: &self.view,
             gone: &self.gone,
-            sources: &[runtime, inventory::state_of(&self.inventory)],
+            sources: &[api, runtime, inventory::state_of(&self.inventory)],
             netns: &self.netns,
             uplinks: &self.uplinks,
             settling: self.settling,

@@ -1,0 +1,19 @@
+//! What the Kubernetes API says, kept up to date.
+//!
+//! Input: where the API server is. Output: for each kind that a source follows, the complete set of its objects, trimmed to
+//! what the source needs, and since when the set may be out of date. The layer reads only, and it never gives a set in part.
+
+#![forbid(unsafe_code)]
+
+mod backoff;
+mod client;
+mod fault;
+mod follow;
+mod set;
+mod view;
+
+pub use client::{Cluster, Config, ConnectError};
+pub use view::{Cause, Key, Stale, View, Which};
+
+#[cfg(test)]
+mod tests;
