@@ -207,6 +207,7 @@ fn a_stolen_address_gains_nothing_and_costs_its_owner_nothing() {
                     address.to_string(),
                     match because {
                         Refusal::Node => "node",
+                        Refusal::OfNode { .. } => "other node",
                         Refusal::Gateway => "gateway",
                         Refusal::Declared { .. } => "inventory",
                         Refusal::Owned { .. } => "owned",
