@@ -56,9 +56,7 @@ impl Cluster {
             None => Kubeconfig::from_env()?,
         };
         let found = match kubeconfig {
-            Some(kubeconfig) => {
-                kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
-            }
+            Some(kubeconfig) => kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?,
             None => kube::Config::incluster()?,
         };
         let server = found.cluster_url.to_string();

@@ -88,7 +88,7 @@ where
             } else {
                 self.failed(&fault);
             }
-            sleep(self.backoff.next()).await;
+            sleep(self.backoff.wait()).await;
         }
     }
 
@@ -154,12 +154,8 @@ where
     async fn pages(&self) -> Result<(Listed<T>, String), Fault> {
         let Which { labels, fields } = self.which.clone();
         // Without a version the list is as new as the request, here too.
-        let mut params = ListParams {
-            label_selector: labels,
-            field_selector: fields,
-            limit: Some(PAGE),
-            ..ListParams::default()
-        };
+        let mut params =
+            ListParams { label_selector: labels, field_selector: fields, limit: Some(PAGE), ..ListParams::default() };
         let mut listed = Listed::new();
         loop {
             let page = timeout(PAGE_TIME, self.api.list(&params)).await;

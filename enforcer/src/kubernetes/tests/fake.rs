@@ -180,14 +180,7 @@ pub(crate) fn ended(lines: &[Value]) -> Reply {
     Reply::Stream(script)
 }
 
-pub(crate) fn object(
-    api_version: &str,
-    kind: &str,
-    namespace: &str,
-    name: &str,
-    version: u32,
-    spec: &Value,
-) -> Value {
+pub(crate) fn object(api_version: &str, kind: &str, namespace: &str, name: &str, version: u32, spec: &Value) -> Value {
     let metadata = json!({"namespace": namespace, "name": name, "resourceVersion": version.to_string()});
     json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec})
 }
