@@ -33,6 +33,7 @@ use self::reconcile::Reconciler;
 use crate::config::Settings;
 use crate::flow::sink::{FlowLog, Rotation, Target};
 use crate::kernel::{self, Kernel, KernelConfig};
+use crate::kubernetes::{self, Cluster};
 use crate::plan::Unknown;
 use crate::policy;
 use crate::serve::{self, Board, Server};
@@ -55,7 +56,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Directory of policies.
-    pub policies: PathBuf,
+    pub policies: Option<PathBuf>,
+    /// The Kubernetes API, as a further source.
+    pub kubernetes: Option<kubernetes::Config>,
     /// Inventory file.
     pub inventory: Option<PathBuf>,
     /// Container runtime.
@@ -91,8 +94,7 @@ pub fn open_kernel(options: &Options) -> Result<Kernel, AgentError> {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
-    let node =
-        nix::unistd::gethostname().map_or_else(|_| "node".to_owned(), |name| name.to_string_lossy().into_owned());
+    let node = options.kubernetes.as_ref().map_or_else(host_name, |kubernetes| kubernetes.node.clone());
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
 
@@ -104,8 +106,12 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
         None
     });
     let enforced = kernel.revision().revision != Revision::NONE;
+    let cluster = match &options.kubernetes {
+        Some(config) => Some(Cluster::open(config).await?),
+        None => None,
+    };
     let config = workload::Config {
-        kubernetes: None,
+        kubernetes: cluster.clone(),
         runtime: options.runtime.clone(),
         inventory: options.inventory.clone(),
         earlier: match &earlier {
@@ -122,7 +128,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     };
     // Beside the policies: each of the two has many files or entries to read where the node is large.
     let discovery = tokio::task::spawn_blocking(move || workload::start(config));
-    let config = policy::source::Config { directory: options.policies.clone() };
+    let config = policy::source::Config { directory: options.policies.clone(), cluster };
     let mut policies = Policies::load(&config, enforced, earlier.as_ref()).await?;
     let log = FlowLog::open(options.flow_log.clone(), rotation(&options.settings), &node)?;
     let mut reconciler = Reconciler::new(&options, &node, kernel, states, earlier, log, Arc::clone(&board))?;
@@ -187,6 +193,11 @@ fn answer(options: &Options, kernel: &Kernel, board: &Arc<Board>) -> Option<Serv
     start()
         .inspect_err(|error| tracing::error!(%error, "cannot start the HTTP server; enforcement goes on without"))
         .ok()
+}
+
+/// The name of this host.
+pub fn host_name() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "node".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Waits for a moment that may never come.

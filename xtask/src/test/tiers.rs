@@ -60,6 +60,7 @@ const TABLE: &[(&str, &str, Tier)] = &[
     ("enforcer-tests", "demo", Tier::Two),
     ("enforcer-tests", "readme", Tier::Two),
     ("xtask", "cluster", Tier::Three),
+    ("enforcer-tests", "cluster_policies", Tier::Three),
 ];
 
 /// Every package with its directory, and the tier of a test file that the table does not list. The tests crate has none
