@@ -296,7 +296,8 @@ fn a_thousand_policies_come_and_go() {
     until("all of them", count, |count| *count == 1_000);
     println!("1,000 policies: in force {:?} after kubectl came back", begin.elapsed());
     assert!(!ground.answers(&ground.address("db"), &ground.address("web")));
-    ground.kubectl(&["--namespace=shop", "delete", "networkpolicies", "--all"]);
+    // One request for all of them: kubectl's own way asks for each of them and takes minutes.
+    ground.kubectl(&["delete", "--raw", "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies"]);
     until("none", count, |count| *count == 0);
     assert!(ground.answers(&ground.address("db"), &ground.address("web")));
 }
