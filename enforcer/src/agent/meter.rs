@@ -173,13 +173,13 @@ mod tests {
     use enforcer_common::verdict::Reason;
 
     use super::*;
-    use crate::workload::model::{Identity, Interface, LocalWorkload, Past, Vouched, WorkloadKey};
+    use crate::workload::model::{Identity, Interface, LabelSets, LocalWorkload, Past, Vouched, WorkloadKey};
 
     fn snapshot() -> Snapshot {
         let workload = |named: bool, veths: &[u32]| LocalWorkload {
             identity: named.then(|| Identity {
                 name: WorkloadName { namespace: "t".to_owned(), name: "a".to_owned() },
-                labels: Default::default(),
+                labels: LabelSets::default(),
                 ports: BTreeMap::new(),
             }),
             addresses: Vouched::new(),

@@ -17,7 +17,7 @@ use super::pairs::{Pairs, Series, Who};
 
 /// For how long the daemon's loop may stand still. Its longest step brings policies of the full budget into force, which takes
 /// seconds; and nothing is lost by a late answer, because what is in force stays.
-pub(super) const STILL: Duration = Duration::from_secs(60);
+pub(super) const STILL: Duration = Duration::from_mins(1);
 
 /// Bounds of the time that it takes to bring policies and workloads into force, in seconds.
 const APPLY_SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];

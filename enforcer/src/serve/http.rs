@@ -36,7 +36,7 @@ const HEAD_BYTES: usize = 8 << 10;
 /// Lines of a request's head.
 const HEAD_LINES: usize = 64;
 /// Between two attempts to open the port, at first and at most.
-const PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+const PAUSE: [Duration; 2] = [Duration::from_secs(1), Duration::from_mins(1)];
 /// After a connection could not be accepted, for want of descriptors for example.
 const BREATH: Duration = Duration::from_secs(1);
 

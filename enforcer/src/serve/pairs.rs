@@ -15,9 +15,9 @@ use enforcer_common::verdict::Reason;
 /// How many pairs have a series of their own.
 const MOST: usize = 200;
 /// For how long a series stays after one of its workloads has gone.
-const GONE: Duration = Duration::from_secs(60);
+const GONE: Duration = Duration::from_mins(1);
 /// For how long a series must have been quiet to give way to another.
-const QUIET: Duration = Duration::from_secs(600);
+const QUIET: Duration = Duration::from_mins(10);
 
 /// Who is on a side of denied packets.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
+use std::str::FromStr;
 use std::time::Duration;
 
 use enforcer::lab::Layout;
@@ -54,7 +55,7 @@ fn metrics(stage: &Stage) -> String {
 }
 
 /// The value of a series, as it is written with its labels; `None`: there is no such series.
-fn value(text: &str, series: &str) -> Option<f64> {
+fn value<T: FromStr>(text: &str, series: &str) -> Option<T> {
     text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }
 
@@ -98,7 +99,7 @@ fn it_is_ready_after_the_first_set_and_a_source_with_errors_changes_only_numbers
     let stale = "enforcer_source_stale_since_timestamp_seconds{source=\"policies\"}";
     assert_eq!(value(&metrics(&stage), "enforcer_config_reload_success"), Some(1.0));
     stage.policy("bad.yaml", BAD);
-    stage.until("the numbers tell of it", || value(&metrics(&stage), stale).is_some_and(|since| since > 1e9));
+    stage.until("the numbers tell of it", || value(&metrics(&stage), stale).is_some_and(|since: f64| since > 1e9));
     let text = metrics(&stage);
     assert_eq!(value(&text, "enforcer_config_reload_success"), Some(0.0), "{text}");
     assert_eq!(value(&text, "enforcer_policy_errors_total{stage=\"read\"}"), Some(1.0), "{text}");
@@ -106,7 +107,7 @@ fn it_is_ready_after_the_first_set_and_a_source_with_errors_changes_only_numbers
     until(&stage, "/livez", 200, "ok");
     stage.remove_policy("bad.yaml");
     stage.until("it is over", || value(&metrics(&stage), "enforcer_config_reload_success") == Some(1.0));
-    assert_eq!(value(&metrics(&stage), stale), None);
+    assert_eq!(value::<f64>(&metrics(&stage), stale), None);
 }
 
 #[test]
@@ -120,21 +121,21 @@ fn counters_move_by_the_packets_that_were_denied() {
                  reason=\"no-rule\"}";
     let before = metrics(&stage);
     parses(&before);
-    assert_eq!(value(&before, flows), None);
+    assert_eq!(value::<u64>(&before, flows), None);
     let target = SocketAddr::new(address(&stage, "b", true), 9);
     let socket = place(&stage, "a").enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
     for _ in 0..SENT {
         socket.send_to(&nonce(), target).unwrap();
     }
     stage.until("all are counted", || {
-        value(&metrics(&stage), denied) >= value(&before, denied).map(|count| count + SENT as f64)
+        value(&metrics(&stage), denied) >= value(&before, denied).map(|count: u64| count + SENT)
     });
-    stage.until("the flow log has told of it", || value(&metrics(&stage), flows).is_some());
+    stage.until("the flow log has told of it", || value::<u64>(&metrics(&stage), flows).is_some());
     let text = metrics(&stage);
     parses(&text);
-    assert_eq!(value(&text, denied), value(&before, denied).map(|count| count + SENT as f64), "{text}");
-    assert_eq!(value(&text, denied), Some(stage.denied(Direction::Ingress, Reason::NoRule) as f64));
-    assert_eq!(value(&text, "enforcer_policy_revision"), Some(f64::from(stage.view().word.revision.0)));
+    assert_eq!(value(&text, denied), value(&before, denied).map(|count: u64| count + SENT), "{text}");
+    assert_eq!(value(&text, denied), Some(stage.denied(Direction::Ingress, Reason::NoRule)));
+    assert_eq!(value(&text, "enforcer_policy_revision"), Some(stage.view().word.revision.0));
     assert_eq!(value(&text, "enforcer_endpoints{state=\"enforced\"}"), Some(2.0), "{text}");
 
     stage.remove("a");

@@ -1,4 +1,4 @@
-//! Writes the numbers in the text format of OpenMetrics.
+//! Writes the numbers in the text format of `OpenMetrics`.
 //!
 //! Input: the board, and what the kernel counts at this moment. Output: a text with every metric of `docs/metrics.md`. Its length
 //! is bounded, whatever containers do.
@@ -10,7 +10,7 @@ use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric as _, MetricEncoder, NoLabelSet, text,
+    DescriptorEncoder, EncodeGaugeValue, EncodeMetric as _, MetricEncoder, NoLabelSet, text,
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::histogram::Histogram;
@@ -133,12 +133,12 @@ impl Scrape {
     fn policies(&self, families: &mut Families<'_>) -> fmt::Result {
         let help = "Revision of the policies in force";
         let mut revision = families.of("enforcer_policy_revision", help, None, MetricType::Gauge)?;
-        gauge(&mut revision, &[], self.kernel.revision)?;
+        gauge(&mut revision, &[], &self.kernel.revision)?;
         let help = "When this daemon last brought policies or workloads into force";
         let mut applied =
             families.of("enforcer_policy_last_applied_timestamp", help, Some(&Unit::Seconds), MetricType::Gauge)?;
         if let Some(time) = self.applied {
-            gauge(&mut applied, &[], seconds(time))?;
+            gauge(&mut applied, &[], &seconds(time))?;
         }
         let help = "How long it took to bring policies and workloads into force";
         let duration =
@@ -151,12 +151,12 @@ impl Scrape {
         }
         let help = "Whether the newest state of every source is in use";
         let mut success = families.of("enforcer_config_reload_success", help, None, MetricType::Gauge)?;
-        gauge(&mut success, &[], u32::from(self.facts.stale.is_empty()))?;
+        gauge(&mut success, &[], &u32::from(self.facts.stale.is_empty()))?;
         let help = "Since when the newest state of a source is not in use; none while it is";
         let unit = Some(&Unit::Seconds);
         let mut stale = families.of("enforcer_source_stale_since_timestamp", help, unit, MetricType::Gauge)?;
         for (source, since) in &self.facts.stale {
-            gauge(&mut stale, &[("source", source)], seconds(*since))?;
+            gauge(&mut stale, &[("source", source)], &seconds(*since))?;
         }
         Ok(())
     }
@@ -168,22 +168,22 @@ impl Scrape {
         for (state, count) in
             [("enforced", counts.enforced), ("unmanaged", counts.unmanaged), ("failed", counts.failed)]
         {
-            gauge(&mut endpoints, &[("state", state)], count)?;
+            gauge(&mut endpoints, &[("state", state)], &count)?;
         }
         let help = "How long a new veth was without programs, from the event that told of it";
         let attach = families.of("enforcer_veth_attach_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
         self.attach_seconds.encode(attach)?;
         let mut entries = families.of("enforcer_bpf_map_entries", "Entries in use", None, MetricType::Gauge)?;
         for fill in &self.kernel.maps {
-            gauge(&mut entries, &[("map", fill.map)], fill.entries)?;
+            gauge(&mut entries, &[("map", fill.map)], &fill.entries)?;
         }
         let mut capacity = families.of("enforcer_bpf_map_capacity", "Entries at most", None, MetricType::Gauge)?;
         for fill in &self.kernel.maps {
-            gauge(&mut capacity, &[("map", fill.map)], fill.capacity)?;
+            gauge(&mut capacity, &[("map", fill.map)], &fill.capacity)?;
         }
         let help = "Entries of the flow table, one for each workload of a connection";
         let mut flows = families.of("enforcer_conntrack_entries", help, None, MetricType::Gauge)?;
-        gauge(&mut flows, &[], self.kernel.flows)
+        gauge(&mut flows, &[], &self.kernel.flows)
     }
 }
 
@@ -206,16 +206,16 @@ impl Families<'_> {
     }
 }
 
-fn counter(family: &mut MetricEncoder<'_>, labels: &[(&str, &str)], value: impl EncodeCounterValue) -> fmt::Result {
+fn counter(family: &mut MetricEncoder<'_>, labels: &[(&str, &str)], value: u64) -> fmt::Result {
     family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
 }
 
-fn gauge(family: &mut MetricEncoder<'_>, labels: &[(&str, &str)], value: impl EncodeGaugeValue) -> fmt::Result {
+fn gauge(family: &mut MetricEncoder<'_>, labels: &[(&str, &str)], value: &impl EncodeGaugeValue) -> fmt::Result {
     // An empty pair of braces is valid, but nobody writes it.
     if labels.is_empty() {
-        return family.encode_gauge(&value);
+        return family.encode_gauge(value);
     }
-    family.encode_family(&labels)?.encode_gauge(&value)
+    family.encode_family(&labels)?.encode_gauge(value)
 }
 
 fn direction(direction: Direction) -> &'static str {

@@ -129,6 +129,9 @@ fn slow_clients_keep_nobody_out_and_are_cut() {
     let begin = Instant::now();
     assert_eq!(status(&get(to, "/livez")), "200");
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    let mut first = Vec::new();
+    let _ = slow[0].read_to_end(&mut first);
+    assert!(begin.elapsed() < Duration::from_secs(2), "the oldest gives way: {:?}", begin.elapsed());
     // The last of them has not given way to another.
     let mut rest = Vec::new();
     let _ = slow.last_mut().unwrap().read_to_end(&mut rest);
@@ -149,8 +152,10 @@ fn a_port_that_is_taken_is_tried_again() {
 #[test]
 fn a_panic_costs_its_client_the_answer_and_nobody_else_anything() {
     let (_server, to, _board) = started(Panics::default());
+    let begin = Instant::now();
     assert_eq!(get(to, "/metrics"), "");
     assert_eq!(status(&get(to, "/livez")), "200");
+    assert!(begin.elapsed() < Duration::from_secs(2), "the server goes on: {:?}", begin.elapsed());
     assert_eq!(status(&get(to, "/metrics")), "200");
 }
 

@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn each_new_veth_has_its_time_once() {
         let newcomers = Newcomers::default();
-        let veths = |indexes: &[u32]| indexes.iter().map(|index| (Ifindex(*index), ())).collect::<BTreeMap<_, _>>();
+        let veths = |indexes: &[u32]| indexes.iter().map(|index| (Ifindex(*index), *index)).collect::<BTreeMap<_, _>>();
         let heard = Instant::now().checked_sub(Duration::from_millis(50)).unwrap();
         newcomers.note(&veths(&[1]), &veths(&[1, 2, 3]), heard);
         assert_eq!(newcomers.take(Ifindex(1)), None, "it was there");
