@@ -59,6 +59,7 @@ const TABLE: &[(&str, &str, Tier)] = &[
     ("enforcer-tests", "docker", Tier::Two),
     ("enforcer-tests", "demo", Tier::Two),
     ("enforcer-tests", "readme", Tier::Two),
+    ("enforcer-tests", "cluster_pods", Tier::Three),
     ("xtask", "cluster", Tier::Three),
     ("enforcer-tests", "cluster_policies", Tier::Three),
 ];

@@ -21,7 +21,7 @@ const VERSION: u32 = 1;
 
 /// Why the text cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum InvalidKept {
+pub(super) enum UnreadablePods {
     /// It is no such text.
     #[error("the kept pods are damaged: {0}")]
     Damaged(#[from] serde_json::Error),
@@ -84,10 +84,10 @@ pub(super) fn text(objects: &Objects) -> String {
 }
 
 /// The objects of a text.
-pub(super) fn read(text: &str) -> Result<Objects, InvalidKept> {
+pub(super) fn read(text: &str) -> Result<Objects, UnreadablePods> {
     let kept: Kept<Vec<LabelSets>, Vec<KeptPod>, BTreeMap<String, Labels>> = serde_json::from_str(text)?;
     if kept.version != VERSION {
-        return Err(InvalidKept::OtherVersion);
+        return Err(UnreadablePods::OtherVersion);
     }
     let pod = |pod: KeptPod| match pod {
         KeptPod::Own { name, object, labels, ports, addresses, leaving, here } => {
@@ -95,7 +95,7 @@ pub(super) fn read(text: &str) -> Result<Objects, InvalidKept> {
                 by: format!("pod {name}"),
                 about: About::Workload(name),
                 object,
-                labels: kept.labels.get(labels).ok_or(InvalidKept::OtherVersion)?.clone(),
+                labels: kept.labels.get(labels).ok_or(UnreadablePods::OtherVersion)?.clone(),
                 ports,
                 routes: false,
                 found_by: if here { FoundBy::Pod { leaving } } else { FoundBy::Elsewhere },
@@ -107,6 +107,6 @@ pub(super) fn read(text: &str) -> Result<Objects, InvalidKept> {
         }
         KeptPod::Host { node, addresses } => Ok(Arc::new(Pod::Host { node, addresses })),
     };
-    let pods = kept.pods.into_iter().map(pod).collect::<Result<Vec<_>, InvalidKept>>()?;
+    let pods = kept.pods.into_iter().map(pod).collect::<Result<Vec<_>, UnreadablePods>>()?;
     Ok(Objects::new(pods, kept.namespaces, kept.nodes))
 }
