@@ -39,14 +39,14 @@ pub struct Args {
     /// out; the policies of both add up.
     #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
     pub policies: Option<PathBuf>,
-    /// Follow the NetworkPolicies and FlowPolicies of the Kubernetes API.
+    /// Follow the policies of the Kubernetes API, which are objects of the kinds NetworkPolicy and FlowPolicy.
     #[arg(long)]
     pub kubernetes: bool,
     /// The kubeconfig file. Without it, the daemon uses the files of the variable KUBECONFIG, and without that variable
     /// the service account of its pod.
     #[arg(long, value_name = "FILE", requires = "kubernetes")]
     pub kubeconfig: Option<PathBuf>,
-    /// Name of this node in the cluster. [default: the variable NODE_NAME, or else the host name]
+    /// Name of this node in the cluster. [default: the variable `NODE_NAME`, or else the host name]
     #[arg(long, value_name = "NAME", requires = "kubernetes")]
     pub node: Option<String>,
     /// Inventory file that names workloads. The daemon watches it and applies each change.

@@ -38,7 +38,7 @@ const STREAMING_LIST: u32 = 290;
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
 /// For how long a page of a list is waited for.
-const PAGE_TIME: Duration = Duration::from_secs(60);
+const PAGE_TIME: Duration = Duration::from_mins(1);
 /// A watch that ends earlier was refused.
 const SHORT: Duration = Duration::from_secs(1);
 /// The mark of the bookmark at the end of a streaming list.

@@ -60,10 +60,9 @@ pub(super) fn replace<T: PartialEq>(mut listed: Listed<T>, to: &watch::Sender<Vi
                 *object = Arc::clone(before);
             }
         }
-        let same = |((key, object), (other_key, other)): ((&Key, &Arc<T>), (&Key, &Arc<T>))| {
-            key == other_key && Arc::ptr_eq(object, other)
-        };
-        let is_same = listed.len() == view.objects.len() && listed.iter().zip(view.objects.iter()).all(same);
+        let mut pairs = listed.iter().zip(view.objects.iter());
+        let is_same = listed.len() == view.objects.len()
+            && pairs.all(|((key, object), (other, before))| key == other && Arc::ptr_eq(object, before));
         if is_same && view.listed && view.stale.is_none() {
             return false;
         }

@@ -180,7 +180,7 @@ mod kubernetes {
         json!({"podSelector": {"matchLabels": {"app": "db"}}, "exempt": []})
     }
 
-    /// An API server that gives NetworkPolicies as the test says them, and has no FlowPolicies.
+    /// An API server that gives objects of the kind NetworkPolicy as the test says them, and does not have FlowPolicy.
     async fn api() -> (UnboundedSender<Value>, Fake) {
         let (say, script) = fake::stream();
         let script = std::sync::Mutex::new(Some(script));

@@ -176,7 +176,9 @@ pub(crate) fn once(reply: Reply) -> impl Fn(usize, &str) -> Reply + Send + Sync 
 /// A stream that ends after these lines.
 pub(crate) fn ended(lines: &[Value]) -> Reply {
     let (say, script) = stream();
-    lines.iter().for_each(|line| say.send(line.clone()).unwrap());
+    for line in lines {
+        say.send(line.clone()).unwrap();
+    }
     Reply::Stream(script)
 }
 

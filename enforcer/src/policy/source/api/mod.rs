@@ -27,7 +27,7 @@ use crate::kubernetes::{Cause, Key, View, Which};
 use crate::policy::model::PolicyKind;
 
 /// The objects of one kind.
-struct Kind {
+struct Objects {
     kind: PolicyKind,
     server: String,
     view: watch::Receiver<View<Object>>,
@@ -35,12 +35,12 @@ struct Kind {
     known: BTreeMap<Key, (Arc<Object>, Reading)>,
 }
 
-/// Follows NetworkPolicies.
+/// Follows objects of the kind NetworkPolicy.
 pub(super) fn network_policies(config: &Config) -> Opened {
     open(config, PolicyKind::NetworkPolicy, "networkpolicies")
 }
 
-/// Follows FlowPolicies.
+/// Follows objects of the kind FlowPolicy.
 pub(super) fn flow_policies(config: &Config) -> Opened {
     open(config, PolicyKind::FlowPolicy, "flowpolicies")
 }
@@ -52,10 +52,10 @@ fn open(config: &Config, kind: PolicyKind, plural: &str) -> Opened {
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind.as_str()), plural);
     let trim = move |object: DynamicObject| Object::of(kind, object);
     let view = cluster.follow::<DynamicObject, Object>(&resource, &Which::all(), trim);
-    Ok(Some(Box::new(Kind { kind, server: cluster.server().to_owned(), view, known: BTreeMap::new() })))
+    Ok(Some(Box::new(Objects { kind, server: cluster.server().to_owned(), view, known: BTreeMap::new() })))
 }
 
-impl Kind {
+impl Objects {
     /// What the objects say. Only those are read that are not the same as at the last reading.
     fn said(&mut self, objects: &BTreeMap<Key, Arc<Object>>) -> Said {
         self.known.retain(|key, (before, _)| objects.get(key).is_some_and(|object| Arc::ptr_eq(before, object)));
@@ -79,7 +79,7 @@ fn unit(object: &Object) -> Unit {
     Unit::Object((*object.name).clone())
 }
 
-impl Source for Kind {
+impl Source for Objects {
     fn place(&self) -> String {
         format!("{} objects at {}", self.kind.as_str(), self.server)
     }
@@ -88,7 +88,7 @@ impl Source for Kind {
         async {
             // The layer publishes for as long as somebody listens.
             if self.view.changed().await.is_err() {
-                pending().await
+                pending::<()>().await;
             }
         }
         .boxed()
@@ -129,9 +129,9 @@ impl Source for Kind {
     }
 }
 
-impl fmt::Debug for Kind {
+impl fmt::Debug for Objects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kind").field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("Objects").field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 

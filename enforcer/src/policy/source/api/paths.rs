@@ -1,6 +1,6 @@
 //! Which field of an object stands on a line of its text.
 //!
-//! Input: the object and lines of the text that serde_json writes of it, one field or item a line. Output: the path of the
+//! Input: the object and lines of the text that `serde_json` writes of it, one field or item a line. Output: the path of the
 //! field, as `kubectl explain` and people write it.
 
 use std::collections::{BTreeMap, BTreeSet};

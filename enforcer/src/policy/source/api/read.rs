@@ -24,7 +24,7 @@ use crate::policy::yaml::DOCUMENT_NODES;
 pub(super) type Reading = Result<Loaded, Refusal>;
 
 /// What each object says.
-pub(super) fn read_all<'a>(objects: &[&'a Object]) -> io::Result<Vec<Reading>> {
+pub(super) fn read_all(objects: &[&Object]) -> io::Result<Vec<Reading>> {
     if objects.is_empty() {
         return Ok(Vec::new());
     }
@@ -32,6 +32,7 @@ pub(super) fn read_all<'a>(objects: &[&'a Object]) -> io::Result<Vec<Reading>> {
 }
 
 /// What the kept texts say. A text that cannot be read leaves nothing of them.
+#[expect(clippy::needless_pass_by_value, reason = "all sources restore in the same way, and others keep the files")]
 pub(in crate::policy::source) fn restore(files: Vec<SourceFile>) -> Said {
     let whole = |problem, file: &SourceFile| {
         let error = PolicyFinding { file: Arc::clone(&file.path), place: None, what: problem };

@@ -62,10 +62,10 @@ fn db() -> Value {
 }
 
 /// A view that the test fills, and the source that sees it.
-fn source() -> (watch::Sender<View<Object>>, Kind) {
+fn source() -> (watch::Sender<View<Object>>, Objects) {
     let (to, view) = watch::channel(View::default());
     let kind = PolicyKind::NetworkPolicy;
-    (to, Kind { kind, server: "https://api".to_owned(), view, known: BTreeMap::new() })
+    (to, Objects { kind, server: "https://api".to_owned(), view, known: BTreeMap::new() })
 }
 
 fn listed(to: &watch::Sender<View<Object>>, objects: impl IntoIterator<Item = Arc<Object>>) {
@@ -74,7 +74,7 @@ fn listed(to: &watch::Sender<View<Object>>, objects: impl IntoIterator<Item = Ar
     to.send_modify(|view| (view.objects, view.listed) = (Arc::new(objects), true));
 }
 
-fn all(source: &mut Kind) -> Said {
+fn all(source: &mut Objects) -> Said {
     match source.read() {
         Word::All(said) => said,
         other => panic!("{other:?}"),
