@@ -1,6 +1,6 @@
 //! Enforcer: from declared flows to a verdict in the kernel.
 //!
-//! Data runs one way: `policy` (YAML) and `workload` (who is where) -> `resolve` -> `compile` -> `plan` -> `kernel`
+//! Data runs one way: `policy` (YAML, objects of an API) and `workload` (who is where) -> `resolve` -> `compile` -> `plan` -> `kernel`
 //! (maps), and back out through `flow` (denied flows with names). `agent` ties them together and is the only module that knows all.
 
 pub mod agent;

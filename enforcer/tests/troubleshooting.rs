@@ -9,9 +9,10 @@ use std::fs;
 use std::path::Path;
 
 /// The enums whose messages reach users.
-const ERRORS: [&str; 13] = [
+const ERRORS: [&str; 14] = [
     "AgentError",
     "CompileError",
+    "ConnectError",
     "InvalidFlowLog",
     "InvalidInventory",
     "InvalidKept",

@@ -1,10 +1,12 @@
 //! The errors that end `enforcer run`. Each one has an exit code, so that a supervisor can tell them apart.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::compile::CompileError;
 use crate::flow::sink::InvalidFlowLog;
 use crate::kernel::KernelError;
+use crate::kubernetes::ConnectError;
 use crate::policy::load::PolicyErrors;
 use crate::watch::WatchError;
 use crate::workload::WorkloadError;
@@ -15,7 +17,7 @@ use crate::workload::source::StartError;
 pub enum AgentError {
     /// The policies are refused and none are in force.
     #[error("{0}\n\nthe policies are refused, so no policy is in force and nothing was attached")]
-    Policies(#[from] PolicyErrors),
+    Policies(#[from] Arc<PolicyErrors>),
     /// The policies pass a budget, and none are in force.
     #[error("{0}; therefore no policy is in force and nothing was attached")]
     Compile(#[from] CompileError),
@@ -37,6 +39,9 @@ pub enum AgentError {
     /// A thread cannot be started.
     #[error("the daemon cannot start a thread: {0}")]
     Thread(#[source] io::Error),
+    /// There is no client of the Kubernetes API.
+    #[error(transparent)]
+    Kubernetes(#[from] ConnectError),
     /// Signals cannot be received.
     #[error("the daemon cannot set up its signal handlers: {0}")]
     Signals(#[source] io::Error),
@@ -46,7 +51,10 @@ impl AgentError {
     /// The exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Policies(_) | Self::Compile(_) | Self::Workloads(WorkloadError::Source(StartError::Refused(_))) => 2,
+            Self::Policies(_)
+            | Self::Compile(_)
+            | Self::Kubernetes(_)
+            | Self::Workloads(WorkloadError::Source(StartError::Refused(_))) => 2,
             Self::Workloads(WorkloadError::SourceSilent { .. }) => 3,
             Self::Kernel(KernelError::Busy { .. }) => 5,
             Self::Kernel(_) => 4,

@@ -31,6 +31,7 @@ use self::reconcile::Reconciler;
 use crate::config::Settings;
 use crate::flow::sink::{FlowLog, Rotation, Target};
 use crate::kernel::{self, Kernel, KernelConfig};
+use crate::kubernetes::{self, Cluster};
 use crate::plan::Unknown;
 use crate::policy;
 use crate::workload::model::{Past, Snapshot};
@@ -52,7 +53,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Directory of policies.
-    pub policies: PathBuf,
+    pub policies: Option<PathBuf>,
+    /// The Kubernetes API, as a further source.
+    pub kubernetes: Option<kubernetes::Config>,
     /// Inventory file.
     pub inventory: Option<PathBuf>,
     /// Container runtime.
@@ -86,8 +89,7 @@ pub fn open_kernel(options: &Options) -> Result<Kernel, AgentError> {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
-    let node =
-        nix::unistd::gethostname().map_or_else(|_| "node".to_owned(), |name| name.to_string_lossy().into_owned());
+    let node = options.kubernetes.as_ref().map_or_else(host_name, |kubernetes| kubernetes.node.clone());
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
 
@@ -97,11 +99,15 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
         None
     });
     let enforced = kernel.revision().revision != Revision::NONE;
-    let config = policy::source::Config { directory: options.policies.clone() };
+    let cluster = match &options.kubernetes {
+        Some(config) => Some(Cluster::open(config).await?),
+        None => None,
+    };
+    let config = policy::source::Config { directory: options.policies.clone(), cluster: cluster.clone() };
     let mut policies = Policies::load(&config, enforced, earlier.as_ref()).await?;
     let log = FlowLog::open(options.flow_log.clone(), rotation(&options.settings), &node)?;
     let config = workload::Config {
-        kubernetes: None,
+        kubernetes: cluster,
         runtime: options.runtime.clone(),
         inventory: options.inventory.clone(),
         earlier: match &earlier {
@@ -164,6 +170,11 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     reconciler.finish();
     tracing::info!("the daemon has stopped; enforcement stays on until `enforcer purge` removes it");
     Ok(())
+}
+
+/// The name of this host.
+pub fn host_name() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "node".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Waits for a moment that may never come.

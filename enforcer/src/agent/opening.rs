@@ -1,6 +1,6 @@
 //! Holds back what a change of the policies would open until their files have been quiet (D15).
 //!
-//! Input: the newest policies, their image for the present workloads, and whether the files are quiet. Output: the image to put
+//! Input: the newest policies, their image for the present workloads, and when the files last changed. Output: the image to put
 //! in force, with the policies that name its denials and those that the next daemon shall go on from.
 //!
 //! A tool that replaces files, such as `git checkout`, removes some before it writes others. A reading in between may lack a
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use enforcer_common::id::Direction;
 
+use super::policies::LastChanges;
 use super::state::InForce;
 use crate::compile::{Change, CompileError, Image, change, compile};
 use crate::flow::names::{self, Ruling, Service};
@@ -52,21 +53,25 @@ impl Opening {
         Self { wait, settled, is_held: false, roster: None }
     }
 
-    /// Chooses what to put in force. `last_change`: when the files of the policies last changed; `None`: what they say now is
-    /// refused, so they are in the middle of a change.
+    /// Chooses what to put in force. Only files are waited for: an API gives whole objects.
     pub(super) fn choose(
         &mut self,
         newest: &Reading,
         snapshot: &Arc<Snapshot>,
-        last_change: Option<Instant>,
+        last_changes: &LastChanges,
     ) -> Result<(Chosen, Arc<ResolvedPolicy>), CompileError> {
         let roster = self.roster_of(snapshot);
         let resolved = Arc::new(resolve_with(Arc::clone(&newest.set), roster));
         let image = compile(&resolved)?;
         let whole = Chosen { image, names: Arc::clone(&resolved) as _, kept: newest.kept(), is_held: false };
-        let is_quiet = last_change.is_some_and(|last| Instant::now() >= last + self.wait);
+        let now = Instant::now();
+        let is_quiet = |last: &Option<Instant>| last.is_some_and(|last| now >= last + self.wait);
+        let waits = |before: &Kept| {
+            let mut unquiet = last_changes.iter().filter(|(_, last)| !is_quiet(last));
+            unquiet.any(|(name, _)| before.get(*name) != newest.sources.get(name))
+        };
         let chosen = match &self.settled {
-            Some((set, before)) if !is_quiet && **set != *newest.set => hold(whole, &resolved, set, before),
+            Some((set, before)) if **set != *newest.set && waits(before) => hold(whole, &resolved, set, before),
             Some(_) | None => whole,
         };
         Ok((chosen, resolved))
@@ -94,8 +99,9 @@ impl Opening {
 
     /// When what is held back may be put in force; `None`: nothing is, or the files are in the middle of a change, or the kernel
     /// has refused the last image. That image is not tried again at once, because this moment stays in the past.
-    pub(super) fn due(&self, last_change: Option<Instant>, is_refused: bool) -> Option<Instant> {
-        last_change.filter(|_| self.is_held && !is_refused).map(|last| last + self.wait)
+    pub(super) fn due(&self, last_changes: &LastChanges, is_refused: bool) -> Option<Instant> {
+        let last: Option<Vec<Instant>> = last_changes.values().copied().collect();
+        last?.into_iter().max().filter(|_| self.is_held && !is_refused).map(|last| last + self.wait)
     }
 
     /// Whether something is held back.
@@ -151,9 +157,13 @@ mod tests {
     const OPEN: &str = "# nothing\n";
 
     fn reading(text: &str) -> Reading {
+        reading_of("directory", text)
+    }
+
+    fn reading_of(name: &'static str, text: &str) -> Reading {
         let source = SourceFile { path: "a.yaml".into(), text: text.into() };
         let Loaded { set, sources, skipped, .. } = from_sources(vec![source]).unwrap();
-        Reading { set, sources: BTreeMap::from([("directory", vec![sources])]), skipped }
+        Reading { set, sources: BTreeMap::from([(name, vec![sources])]), skipped }
     }
 
     fn snapshot() -> Arc<Snapshot> {
@@ -167,24 +177,42 @@ mod tests {
         let long_ago = now.checked_sub(WAIT).unwrap();
         let kept = BTreeMap::from([("directory".to_owned(), reading(CLOSED).sources["directory"].clone())]);
         let mut opening = Opening::new(WAIT, Some(&InForce { policies: kept, ..InForce::default() }));
-        let closed = Opening::new(WAIT, None).choose(&reading(CLOSED), &snapshot, None).unwrap().0.image;
+        let files = |last_change| LastChanges::from([("directory", last_change)]);
+        let closed = Opening::new(WAIT, None).choose(&reading(CLOSED), &snapshot, &files(None)).unwrap().0.image;
         let choose = |opening: &mut Opening, text: &str, last_change| {
             let newest = reading(text);
-            let (chosen, _) = opening.choose(&newest, &snapshot, last_change).unwrap();
+            let (chosen, _) = opening.choose(&newest, &snapshot, &files(last_change)).unwrap();
             opening.took(&chosen, &newest);
             matches!(change(&closed, &chosen.image), Change::Opens(_))
         };
         assert!(!choose(&mut opening, CLOSED, Some(now)) && !opening.is_held(), "it is in force");
-        assert_eq!(opening.due(Some(now), false), None, "nothing is held back");
+        assert_eq!(opening.due(&files(Some(now)), false), None, "nothing is held back");
         for last_change in [Some(now), None] {
             assert!(!choose(&mut opening, OPEN, last_change) && opening.is_held(), "{last_change:?}");
         }
-        assert_eq!(opening.due(Some(now), false), Some(now + WAIT));
-        assert_eq!(opening.due(None, false), None, "the files are in the middle of a change");
-        assert_eq!(opening.due(Some(long_ago), true), None, "the kernel has refused it");
+        assert_eq!(opening.due(&files(Some(now)), false), Some(now + WAIT));
+        assert_eq!(opening.due(&files(None), false), None, "the files are in the middle of a change");
+        assert_eq!(opening.due(&files(Some(long_ago)), true), None, "the kernel has refused it");
         assert!(choose(&mut opening, OPEN, Some(long_ago)) && !opening.is_held(), "the files have been quiet");
-        assert_eq!(opening.due(Some(long_ago), false), None);
+        assert_eq!(opening.due(&files(Some(long_ago)), false), None);
         assert!(choose(&mut opening, OPEN, Some(now)) && !opening.is_held(), "it is in force");
         assert!(!choose(&mut opening, CLOSED, Some(now)) && !opening.is_held(), "what closes does not wait");
+    }
+
+    #[test]
+    fn d15_what_an_object_of_an_api_opens_waits_for_no_files() {
+        let (snapshot, now) = (snapshot(), Instant::now());
+        for (source, is_held) in [("directory", true), ("networkpolicies", false)] {
+            for last_change in [Some(now), None] {
+                let mut opening = Opening::new(WAIT, None);
+                for text in [CLOSED, OPEN] {
+                    let newest = reading_of(source, text);
+                    let files = LastChanges::from([("directory", last_change)]);
+                    let (chosen, _) = opening.choose(&newest, &snapshot, &files).unwrap();
+                    opening.took(&chosen, &newest);
+                }
+                assert_eq!(opening.is_held(), is_held, "{source}, {last_change:?}");
+            }
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::devices;
 use super::error::AgentError;
 use super::opening::Opening;
 use super::pace::Pace;
-use super::policies::Policies;
+use super::policies::{LastChanges, Policies};
 use super::report::Report;
 use super::reporter::{Reporter, Shown};
 use super::state::{InForce, StateDir};
@@ -159,17 +159,15 @@ impl Reconciler {
     pub(super) fn reconcile(&mut self, policies: &mut Policies) -> Result<(), AgentError> {
         let Some(snapshot) = self.snapshot.clone() else { return Ok(()) };
         let Some(reading) = policies.current().cloned() else {
-            // Only veths can be closed until somebody mends the policies.
-            let unknown =
-                "the daemon does not know the policies that an earlier daemon left in force; correct the policies";
-            self.report.apply_error = Some(unknown.to_owned());
+            // Only veths can be closed until somebody mends the policies, or until they are listed.
+            self.report.apply_error = Some(policies.why_none().to_owned());
             return Ok(());
         };
-        let last_change = policies.last_change();
-        let outcome = match self.bring_in_force(&reading, &snapshot, last_change) {
+        let last_changes = policies.last_changes();
+        let outcome = match self.bring_in_force(&reading, &snapshot, &last_changes) {
             Err(AgentError::Compile(error)) if policies.roll_back(&error.to_string()) => {
                 let Some(previous) = policies.current().cloned() else { return Ok(()) };
-                self.bring_in_force(&previous, &snapshot, last_change)
+                self.bring_in_force(&previous, &snapshot, &last_changes)
             }
             Ok(()) => {
                 policies.settle();
@@ -195,14 +193,14 @@ impl Reconciler {
         &mut self,
         reading: &Reading,
         snapshot: &Arc<Snapshot>,
-        last_change: Option<Instant>,
+        last_changes: &LastChanges,
     ) -> Result<(), AgentError> {
         let newest = self.state_of(Revision::NONE, reading.kept(), snapshot);
         let (states, opening) = (&mut self.states, &mut self.opening);
         let (chosen, resolved) = thread::scope(|scope| {
             // Beside the compiler, which takes longer. `save` writes what this could not, and tells why if it cannot either.
             scope.spawn(|| drop(states.prepare(&newest)));
-            opening.choose(reading, snapshot, last_change)
+            opening.choose(reading, snapshot, last_changes)
         })?;
         let intent = Intent::new(chosen.image.clone(), snapshot, self.unknown, self.window);
         let unchanged = self.intent.as_ref() == Some(&intent);
@@ -288,7 +286,7 @@ impl Reconciler {
     /// When what a change of the policies would open may be put in force; `None`: nothing is held back.
     pub(super) fn opening_due(&self, policies: &Policies) -> Option<Instant> {
         // What could not be put in force is tried again by `verify`.
-        self.opening.due(policies.last_change(), self.report.apply_error.is_some())
+        self.opening.due(&policies.last_changes(), self.report.apply_error.is_some())
     }
 
     /// Compares the kernel with the plan, repairs differences, and tries failed steps again.
@@ -333,6 +331,7 @@ impl Reconciler {
             snapshot: self.snapshot.clone().into(),
             resolved: self.resolved.clone().into(),
             places: policies.places(),
+            stale: policies.stale(),
             policy_error: policies.error(),
             opening_waits: self.opening.is_held(),
             counts: self.denials.counts(),

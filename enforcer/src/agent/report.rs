@@ -19,6 +19,12 @@ pub struct Report {
     /// Policies, rules and port names without an effect, as text; not more than some.
     #[serde(default)]
     pub no_ops: Vec<String>,
+    /// Why and since when what a source of policies said last may be out of date.
+    #[serde(default)]
+    pub stale_sources: Vec<String>,
+    /// Sources of policies that are not there at all, such as a kind that the API server does not have.
+    #[serde(default)]
+    pub missing_sources: Vec<String>,
     /// The error for which the newest policies are not in force.
     pub policy_error: Option<String>,
     /// Something that the newest policies open waits until their files are quiet.

@@ -13,6 +13,7 @@ use super::devices::veths;
 use super::no_ops::NoOps;
 use super::report::{Report, WorkloadLine};
 use super::state::StateDir;
+use crate::policy::source::Stale;
 use crate::resolve::ResolvedPolicy;
 use crate::workload::finding::Finding;
 use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
@@ -49,6 +50,7 @@ pub(super) struct Shown {
     pub(super) snapshot: Same<Snapshot>,
     pub(super) resolved: Same<ResolvedPolicy>,
     pub(super) places: String,
+    pub(super) stale: Vec<Stale>,
     pub(super) policy_error: Option<String>,
     pub(super) opening_waits: bool,
     pub(super) counts: LogCounts,
@@ -92,6 +94,8 @@ fn report(now: &Shown, no_ops: Vec<String>) -> Report {
         no_ops,
         policies: now.places.clone(),
         policy_error: now.policy_error.clone(),
+        stale_sources: now.stale.iter().filter(|stale| !stale.is_missing).map(since).collect(),
+        missing_sources: now.stale.iter().filter(|stale| stale.is_missing).map(|stale| stale.error.clone()).collect(),
         opening_waits: now.opening_waits,
         refused_sources: now.refused_sources.clone(),
         findings: texts(|_| true),
@@ -111,6 +115,13 @@ fn report(now: &Shown, no_ops: Vec<String>) -> Report {
         disagreements: now.counts.disagreements,
         ..now.own.clone()
     }
+}
+
+/// Why and since when a source is out of date.
+fn since(stale: &Stale) -> String {
+    let since = jiff::Timestamp::try_from(stale.since)
+        .map_or_else(|_| "an unknown time".to_owned(), |since| format!("{since:.0}"));
+    format!("since {since}: {}", stale.error)
 }
 
 fn workload_lines(snapshot: Option<&Snapshot>, resolved: Option<&ResolvedPolicy>) -> Vec<WorkloadLine> {
@@ -168,6 +179,7 @@ mod tests {
             snapshot: snapshot.into(),
             resolved: None.into(),
             places: String::new(),
+            stale: Vec::new(),
             policy_error: None,
             opening_waits: false,
             counts,

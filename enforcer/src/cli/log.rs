@@ -20,8 +20,9 @@ pub(super) fn to_stderr(verbose: u8) {
         1 => "debug",
         _ => "trace",
     };
-    let filter =
-        EnvFilter::try_from_env("ENFORCER_LOG").unwrap_or_else(|_| EnvFilter::new(format!("warn,enforcer={level}")));
+    // The client of the Kubernetes API logs an error at each attempt; `kubernetes` tells it once.
+    let filter = EnvFilter::try_from_env("ENFORCER_LOG")
+        .unwrap_or_else(|_| EnvFilter::new(format!("warn,kube_client=off,enforcer={level}")));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, setns};
 use super::in_force::Place;
 use crate::agent::{self, Options};
 use crate::flow::sink::Target;
+use crate::kubernetes;
 use crate::plan::Unknown;
 use crate::workload::runtime::RuntimeKind;
 
@@ -33,9 +34,20 @@ Exit codes: 0 The daemon was stopped by SIGTERM or SIGINT.
             4 The kernel or the pin directory cannot be used. The message says what is missing.
             5 Another daemon uses the same pin directory.")]
 pub struct Args {
-    /// Directory with the policy files. The daemon watches it and applies each change.
-    #[arg(long, value_name = "DIR")]
-    pub policies: PathBuf,
+    /// Directory with the policy files. The daemon watches it and applies each change. With --kubernetes it may be left
+    /// out; the policies of both add up.
+    #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
+    pub policies: Option<PathBuf>,
+    /// Follow the pods, NetworkPolicies and FlowPolicies of the Kubernetes API.
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// The kubeconfig file. Without it, the daemon uses the files of the variable KUBECONFIG, and without that variable
+    /// the service account of its pod.
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Name of this node in the cluster. [default: the variable NODE_NAME, or else the host name]
+    #[arg(long, value_name = "NAME", requires = "kubernetes")]
+    pub node: Option<String>,
     /// Inventory file that names workloads. The daemon watches it and applies each change.
     #[arg(long, value_name = "FILE")]
     pub inventory: Option<PathBuf>,
@@ -89,13 +101,27 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 fn start(args: Args) -> anyhow::Result<ExitCode> {
-    let Args { policies, inventory, runtime, runtime_socket, unknown, flow_log, uplinks, netns, place } = args;
+    let Args {
+        policies,
+        kubernetes,
+        kubeconfig,
+        node,
+        inventory,
+        runtime,
+        runtime_socket,
+        unknown,
+        flow_log,
+        uplinks,
+        netns,
+        place,
+    } = args;
+    let kubernetes = kubernetes.then(|| kubernetes::Config { kubeconfig, node: node.unwrap_or_else(node_name) });
     let runtime = match runtime {
         Runtime::Podman => Some(RuntimeKind::Podman(runtime_socket)),
         Runtime::Docker => Some(RuntimeKind::Docker(runtime_socket)),
         Runtime::None => None,
     };
-    if inventory.is_none() && runtime.is_none() && unknown.is_none() {
+    if inventory.is_none() && runtime.is_none() && kubernetes.is_none() && unknown.is_none() {
         anyhow::bail!(
             "neither --inventory nor --runtime is given, so every workload is unknown; give --unknown strict to close \
              them or --unknown open to let them through"
@@ -111,6 +137,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     }
     let options = Options {
         policies,
+        kubernetes,
         inventory,
         runtime,
         unknown: unknown.unwrap_or(Unknown::Strict),
@@ -123,4 +150,10 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(agent::run(options, kernel))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The name that a manifest gives the daemon by the downward API, or that of the host, as the kubelet takes it.
+fn node_name() -> String {
+    let given = std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty());
+    given.unwrap_or_else(|| agent::host_name().to_lowercase())
 }

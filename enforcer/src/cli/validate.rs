@@ -74,7 +74,7 @@ fn answer(args: &Args) -> Answer {
         }
     };
     match load_paths(paths) {
-        Ok(Loaded { set, mut warnings, sources, skipped }) => {
+        Ok(Loaded { set, mut warnings, sources, skipped, stands_in: _ }) => {
             if let Some(inventory) = &inventory {
                 let without_effect = no_ops(&set, &Roster::of(Arc::new(offline::snapshot(inventory)))).into_iter();
                 warnings.extend(without_effect.map(|NoOp { at, what }| warning_at(&sources, &at, what)));

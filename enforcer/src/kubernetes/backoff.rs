@@ -18,7 +18,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     /// The time to wait after one more failure.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(super) fn wait(&mut self) -> Duration {
         let whole = FIRST.saturating_mul(1 << self.failures.min(10)).min(MOST);
         self.failures += 1;
         whole.mul_f64(0.5 + chance() / 2.0)
@@ -43,13 +43,13 @@ mod tests {
     #[test]
     fn waits_grow_up_to_a_bound_differ_and_begin_anew_after_an_answer() {
         let mut backoff = Backoff::default();
-        let waits: Vec<Duration> = (0..40).map(|_| backoff.next()).collect();
+        let waits: Vec<Duration> = (0..40).map(|_| backoff.wait()).collect();
         for (index, wait) in waits.iter().enumerate() {
             let whole = MOST.min(FIRST * (1 << index.min(10)));
             assert!((whole / 2..=whole).contains(wait), "{index}: {wait:?}");
         }
         assert!(waits[10..].windows(2).any(|pair| pair[0] != pair[1]), "{waits:?}");
         backoff.reset();
-        assert!(backoff.next() <= FIRST);
+        assert!(backoff.wait() <= FIRST);
     }
 }

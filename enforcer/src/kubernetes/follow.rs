@@ -88,7 +88,7 @@ where
             } else {
                 self.failed(&fault);
             }
-            sleep(self.backoff.next()).await;
+            sleep(self.backoff.wait()).await;
         }
     }
 

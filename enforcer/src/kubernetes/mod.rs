@@ -16,4 +16,4 @@ pub use client::{Cluster, Config, ConnectError};
 pub use view::{Cause, Key, Stale, View, Which};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

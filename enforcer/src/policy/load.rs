@@ -43,6 +43,8 @@ pub struct Loaded {
     pub skipped: Skipped,
     /// The files that were read, in order: enough to make the same set again with [`from_sources`].
     pub sources: Arc<[SourceFile]>,
+    /// Whether the policies stand in for one that is refused: they isolate and allow nothing.
+    pub stands_in: bool,
 }
 
 /// Why there is no policy set. Never empty.
@@ -54,6 +56,15 @@ pub struct PolicyErrors {
 }
 
 impl Loaded {
+    /// Adds what another set says.
+    pub(super) fn join(&mut self, other: &Self) {
+        let Self { set, warnings, skipped, sources, stands_in: _ } = other;
+        self.set = Arc::new(PolicySet { policies: [&*self.set.policies, &*set.policies].concat() });
+        self.sources = [&*self.sources, &**sources].concat().into();
+        self.warnings.extend(warnings.iter().cloned());
+        self.skipped.add(skipped);
+    }
+
     /// Warns of a directory or a file from which no policy was read; `files` are those of it.
     pub(super) fn warn_if_empty(&mut self, path: &str, files: &BTreeSet<Arc<str>>) {
         let is_of_it = |at: &Origin| matches!(at, Origin::File { path, .. } if files.contains(path));
@@ -64,6 +75,11 @@ impl Loaded {
 }
 
 impl PolicyErrors {
+    /// Errors, of which there must be one, and the warnings beside them.
+    pub(super) fn new(errors: Vec<PolicyError>, warnings: Vec<PolicyWarning>) -> Self {
+        Self { errors, warnings, skipped: Skipped::default() }
+    }
+
     /// All errors, in the order of files and lines.
     pub fn errors(&self) -> &[PolicyError] {
         &self.errors
@@ -143,7 +159,7 @@ pub(super) fn assemble(
         }
     }
     if errors.is_empty() {
-        let loaded = Loaded { set: Arc::new(set), warnings, skipped, sources: sources.into() };
+        let loaded = Loaded { set: Arc::new(set), warnings, skipped, sources: sources.into(), stands_in: false };
         return Ok(known.last.insert(loaded).clone());
     }
     let line = |error: &PolicyError| error.place.as_ref().map_or(u32::MAX, |place| place.line);
@@ -200,14 +216,18 @@ impl LastReading {
     }
 }
 
-/// What each file says. The reader calls itself for each level of nesting, so it has a stack of its own.
+/// What each file says.
 fn parse_all(sources: &[&SourceFile]) -> io::Result<Vec<Parsed>> {
     if sources.is_empty() {
         return Ok(Vec::new());
     }
-    let all = || sources.iter().map(|source| parse(&source.path, &source.text)).collect();
+    on_stack(|| sources.iter().map(|source| parse(&source.path, &source.text)).collect())
+}
+
+/// Parses on a thread: the reader calls itself for each level of nesting, so it has a stack of its own.
+pub(super) fn on_stack<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
-        let parser = thread::Builder::new().name("parse".to_owned()).stack_size(STACK).spawn_scoped(scope, all)?;
+        let parser = thread::Builder::new().name("parse".to_owned()).stack_size(STACK).spawn_scoped(scope, work)?;
         Ok(parser.join().unwrap_or_else(|panic| resume_unwind(panic)))
     })
 }

@@ -133,6 +133,14 @@ pub enum PolicyKind {
 }
 
 impl PolicyKind {
+    /// The `apiVersion` field of the document.
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::NetworkPolicy => "networking.k8s.io/v1",
+            Self::FlowPolicy => "enforcer.dev/v1alpha1",
+        }
+    }
+
     /// The `kind` field of the document.
     pub fn as_str(self) -> &'static str {
         match self {

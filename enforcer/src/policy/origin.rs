@@ -19,8 +19,10 @@ pub enum Origin {
     Object {
         /// The object.
         object: Arc<ObjectName>,
-        /// The path of the field inside the object.
+        /// The path of the field inside the object; empty: the object as a whole.
         field: Arc<str>,
+        /// Where the object says that it was taken from: plain text of bounded length, which nobody has checked.
+        declared: Option<Arc<str>>,
     },
 }
 
@@ -46,7 +48,13 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, line } => write!(f, "{path}:{line}"),
-            Self::Object { object, field } => write!(f, "{object} {field}"),
+            Self::Object { object, field, declared } => {
+                write!(f, "{object}")?;
+                if !field.is_empty() {
+                    write!(f, " {field}")?;
+                }
+                declared.iter().try_for_each(|declared| write!(f, " (from \"{declared}\")"))
+            }
         }
     }
 }
@@ -66,11 +74,14 @@ mod tests {
     fn a_file_is_named_by_its_line_and_an_object_by_its_field() {
         assert_eq!(Origin::line("shop/db.yaml", 12).to_string(), "shop/db.yaml:12");
         let name = |kind| ObjectName { kind, namespace: "shop".to_owned(), name: "db".to_owned() };
-        for (kind, field, shown) in [
-            ("NetworkPolicy", "spec.ingress[0]", "networkpolicy/shop/db spec.ingress[0]"),
-            ("FlowPolicy", "metadata.name", "flowpolicy/shop/db metadata.name"),
+        for (kind, field, declared, shown) in [
+            ("NetworkPolicy", "spec.ingress[0]", None, "networkpolicy/shop/db spec.ingress[0]"),
+            ("FlowPolicy", "metadata.name", None, "flowpolicy/shop/db metadata.name"),
+            ("FlowPolicy", "spec", Some("db.yaml"), "flowpolicy/shop/db spec (from \"db.yaml\")"),
+            ("FlowPolicy", "", None, "flowpolicy/shop/db"),
         ] {
-            let origin = Origin::Object { object: Arc::new(name(kind)), field: field.into() };
+            let declared = declared.map(Arc::from);
+            let origin = Origin::Object { object: Arc::new(name(kind)), field: field.into(), declared };
             assert_eq!(origin.to_string(), shown);
         }
     }

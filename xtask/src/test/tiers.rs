@@ -61,6 +61,7 @@ const TABLE: &[(&str, &str, Tier)] = &[
     ("enforcer-tests", "readme", Tier::Two),
     ("enforcer-tests", "cluster_pods", Tier::Three),
     ("xtask", "cluster", Tier::Three),
+    ("enforcer-tests", "cluster_policies", Tier::Three),
 ];
 
 /// Every package with its directory, and the tier of a test file that the table does not list. The tests crate has none

@@ -2,7 +2,7 @@
 //! force.
 //!
 //! Input: the policy sources and the state that an earlier daemon kept. Output: one set of policies, and the errors. A reading
-//! that may show half of a change is left for later.
+//! that may show half of a change is left for later. A source that has not listed everything yet decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -11,11 +11,15 @@ use tokio::time::{sleep, sleep_until};
 
 use super::error::AgentError;
 use super::state::InForce;
-use crate::policy::source::{self, Config, Said, Sources, Unit};
-use crate::policy::store::{Reading, Store};
+use crate::policy::source::{self, Config, Said, Sources, Stale, Unit, Word};
+use crate::policy::store::{Reading, Refused, Store};
 use crate::policy::{PolicyWarning, Skipped};
 use crate::watch::patience::{Found, Next, Patience};
 use crate::watch::read::has_documents;
+
+/// When the files of each source that can be in the middle of a change last changed; `None`: they may be in the middle of
+/// one. The objects of an API are whole, so their sources are not here.
+pub(super) type LastChanges = BTreeMap<&'static str, Option<Instant>>;
 
 /// The sources of policies, and the policies of them that are in use.
 #[derive(Debug)]
@@ -51,46 +55,58 @@ impl Policies {
         Ok(policies)
     }
 
-    /// Reads a source while nothing is in force that could stay. A file that is being written is waited for here.
+    /// Reads a source while nothing is in force that could stay. A file that is being written is waited for here. A source
+    /// that has not listed everything yet is not: nothing is put in force before it has.
     async fn first(&mut self, name: &'static str) -> Result<(), AgentError> {
-        let mut said = self.sources.read(name);
-        while let Next::Waits(until) = self.next(name, &said) {
+        let mut word = self.sources.read(name);
+        while let Word::All(said) = &word
+            && let Next::Waits(until) = self.next(name, said)
+        {
             sleep(until.saturating_duration_since(Instant::now())).await;
-            said = self.sources.read(name);
+            word = self.sources.read(name);
         }
-        // An object of an API that is refused stops nobody but itself.
-        if let Some(whole) = said.remove(&Unit::Whole) {
-            said.insert(Unit::Whole, Ok(whole?));
+        match word {
+            Word::Awaited => {}
+            Word::AsBefore => _ = self.store.as_before(name),
+            Word::All(mut said) => {
+                // An object of an API that is refused stops nobody but itself.
+                if let Some(whole) = said.remove(&Unit::Whole) {
+                    said.insert(Unit::Whole, Ok(whole.map_err(|refusal| refusal.errors)?));
+                }
+                self.take_first(name, said);
+            }
         }
-        self.take_first(name, said);
         Ok(())
     }
 
     /// Reads a source while an image of an earlier daemon is in force.
     fn first_beside_earlier(&mut self, name: &'static str, earlier: Option<&InForce>) {
-        let said = self.sources.read(name);
+        let word = self.sources.read(name);
         let kept = earlier.and_then(|earlier| earlier.policies.get(name));
-        let before = kept.iter().flat_map(|kept| kept.iter()).flat_map(|files| files.iter());
-        let found = found(before.map(|file| (&*file.path, &*file.text)), &said);
-        let waits = matches!(self.wait_or_count(name, found), Next::Waits(_));
-        if (waits || said.values().any(Result::is_err))
+        let (waits, is_good) = match &word {
+            Word::All(said) => {
+                let before = kept.iter().flat_map(|kept| kept.iter()).flat_map(|files| files.iter());
+                let found = found(before.map(|file| (&*file.path, &*file.text)), said);
+                (matches!(self.wait_or_count(name, found), Next::Waits(_)), said.values().all(Result::is_ok))
+            }
+            Word::Awaited | Word::AsBefore => (false, false),
+        };
+        if (waits || !is_good)
             && let Some(kept) = kept.and_then(|kept| source::restore(name, kept))
         {
             warn(&self.store.take(name, kept).warnings);
         }
-        if !waits {
-            self.take_first(name, said);
+        match word {
+            Word::All(said) if !waits => self.take_first(name, said),
+            Word::All(_) | Word::Awaited => {}
+            Word::AsBefore => _ = self.store.as_before(name),
         }
     }
 
     fn take_first(&mut self, name: &'static str, said: Said) {
         let news = self.store.take(name, said);
         warn(&news.warnings);
-        for error in news.errors {
-            tracing::error!(
-                "the policies have errors and are not used; what the earlier daemon enforced stays in force:\n{error}"
-            );
-        }
+        tell(&news.errors, "what the earlier daemon enforced stays in force");
     }
 
     /// Waits until a source may have changed or is to be read again, and returns its name. Cancel safe.
@@ -105,14 +121,16 @@ impl Policies {
 
     /// Reads a source again. Returns true if the set of policies, or the position of a line in it, has changed.
     pub(super) fn reload(&mut self, source: &'static str) -> bool {
-        let said = self.sources.read(source);
+        let said = match self.sources.read(source) {
+            Word::All(said) => said,
+            Word::AsBefore => return self.store.as_before(source),
+            Word::Awaited => return false,
+        };
         if let Next::Waits(_) = self.next(source, &said) {
             return false;
         }
         let news = self.store.take(source, said);
-        for error in news.errors {
-            tracing::error!("the policies have errors and are not used; the last good ones stay in force:\n{error}");
-        }
+        tell(&news.errors, "the last good ones stay in force");
         warn(&news.warnings);
         self.tell_skipped();
         news.changed
@@ -176,10 +194,28 @@ impl Policies {
         self.store.current()
     }
 
-    /// When the files last changed; `None`: what they say now does not count, so they may be in the middle of a change.
-    pub(super) fn last_change(&self) -> Option<Instant> {
-        let is_waiting = self.store.error().is_some() || !self.due.is_empty();
-        (!is_waiting).then(|| self.sources.last_change())
+    /// When the files of the sources last changed.
+    pub(super) fn last_changes(&self) -> LastChanges {
+        let last = |name| {
+            let is_waiting = self.store.has_error(name) || self.due.contains_key(name);
+            let last = self.sources.last_change(name)?;
+            Some((name, (!is_waiting).then_some(last)))
+        };
+        self.sources.names().filter_map(last).collect()
+    }
+
+    /// The sources of which the last word may be out of date.
+    pub(super) fn stale(&self) -> Vec<Stale> {
+        self.sources.stale()
+    }
+
+    /// Why there are no policies in use.
+    pub(super) fn why_none(&self) -> &'static str {
+        if self.store.error().is_some() {
+            "the daemon does not know the policies that an earlier daemon left in force; correct the policies"
+        } else {
+            "not every source of policies has given its first complete list yet; until then nothing changes"
+        }
     }
 
     /// The places from which the policies are read.
@@ -197,7 +233,7 @@ impl Policies {
 fn found<'a>(in_use: impl Iterator<Item = (&'a str, &'a str)>, said: &Said) -> Found {
     // Files make up a whole; an object of an API is never half written.
     match said.get(&Unit::Whole) {
-        Some(Err(errors)) if errors.is_being_written() => Found::BeingWritten,
+        Some(Err(refusal)) if refusal.errors.is_being_written() => Found::BeingWritten,
         Some(Ok(loaded)) => {
             let empty = loaded.sources.iter().filter(|file| !has_documents(&file.text));
             let empty: BTreeSet<&str> = empty.map(|file| &*file.path).collect();
@@ -208,6 +244,16 @@ fn found<'a>(in_use: impl Iterator<Item = (&'a str, &'a str)>, said: &Said) -> F
             if emptied.is_empty() { Found::Whole } else { Found::Emptied(emptied) }
         }
         Some(Err(_)) | None => Found::Whole,
+    }
+}
+
+/// Tells what does not count. `whole`: what becomes of the policies of a source that counts as a whole.
+fn tell(errors: &[Refused], whole: &str) {
+    for Refused { error, object } in errors {
+        match object {
+            None => tracing::error!("the policies have errors and are not used; {whole}:\n{error}"),
+            Some(instead) => tracing::error!("a policy of the Kubernetes API is refused; {instead}:\n{error}"),
+        }
     }
 }
 

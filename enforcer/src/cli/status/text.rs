@@ -119,7 +119,8 @@ pub(super) fn as_text(view: &StatusView, report: Option<&Report>, troubles: &[St
     if !view.denied.is_empty() {
         text.push_str(&format!("{denied}\n\n"));
     }
-    for finding in report.iter().flat_map(|report| report.findings.iter().chain(&report.no_ops)) {
+    let notes = report.iter().flat_map(|report| [&report.findings, &report.no_ops, &report.missing_sources]);
+    for finding in notes.flatten() {
         text.push_str(&format!("note: {finding}\n"));
     }
     for trouble in troubles {

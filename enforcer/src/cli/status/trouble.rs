@@ -43,6 +43,8 @@ pub(super) enum Trouble {
     PartlyEnforced(String),
     /// The newest policies were refused.
     Policies(String),
+    /// What a source of policies said last may be out of date.
+    Stale(String),
     /// The newest version of a source of workloads, such as the inventory, was refused.
     Source(String),
     /// The newest image could not be put in force.
@@ -96,6 +98,7 @@ impl Trouble {
             troubles.extend(report.closed.iter().cloned().map(Self::ReachesNode));
             troubles.extend(report.partly_enforced.iter().cloned().map(Self::PartlyEnforced));
             troubles.extend(report.policy_error.clone().map(Self::Policies));
+            troubles.extend(report.stale_sources.iter().cloned().map(Self::Stale));
             troubles.extend(report.refused_sources.iter().cloned().map(Self::Source));
             troubles.extend(report.apply_error.clone().map(Self::Apply));
             troubles.extend(report.unfinished.iter().cloned().map(Self::Unfinished));
@@ -132,6 +135,7 @@ impl Trouble {
             Self::ReachesNode(_) => "a workload has a device that bypasses its programs",
             Self::PartlyEnforced(_) => "a workload is partly enforced",
             Self::Policies(_) => "the newest policies are not in force",
+            Self::Stale(_) => "the Kubernetes API is not heard",
             Self::Source(_) => "the newest names of workloads are not in force",
             Self::Apply(_) => "the newest state of policies and workloads is not in the kernel",
             Self::Unfinished(_) => "the daemon could not finish a change and tries again",
@@ -159,6 +163,7 @@ impl fmt::Display for Trouble {
             Self::ReachesNode(error)
             | Self::PartlyEnforced(error)
             | Self::Policies(error)
+            | Self::Stale(error)
             | Self::Source(error)
             | Self::Apply(error)
             | Self::Unfinished(error) => f.write_str(error),
@@ -204,7 +209,8 @@ mod tests {
                 Trouble::NoGuard { .. } => Some(Trouble::ReachesNode("c".to_owned())),
                 Trouble::ReachesNode(_) => Some(Trouble::PartlyEnforced("d".to_owned())),
                 Trouble::PartlyEnforced(_) => Some(Trouble::Policies("a".to_owned())),
-                Trouble::Policies(_) => Some(Trouble::Source("b".to_owned())),
+                Trouble::Policies(_) => Some(Trouble::Stale("f".to_owned())),
+                Trouble::Stale(_) => Some(Trouble::Source("b".to_owned())),
                 Trouble::Source(_) => Some(Trouble::Apply("c".to_owned())),
                 Trouble::Apply(_) => Some(Trouble::Unfinished("d".to_owned())),
                 Trouble::Unfinished(_) => Some(Trouble::AwaitsSources),

@@ -35,8 +35,8 @@ const KNOWN: [(&str, &str, What); READ.len()] = [
     ("NetworkPolicyList", NETWORK_POLICY, What::List),
     ("FlowPolicyList", FLOW_POLICY, What::List),
 ];
-const NETWORK_POLICY: &str = "networking.k8s.io/v1";
-const FLOW_POLICY: &str = "enforcer.dev/v1alpha1";
+const NETWORK_POLICY: &str = PolicyKind::NetworkPolicy.api_version();
+const FLOW_POLICY: &str = PolicyKind::FlowPolicy.api_version();
 
 #[derive(Clone, Copy)]
 enum What {

@@ -3,6 +3,7 @@
 //! Input: [`Config`]. Output: which source may have changed, and what each of them says. A new source adds a folder and
 //! its row in `SOURCES`; what counts of what it says is decided by `store`, for all sources alike.
 
+mod api;
 pub mod directory;
 mod shape;
 
@@ -13,7 +14,7 @@ use std::time::Instant;
 use futures_util::future::select_all;
 
 use self::shape::Opened;
-pub use self::shape::{Config, Said, Source, Unit};
+pub use self::shape::{Config, Refusal, Said, Source, Stale, Unit, Word};
 use super::load::{PolicyErrors, SourceFile};
 use super::model::PolicySet;
 use crate::watch::WatchError;
@@ -31,7 +32,11 @@ struct Row {
 }
 
 /// All sources, in the order of their policies.
-const SOURCES: &[Row] = &[Row { name: "directory", open: directory::open, restore: directory::restore }];
+const SOURCES: &[Row] = &[
+    Row { name: "directory", open: directory::open, restore: directory::restore },
+    Row { name: "networkpolicies", open: api::network_policies, restore: api::restore },
+    Row { name: "flowpolicies", open: api::flow_policies, restore: api::restore },
+];
 
 /// Why the policies of an earlier run cannot be made again.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +49,7 @@ pub enum InvalidKept {
     },
     /// This build refuses policies that another build accepted.
     #[error(transparent)]
-    Refused(#[from] PolicyErrors),
+    Refused(#[from] Arc<PolicyErrors>),
 }
 
 /// The open sources.
@@ -80,15 +85,20 @@ impl Sources {
         names[first]
     }
 
-    /// When one of them last changed.
-    pub fn last_change(&self) -> Instant {
-        self.0.iter().map(|(_, source)| source.last_change()).max().unwrap_or_else(Instant::now)
+    /// When a source last changed; `None`: it is never seen in the middle of a change.
+    pub fn last_change(&self, name: &str) -> Option<Instant> {
+        self.0.iter().find(|(known, _)| *known == name)?.1.last_change()
     }
 
-    /// What a source says now; nothing if no source of this name is open.
-    pub fn read(&mut self, name: &str) -> Said {
+    /// What a source says now; nothing new if no source of this name is open.
+    pub fn read(&mut self, name: &str) -> Word {
         let source = self.0.iter_mut().find(|(known, _)| *known == name);
-        source.map(|(_, source)| source.read()).unwrap_or_default()
+        source.map_or(Word::AsBefore, |(_, source)| source.read())
+    }
+
+    /// The sources of which the last word may be out of date.
+    pub fn stale(&self) -> Vec<Stale> {
+        self.0.iter().filter_map(|(_, source)| source.stale()).collect()
     }
 }
 
@@ -104,7 +114,7 @@ pub fn from_kept(kept: &Kept) -> Result<Arc<PolicySet>, InvalidKept> {
     for (name, files) in kept {
         let said = restore(name, files).ok_or_else(|| InvalidKept::UnknownSource { name: name.clone() })?;
         for loaded in said.into_values() {
-            set.policies.extend(loaded?.set.policies.iter().cloned());
+            set.policies.extend(loaded.map_err(|refusal| refusal.errors)?.set.policies.iter().cloned());
         }
     }
     Ok(Arc::new(set))

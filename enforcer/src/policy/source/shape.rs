@@ -6,19 +6,23 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
 
+use crate::kubernetes::Cluster;
 use crate::policy::load::{Loaded, PolicyErrors};
 use crate::policy::origin::ObjectName;
 use crate::watch::WatchError;
 
-/// Where policies come from.
-#[derive(Clone, Debug)]
+/// Where policies come from. The policies of all places add up.
+#[derive(Clone, Debug, Default)]
 pub struct Config {
     /// The directory of policy files.
-    pub directory: PathBuf,
+    pub directory: Option<PathBuf>,
+    /// The Kubernetes API.
+    pub cluster: Option<Cluster>,
 }
 
 /// A part of what a source says. It counts as a whole or not at all, and its errors touch no other unit.
@@ -30,9 +34,46 @@ pub enum Unit {
     Object(ObjectName),
 }
 
+/// Why a unit is refused.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// What is wrong with it.
+    pub errors: Arc<PolicyErrors>,
+    /// What counts in its place while no version of it has been good: it isolates and allows nothing.
+    pub stand_in: Option<Loaded>,
+}
+
+impl From<PolicyErrors> for Refusal {
+    fn from(errors: PolicyErrors) -> Self {
+        Self { errors: Arc::new(errors), stand_in: None }
+    }
+}
+
 /// Everything that a source says at one moment: the policies of each unit, or why the unit is refused. A unit that is
 /// missing here is gone.
-pub type Said = BTreeMap<Unit, Result<Loaded, PolicyErrors>>;
+pub type Said = BTreeMap<Unit, Result<Loaded, Refusal>>;
+
+/// The answer of a source that is asked what it says.
+#[derive(Debug)]
+pub enum Word {
+    /// It does not know yet: no list has come to its end.
+    Awaited,
+    /// It has nothing to say, and what it said before an earlier daemon ended still counts.
+    AsBefore,
+    /// All that it says.
+    All(Said),
+}
+
+/// Why what a source said last may be out of date.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Stale {
+    /// Since when, for people.
+    pub since: SystemTime,
+    /// What is in the way.
+    pub error: String,
+    /// The source is not there at all, and nobody has to miss it.
+    pub is_missing: bool,
+}
 
 /// A source that was opened; `None`: the configuration does not name it.
 pub(super) type Opened = Result<Option<Box<dyn Source>>, WatchError>;
@@ -45,9 +86,13 @@ pub trait Source: fmt::Debug + Send {
     /// Waits until the source may say something else than at its last reading. Dropping the future loses nothing.
     fn changed(&mut self) -> BoxFuture<'_, ()>;
 
-    /// When something last happened to what it reads; at first, when it was opened.
-    fn last_change(&self) -> Instant;
+    /// When something last happened to what it reads; at first, when it was opened. `None`: it is never seen in the middle
+    /// of a change.
+    fn last_change(&self) -> Option<Instant>;
 
     /// What the source says now.
-    fn read(&mut self) -> Said;
+    fn read(&mut self) -> Word;
+
+    /// Since when its last word may be out of date; `None`: it is not, as far as is known.
+    fn stale(&self) -> Option<Stale>;
 }

@@ -2,14 +2,15 @@
 //!
 //! Input: what the sources say, one source at a time. Output: the policies that count, with the texts they came from,
 //! and the errors of what does not count. A refused unit leaves its own last good version in force and touches no other
-//! unit. Pure: it neither reads nor waits.
+//! unit. If no version of an object has been good, what would isolate in its place counts. Pure: it neither reads nor waits.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use super::load::{Loaded, SourceFile};
-use super::model::PolicySet;
-use super::source::{Kept, Said, Unit};
+use super::model::{Policy, PolicySet};
+use super::source::{Kept, Refusal, Said, Unit};
 use super::{PolicyWarning, Skipped};
 
 /// Source and unit.
@@ -18,12 +19,46 @@ type Key = (&'static str, Unit);
 /// Last good versions of units.
 type Versions = BTreeMap<Key, Arc<Version>>;
 
-/// One good version of a unit.
+/// Versions of an object that have their own stand-in. A further one takes the place of the last.
+const STAND_INS: usize = 16;
+/// Errors that `Store::error` shows.
+const SHOWN: usize = 20;
+
+/// One version of a unit.
 #[derive(Debug)]
 struct Version {
     set: Arc<PolicySet>,
     sources: Arc<[SourceFile]>,
     skipped: Skipped,
+    /// It is not good: it isolates in the place of one that is refused.
+    stands_in: bool,
+}
+
+impl Version {
+    /// The stand-in with one more of a later version of its object, or nothing if it isolates as much already. What an
+    /// earlier version has isolated stays isolated: no refused version opens anything.
+    fn with(&self, newer: &Loaded) -> Option<Loaded> {
+        let is_covered = |policy: &Arc<Policy>| self.set.policies.iter().any(|before| isolates_same(before, policy));
+        if newer.set.policies.iter().all(is_covered) {
+            return None;
+        }
+        let most = self.set.policies.len().min(STAND_INS - 1);
+        let mut all = Loaded {
+            set: Arc::new(PolicySet { policies: self.set.policies[..most].to_vec() }),
+            warnings: Vec::new(),
+            skipped: self.skipped.clone(),
+            sources: self.sources[..most].into(),
+            stands_in: true,
+        };
+        all.join(newer);
+        Some(all)
+    }
+}
+
+/// Whether two policies isolate the same workloads in the same directions.
+fn isolates_same(one: &Policy, other: &Policy) -> bool {
+    let parts = |policy: &Policy| (policy.isolates_ingress, policy.isolates_egress);
+    parts(one) == parts(other) && one.subject == other.subject && one.namespace == other.namespace
 }
 
 /// All policies that count, and what they were made of.
@@ -31,7 +66,7 @@ struct Version {
 pub struct Reading {
     /// The policies, in the order of the sources and their units.
     pub set: Arc<PolicySet>,
-    /// The texts, by source.
+    /// The texts, by source. A source without policies has an entry too: it has said that there are none.
     pub sources: BTreeMap<&'static str, Vec<Arc<[SourceFile]>>>,
     /// The documents of the texts that are no policies.
     pub skipped: Skipped,
@@ -44,13 +79,52 @@ impl Reading {
     }
 }
 
+/// What counts in the place of a refused object.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Instead {
+    /// Its last good version.
+    LastGood,
+    /// No version has been good: a policy that isolates what the object selects, and allows nothing.
+    Isolation,
+    /// No version has been good, and its selector cannot be read.
+    Nothing,
+}
+
+impl fmt::Display for Instead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LastGood => "the last good version of this object stays in force",
+            Self::Isolation => {
+                "no version of this object has been good, so what it selects is isolated and gets nothing"
+            }
+            Self::Nothing => "the selector of this object cannot be read, so the object changes nothing",
+        })
+    }
+}
+
+/// Something that does not count.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refused {
+    /// Why.
+    pub error: String,
+    /// What counts in its place, if it is an object.
+    pub object: Option<Instead>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.error)?;
+        self.object.iter().try_for_each(|instead| write!(f, "\n  = note: {instead}"))
+    }
+}
+
 /// What a person should hear about what a source has said.
 #[derive(Debug, Default)]
 pub struct News {
     /// Other policies count than before, or the same ones stand in other lines.
     pub changed: bool,
     /// Errors that were not there before.
-    pub errors: Vec<String>,
+    pub errors: Vec<Refused>,
     /// Warnings about what counts from now on.
     pub warnings: Vec<PolicyWarning>,
 }
@@ -58,6 +132,7 @@ pub struct News {
 /// What counts of what the sources say.
 #[derive(Debug)]
 pub struct Store {
+    names: BTreeSet<&'static str>,
     /// Sources of which no good policies are known: without them no set is whole.
     awaited: BTreeSet<&'static str>,
     current: Versions,
@@ -65,15 +140,17 @@ pub struct Store {
     previous: Option<Versions>,
     /// Versions that passed the parser and could not be brought in force: they are not tried again.
     refused: Versions,
-    errors: BTreeMap<Key, String>,
+    errors: BTreeMap<Key, Refused>,
     reading: Option<Reading>,
 }
 
 impl Store {
     /// A store that waits for the first word of each source.
     pub fn new(sources: impl IntoIterator<Item = &'static str>) -> Self {
+        let names: BTreeSet<&'static str> = sources.into_iter().collect();
         Self {
-            awaited: sources.into_iter().collect(),
+            awaited: names.clone(),
+            names,
             current: Versions::new(),
             previous: None,
             refused: Versions::new(),
@@ -93,26 +170,30 @@ impl Store {
         let mut newer = Versions::new();
         for (unit, result) in said {
             let key = (source, unit);
-            match result {
-                Ok(loaded) => {
-                    let same = |version: &Arc<Version>| *version.sources == *loaded.sources;
-                    if self.refused.get(&key).is_some_and(same) {
-                        continue;
+            let is_refused = result.is_err();
+            let loaded = match result {
+                Ok(loaded) => loaded,
+                Err(refusal) => {
+                    let (refused, stand_in) = self.refuse(&key, &refusal);
+                    if self.errors.get(&key) != Some(&refused) {
+                        news.errors.push(refused.clone());
                     }
-                    self.errors.remove(&key);
-                    if !self.current.get(&key).is_some_and(same) {
-                        let Loaded { set, warnings, sources, skipped } = loaded;
-                        news.warnings.extend(warnings);
-                        newer.insert(key, Arc::new(Version { set, sources, skipped }));
-                    }
+                    self.errors.insert(key.clone(), refused);
+                    let Some(stand_in) = stand_in else { continue };
+                    stand_in
                 }
-                Err(errors) => {
-                    let error = errors.to_string();
-                    if self.errors.get(&key) != Some(&error) {
-                        news.errors.push(error.clone());
-                    }
-                    self.errors.insert(key, error);
-                }
+            };
+            let same = |version: &Arc<Version>| *version.sources == *loaded.sources;
+            if self.refused.get(&key).is_some_and(same) {
+                continue;
+            }
+            if !is_refused {
+                self.errors.remove(&key);
+            }
+            if !self.current.get(&key).is_some_and(same) {
+                let Loaded { set, warnings, sources, skipped, stands_in } = loaded;
+                news.warnings.extend(warnings);
+                newer.insert(key, Arc::new(Version { set, sources, skipped, stands_in }));
             }
         }
         let was_whole = self.awaited.is_empty();
@@ -129,6 +210,31 @@ impl Store {
         news
     }
 
+    /// Notes that a source has nothing to say. What an earlier daemon has kept of it still counts. True: other policies
+    /// count than before.
+    pub fn as_before(&mut self, source: &'static str) -> bool {
+        let first = self.awaited.remove(source);
+        if first {
+            self.join();
+        }
+        first && self.awaited.is_empty()
+    }
+
+    /// Why a unit does not count, and what counts from now on in its place if that is something new.
+    fn refuse(&self, key: &Key, refusal: &Refusal) -> (Refused, Option<Loaded>) {
+        let Refusal { errors, stand_in } = refusal;
+        let (instead, stand_in) = match (self.current.get(key), stand_in) {
+            (Some(version), _) if !version.stands_in => (Instead::LastGood, None),
+            (Some(version), stand_in) => {
+                (Instead::Isolation, stand_in.as_ref().and_then(|stand_in| version.with(stand_in)))
+            }
+            (None, Some(stand_in)) => (Instead::Isolation, Some(stand_in.clone())),
+            (None, None) => (Instead::Nothing, None),
+        };
+        let object = matches!(key.1, Unit::Object(_)).then_some(instead);
+        (Refused { error: errors.to_string(), object }, stand_in)
+    }
+
     /// The current versions are in force.
     pub fn settle(&mut self) {
         self.previous = None;
@@ -140,7 +246,7 @@ impl Store {
         let Some(previous) = self.previous.take() else { return false };
         for (key, version) in std::mem::replace(&mut self.current, previous) {
             if !self.current.get(&key).is_some_and(|before| Arc::ptr_eq(before, &version)) {
-                self.errors.insert(key.clone(), error.to_owned());
+                self.errors.insert(key.clone(), Refused { error: error.to_owned(), object: None });
                 self.refused.insert(key, version);
             }
         }
@@ -155,10 +261,20 @@ impl Store {
 
     /// Why what the sources say is not in force.
     pub fn error(&self) -> Option<String> {
-        let mut errors: Vec<&str> = self.errors.values().map(String::as_str).collect();
+        let mut errors: Vec<String> = self.errors.values().map(ToString::to_string).collect();
         // What cannot be brought in force together has one error for all of it.
         errors.dedup();
+        let more = errors.len().saturating_sub(SHOWN);
+        errors.truncate(SHOWN);
+        if more > 0 {
+            errors.push(format!("and {more} more"));
+        }
         (!errors.is_empty()).then(|| errors.join("\n\n"))
+    }
+
+    /// Whether something of a source does not count.
+    pub fn has_error(&self, source: &str) -> bool {
+        self.errors.keys().any(|(name, _)| *name == source)
     }
 
     /// Makes one set of what counts.
@@ -174,7 +290,7 @@ impl Store {
                 Arc::new(PolicySet { policies })
             }
         };
-        let mut sources = BTreeMap::<_, Vec<_>>::new();
+        let mut sources: BTreeMap<_, Vec<_>> = self.names.iter().map(|name| (*name, Vec::new())).collect();
         let mut skipped = Skipped::default();
         for ((source, _), version) in &self.current {
             skipped.add(&version.skipped);
@@ -185,106 +301,4 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::policy::load::{PolicyErrors, from_sources};
-    use crate::policy::origin::ObjectName;
-
-    const API: &str = "api";
-
-    fn read(path: &str, text: &str) -> Result<Loaded, PolicyErrors> {
-        from_sources(vec![SourceFile { path: path.into(), text: text.into() }])
-    }
-
-    fn policy(name: &str, label: &str) -> String {
-        format!(
-            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}}}\n\
-             spec: {{podSelector: {{matchLabels: {{app: \"{label}\"}}}}}}\n"
-        )
-    }
-
-    fn object(name: &str, text: &str) -> (Unit, Result<Loaded, PolicyErrors>) {
-        let unit = ObjectName { kind: "NetworkPolicy", namespace: "default".to_owned(), name: name.to_owned() };
-        let result = read(&unit.to_string(), text);
-        (Unit::Object(unit), result)
-    }
-
-    /// An object of this name that selects by this label, or one that is refused.
-    fn objects(all: &[(&str, Option<&str>)]) -> Said {
-        let text = |name: &str, label: Option<&str>| label.map_or("kind: Nonsense\n".to_owned(), |l| policy(name, l));
-        all.iter().map(|(name, label)| object(name, &text(name, *label))).collect()
-    }
-
-    /// Each policy that counts with the label that it selects by.
-    fn counting(store: &Store) -> Vec<String> {
-        let label = |policy: &crate::policy::model::Policy| match policy.subject.requirements.as_slice() {
-            [crate::policy::model::Requirement::In(_, values)] => Vec::from_iter(values.clone()).join(","),
-            other => panic!("{other:?}"),
-        };
-        let set = &store.current().expect("a reading").set;
-        set.policies.iter().map(|policy| format!("{} {}", policy.name, label(policy))).collect()
-    }
-
-    #[test]
-    fn a_refused_object_changes_nothing_but_itself() {
-        let mut store = Store::new([API]);
-        assert!(store.take(API, objects(&[("a", Some("1")), ("b", Some("1"))])).changed);
-        store.settle();
-        // In one reading one object is refused, one changes, one appears, and one appears refused.
-        let said = objects(&[("a", None), ("b", Some("2")), ("c", Some("1")), ("d", None)]);
-        let news = store.take(API, said);
-        assert!(news.changed);
-        assert_eq!(counting(&store), ["a 1", "b 2", "c 1"], "the last good a stays");
-        assert_eq!(news.errors.len(), 2, "{:?}", news.errors);
-        let error = store.error().unwrap();
-        assert!(error.contains("networkpolicy/default/a") && error.contains("networkpolicy/default/d"), "{error}");
-        let news = store.take(API, objects(&[("a", None), ("b", Some("2")), ("c", Some("1")), ("d", None)]));
-        assert!(!news.changed && news.errors.is_empty(), "nothing new was said");
-        // Mended, and gone.
-        assert!(store.take(API, objects(&[("a", Some("3")), ("c", Some("1"))])).changed);
-        assert_eq!((counting(&store), store.error()), (vec!["a 3".to_owned(), "c 1".to_owned()], None));
-    }
-
-    #[test]
-    fn a_refused_file_leaves_the_whole_directory_as_it_was() {
-        let mut store = Store::new(["directory"]);
-        let whole = |text: &str| Said::from([(Unit::Whole, read("a.yaml", text))]);
-        assert!(!store.take("directory", whole("kind: Nonsense\n")).changed);
-        assert!(store.current().is_none(), "there is no good version yet");
-        store.take("directory", whole(&format!("{}---\n{}", policy("a", "1"), policy("b", "1"))));
-        let news = store.take("directory", whole(&format!("{}---\nkind: Nonsense\n", policy("a", "2"))));
-        assert!(!news.changed);
-        assert_eq!(counting(&store), ["a 1", "b 1"]);
-        assert!(store.error().unwrap().contains("a.yaml:6"), "{:?}", store.error());
-    }
-
-    #[test]
-    fn nothing_counts_before_every_source_has_spoken_and_then_they_add_up() {
-        let mut store = Store::new([API, "directory"]);
-        assert!(store.take("directory", Said::from([(Unit::Whole, read("a.yaml", &policy("a", "1")))])).changed);
-        assert!(store.current().is_none());
-        assert!(store.take(API, Said::new()).changed, "an API without objects has spoken");
-        assert_eq!(counting(&store), ["a 1"]);
-        store.take(API, objects(&[("b", Some("1"))]));
-        assert_eq!(counting(&store), ["b 1", "a 1"]);
-        let sources = &store.current().unwrap().sources;
-        assert_eq!(&*sources[API][0][0].path, "networkpolicy/default/b");
-        assert_eq!(&*sources["directory"][0][0].path, "a.yaml");
-    }
-
-    #[test]
-    fn what_cannot_be_brought_in_force_takes_back_only_what_has_changed() {
-        let mut store = Store::new([API]);
-        store.take(API, objects(&[("a", Some("1")), ("b", Some("1"))]));
-        assert!(!store.roll_back("too large"), "there is nothing to go back to");
-        store.settle();
-        let newest = || objects(&[("a", Some("1")), ("b", Some("2")), ("c", Some("1"))]);
-        store.take(API, newest());
-        assert!(store.roll_back("too large"));
-        assert_eq!(counting(&store), ["a 1", "b 1"]);
-        assert_eq!(store.error().as_deref(), Some("too large"), "b and c are refused together");
-        assert!(!store.take(API, newest()).changed, "the same versions are not tried again");
-        assert!(store.take(API, objects(&[("a", Some("1")), ("b", Some("3"))])).changed);
-        assert_eq!((counting(&store), store.error()), (vec!["a 1".to_owned(), "b 3".to_owned()], None));
-    }
-}
+mod tests;

@@ -209,8 +209,10 @@ fn listed(policies: &[DecidingPolicy]) -> Vec<String> {
         .map(|policy| {
             let place = match &policy.at {
                 Origin::File { path, line } => format!("{}:{line}", cut_front(path, PATH_MOST)),
-                Origin::Object { object, field } => {
-                    format!("{} {}", cut(&object.to_string(), OBJECT_MOST), cut_front(field, PATH_MOST))
+                Origin::Object { object, field, declared } => {
+                    let declared = declared.iter().map(|text| format!(" (from \"{}\")", cut(text, PATH_MOST)));
+                    let declared = declared.collect::<String>();
+                    format!("{} {}{declared}", cut(&object.to_string(), OBJECT_MOST), cut_front(field, PATH_MOST))
                 }
             };
             format!("{}/{} {place}", cut(&policy.namespace, NAME_MOST), cut(&policy.name, NAME_MOST))

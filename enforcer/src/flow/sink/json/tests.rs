@@ -207,18 +207,21 @@ fn with_names(namespace: &str, name: &str, labels: BTreeMap<String, String>, fil
 
 #[test]
 fn an_object_of_an_api_is_named_with_its_field_and_cut_like_a_file() {
-    let object = |name: &str, field: &str| {
+    let object = |name: &str, field: &str, declared: Option<&str>| {
         let mut record = with_names("shop", "db", BTreeMap::new(), "shop.yaml");
         let object =
             Arc::new(ObjectName { kind: "NetworkPolicy", namespace: "shop".to_owned(), name: name.to_owned() });
         let mut by = policy("db", 12);
-        by.at = Origin::Object { object, field: field.into() };
+        by.at = Origin::Object { object, field: field.into(), declared: declared.map(Arc::from) };
         record.decision = RecordedDecision::Policies { revision: REVISION, policies: vec![by] };
         line(&record)
     };
-    let named = object("db", "spec.ingress[0]");
+    let named = object("db", "spec.ingress[0]", None);
     assert!(named.contains(r#""policy_log":["shop/db networkpolicy/shop/db spec.ingress[0]","#), "{named}");
-    let long = object(&"d".repeat(64 * 1024), &"f".repeat(64 * 1024));
+    let named = object("db", "spec.ingress[0]", Some("db.yaml in shop.git"));
+    assert!(named.contains(r#"spec.ingress[0] (from \"db.yaml in shop.git\")","#), "{named}");
+    let long = "x".repeat(64 * 1024);
+    let long = object(&long, &long, Some(&long));
     assert!(long.len() < 16 * 1024, "{}", long.len());
 }
 

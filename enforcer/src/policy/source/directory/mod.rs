@@ -14,7 +14,7 @@ use std::time::Instant;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use super::shape::{Config, Opened, Said, Source, Unit};
+use super::shape::{Config, Opened, Refusal, Said, Source, Stale, Unit, Word};
 use crate::policy::PolicyError;
 use crate::policy::encoding::Encoding;
 use crate::policy::error::Problem;
@@ -42,14 +42,14 @@ type Texts = HashMap<Arc<str>, (FileVersion, Arc<str>)>;
 
 /// Watches the directory before it is read for the first time, so that no change is missed.
 pub(super) fn open(config: &Config) -> Opened {
-    let path = config.directory.clone();
+    let Some(path) = config.directory.clone() else { return Ok(None) };
     let changes = watch(vec![path.clone()])?;
     Ok(Some(Box::new(Directory { path, changes, texts: Texts::new(), known: LastReading::default() })))
 }
 
 /// The policies of the files that an earlier run kept.
 pub(super) fn restore(files: Vec<SourceFile>) -> Said {
-    Said::from([(Unit::Whole, from_sources(files))])
+    Said::from([(Unit::Whole, from_sources(files).map_err(Refusal::from))])
 }
 
 impl Source for Directory {
@@ -61,15 +61,21 @@ impl Source for Directory {
         self.changes.changed().boxed()
     }
 
-    fn last_change(&self) -> Instant {
-        self.changes.last_event()
+    fn last_change(&self) -> Option<Instant> {
+        Some(self.changes.last_event())
     }
 
-    fn read(&mut self) -> Said {
+    fn read(&mut self) -> Word {
         let tree = Tree { texts: std::mem::take(&mut self.texts), ..Tree::new(Writers::Awaited) };
         let Tree { files, errors, settled, .. } = tree.read(&self.path);
         self.texts = settled;
-        Said::from([(Unit::Whole, whole(&self.path, files, errors, &mut self.known))])
+        let whole = whole(&self.path, files, errors, &mut self.known);
+        Word::All(Said::from([(Unit::Whole, whole.map_err(Refusal::from))]))
+    }
+
+    /// A directory that cannot be read is refused as a whole.
+    fn stale(&self) -> Option<Stale> {
+        None
     }
 }
 

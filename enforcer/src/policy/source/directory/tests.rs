@@ -41,9 +41,17 @@ fn source() -> (tempfile::TempDir, Directory) {
     (directory, Directory { path, changes, texts: Texts::new(), known: LastReading::default() })
 }
 
+/// What a reading gives.
+fn whole_of(source: &mut Directory) -> Result<Loaded, Refusal> {
+    match source.read() {
+        Word::All(mut said) => said.remove(&Unit::Whole).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// What the source says now; it must be what somebody says who has never read the directory.
 fn said(source: &mut Directory) -> Result<Loaded, String> {
-    let said = source.read().remove(&Unit::Whole).unwrap().map_err(|errors| errors.to_string());
+    let said = whole_of(source).map_err(|refusal| refusal.errors.to_string());
     let fresh = load(&source.path).map_err(|errors| errors.to_string());
     match (&said, &fresh) {
         (Ok(said), Ok(fresh)) => {
@@ -118,7 +126,7 @@ async fn of_many_files_only_the_changed_one_is_read_and_parsed_again() {
     let version = FileVersion::of(&fs::metadata(at("a.yaml")).unwrap());
     source.texts.insert("a.yaml".into(), (version, named("other").into()));
     fs::write(at("b.yaml"), named("c")).unwrap();
-    let changed = source.read().remove(&Unit::Whole).unwrap().unwrap();
+    let changed = whole_of(&mut source).unwrap();
     let names: Vec<&str> = changed.set.policies.iter().map(|policy| policy.name.as_str()).collect();
     assert_eq!(names, ["other", "c"]);
     // What a file says is shared as long as its text is the same.
