@@ -39,7 +39,8 @@ pub struct Args {
     /// out; the policies of both add up.
     #[arg(long, value_name = "DIR", required_unless_present = "kubernetes")]
     pub policies: Option<PathBuf>,
-    /// Follow the policies of the Kubernetes API, which are objects of the kinds NetworkPolicy and FlowPolicy.
+    /// Follow the pods and policies of the Kubernetes API: objects of the kinds Pod, NetworkPolicy and FlowPolicy, and what they
+    /// refer to.
     #[arg(long)]
     pub kubernetes: bool,
     /// The kubeconfig file. Without it, the daemon uses the files of the variable KUBECONFIG, and without that variable
