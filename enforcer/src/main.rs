@@ -6,5 +6,6 @@ use clap::Parser;
 use enforcer::cli::{Cli, dispatch};
 
 fn main() -> ExitCode {
-    dispatch(Cli::parse())
+    // `cargo xtask image` sets it. Here and not in the library, so that a commit alone compiles little anew.
+    dispatch(Cli::parse(), option_env!("ENFORCER_COMMIT"))
 }

@@ -11,6 +11,7 @@ mod check;
 mod cluster;
 mod demo;
 mod docs;
+mod image;
 mod kernel;
 mod mutants;
 mod render;
@@ -65,6 +66,8 @@ enum Command {
         #[command(subcommand)]
         action: cluster::Action,
     },
+    /// Build Enforcer as an image for a container runtime: one file, which needs no registry.
+    Image(image::Options),
     /// Change single lines of the code that decides, and list the changes that no fast test notices.
     Mutants(mutants::Options),
     /// Build everything and run `enforcer demo`.
@@ -93,6 +96,7 @@ fn run(command: Command) -> Result<()> {
         Command::BuildEbpf { release: _ } => build_ebpf::run(&workspace),
         Command::Bench { arguments } => bench::run(&workspace, &arguments),
         Command::Cluster { action } => cluster::run(&workspace, action),
+        Command::Image(options) => image::run(&workspace, &options),
         Command::Mutants(options) => mutants::run(&workspace, &options),
         Command::Demo => demo::run(&workspace),
         Command::Docs => docs::run(&workspace),

@@ -12,6 +12,7 @@ pub mod purge;
 pub mod run;
 pub mod status;
 pub mod validate;
+pub mod version;
 
 use std::process::ExitCode;
 
@@ -52,13 +53,14 @@ pub enum Command {
     Flows(flows::Args),
     Status(status::Args),
     Purge(purge::Args),
+    Version(version::Args),
 }
 
 /// Exit code of wrong usage and unreadable files, where a command has no other.
 const USAGE: u8 = 2;
 
-/// Runs a command.
-pub fn dispatch(cli: Cli) -> ExitCode {
+/// Runs a command. `commit` is what the program was built from, if the build was told.
+pub fn dispatch(cli: Cli, commit: Option<&str>) -> ExitCode {
     log::to_stderr(cli.verbose);
     let result = match cli.command {
         Command::Run(args) => return run::run(args),
@@ -68,6 +70,7 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Command::Flows(args) => flows::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Purge(args) => purge::run(&args),
+        Command::Version(args) => Ok(version::run(&args, commit)),
     };
     result.unwrap_or_else(|error| {
         out::complain(&error);

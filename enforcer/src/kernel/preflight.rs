@@ -9,8 +9,8 @@ use nix::sys::statfs::{FsType, statfs};
 
 use crate::kernel::error::{KernelError, at};
 
-/// The kernel that brought tcx.
-const OLDEST: (u32, u32) = (6, 6);
+/// The oldest kernel that can enforce: it brought tcx.
+pub const OLDEST_KERNEL: (u32, u32) = (6, 6);
 /// `BPF_FS_MAGIC`.
 const BPFFS: FsType = FsType(0xcafe_4a11);
 
@@ -76,7 +76,7 @@ fn check_capabilities(status: &str) -> Result<(), KernelError> {
 fn check_kernel(release: String) -> Result<(), KernelError> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version >= OLDEST { Ok(()) } else { Err(KernelError::KernelTooOld { release }) }
+    if version >= OLDEST_KERNEL { Ok(()) } else { Err(KernelError::KernelTooOld { release }) }
 }
 
 /// A number that tells this network namespace from every other since boot.

@@ -1,10 +1,15 @@
 //! What is installed in a cluster: the manifests of `deploy`, and the image that they name.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::{Value, json};
 
-use crate::rig::{Cluster, is_privileged, of_xtask, said};
+use crate::rig::{Cluster, is_privileged, of_xtask, said, xtask};
 
 /// What the manifests call the image.
 const IMAGE: &str = "localhost/enforcer:0.1.0";
@@ -17,6 +22,13 @@ fn root() -> &'static Path {
 
 fn installed() -> String {
     root().join("deploy/install.yaml").to_string_lossy().into_owned()
+}
+
+/// Makes the image, and returns its archive.
+fn image(directory: &Path, name: &str) -> PathBuf {
+    let archive = directory.join(name);
+    println!("{}", said(of_xtask(&["image", "--output", archive.to_str().unwrap()])));
+    archive
 }
 
 /// The objects of the list that have this kind.
@@ -100,6 +112,50 @@ fn the_api_server_takes_the_manifests_and_the_agent_has_only_what_it_needs() {
     }
     let watched = ["endpointslices", "flowpolicies", "namespaces", "networkpolicies", "nodes", "pods", "services"];
     assert_eq!(resources, watched.map(str::to_owned).into());
+    cluster.down();
+    cluster.assert_gone();
+}
+
+#[test]
+fn the_image_has_the_same_bytes_twice_and_both_runtimes_start_it() {
+    if !is_privileged() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let [first, second] = ["first.tar", "second.tar"].map(|name| image(place.path(), name));
+    assert!(fs::read(&first).unwrap() == fs::read(&second).unwrap(), "two archives of one build differ");
+
+    // Storage of its own: the machine's podman has none of this.
+    let podman = |arguments: &[&str]| {
+        let mut command = Command::new("podman");
+        command.arg("--root").arg(place.path().join("storage")).arg("--runroot").arg(place.path().join("run"));
+        command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"]).args(arguments);
+        said(command)
+    };
+    let loaded = podman(&["load", "--input", first.to_str().unwrap()]);
+    assert!(loaded.contains(IMAGE), "{loaded}");
+    let says = |version: &str| {
+        assert!(version.contains("kernel object  sha256:") && version.contains("Linux 6.6 or later"), "{version}");
+    };
+    // podman's own limits are beyond those of some machines that run the tests.
+    let limits = ["--ulimit", "nofile=256:256", "--ulimit", "nproc=256:256"];
+    says(&podman(&[&["run", "--rm", "--network", "none"], &limits[..], &[IMAGE, "version"]].concat()));
+
+    let cluster = Cluster::named("image");
+    cluster.up(&["--nodes", "1"]);
+    said(xtask(&["load", "--name", &cluster.name, first.to_str().unwrap()]));
+    cluster.apply(&json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "version"},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [{"name": "main", "image": IMAGE, "args": ["version"], "imagePullPolicy": "Never"}],
+        },
+    }));
+    let ended = "--for=jsonpath={.status.phase}=Succeeded";
+    cluster.kubectl(&["wait", ended, "pod", "version", "--timeout=60s"]);
+    says(&cluster.kubectl(&["logs", "version"]));
     cluster.down();
     cluster.assert_gone();
 }

@@ -30,6 +30,11 @@ use crate::kernel::pins::Pins;
 /// off its CPU.
 pub const SWEEP_CAP: u32 = 16_384;
 
+/// The bpf object of this build; empty if it was built without a bpf compiler.
+pub fn embedded_object() -> &'static [u8] {
+    EMBEDDED
+}
+
 /// A bpf object, from which programs can be loaded.
 #[derive(Debug)]
 pub(crate) struct Object(Cow<'static, [u8]>);
