@@ -206,8 +206,7 @@ fn a_stolen_address_gains_nothing_and_costs_its_owner_nothing() {
                 Finding::AddressRefused { claimant, address, because } if claimant.interface == "vt" => Some((
                     address.to_string(),
                     match because {
-                        Refusal::Node => "node",
-                        Refusal::OfNode { .. } => "other node",
+                        Refusal::Node | Refusal::OfNode { .. } => "node",
                         Refusal::Gateway => "gateway",
                         Refusal::Declared { .. } => "inventory",
                         Refusal::Owned { .. } => "owned",

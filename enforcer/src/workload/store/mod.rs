@@ -144,7 +144,7 @@ impl<'a> Said<'a> {
                 }
             }
         }
-        Self { declaring, contested, ..said }
+        Self { contested, declaring, ..said }
     }
 
     fn given_to(&self, key: WorkloadKey, address: IpAddr) -> bool {

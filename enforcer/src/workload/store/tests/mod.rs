@@ -5,6 +5,7 @@ mod devices;
 mod floating;
 mod flood;
 mod identity;
+mod pod_addresses;
 mod pods;
 mod strays;
 mod theft;
