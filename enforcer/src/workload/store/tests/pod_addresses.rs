@@ -34,7 +34,7 @@ fn a_pod_that_shows_the_address_of_another_gets_nothing_and_takes_nothing() {
             assert_eq!(own(behind(&snapshot, 10)), ips(&[mine]));
             // The victim goes. What is left of it in the API is not the hostile pod.
             world.remove_veth(11);
-            assert_eq!(names(&world.update(&mut store).snapshot), expected[..1].to_vec().into_iter().collect());
+            assert_eq!(names(&world.update(&mut store).snapshot), expected[..1].iter().cloned().collect());
         }
     }
 }
@@ -257,7 +257,7 @@ fn a_word_of_the_api_that_is_older_than_the_veth_has_to_stand_for_a_while() {
     assert_eq!(name_behind(&world.update(&mut store).snapshot, 11), "shop/web");
 }
 
-/// A pod of a StatefulSet comes back under its name as another object.
+/// A pod of a `StatefulSet` comes back under its name as another object.
 #[test]
 fn a_new_pod_of_the_same_name_does_not_get_the_veth_of_the_old_one() {
     let mut world = World::bridged();

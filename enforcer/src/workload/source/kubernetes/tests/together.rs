@@ -72,7 +72,7 @@ fn of_two_pods_with_one_address_the_one_that_does_not_leave_has_it() {
     }
 }
 
-/// A pod of a StatefulSet that comes back on another node.
+/// A pod of a `StatefulSet` that comes back on another node.
 #[test]
 fn a_pod_that_comes_back_under_its_name_is_another_object() {
     let mut api = Api::new();
