@@ -14,9 +14,10 @@ use crate::rig::{Cluster, is_privileged, of_xtask, said, xtask};
 /// What the manifests call the image.
 const IMAGE: &str = "localhost/enforcer:0.1.0";
 
-const NAMESPACE: &str = "enforcer-system";
+/// Where the manifests put the agent.
+pub(crate) const NAMESPACE: &str = "enforcer-system";
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
@@ -25,7 +26,7 @@ fn installed() -> String {
 }
 
 /// Makes the image, and returns its archive.
-fn image(directory: &Path, name: &str) -> PathBuf {
+pub(crate) fn image(directory: &Path, name: &str) -> PathBuf {
     let archive = directory.join(name);
     println!("{}", said(of_xtask(&["image", "--output", archive.to_str().unwrap()])));
     archive

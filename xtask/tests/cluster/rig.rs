@@ -108,6 +108,12 @@ impl Cluster {
         said(self.kubectl_command(arguments))
     }
 
+    /// What kubectl printed, or what it complained of.
+    pub(crate) fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = self.kubectl_command(arguments).output().unwrap();
+        if output.status.success() { Ok(String::from_utf8(output.stdout).unwrap()) } else { Err(errors(&output)) }
+    }
+
     fn kubectl_command(&self, arguments: &[&str]) -> Command {
         xtask(&[&["kubectl", "--name", &self.name, "--"], arguments].concat())
     }
