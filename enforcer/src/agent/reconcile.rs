@@ -370,7 +370,7 @@ impl Reconciler {
             counts: self.denials.counts(),
         };
         let mut stale = discovery.stale_sources();
-        stale.extend(now.policy_error.is_some().then_some("policies"));
+        stale.extend(policies.are_behind().then_some("policies"));
         let waits = self.waits(policies, discovery);
         let (snapshot, unfinished) = (self.snapshot.as_ref(), self.report.unfinished.as_slice());
         let state = Now { waits, snapshot, unfinished, stale, refusals: policies.refusals() };

@@ -213,6 +213,11 @@ impl Policies {
         self.sources.stale()
     }
 
+    /// Whether the newest word of a source is not in use, because it has errors or because it is not heard.
+    pub(super) fn are_behind(&self) -> bool {
+        self.store.error().is_some() || self.stale().iter().any(|stale| !stale.is_missing)
+    }
+
     /// Why there are no policies in use.
     pub(super) fn why_none(&self) -> &'static str {
         if self.store.error().is_some() {

@@ -236,6 +236,7 @@ mod kubernetes {
         say.send(fake::bookmark("1", true)).unwrap();
         until(&mut policies, "both", names_are(&["a", "b"])).await;
         assert!(policies.stale().iter().all(|stale| stale.is_missing), "{:?}", policies.stale());
+        assert!(!policies.are_behind(), "a kind that is missing says nothing newer");
         assert_eq!(policies.last_changes().keys().collect::<Vec<_>>(), [&"directory"], "only files are waited for");
         // Errors of one stay with it: an object, and then the whole directory.
         say.send(fake::event("ADDED", &policy("c", 2, &bad()))).unwrap();
@@ -278,6 +279,7 @@ mod kubernetes {
         assert_eq!(set.policies[0].at.to_string(), "networkpolicy/shop/a metadata.name");
         until(&mut policies, "it is told", |policies| policies.stale().len() == 2).await;
         assert_eq!(names(&policies).unwrap(), ["a", "b"], "and for as long as it is away");
+        assert!(policies.are_behind());
         // It comes back and has lost one object; the other is refused, and has been good before.
         let (say, script) = fake::stream();
         let script = std::sync::Mutex::new(Some(script));
