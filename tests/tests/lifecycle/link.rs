@@ -308,5 +308,13 @@ fn the_broadcast_of_the_subnet_passes_where_nothing_isolates_and_is_judged_elsew
         sender.send(&elsewhere[0].frame).unwrap();
         tap.peek(|frame| frame.holds(&elsewhere[0].nonce)) > 0
     });
-    fail(&stage, "of no subnet", &sender, &tap, &[to(for_all, [10, 88, 255, 255], Reason::NotAddressed)]);
+    let former = || to(for_all, [10, 88, 255, 255], Reason::NotAddressed);
+    // The former subnet's goes a grace period after the other one's came.
+    stage.until("the former subnet's is no longer in force", || {
+        let (probe, denied) = (former(), stage.denied(Direction::Ingress, Reason::NotAddressed));
+        sender.send(&probe.frame).unwrap();
+        !tap.wait(Duration::from_millis(50), |frame| frame.holds(&probe.nonce))
+            && stage.denied(Direction::Ingress, Reason::NotAddressed) > denied
+    });
+    fail(&stage, "of no subnet", &sender, &tap, &[former()]);
 }
