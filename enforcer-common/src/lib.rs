@@ -38,5 +38,6 @@ pub mod schema;
 pub mod side;
 pub mod sweep;
 pub mod tables;
+pub mod translated;
 pub mod verdict;
 pub mod work;

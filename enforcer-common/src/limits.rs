@@ -18,6 +18,8 @@ pub mod map {
     pub const UPLINKS: &str = "UPLINKS";
     /// Hash: (address of a local workload, device by which its packets may come in) -> 1.
     pub const HOMES: &str = "HOMES";
+    /// See [`crate::schema::VETHS`].
+    pub const VETHS: &str = "VETHS";
     /// Hash: flow key -> flow value.
     pub const FLOWS: &str = "FLOWS";
     /// Array, mmapable: place -> key of a half-open flow.
@@ -54,6 +56,8 @@ pub enum Global {
     ToldLost = 4,
     /// Bytes that an ICMP error may have which passes with the flow that it quotes; 0: as many as its family permits.
     ErrorBytes = 5,
+    /// 1 while what a workload sends to a Service is judged again behind the node's translation.
+    JudgesBackends = 6,
 }
 
 /// Entries of `GLOBALS`.
@@ -64,6 +68,8 @@ pub const ENDPOINTS: u32 = 4096;
 pub const ENDPOINTS_MORE: u32 = 4096;
 /// Entries of `UPLINKS`.
 pub const UPLINKS: u32 = 256;
+/// Entries of `VETHS`: as many addresses as all workloads may have.
+pub const VETHS: u32 = WORKLOADS * OWN_ADDRESSES as u32;
 /// Entries of `HOMES`: 32 for each of the [`WORKLOADS`], of which most need six.
 pub const HOMES: u32 = 262_144;
 /// 802.1Q and 802.1ad tags that the guard reads past, beside the one that the kernel has taken off.

@@ -56,7 +56,8 @@ impl Group {
     pub const fn abi(self) -> u32 {
         match self {
             Self::Flows => 3,
-            Self::Policy | Self::Denials => 1,
+            Self::Policy => 2,
+            Self::Denials => 1,
         }
     }
 }
@@ -189,6 +190,9 @@ pub const ENDPOINTS_MORE: MapRow = MapRow::hash::<u32, Endpoint>(
 /// Address of a local workload and device -> 1. Not preallocated: most nodes need few.
 pub const HOMES: MapRow =
     MapRow::hash::<HomeKey, u32>(map::HOMES, Entries::Fixed(limits::HOMES), flag::NO_PREALLOC, Group::Flows);
+/// Address of a local workload -> a veth of it, 0 if several have the address. Not preallocated: most nodes need few.
+pub const VETHS: MapRow =
+    MapRow::hash::<Address, u32>(map::VETHS, Entries::Fixed(limits::VETHS), flag::NO_PREALLOC, Group::Flows);
 /// Ifindex -> 1, devices towards the outside. Not preallocated: most nodes have one. No program reads it.
 pub const UPLINKS: MapRow =
     MapRow::hash::<u32, u32>(map::UPLINKS, Entries::Fixed(limits::UPLINKS), flag::NO_PREALLOC, Group::Flows);
@@ -241,7 +245,7 @@ pub const REPORTED_BUSY: MapRow =
     MapRow::hash::<BusyKey, u64>(map::REPORTED_BUSY, Entries::Fixed(limits::BUSY), 0, Group::Denials);
 
 /// Every pinned map: those of the programs first.
-pub const ALL: [&MapRow; 17] = [
+pub const ALL: [&MapRow; 18] = [
     &GLOBALS,
     &IMAGES,
     &IMAGE_STARTS,
@@ -249,6 +253,7 @@ pub const ALL: [&MapRow; 17] = [
     &ENDPOINTS,
     &ENDPOINTS_MORE,
     &HOMES,
+    &VETHS,
     &FLOWS,
     &HALF_OPEN,
     &QUOTAS,

@@ -19,6 +19,8 @@ pub trait PolicyTables {
     fn word(&self) -> PolicyWord;
     /// The image in a slot.
     fn image(&self, slot: Slot) -> Option<Self::Image>;
+    /// Whether what a workload sends to a Service is judged again behind the node's translation.
+    fn judges_backends(&self) -> bool;
 }
 
 /// The devices of this node.
@@ -50,6 +52,12 @@ pub trait Homes {
     fn is_spoofed(&self, source: &Address, device: Ifindex) -> bool {
         self.has_home(&HomeKey::guarded(*source)) && !self.believes(source, device)
     }
+}
+
+/// Whose an address is, where the kernel no longer knows by which veth a packet came in.
+pub trait Veths {
+    /// A veth of the workload that has an address; [`Ifindex::NONE`]: several have it. `None`: no local workload has it.
+    fn veth_of(&self, address: &Address) -> Option<Ifindex>;
 }
 
 /// The flow table, and the counts of its flows.

@@ -22,14 +22,15 @@ use enforcer_common::{
     opaque::opaque,
     packet::PacketBytes,
     quota::Quota,
-    tables::{Bounds, Clock, Devices, Flows, Homes, PolicyTables},
+    tables::{Bounds, Clock, Devices, Flows, Homes, PolicyTables, Veths},
+    translated::{self, Connection},
     verdict::{Reason, Verdict},
     work::Work,
 };
 
 use crate::context::Anywhere;
 use crate::half_open;
-use crate::maps::{ADDRESSES, ENDPOINTS, ENDPOINTS_MORE, FLOWS, GLOBALS, HOMES, IMAGE_STARTS, IMAGES, QUOTAS};
+use crate::maps::{ADDRESSES, ENDPOINTS, ENDPOINTS_MORE, FLOWS, GLOBALS, HOMES, IMAGE_STARTS, IMAGES, QUOTAS, VETHS};
 use crate::outcome::{NOT_DONE, code, done};
 
 /// jiffies >> this is the tick of about a second; user space sets it by the kernel's HZ.
@@ -70,6 +71,11 @@ impl PolicyTables for Maps {
     fn image(&self, slot: Slot) -> Option<MapImage> {
         Some(MapImage { slot, start: IMAGE_STARTS.get(slot.number())? })
     }
+
+    #[inline(always)]
+    fn judges_backends(&self) -> bool {
+        GLOBALS.get(limits::Global::JudgesBackends as u32).is_some_and(|judges| *judges != 0)
+    }
 }
 
 impl Devices for Maps {
@@ -92,6 +98,15 @@ impl Homes for Maps {
     #[inline(always)]
     fn has_home(&self, key: &HomeKey) -> bool {
         HOMES.get_ptr(key).is_some()
+    }
+}
+
+impl Veths for Maps {
+    #[inline(always)]
+    fn veth_of(&self, address: &Address) -> Option<Ifindex> {
+        // SAFETY: an element that is reused holds a veth of another workload's address, and user space waits for a grace period
+        // before it frees one whose address a workload may have sent from.
+        unsafe { VETHS.get(address) }.map(|veth| Ifindex(*veth))
     }
 }
 
@@ -184,7 +199,7 @@ impl FindQuoted for Maps {
 
 impl Maps {
     /// For what reads no packet.
-    const TABLES: Self = Self { skb: core::ptr::null_mut() };
+    pub(crate) const TABLES: Self = Self { skb: core::ptr::null_mut() };
 
     /// SAFETY: `code` comes from one of the functions below, which return nothing but 0, [`NOT_DONE`] and reasons.
     #[inline(always)]
@@ -251,6 +266,17 @@ extern "C" fn ask_policy(endpoint: *const Endpoint, place: u32, peer: *const Add
     let slot = Slot::of(place);
     let image = Maps::TABLES.image(slot);
     code(decide::answer(image.as_ref(), slot, endpoint, &question).into_result())
+}
+
+/// The reason, or 0 for allow. Of a denial `work` holds what the record needs.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn judge_backend(connection: *const Connection, work: *mut Work) -> u64 {
+    // SAFETY: as above.
+    let (Some(connection), Some(work)) = (unsafe { (connection.as_ref(), work.as_mut()) }) else {
+        return Reason::Internal as u64;
+    };
+    code(translated::judge(&Maps::TABLES, connection, work))
 }
 
 /// Notes in `work` which flow its ICMP error quotes.

@@ -1,5 +1,5 @@
-//! The tcx programs on the host side of a container's veth, the guard on all other devices, and the sweep. This file has the
-//! entry points only.
+//! The tcx programs on the host side of a container's veth, the guard on all other devices, the program behind the node's
+//! translation, and the sweep. This file has the entry points only.
 //!
 //! Input: an skb and the maps of `maps.rs`. Output: the kernel's verdict code. The two halves of
 //! `enforcer_common::datapath::run` decide; the modules here give that function access to the kernel. The steps to
@@ -15,6 +15,8 @@
 )]
 #![deny(clippy::wildcard_enum_match_arm)]
 
+#[cfg(target_arch = "bpf")]
+mod conntrack;
 #[cfg(target_arch = "bpf")]
 mod context;
 #[cfg(target_arch = "bpf")]
@@ -45,12 +47,21 @@ mod programs {
         verdict::{Reason, Verdict},
     };
 
-    use crate::{context, emit, lookup::Maps, maps::SCRATCH, sweep};
+    use crate::{
+        conntrack, context, emit,
+        lookup::{self, Maps},
+        maps::SCRATCH,
+        sweep,
+    };
 
     /// Let the next program of the chain, or the stack, have the packet: an OK would end the chain.
     const TCX_NEXT: i32 = -1;
     /// Drop.
     const TC_ACT_SHOT: i32 = 2;
+    /// Netfilter's drop.
+    const NF_DROP: i32 = 0;
+    /// Let the next program of the hook, or the stack, have the packet.
+    const NF_ACCEPT: i32 = 1;
 
     // Not by aya's macro: it wraps the body in a function of its own, and a call costs as much as a quarter of the verdict.
 
@@ -96,6 +107,27 @@ mod programs {
         // SAFETY: the kernel gives a valid context.
         let (protocol, length, vlan) = unsafe { ((*skb).protocol, (*skb).len, (*skb).vlan_present) };
         if packet::is_arp(u16::from_be(protocol as u16), length) && vlan == 0 { TCX_NEXT } else { TC_ACT_SHOT }
+    }
+
+    /// Netfilter, behind the translation of destinations: what a workload sends to a Service is judged by its backend.
+    ///
+    /// The section is a stand-in, as that of the sweep below.
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "classifier")]
+    extern "C" fn translated(context: *const conntrack::Context) -> i32 {
+        let Some(connection) = conntrack::opened(context) else {
+            return NF_ACCEPT;
+        };
+        let Some(work) = SCRATCH.get_ptr_mut(0) else {
+            return NF_DROP;
+        };
+        match lookup::judge_backend(&raw const connection, work) {
+            0 => NF_ACCEPT,
+            reason => {
+                emit::count_denied(work, reason as u32);
+                NF_DROP
+            }
+        }
     }
 
     /// Frees idle flows and those of workloads that are gone; run by the daemon's timer, never attached. Returns how many.

@@ -58,6 +58,10 @@ pub(crate) static ENDPOINTS_MORE: HashMap<
 #[btf_map]
 pub(crate) static HOMES: HashMap<HomeKey, u32, { schema::HOMES.declared() }, { schema::HOMES.flag_bits() }> =
     HashMap::new();
+/// User space writes: an address of a local workload -> a veth of it.
+#[btf_map]
+pub(crate) static VETHS: HashMap<Address, u32, { schema::VETHS.declared() }, { schema::VETHS.flag_bits() }> =
+    HashMap::new();
 /// Programs write: flow key -> flow value. When full a new flow is denied.
 #[btf_map]
 pub(crate) static FLOWS: HashMap<FlowKey, FlowValue, { schema::FLOWS.declared() }, { schema::FLOWS.flag_bits() }> =
@@ -97,6 +101,7 @@ const _: () = {
     assert!(schema::ENDPOINTS.holds::<u32, Endpoint>());
     assert!(schema::ENDPOINTS_MORE.holds::<u32, Endpoint>());
     assert!(schema::HOMES.holds::<HomeKey, u32>());
+    assert!(schema::VETHS.holds::<Address, u32>());
     assert!(schema::FLOWS.holds::<FlowKey, FlowValue>());
     assert!(schema::HALF_OPEN.holds::<u32, HalfOpen>());
     assert!(schema::QUOTAS.holds::<u32, Quota>());

@@ -237,6 +237,10 @@ impl<'a> PolicyTables for &'a MemoryWorld {
     fn image(&self, slot: Slot) -> Option<Self::Image> {
         self.images[slot.index()].as_ref()
     }
+
+    fn judges_backends(&self) -> bool {
+        false
+    }
 }
 
 impl Devices for &MemoryWorld {

@@ -121,9 +121,28 @@ impl Ground {
                 }],
             },
         });
+        self.apply(&object);
+    }
+
+    fn apply(&self, object: &Value) {
         let file = self.site.file("object.json");
         fs::write(&file, object.to_string()).unwrap();
         self.kubectl(&["apply", "--filename", file.to_str().unwrap()]);
+    }
+
+    /// A Service of both families in front of the pods with a label, and its addresses.
+    fn service(&self, name: &str, key: &str, value: &str) -> Vec<String> {
+        self.apply(&json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name},
+            "spec": {
+                "selector": {key: value},
+                "ipFamilyPolicy": "RequireDualStack",
+                "ports": [{"port": PORT, "targetPort": PORT}],
+            },
+        }));
+        let text = self.kubectl(&["get", "service", name, "--output=jsonpath={.spec.clusterIPs[*]}"]);
+        text.split(' ').map(str::to_owned).collect()
     }
 
     fn wait_for_pods(&self) {
@@ -135,16 +154,19 @@ impl Ground {
         text.split(' ').map(str::to_owned).collect()
     }
 
-    /// Which of the addresses of `db` answer to a pod.
+    /// Which of these addresses answer to a pod.
     fn answers(&self, from: &str, to: &[String]) -> Vec<bool> {
-        let ask = |address: &String| {
-            let host = if address.contains(':') { format!("[{address}]") } else { address.clone() };
-            let url = format!("http://{host}:{PORT}/hostname");
-            // Debian's busybox crashes at wget's own option for this.
-            let ask = ["exec", from, "--", "timeout", "2", "wget", "-q", "-O-", &url];
-            self.kubectl_command(&ask).output().unwrap().status.success()
-        };
-        to.iter().map(ask).collect()
+        to.iter().map(|address| self.answer(from, address).is_some()).collect()
+    }
+
+    /// The name of the pod that answers to another at an address.
+    fn answer(&self, from: &str, address: &str) -> Option<String> {
+        let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+        let url = format!("http://{host}:{PORT}/hostname");
+        // Debian's busybox crashes at wget's own option for this.
+        let ask = ["exec", from, "--", "timeout", "2", "wget", "-q", "-O-", &url];
+        let output = self.kubectl_command(&ask).output().unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
     }
 
     /// Runs a command of the host in the network of a pod of the first node.
@@ -305,8 +327,57 @@ fn pods_are_joined_and_cut_off(cni: &str) {
     ground.becomes(&["db", "web", "other", "late"]);
     assert_eq!(ground.answers("web", &db), all);
 
+    services(&ground, cni);
+
     // The API server is away, and the daemon starts anew.
     ground_without_api(&ground, daemon, &db);
+}
+
+/// A pod that may call `db` alone reaches what is `db` behind a Service, and nothing else (D5). kube-proxy of the node translates.
+fn services(ground: &Ground, cni: &str) {
+    ground.kubectl(&["label", "pod", "late", "role=caller"]);
+    ground.kubectl(&["label", "pod", "db", "far", "tier=back"]);
+    let [good, bad, mixed] =
+        [("good", "app", "db"), ("bad", "app", "other"), ("mixed", "tier", "back")].map(|(name, key, value)| {
+            let addresses = ground.service(name, key, value);
+            assert_eq!(addresses.len(), 2, "{addresses:?}");
+            addresses
+        });
+    let all = vec![true; 2];
+    for service in [&good, &bad, &mixed] {
+        until("positive control", || ground.answers("late", service), |answers| *answers == all);
+    }
+    let who = |rounds: usize| -> BTreeSet<Option<String>> {
+        let rounds = (0..rounds).flat_map(|_| &mixed);
+        rounds.map(|address| ground.answer("late", address)).collect()
+    };
+    let both: BTreeSet<Option<String>> = ["db", "far"].map(|name| Some(name.to_owned())).into();
+    until("positive control: both are behind it", || who(6), |answers| *answers == both);
+    ground.apply(&json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "caller"},
+        "spec": {
+            "podSelector": {"matchLabels": {"role": "caller"}},
+            "policyTypes": ["Egress"],
+            "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "db"}}}], "ports": [{"port": PORT}]}],
+        },
+    }));
+    until("the policy", || ground.answers("late", &bad), |answers| *answers == [false; 2]);
+    for proxy in ["runs", "stands still"] {
+        assert_eq!(ground.answers("late", &good), all, "kube-proxy {proxy}");
+        assert_eq!(ground.answers("late", &bad), [false; 2], "kube-proxy {proxy}");
+        let answers = who(6);
+        let only: BTreeSet<Option<String>> = [Some("db".to_owned()), None].into();
+        assert_eq!(answers, only, "kube-proxy {proxy}: one backend is allowed, and one is not");
+        if proxy == "runs" {
+            said(xtask(&["stop", "--name", &ground.name, "node1/kube-proxy"]));
+        }
+    }
+    said(xtask(&["start", "--name", &ground.name, "node1/kube-proxy"]));
+    let named = || ground.denied().iter().any(|(src, dst)| src.contains("late") && dst.contains("far"));
+    until("the flow log names the backend", named, |named| *named);
+    ground.kubectl(&["delete", "networkpolicy", "caller"]);
+    println!("{cni}: a Service is judged by its backends");
 }
 
 /// What holds stays, and a daemon that starts goes on from it.

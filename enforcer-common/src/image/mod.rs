@@ -35,8 +35,9 @@ impl AddressEntry {
     const NODE: u32 = 1 << 30;
     const DISPUTED: u32 = 1 << 29;
     const SHOWN: u32 = 1 << 28;
+    const SERVICE: u32 = 1 << 27;
     /// The highest peer class that fits.
-    pub const MAX_CLASS: u32 = (1 << 28) - 1;
+    pub const MAX_CLASS: u32 = (1 << 27) - 1;
 
     /// An entry. `local`: a workload on this node has the address. `node`: this node has it.
     pub const fn new(class: PeerClass, local: bool, node: bool) -> Self {
@@ -96,6 +97,19 @@ impl AddressEntry {
     #[inline(always)]
     pub const fn is_node(self) -> bool {
         self.0 & Self::NODE != 0
+    }
+
+    /// The same entry for an address of a Service, which the node translates into that of a backend.
+    #[must_use]
+    pub const fn service(self) -> Self {
+        Self(self.0 | Self::SERVICE)
+    }
+
+    /// See [`AddressEntry::service`]. Policy judges the backend once the node has translated the packet, and nothing before
+    /// (D5).
+    #[inline(always)]
+    pub const fn is_service(self) -> bool {
+        self.0 & Self::SERVICE != 0
     }
 }
 

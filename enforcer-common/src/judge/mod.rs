@@ -14,6 +14,7 @@ use crate::hygiene;
 use crate::id::{Address, Direction, Ifindex, OwnerId, Revision, Row};
 use crate::image::{AddressEntry, PortKey, ReadImage};
 use crate::link::{self, Upkeep};
+use crate::opaque::opaque;
 use crate::packet::{Kind, ProtocolClass};
 use crate::tables::Devices;
 use crate::verdict::{Reason, Verdict};
@@ -246,6 +247,15 @@ impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
     #[inline(always)]
     fn policy(&self, peer: &Address, entry: Option<AddressEntry>, direction: Direction, port: PortKey) -> Verdict {
         let question = Question { direction, peer, entry, port };
-        self.flow.tables.ask_policy(self.flow.work.word.slot(), self.endpoint, &question)
+        let tables = self.flow.tables;
+        let known = AddressEntry(opaque(entry.map_or(0, |entry| u64::from(entry.0))) as u32);
+        if matches!(direction, Direction::Egress) && known.is_service() {
+            // Nobody knows yet who is behind the address. What the workload sends from an address of its own is judged once more
+            // where the node knows (D5), and there it is found by that address.
+            let is_judged_later = self.own && tables.judges_backends();
+            let isolated = self.endpoint.row(self.flow.work.word.slot(), direction) != Row::NOT_ISOLATED;
+            return if is_judged_later || !isolated { Verdict::Allow } else { Verdict::Deny(Reason::NoRule) };
+        }
+        tables.ask_policy(self.flow.work.word.slot(), self.endpoint, &question)
     }
 }

@@ -124,6 +124,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
         endpoints: kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect(),
         pasts: adopted_pasts(&kernel, earlier.as_ref().map(|earlier| &*earlier.snapshot)),
         settling: workload::Settling(Duration::from_secs(options.settings.settling_seconds)),
+        judges_backends: kernel.can_judge_backends(),
         uplink_ifindexes: kernel.pinned_uplinks(),
     };
     // Beside the policies: each of the two has many files or entries to read where the node is large.

@@ -132,6 +132,7 @@ impl Walker<'_> {
                     let entry = AddressEntry::new(class, known.local, known.node);
                     let disputed = known.local && known.holder == Holder::Disputed;
                     let entry = if disputed { entry.disputed() } else { entry };
+                    let entry = if known.holder == Holder::Service { entry.service() } else { entry };
                     self.addresses.push((known.address, if known.shown { entry.shown() } else { entry }));
                 }
             }

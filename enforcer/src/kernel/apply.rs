@@ -10,7 +10,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::kernel::error::KernelError;
 use crate::kernel::parts::Parts;
-use crate::plan::{Plan, RefusedAddress, WorkloadKey, Writes, homes};
+use crate::plan::{Plan, RefusedAddress, WorkloadKey, Writes, homes, veths};
 
 /// What came of a plan that is now in force.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ impl Parts {
         let now = boot_time()?;
         let mut writes = incarnations.plan(&plan.workloads, &self.tables.current(), &mut supply, word.slot(), now)?;
         writes.homes = homes(plan, |key| incarnations.addresses_of(key));
+        writes.veths = veths(plan, |key| incarnations.addresses_of(key));
         self.tables.take(&supply);
         let filled = self.tables.fill(word.slot(), plan);
         let filled = filled.and_then(|()| if takes_over { self.take_over(plan, &mut writes) } else { Ok(()) });
@@ -49,6 +50,7 @@ impl Parts {
         self.incarnations = incarnations;
         self.tables.add_uplinks(&plan.uplinks)?;
         self.tables.add_homes(&writes.homes)?;
+        self.tables.add_veths(&writes.veths)?;
         for endpoint in writes.taken.iter().chain(&writes.before) {
             self.tables.change(endpoint)?;
         }
@@ -69,6 +71,8 @@ impl Parts {
                 self.close_veth(endpoint.ifindex);
             }
         }
+        // Before any program on a veth lets a packet pass to a Service.
+        failures.extend(self.judge_backends().err());
         self.attach_all(&mut failures);
         self.tables.begin();
         match self.tables.settle() {
@@ -78,7 +82,9 @@ impl Parts {
             }
             Err(error) => failures.push(error),
         }
-        self.edit_addresses(writes, &mut failures);
+        if self.edit_addresses(writes, &mut failures) {
+            failures.extend(self.tables.remove_other_veths(&writes.veths).err());
+        }
         let devices = self.tables.endpoints().map(|endpoint| endpoint.ifindex);
         let mut gone: BTreeSet<Ifindex> = devices.filter(|ifindex| plan.uplinks.contains(ifindex)).collect();
         match self.gone() {
@@ -94,8 +100,8 @@ impl Parts {
         failures
     }
 
-    /// Takes the ids of addresses that went away, wipes these, and gives their places to others.
-    fn edit_addresses(&mut self, writes: &Writes, failures: &mut Vec<KernelError>) {
+    /// Takes the ids of addresses that went away, wipes these, and gives their places to others. False: some of it failed.
+    fn edit_addresses(&mut self, writes: &Writes, failures: &mut Vec<KernelError>) -> bool {
         // Each step of a device builds on the one before.
         let mut behind = BTreeSet::new();
         for (step, endpoints) in [&writes.after, &writes.wiped, &writes.late].into_iter().enumerate() {
@@ -107,7 +113,7 @@ impl Parts {
                 && let Err(error) = self.tables.settle()
             {
                 failures.push(error);
-                return;
+                return false;
             }
             for endpoint in endpoints {
                 if behind.contains(&endpoint.ifindex) || !self.tables.has_endpoint(endpoint.ifindex) {
@@ -119,6 +125,14 @@ impl Parts {
                 }
             }
         }
+        behind.is_empty()
+    }
+
+    /// Attaches the program behind the node's translation, and tells the programs on veths whether they can count on it.
+    pub(super) fn judge_backends(&mut self) -> Result<(), KernelError> {
+        let attached = self.hooks.attach_behind_translation();
+        self.tables.set_judges_backends(matches!(attached, Ok(true)));
+        attached.map(|_| ())
     }
 
     /// Attaches every endpoint's programs where they are missing or not of this object.

@@ -126,6 +126,11 @@ impl Kernel {
         Ok(gone)
     }
 
+    /// Whether this kernel can judge packets behind the node's translation (D5).
+    pub fn can_judge_backends(&self) -> bool {
+        self.parts.hooks.can_judge_backends()
+    }
+
     /// Compares the kernel with what this process last stored.
     pub fn verify(&self) -> Result<Vec<Drift>, KernelError> {
         self.parts.verify()

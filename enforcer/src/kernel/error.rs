@@ -157,6 +157,12 @@ pub enum KernelError {
         /// Why.
         source: io::Error,
     },
+    /// A structure of the kernel is not as the program behind translation reads it.
+    #[error("the kernel does not say that its structure {name} is as this build knows it")]
+    UnknownStructure {
+        /// Structure.
+        name: &'static str,
+    },
     /// The object lacks a program, or it is of another kind.
     #[error("the bpf object does not have the program {name} in the form that this build needs")]
     MissingProgram {

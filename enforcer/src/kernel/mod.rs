@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod apply;
+mod btf;
 mod control;
 mod counters;
 mod denials;

@@ -31,6 +31,10 @@ pub enum Drift {
     },
     /// The homes of local workloads are not as they were stored.
     Homes,
+    /// The veths of addresses of local workloads are not as they were stored.
+    Veths,
+    /// What a workload sends to a Service is not judged behind the node's translation.
+    Backends,
     /// No link on a hook of a device: what passes there is not judged.
     NotAttached {
         /// Device.
@@ -69,6 +73,8 @@ impl fmt::Display for Drift {
             Self::MapPin { name } => write!(f, "the pin of map {name} was removed"),
             Self::Endpoint { ifindex } => write!(f, "the endpoint of device {ifindex} was changed"),
             Self::Homes => f.write_str("the devices by which packets of workloads may come in were changed"),
+            Self::Veths => f.write_str("the veths by which workloads are judged behind translation were changed"),
+            Self::Backends => f.write_str("the program behind the node's translation was detached"),
             Self::NotAttached { ifindex, side } => write!(f, "device {ifindex} has no program {}", packets(*side)),
             Self::LinkPin { ifindex, side } => {
                 write!(f, "the pin of device {ifindex} {} was removed", packets(*side))
@@ -105,6 +111,12 @@ impl Parts {
         drifts.extend(changed.into_iter().map(|ifindex| Drift::Endpoint { ifindex }));
         if self.tables.changed_homes()? {
             drifts.push(Drift::Homes);
+        }
+        if self.tables.changed_veths()? {
+            drifts.push(Drift::Veths);
+        }
+        if self.tables.judges_backends() && !self.awaits_image() && !self.hooks.is_behind_translation()? {
+            drifts.push(Drift::Backends);
         }
         for endpoint in self.tables.endpoints() {
             for side in Side::OF_VETH {
@@ -153,6 +165,8 @@ impl Parts {
             Drift::MapPin { name } => self.pins.pin_again(name),
             Drift::Endpoint { ifindex } => self.tables.restore_endpoint(*ifindex),
             Drift::Homes => self.tables.restore_homes(),
+            Drift::Veths => self.tables.restore_veths(),
+            Drift::Backends => self.judge_backends(),
             Drift::NotAttached { ifindex, side: Side::Guard } | Drift::Program { ifindex, side: Side::Guard } => {
                 self.hooks.guard(*ifindex)
             }

@@ -10,6 +10,7 @@ mod incarnation;
 mod intent;
 mod model;
 mod supply;
+mod veths;
 
 pub use check::Impossible;
 pub(crate) use homes::homes;
@@ -17,5 +18,6 @@ pub(crate) use incarnation::{Incarnations, Writes, owned};
 pub use intent::{Intent, Unknown};
 pub use model::{Plan, PlannedWorkload, Refusal, RefusedAddress};
 pub(crate) use supply::Supply;
+pub(crate) use veths::veths;
 
 pub use crate::workload::model::WorkloadKey;

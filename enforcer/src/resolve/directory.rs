@@ -23,6 +23,8 @@ pub enum Holder {
     Remote(usize),
     /// This node.
     Node,
+    /// Whoever is behind a Service: the node chooses a backend when it translates the packet.
+    Service,
     /// Several workloads show the address, and their order is not known.
     Disputed,
 }
@@ -161,6 +163,18 @@ impl Directory {
             if !entry.local {
                 entry.holder = Holder::Node;
             }
+        }
+        for address in &snapshot.services {
+            let address = Address::from(*address);
+            // A Service that claims somebody's address takes nothing from it.
+            entries.entry(address).or_insert(KnownAddress {
+                address,
+                holder: Holder::Service,
+                group: None,
+                local: false,
+                shown: false,
+                node: false,
+            });
         }
         let entries: Vec<KnownAddress> = entries.into_values().collect();
         let mut members = vec![Vec::new(); groups.standing.len()];

@@ -81,7 +81,7 @@ impl ResolvedPolicy {
         match entry.holder {
             Holder::Local(key) => self.snapshot().local.get(&key)?.identity.as_ref(),
             Holder::Remote(place) => self.snapshot().remote.get(place).map(|workload| &workload.identity),
-            Holder::Node | Holder::Disputed => None,
+            Holder::Node | Holder::Service | Holder::Disputed => None,
         }
     }
 
@@ -119,6 +119,11 @@ impl ResolvedPolicy {
     /// The group by which selectors see an address.
     pub fn group_at(&self, address: Address) -> Option<GroupId> {
         self.roster.directory().at(address)?.group
+    }
+
+    /// Whether an address is that of a Service, and of nobody else.
+    pub fn is_service(&self, address: Address) -> bool {
+        self.roster.directory().at(address).is_some_and(|entry| entry.holder == Holder::Service)
     }
 
     /// Whether nobody but a workload itself says that it has this address.

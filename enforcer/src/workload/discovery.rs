@@ -107,7 +107,7 @@ pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
     store.restore(config.owners, &config.endpoints, &config.uplink_ifindexes);
     store.remember(config.pasts);
     let merger = Merger::new(store, all, config.uplinks, config.settling, builds, requests, views);
-    tokio::spawn(merger.run(publish, show));
+    tokio::spawn(merger.judging_backends(config.judges_backends).run(publish, show));
     Ok(Discovery { published, veths, sources, deadline, mode, overruns, heard, newcomers, failure })
 }
 

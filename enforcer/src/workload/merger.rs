@@ -61,6 +61,8 @@ pub(super) struct Merger {
     states: Vec<SourceState>,
     uplinks: Vec<String>,
     settling: Settling,
+    /// Addresses of Services may be known.
+    judges_backends: bool,
     /// When the next settling time ends.
     settles: Option<std::time::Instant>,
     requests: Requests,
@@ -92,6 +94,7 @@ impl Merger {
             states,
             uplinks,
             settling,
+            judges_backends: false,
             settles: None,
             requests,
             views,
@@ -102,6 +105,11 @@ impl Merger {
             builds,
             told,
         }
+    }
+
+    /// The same, where the kernel judges by its backend what is sent to a Service, if `judges` says so.
+    pub(super) fn judging_backends(self, judges: bool) -> Self {
+        Self { judges_backends: judges, ..self }
     }
 
     /// Runs until nobody listens or netlink has stopped.
@@ -204,6 +212,7 @@ impl Merger {
             netns: &self.netns,
             uplinks: &self.uplinks,
             settling: self.settling.0,
+            judges_backends: self.judges_backends,
             now: Instant::now().into_std(),
         });
         self.settles = outcome.settles;

@@ -48,6 +48,9 @@ pub struct Snapshot {
     pub remote: Vec<Arc<RemoteWorkload>>,
     /// Addresses of this node, on any device of its namespace.
     pub node: BTreeSet<IpAddr>,
+    /// Addresses of Services: the node translates what is sent to them, and policy speaks of who gets it (D5).
+    #[serde(default)]
+    pub services: BTreeSet<IpAddr>,
     /// Devices towards the outside (docs/inventory-reference.md, "Uplinks"), by ifindex.
     pub uplinks: BTreeMap<Ifindex, String>,
     /// Devices of the node that lead to no workload, by ifindex: whatever comes in by one of them is from elsewhere. Without

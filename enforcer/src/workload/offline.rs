@@ -36,6 +36,7 @@ pub fn snapshot(inventory: &Inventory) -> Snapshot {
         uplinks: &[],
         // What it shows is pinned at once.
         settling: Duration::from_secs(1),
+        judges_backends: true,
         now: Instant::now(),
     };
     let mut snapshot = Store::new().update(&inputs).snapshot;

@@ -75,6 +75,10 @@ impl<'a> PolicyTables for &'a Memory {
     fn image(&self, _: Slot) -> Option<Self::Image> {
         Some(self)
     }
+
+    fn judges_backends(&self) -> bool {
+        false
+    }
 }
 
 impl Devices for &Memory {

@@ -60,6 +60,10 @@ impl<'a> PolicyTables for Refusing<'a> {
     fn image(&self, slot: Slot) -> Option<Self::Image> {
         self.world.image(slot)
     }
+
+    fn judges_backends(&self) -> bool {
+        self.world.judges_backends()
+    }
 }
 
 impl Devices for Refusing<'_> {

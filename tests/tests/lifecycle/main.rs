@@ -37,6 +37,7 @@ mod sctp;
 mod serve;
 mod spoof;
 mod strays;
+mod translated;
 mod unknown;
 mod vouchers;
 mod workloads;

@@ -62,6 +62,8 @@ const ORDER: &[&str] = &[
     "datapath",
     // Or it is of no workload.
     "guard",
+    // Or it comes by once more, behind the node's translation.
+    "translated",
     // What becomes of a denied one.
     "denial",
     "event",

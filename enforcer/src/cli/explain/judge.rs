@@ -85,6 +85,12 @@ impl<'a> Judge<'a> {
             let text = format!("{word}  not judged on this node: no workload here has the address {own}");
             return Ok(Answer { text, allowed: true });
         };
+        let isolated = !matches!(self.resolved.decide(*key, direction, peer, service).by, DecidedBy::NotIsolated);
+        if isolated && direction == Direction::Egress && self.resolved.is_service(peer.into()) {
+            let text =
+                format!("{word}  not judged by this address: {peer} is a Service; ask for the address of its backend");
+            return Ok(Answer { text, allowed: true });
+        }
         let tables = self.verdict(*key, direction, peer, service.port_key());
         let allowed = tables == Verdict::Allow;
         let why = if local.identity.is_none() && allowed {

@@ -12,6 +12,7 @@ use enforcer_common::id::Ifindex;
 use enforcer_common::side::Side;
 
 use crate::kernel::error::{KernelError, at, on_device};
+use crate::kernel::hooks::netfilter;
 use crate::kernel::hooks::programs::Programs;
 use crate::kernel::hooks::tcx;
 use crate::kernel::pins::layout::{self, Layout, incoming};
@@ -42,13 +43,13 @@ impl Links {
     pub(crate) fn open(layout: &Layout) -> Result<Self, KernelError> {
         let directory = layout.links();
         let names = layout::names(&directory)?;
-        for name in &names {
+        for name in names.iter().filter(|name| !name.starts_with(netfilter::PREFIX)) {
             if let Some(settled) = name.strip_suffix(layout::NEW) {
                 settle(&directory, settled)?;
             }
         }
         let mut held = BTreeMap::new();
-        for name in layout::names(&directory)? {
+        for name in layout::names(&directory)?.into_iter().filter(|name| !name.starts_with(netfilter::PREFIX)) {
             let path = directory.join(&name);
             let (ifindex, side) = parse(&name).ok_or_else(|| KernelError::Foreign { path: path.clone() })?;
             let (link, info) = tcx::pinned(&path)?;

@@ -4,6 +4,8 @@
 //! each the first of its chain.
 
 pub(crate) mod attach;
+mod netfilter;
+mod other;
 mod programs;
 mod refused;
 mod sweep;
@@ -21,6 +23,7 @@ pub use sweep::{Sweep, Swept};
 pub(crate) use attach::Links;
 
 use attach::LinkDrift;
+use netfilter::NetfilterLinks;
 use programs::{EMBEDDED, Programs, Tick};
 
 use crate::kernel::error::KernelError;
@@ -54,6 +57,7 @@ impl Object {
 #[derive(Debug)]
 pub(crate) struct Hooks {
     links: Links,
+    netfilter: NetfilterLinks,
     programs: Programs,
     object: Object,
 }
@@ -65,8 +69,9 @@ pub(crate) struct Spare(Option<Programs>);
 impl Hooks {
     /// Takes over the programs of this object, or loads and pins them.
     pub(crate) fn open(pins: &Pins, links: Links, object: Object) -> Result<Self, KernelError> {
+        let netfilter = NetfilterLinks::open(pins.layout())?;
         let programs = Programs::open(pins.layout(), pins.maps(), &object.0)?;
-        Ok(Self { links, programs, object })
+        Ok(Self { links, netfilter, programs, object })
     }
 
     /// Veths of workloads with at least one link.
@@ -107,6 +112,24 @@ impl Hooks {
     /// Attaches the guard to a device that leads to no workload, unless it is there.
     pub(crate) fn guard(&mut self, ifindex: Ifindex) -> Result<(), KernelError> {
         self.links.attach(ifindex, &[Side::Guard], |side| self.programs.of(side))
+    }
+
+    /// Whether this kernel can judge packets behind the node's translation.
+    pub(crate) fn can_judge_backends(&self) -> bool {
+        self.programs.translated().is_some()
+    }
+
+    /// Whether the program behind the node's translation is where it should be, if this kernel has one.
+    pub(crate) fn is_behind_translation(&self) -> Result<bool, KernelError> {
+        self.programs.translated().map_or(Ok(true), |(program, id)| self.netfilter.is_whole(program, id))
+    }
+
+    /// Attaches the program behind the node's translation wherever it is not. False: this kernel has none.
+    pub(crate) fn attach_behind_translation(&mut self) -> Result<bool, KernelError> {
+        let Some((program, id)) = self.programs.translated() else {
+            return Ok(false);
+        };
+        self.netfilter.attach(program, id).map(|()| true)
     }
 
     /// Detaches a veth, or forgets one that is gone.

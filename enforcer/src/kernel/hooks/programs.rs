@@ -15,6 +15,7 @@ use enforcer_common::side::Side;
 use nix::time::{ClockId, clock_getres};
 
 use crate::kernel::error::{KernelError, at};
+use crate::kernel::hooks::netfilter;
 use crate::kernel::hooks::refused::refused;
 use crate::kernel::hooks::sweep::{self, Sweep};
 use crate::kernel::pins::Maps;
@@ -41,6 +42,8 @@ pub(crate) struct Programs {
     sides: [Program; 3],
     closed: Program,
     sweep: Sweep,
+    /// `None`: this kernel cannot run it.
+    translated: Option<Program>,
 }
 
 impl Programs {
@@ -56,7 +59,8 @@ impl Programs {
         std::fs::create_dir(&directory).map_err(at(&directory, "create"))?;
         let sides = Side::ALL.map(|side| (side.program(), programs.of(side).0));
         let others = [(CLOSED, programs.closed().0), (sweep::NAME, programs.sweep.as_fd())];
-        for (name, fd) in sides.into_iter().chain(others) {
+        let translated = programs.translated().map(|(fd, _)| (netfilter::NAME, fd));
+        for (name, fd) in sides.into_iter().chain(others).chain(translated) {
             let path = directory.join(name);
             sys::object_pin(fd, &path).map_err(at(&path, "pin"))?;
         }
@@ -81,15 +85,26 @@ impl Programs {
         let mut found: BTreeMap<&str, &mut aya::programs::Program> = ebpf.programs_mut().collect();
         let mut wanted = |name: &'static str| (name, found.remove(name));
         let (sides, closed) = (Side::ALL.map(|side| wanted(side.program())), wanted(CLOSED));
-        let fds = maps.of_programs().into_iter().map(|(row, map)| (row.name, map.fd())).collect();
+        let fds: BTreeMap<_, _> = maps.of_programs().into_iter().map(|(row, map)| (row.name, map.fd())).collect();
         // The verifier takes most of a second for each of the two large ones, and works on several processors.
-        let (sides, closed, sweep) = thread::scope(|scope| {
+        let (sides, closed, sweep, translated) = thread::scope(|scope| {
             let sides = sides.map(|(name, program)| scope.spawn(move || verify(name, program)));
             let (closed, sweep) = (verify(closed.0, closed.1), Sweep::load(object, &fds));
-            (sides.map(|side| side.join().unwrap_or_else(|panic| resume_unwind(panic))), closed, sweep)
+            let translated = netfilter::load(object, &fds, tick.shift);
+            (sides.map(|side| side.join().unwrap_or_else(|panic| resume_unwind(panic))), closed, sweep, translated)
         });
         let [from, to, guard] = sides;
-        Ok(Self { sides: [from?, to?, guard?], closed: closed?, sweep: sweep? })
+        let translated = match translated.and_then(program) {
+            Ok(program) => Some(program),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "packets to Services are judged by the address of the Service: nothing can judge them by the backend here"
+                );
+                None
+            }
+        };
+        Ok(Self { sides: [from?, to?, guard?], closed: closed?, sweep: sweep?, translated })
     }
 
     /// Opens the programs that are pinned in a directory. `None` means that a pin is missing.
@@ -109,9 +124,9 @@ impl Programs {
         let (Some(closed), Some(sweep)) = (open(CLOSED)?, open(sweep::NAME)?) else {
             return Ok(None);
         };
-        let program = |fd| id(&fd).map(|id| Program { fd, id });
         let sides = [program(from)?, program(to)?, program(guard)?];
-        Ok(Some(Self { sides, closed: program(closed)?, sweep: Sweep::loaded(sweep) }))
+        let translated = open(netfilter::NAME)?.map(program).transpose()?;
+        Ok(Some(Self { sides, closed: program(closed)?, sweep: Sweep::loaded(sweep), translated }))
     }
 
     /// Removes the pins of other objects' programs.
@@ -137,6 +152,11 @@ impl Programs {
         (self.closed.fd.as_fd(), self.closed.id)
     }
 
+    /// The program behind the node's translation, and its id; `None`: this kernel cannot run it.
+    pub(crate) fn translated(&self) -> Option<(BorrowedFd<'_>, u32)> {
+        self.translated.as_ref().map(|program| (program.fd.as_fd(), program.id))
+    }
+
     /// The program that frees flows.
     pub(crate) fn sweep(&self) -> &Sweep {
         &self.sweep
@@ -151,6 +171,12 @@ fn verify(name: &'static str, program: Option<&mut aya::programs::Program>) -> R
     program.load().map_err(failed)?;
     let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
     let fd = fd.map_err(|source| KernelError::System { call: "dup", source })?;
+    let id = id(&fd)?;
+    Ok(Program { fd, id })
+}
+
+/// A program with its id.
+fn program(fd: OwnedFd) -> Result<Program, KernelError> {
     let id = id(&fd)?;
     Ok(Program { fd, id })
 }

@@ -18,6 +18,7 @@ use crate::kernel::sys::{self, Map, MapAttributes, kind};
 pub(crate) struct Maps {
     pub(crate) flows: FlowMaps,
     pub(crate) homes: Arc<Map>,
+    pub(crate) veths: Arc<Map>,
     pub(crate) policy: PolicyMaps,
     pub(crate) denials: DenialMaps,
 }
@@ -67,6 +68,7 @@ impl Maps {
         Ok(Self {
             flows: FlowMaps::of(open)?,
             homes: open(&schema::HOMES)?,
+            veths: open(&schema::VETHS)?,
             policy: PolicyMaps {
                 images: open(&schema::IMAGES)?,
                 image_starts: open(&schema::IMAGE_STARTS)?,
@@ -84,8 +86,8 @@ impl Maps {
     }
 
     /// The maps that programs use.
-    pub(crate) fn of_programs(&self) -> [(&'static MapRow, &Map); 14] {
-        let Self { flows, homes, policy, denials } = self;
+    pub(crate) fn of_programs(&self) -> [(&'static MapRow, &Map); 15] {
+        let Self { flows, homes, veths, policy, denials } = self;
         [
             (&schema::GLOBALS, &flows.globals),
             (&schema::IMAGES, &policy.images),
@@ -94,6 +96,7 @@ impl Maps {
             (&schema::ENDPOINTS, &flows.endpoints),
             (&schema::ENDPOINTS_MORE, &flows.endpoints_more),
             (&schema::HOMES, homes),
+            (&schema::VETHS, veths),
             (&schema::FLOWS, &flows.flows),
             (&schema::HALF_OPEN, &flows.half_open),
             (&schema::QUOTAS, &flows.quotas),

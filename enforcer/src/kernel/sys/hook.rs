@@ -33,6 +33,60 @@ pub(crate) struct Attached {
     pub(crate) link: u32,
 }
 
+/// `BPF_NETFILTER`.
+pub(crate) const NETFILTER: u32 = 45;
+/// `BPF_LINK_TYPE_NETFILTER`.
+const LINK_TYPE_NETFILTER: u32 = 10;
+
+/// A place in netfilter.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct NetfilterHook {
+    /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
+    pub(crate) family: u32,
+    /// From the kernel's `enum nf_inet_hooks`.
+    pub(crate) hook: u32,
+    /// Lower ones come first. The kernel takes one program for each.
+    pub(crate) priority: i32,
+}
+
+/// Attaches a program in this network namespace. EBUSY: another program has this priority.
+pub(crate) fn netfilter_create(program: BorrowedFd<'_>, at: NetfilterHook) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Create {
+        prog_fd: i32,
+        target_fd: u32,
+        attach_type: u32,
+        flags: u32,
+        family: u32,
+        hook: u32,
+        priority: i32,
+        netfilter_flags: u32,
+    }
+    let NetfilterHook { family, hook, priority } = at;
+    let mut create = Create {
+        prog_fd: program.as_raw_fd(),
+        target_fd: 0,
+        attach_type: NETFILTER,
+        flags: 0,
+        family,
+        hook,
+        priority,
+        netfilter_flags: 0,
+    };
+    // SAFETY: the layout is this command's; no pointers in it.
+    Ok(owned(unsafe { bpf(command::LINK_CREATE, &mut create) }?))
+}
+
+/// Where a netfilter link is attached, and the id of its program.
+pub(crate) fn netfilter_info(fd: BorrowedFd<'_>) -> io::Result<(NetfilterHook, u32)> {
+    // Type, id, program and padding of `struct bpf_link_info`, then the part for netfilter.
+    let [kind, _, program, _, family, hook, priority] = info(fd)?;
+    if kind != LINK_TYPE_NETFILTER {
+        return Err(Errno::EMEDIUMTYPE.into());
+    }
+    Ok((NetfilterHook { family, hook, priority: priority.cast_signed() }, program))
+}
+
 /// What a link is attached to.
 pub(crate) fn link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     // Type, id, program and padding of `struct bpf_link_info`, then the part for tcx: ifindex and hook.

@@ -52,6 +52,13 @@ impl Map {
         Self::from_fd(fd)
     }
 
+    /// Keeps user space from changing the map from now on, so that the verifier takes what it holds for constants.
+    pub(crate) fn freeze(&self) -> io::Result<()> {
+        let mut freeze = [self.fd.as_raw_fd()];
+        // SAFETY: the map: this command's layout; no pointers in it.
+        unsafe { bpf(command::MAP_FREEZE, &mut freeze) }.map(|_| ())
+    }
+
     /// The map that is pinned at a path.
     pub(crate) fn pinned(path: &Path) -> io::Result<Self> {
         Self::from_fd(object_get(path)?)

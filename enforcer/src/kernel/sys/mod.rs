@@ -1,5 +1,5 @@
 //! The calls of bpf(2) that aya does not offer: maps with exact attributes, pins with information about them, tcx links by
-//! ifindex, the chain of a device, and programs of type syscall.
+//! ifindex, the chain of a device, netfilter links, and programs of type syscall and netfilter.
 //!
 //! Input and output: plain data and file descriptors. Unsafe code is here and in `mmap`.
 #![allow(
@@ -19,9 +19,12 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-pub(crate) use hook::{LinkInfo, chain, link_create, link_detach, link_info, link_update, program_id};
+pub(crate) use hook::{
+    LinkInfo, NETFILTER, NetfilterHook, chain, link_create, link_detach, link_info, link_update, netfilter_create,
+    netfilter_info, program_id,
+};
 pub(crate) use map::{Map, MapAttributes, kind};
-pub(crate) use program::{SyscallProgram, btf_load, syscall_load, syscall_run};
+pub(crate) use program::{NewProgram, ProgramType, btf_load, program_load, syscall_run};
 
 /// Commands of bpf(2), from the kernel's `enum bpf_cmd`.
 mod command {
@@ -37,6 +40,7 @@ mod command {
     pub(super) const OBJ_GET_INFO_BY_FD: i32 = 15;
     pub(super) const PROG_QUERY: i32 = 16;
     pub(super) const BTF_LOAD: i32 = 18;
+    pub(super) const MAP_FREEZE: i32 = 22;
     pub(super) const MAP_UPDATE_BATCH: i32 = 26;
     pub(super) const LINK_CREATE: i32 = 28;
     pub(super) const LINK_UPDATE: i32 = 29;

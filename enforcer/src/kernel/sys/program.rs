@@ -1,4 +1,5 @@
-//! Programs of type syscall, which aya cannot load. They run in the context of the caller, and not on a packet.
+//! Programs of types that aya cannot load: those of type syscall, which run in the context of the caller and not on a packet,
+//! and those of type netfilter.
 
 use std::ffi::CStr;
 use std::io;
@@ -9,16 +10,35 @@ use aya_obj::generated::bpf_insn;
 
 use super::{address, bpf, command, owned};
 
-/// `BPF_PROG_TYPE_SYSCALL`.
-const SYSCALL: u32 = 31;
-/// `BPF_F_SLEEPABLE`; the kernel takes no other program of this type.
+/// `BPF_F_SLEEPABLE`; the kernel takes no other program of type syscall.
 const SLEEPABLE: u32 = 1 << 4;
+
+/// A type of program.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ProgramType {
+    /// `BPF_PROG_TYPE_SYSCALL`.
+    Syscall,
+    /// `BPF_PROG_TYPE_NETFILTER`.
+    Netfilter,
+}
+
+impl ProgramType {
+    /// Its number, its flags, and where it may be attached.
+    const fn numbers(self) -> [u32; 3] {
+        match self {
+            Self::Syscall => [31, SLEEPABLE, 0],
+            Self::Netfilter => [32, 0, super::NETFILTER],
+        }
+    }
+}
 /// Bytes for the verifier's log. If the log does not fit, Linux 6.4 and later keep its end.
 const LOG: usize = 1 << 20;
 
-/// What makes a program of type syscall.
+/// What makes a program.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SyscallProgram<'a> {
+pub(crate) struct NewProgram<'a> {
+    /// Its type.
+    pub(crate) kind: ProgramType,
     /// Name of the program, of which the kernel keeps at most 15 bytes.
     pub(crate) name: &'a str,
     /// Instructions of the program after relocation.
@@ -49,7 +69,7 @@ pub(crate) fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// Loads a program. The error comes with what the verifier says.
-pub(crate) fn syscall_load(program: &SyscallProgram<'_>) -> Result<OwnedFd, (io::Error, String)> {
+pub(crate) fn program_load(program: &NewProgram<'_>) -> Result<OwnedFd, (io::Error, String)> {
     if let Ok(fd) = load(program, &mut []) {
         return Ok(fd);
     }
@@ -60,7 +80,7 @@ pub(crate) fn syscall_load(program: &SyscallProgram<'_>) -> Result<OwnedFd, (io:
     })
 }
 
-fn load(program: &SyscallProgram<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
+fn load(program: &NewProgram<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Load {
         kind: u32,
@@ -83,8 +103,9 @@ fn load(program: &SyscallProgram<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
     }
     // Two words for each: where it starts, and its type.
     let functions = program.functions.func_info_bytes();
+    let [kind, flags, attach_type] = program.kind.numbers();
     let mut load = Load {
-        kind: SYSCALL,
+        kind,
         instruction_count: program.instructions.len() as u32,
         instructions: address(program.instructions.as_ptr().cast()),
         license: address(program.license.as_ptr().cast()),
@@ -92,10 +113,10 @@ fn load(program: &SyscallProgram<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
         log_size: log.len() as u32,
         log_buf: if log.is_empty() { 0 } else { address(log.as_mut_ptr()) },
         kernel_version: 0,
-        flags: SLEEPABLE,
+        flags,
         name: [0; 16],
         ifindex: 0,
-        attach_type: 0,
+        attach_type,
         btf_fd: program.btf.as_raw_fd(),
         function_size: 8,
         functions: address(functions.as_ptr()),

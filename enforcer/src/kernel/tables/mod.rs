@@ -11,13 +11,14 @@ mod mmap;
 mod quotas;
 mod slots;
 mod uplinks;
+mod veths;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use enforcer_common::endpoint::Endpoint;
 use enforcer_common::home::HomeKey;
-use enforcer_common::id::{Ifindex, IncarnationId, OwnerId, PolicyWord, QuotaPlace, Revision, Slot};
+use enforcer_common::id::{Address, Ifindex, IncarnationId, OwnerId, PolicyWord, QuotaPlace, Revision, Slot};
 
 pub(crate) use endpoints::EndpointTable;
 pub(crate) use globals::Globals;
@@ -30,6 +31,7 @@ pub(crate) use uplinks::Uplinks;
 use globals::next_word;
 use homes::Homes;
 use slots::Slots;
+use veths::Veths;
 
 use crate::kernel::error::KernelError;
 use crate::kernel::pins::Pins;
@@ -44,6 +46,7 @@ pub(crate) struct Tables {
     slots: Slots,
     uplinks: Uplinks,
     homes: Homes,
+    veths: Veths,
     /// The word as this process last saw or stored it.
     word: PolicyWord,
     /// Programs may still read what the next plan writes.
@@ -70,7 +73,19 @@ impl Tables {
         let quotas = Arc::new(Quotas::open(maps, flow_quota, true)?);
         let uplinks = Uplinks::open(maps)?;
         let homes = Homes::open(&pins.maps().homes)?;
-        Ok(Self { globals, endpoints, quotas, slots, uplinks, homes, word, owes_grace: false, has_applied: false })
+        let veths = Veths::open(&pins.maps().veths)?;
+        Ok(Self {
+            globals,
+            endpoints,
+            quotas,
+            slots,
+            uplinks,
+            homes,
+            veths,
+            word,
+            owes_grace: false,
+            has_applied: false,
+        })
     }
 
     /// Gives up what a start that was cut short has left: endpoints that were written for a veth which was then not attached,
@@ -228,6 +243,36 @@ impl Tables {
     /// Removes the homes that a plan does not name, once no program judges by an older one.
     pub(crate) fn remove_other_homes(&mut self, wanted: &BTreeSet<HomeKey>) -> Result<(), KernelError> {
         self.homes.remove_others(wanted)
+    }
+
+    /// Tells the programs on veths whether a packet to a Service is judged again behind the node's translation.
+    pub(crate) fn set_judges_backends(&self, judges: bool) {
+        self.globals.set_judges_backends(judges);
+    }
+
+    /// Whether the programs on veths count on that.
+    pub(crate) fn judges_backends(&self) -> bool {
+        self.globals.judges_backends()
+    }
+
+    /// Says by which veth each address of a plan's workloads is reached, and forgets none.
+    pub(crate) fn add_veths(&mut self, wanted: &BTreeMap<Address, Ifindex>) -> Result<(), KernelError> {
+        self.veths.add(wanted)
+    }
+
+    /// Forgets the addresses that a plan does not name, once no workload may send from them.
+    pub(crate) fn remove_other_veths(&mut self, wanted: &BTreeMap<Address, Ifindex>) -> Result<(), KernelError> {
+        self.veths.remove_others(wanted)
+    }
+
+    /// Whether the veths of addresses in the kernel are not what was last stored.
+    pub(crate) fn changed_veths(&self) -> Result<bool, KernelError> {
+        self.veths.has_drifted()
+    }
+
+    /// Stores the veths of addresses again as they were last stored.
+    pub(crate) fn restore_veths(&self) -> Result<(), KernelError> {
+        self.veths.restore()
     }
 
     /// Whether the homes in the kernel are not what was last stored.

@@ -67,6 +67,9 @@ pub(crate) struct Writes {
     /// By which devices packets of workloads may come in: missing pairs are added before the policy word, others are removed
     /// a grace period after it.
     pub(crate) homes: BTreeSet<HomeKey>,
+    /// By which veth each address of a workload is reached: missing entries are added before the policy word, others are removed
+    /// once no workload may send from their addresses.
+    pub(crate) veths: BTreeMap<Address, Ifindex>,
     /// Id of each workload.
     pub(crate) ids: BTreeMap<WorkloadKey, IncarnationId>,
     /// Addresses without a place.
@@ -76,7 +79,7 @@ pub(crate) struct Writes {
 impl Writes {
     /// Removes the rows of a slot from every endpoint, because the image to which the row numbers belong is gone.
     pub(crate) fn close(&mut self, slot: Slot) {
-        let Self { taken, before, after, wiped, late, fresh: _, homes: _, ids: _, refused: _ } = self;
+        let Self { taken, before, after, wiped, late, fresh: _, homes: _, veths: _, ids: _, refused: _ } = self;
         for endpoint in [taken, before, after, wiped, late].into_iter().flatten() {
             endpoint.rows[slot.index()] = [Row::NONE; 2];
         }

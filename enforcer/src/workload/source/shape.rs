@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,6 +30,8 @@ pub struct SourceState {
     pub namespaces: Arc<BTreeMap<String, Labels>>,
     /// Addresses of nodes, this one and others, with the name of the node. No workload has them.
     pub nodes: Arc<BTreeMap<IpAddr, Arc<str>>>,
+    /// Addresses of Services.
+    pub services: Arc<BTreeSet<IpAddr>>,
     /// The daemon waits for its first list for as long as that takes.
     pub is_awaited: bool,
     /// The text from which a later daemon can make the same statements; `None`: the source says them again by itself.

@@ -95,7 +95,10 @@ impl Store {
         let others = others.map(|(index, link)| (*index, link.name.clone())).collect();
         let beside = inputs.view.beside(veths.iter().copied(), uplinks.keys());
         let above = inputs.view.above(veths.into_iter());
-        Snapshot { namespaces, local, remote, node: inputs.view.node.clone(), uplinks, others, above, beside }
+        let services = inputs.sources.iter().filter(|_| inputs.judges_backends);
+        let services = services.flat_map(|source| source.services.iter().copied()).collect();
+        let node = inputs.view.node.clone();
+        Snapshot { namespaces, local, remote, node, services, uplinks, others, above, beside }
     }
 
     /// The identity of each namespace whose sources agree. A veth that had a name gets another one only as the same object.

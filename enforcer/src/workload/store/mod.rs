@@ -52,6 +52,8 @@ pub struct Inputs<'a> {
     pub uplinks: &'a [String],
     /// For how long after a veth was first seen the addresses behind it are pinned.
     pub settling: Duration,
+    /// The kernel judges what is sent to a Service by its backend, so that the addresses of Services may be known.
+    pub judges_backends: bool,
     /// The time.
     pub now: Instant,
 }

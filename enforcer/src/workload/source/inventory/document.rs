@@ -33,6 +33,8 @@ struct InventoryDoc {
     #[serde(default)]
     namespaces: BTreeMap<String, NamespaceDoc>,
     #[serde(default)]
+    services: Vec<Spanned<String>>,
+    #[serde(default)]
     workloads: Vec<Spanned<WorkloadDoc>>,
 }
 
@@ -153,8 +155,11 @@ fn parse_with(path: &Path, text: &str, options: Options) -> Result<Inventory, In
 }
 
 fn build(document: InventoryDoc) -> Result<Inventory, Fault> {
-    let InventoryDoc { namespaces, workloads } = document;
+    let InventoryDoc { namespaces, services, workloads } = document;
     let mut inventory = Inventory::default();
+    for address in services {
+        inventory.services.insert(unicast(address)?.0);
+    }
     for (name, NamespaceDoc { labels }) in namespaces {
         inventory.namespaces.insert(name.clone(), namespace_labels(&name, labels)?);
     }

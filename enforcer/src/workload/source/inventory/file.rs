@@ -141,7 +141,7 @@ impl Reader {
 
     fn parsed(&mut self, text: &str) -> Result<SourceState, InvalidInventory> {
         let InventoryReading { inventory, statements, .. } = self.pieces.parse(&self.path, text)?;
-        Ok(SourceState { kept: Some(Arc::from(text)), ..state(statements, inventory.namespaces) })
+        Ok(SourceState { kept: Some(Arc::from(text)), ..state(statements, inventory.namespaces, inventory.services) })
     }
 
     /// Whether a reading does not count yet, beside the text that counts.

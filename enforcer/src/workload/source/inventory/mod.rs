@@ -38,6 +38,8 @@ pub const MAX_BYTES: u64 = 8 << 20;
 pub struct Inventory {
     /// Labels of namespaces.
     pub namespaces: BTreeMap<String, Labels>,
+    /// Addresses that the node translates for whoever is behind them.
+    pub services: BTreeSet<IpAddr>,
     /// Workloads, in the order of the file.
     pub entries: Vec<Arc<Entry>>,
 }
@@ -102,15 +104,21 @@ impl Inventory {
 
 /// What an inventory says.
 pub(in crate::workload) fn state_of(inventory: &Inventory) -> SourceState {
-    state(inventory.entries.iter().map(|entry| Arc::new(statement(entry))).collect(), inventory.namespaces.clone())
+    let statements = inventory.entries.iter().map(|entry| Arc::new(statement(entry))).collect();
+    state(statements, inventory.namespaces.clone(), inventory.services.clone())
 }
 
-fn state(statements: Vec<Arc<Statement>>, namespaces: BTreeMap<String, Labels>) -> SourceState {
+fn state(
+    statements: Vec<Arc<Statement>>,
+    namespaces: BTreeMap<String, Labels>,
+    services: BTreeSet<IpAddr>,
+) -> SourceState {
     SourceState {
         name: format!("the {NAME}"),
         listed: Listed::Complete,
         statements: Arc::new(statements),
         namespaces: Arc::new(namespaces),
+        services: Arc::new(services),
         ..SourceState::default()
     }
 }

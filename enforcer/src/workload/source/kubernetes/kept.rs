@@ -37,6 +37,8 @@ struct Kept<L, P, N> {
     pods: P,
     namespaces: N,
     nodes: BTreeMap<IpAddr, Arc<str>>,
+    #[serde(default)]
+    services: BTreeSet<IpAddr>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -79,7 +81,14 @@ pub(super) fn text(objects: &Objects) -> String {
         Pod::Host { node, addresses } => Some(KeptPod::Host { node: Arc::clone(node), addresses: addresses.clone() }),
     });
     let pods: Vec<KeptPod> = pods.collect();
-    let kept = Kept { version: VERSION, labels, pods, namespaces: &*objects.namespaces, nodes: objects.nodes.clone() };
+    let kept = Kept {
+        version: VERSION,
+        labels,
+        pods,
+        namespaces: &*objects.namespaces,
+        nodes: objects.nodes.clone(),
+        services: BTreeSet::clone(&objects.services),
+    };
     serde_json::to_string(&kept).unwrap_or_default()
 }
 
@@ -108,5 +117,5 @@ pub(super) fn read(text: &str) -> Result<Objects, UnreadablePods> {
         KeptPod::Host { node, addresses } => Ok(Arc::new(Pod::Host { node, addresses })),
     };
     let pods = kept.pods.into_iter().map(pod).collect::<Result<Vec<_>, UnreadablePods>>()?;
-    Ok(Objects::new(pods, kept.namespaces, kept.nodes))
+    Ok(Objects::new(pods, kept.namespaces, kept.nodes, kept.services))
 }

@@ -1,6 +1,6 @@
 //! The Kubernetes API as a source: it names the pods of this node, and all others as peers.
 //!
-//! Input: pods, namespaces and nodes, each kind as a complete set. Output: a statement for each pod. Nothing is said before all
+//! Input: pods, namespaces, nodes and Services, each kind as a complete set. Output: a statement for each pod. Nothing is said before all
 //! kinds are listed. While one of them is out of date, what was said last stays in force. A daemon that starts while the API
 //! does not answer goes on from what an earlier one kept.
 
@@ -11,6 +11,7 @@ mod objects;
 mod pod;
 mod pool;
 mod ports;
+mod services;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +23,7 @@ use kube::core::PartialObjectMeta;
 use tokio::sync::watch::{self, Receiver, Sender};
 use tokio::time::{Instant, sleep_until};
 
-use self::objects::{Nodes, Objects};
+use self::objects::{Addresses, Objects};
 use self::pod::{Pod, Trimmer};
 use super::shape::{Earlier, Listed, Source, SourceError, SourceState, Started};
 use crate::kubernetes::{Cluster, Stale, View, Which};
@@ -61,7 +62,8 @@ struct Follower {
     /// Pods of other nodes.
     peers: Receiver<View<Pod>>,
     namespaces: Receiver<View<Labels>>,
-    nodes: Receiver<View<Nodes>>,
+    nodes: Receiver<View<Addresses>>,
+    services: Receiver<View<Addresses>>,
     /// What an earlier daemon kept, until the API has answered.
     kept: Option<Arc<str>>,
     objects: Objects,
@@ -78,7 +80,9 @@ impl Follower {
             namespaces: cluster.follow::<PartialObjectMeta<v1::Namespace>, Labels>(&(), &Which::all(), |namespace| {
                 Some(namespace.metadata.labels.unwrap_or_default())
             }),
-            nodes: cluster.follow::<v1::Node, Nodes>(&(), &Which::all(), |node| Some(objects::addresses_of(node))),
+            nodes: cluster.follow::<v1::Node, Addresses>(&(), &Which::all(), |node| Some(objects::addresses_of(node))),
+            services: cluster
+                .follow::<v1::Service, Addresses>(&(), &Which::all(), |service| Some(services::addresses_of(service))),
             kept,
             objects: Objects::default(),
         }
@@ -94,6 +98,7 @@ impl Follower {
                 () = changed(&mut self.peers) => {}
                 () = changed(&mut self.namespaces) => {}
                 () = changed(&mut self.nodes) => {}
+                () = changed(&mut self.services) => {}
                 () = sleep_until(patience), if !is_late => {}
                 () = to.closed() => return,
             }
@@ -105,11 +110,13 @@ impl Follower {
         let (is_listed, error) = {
             let (own, peers) = (self.own.borrow_and_update(), self.peers.borrow_and_update());
             let (namespaces, nodes) = (self.namespaces.borrow_and_update(), self.nodes.borrow_and_update());
-            let is_listed = own.listed && peers.listed && namespaces.listed && nodes.listed;
+            let services = self.services.borrow_and_update();
+            let is_listed = own.listed && peers.listed && namespaces.listed && nodes.listed && services.listed;
             if is_listed {
                 self.objects.take(&own.objects, &peers.objects, &namespaces.objects, &nodes.objects);
+                self.objects.take_services(&services.objects);
             }
-            let stale = [&own.stale, &peers.stale, &namespaces.stale, &nodes.stale];
+            let stale = [&own.stale, &peers.stale, &namespaces.stale, &nodes.stale, &services.stale];
             (is_listed, stale.into_iter().flatten().map(down).next())
         };
         let next = if is_listed {
@@ -130,6 +137,7 @@ impl Follower {
             || !Arc::ptr_eq(&next.statements, &state.statements)
             || next.namespaces != state.namespaces
             || next.nodes != state.nodes
+            || next.services != state.services
             || next.kept != state.kept;
         *state = next;
         is_news

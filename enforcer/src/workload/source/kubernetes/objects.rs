@@ -1,6 +1,6 @@
 //! The objects of the API, and what they say together.
 //!
-//! Input: complete sets of pods, namespaces and nodes. Output: the state of the source. What has not changed is shared with the
+//! Input: complete sets of pods, namespaces, nodes and Services. Output: the state of the source. What has not changed is shared with the
 //! last state.
 
 #![forbid(unsafe_code)]
@@ -18,8 +18,8 @@ use crate::workload::model::Labels;
 use crate::workload::source::shape::{Listed, SourceState};
 use crate::workload::statement::Statement;
 
-/// Addresses of one node.
-pub(super) type Nodes = BTreeSet<IpAddr>;
+/// Addresses of one object.
+pub(super) type Addresses = BTreeSet<IpAddr>;
 /// A complete set of one kind.
 type Set<T> = BTreeMap<Key, Arc<T>>;
 
@@ -31,6 +31,8 @@ pub(super) struct Objects {
     pub(super) namespaces: Arc<BTreeMap<String, Labels>>,
     /// By address, the node that says so in the API.
     pub(super) nodes: BTreeMap<IpAddr, Arc<str>>,
+    /// Of all Services.
+    pub(super) services: Arc<Addresses>,
     state: Option<SourceState>,
 }
 
@@ -39,12 +41,13 @@ impl Objects {
         pods: Vec<Arc<Pod>>,
         namespaces: BTreeMap<String, Labels>,
         nodes: BTreeMap<IpAddr, Arc<str>>,
+        services: Addresses,
     ) -> Self {
-        Self { pods, namespaces: Arc::new(namespaces), nodes, state: None }
+        Self { pods, namespaces: Arc::new(namespaces), nodes, services: Arc::new(services), state: None }
     }
 
     /// Takes what the API says now.
-    pub(super) fn take(&mut self, own: &Set<Pod>, peers: &Set<Pod>, namespaces: &Set<Labels>, nodes: &Set<Nodes>) {
+    pub(super) fn take(&mut self, own: &Set<Pod>, peers: &Set<Pod>, namespaces: &Set<Labels>, nodes: &Set<Addresses>) {
         let pods = || own.values().chain(peers.values());
         let is_same = pods().map(Arc::as_ptr).eq(self.pods.iter().map(Arc::as_ptr));
         let same_namespace = |((key, labels), (name, before)): ((&Key, &Arc<Labels>), (&String, &Labels))| {
@@ -70,6 +73,15 @@ impl Objects {
         self.state = None;
     }
 
+    /// Takes the addresses of Services that the API knows now.
+    pub(super) fn take_services(&mut self, services: &Set<Addresses>) {
+        let services: Addresses = services.values().flat_map(|addresses| addresses.iter().copied()).collect();
+        if services != *self.services {
+            self.services = Arc::new(services);
+            self.state = None;
+        }
+    }
+
     /// What all of it comes to.
     pub(super) fn state(&mut self) -> SourceState {
         if let Some(state) = &self.state {
@@ -80,6 +92,7 @@ impl Objects {
             statements: Arc::new(self.statements()),
             namespaces: Arc::clone(&self.namespaces),
             nodes: Arc::new(self.addresses_of_nodes()),
+            services: Arc::clone(&self.services),
             kept: Some(kept::text(self).into()),
             ..silent()
         };
@@ -128,7 +141,7 @@ impl Objects {
 }
 
 /// The addresses that a node has by its own word. No rule uses its `podCIDRs`: many networks give pods others.
-pub(super) fn addresses_of(node: v1::Node) -> Nodes {
+pub(super) fn addresses_of(node: v1::Node) -> Addresses {
     let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
     let wanted = addresses.iter().filter(|address| matches!(address.type_.as_str(), "InternalIP" | "ExternalIP"));
     wanted.filter_map(|address| address.address.parse().ok()).collect()

@@ -197,6 +197,7 @@ impl World {
             netns: &self.netns,
             uplinks: &self.uplinks,
             settling: self.settling,
+            judges_backends: true,
             now: self.now,
         })
     }

@@ -96,7 +96,8 @@ impl Pieces {
         }
         let (namespaces, of_head) = self.namespaces(split)?;
         let mut load = self.load + of_head;
-        let mut inventory = Inventory { namespaces, entries: Vec::with_capacity(recalled.len()) };
+        let mut inventory =
+            Inventory { namespaces, entries: Vec::with_capacity(recalled.len()), ..Inventory::default() };
         let mut statements = Vec::with_capacity(recalled.len());
         let mut news = Vec::new();
         for (piece, known) in split.pieces.iter().zip(recalled) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::objects::{Nodes, Objects, addresses_of};
+use super::objects::{Addresses, Objects, addresses_of};
 use super::pod::{Pod, Trimmer};
 use crate::kubernetes::Key;
 use crate::workload::model::Labels;
@@ -45,7 +45,7 @@ struct Api {
     own: BTreeMap<Key, Arc<Pod>>,
     peers: BTreeMap<Key, Arc<Pod>>,
     namespaces: BTreeMap<Key, Arc<Labels>>,
-    nodes: BTreeMap<Key, Arc<Nodes>>,
+    nodes: BTreeMap<Key, Arc<Addresses>>,
     objects: Objects,
 }
 

@@ -1,0 +1,118 @@
+//! Judges what a local workload sends once more, behind the point where the node translates destinations (D5, N16).
+//!
+//! Input: the tables, and the addresses of a connection before and after translation. Output: a verdict. The programs on a veth
+//! see the address of a Service, and policy speaks of the backend, which nobody knows before the node has chosen it. So the
+//! veth lets such a packet pass, and this is where its sender's egress policy judges it.
+
+use crate::decide::decide;
+use crate::endpoint::Endpoint;
+use crate::id::{Address, Direction, IncarnationId, OwnerId, Revision, Row};
+use crate::image::{AddressEntry, PortKey, ReadImage};
+use crate::packet::{Packet, ProtocolClass};
+use crate::tables::{Devices, PolicyTables, Veths};
+use crate::verdict::{Reason, Verdict};
+use crate::work::{Meta, Work};
+
+/// A packet of a connection in the direction in which it was opened, as the node's connection tracking tells of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    /// Who opened it, before the node translated the source.
+    pub source: Address,
+    /// Where the packet goes, behind translation.
+    pub destination: Address,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Port of the sender; 0 without ports.
+    pub source_port: u16,
+    /// Port behind translation; without ports the type of ICMP.
+    pub destination_port: u16,
+    /// The node has translated the destination.
+    pub is_translated: bool,
+}
+
+impl Connection {
+    /// The port by which policy judges it.
+    #[inline(always)]
+    fn port(&self, class: ProtocolClass) -> PortKey {
+        match class {
+            ProtocolClass::Tcp => PortKey::tcp(self.destination_port),
+            ProtocolClass::Udp => PortKey::udp(self.destination_port),
+            ProtocolClass::Sctp => PortKey::sctp(self.destination_port),
+            ProtocolClass::Icmp => PortKey::icmp(self.destination_port as u8),
+            ProtocolClass::Icmpv6 => PortKey::icmpv6(self.destination_port as u8),
+            ProtocolClass::Other => PortKey::other(self.protocol),
+        }
+    }
+}
+
+/// Judges the connection by the egress policy of the workload that opened it; what no local workload opened passes. On a denial
+/// `work` holds what the record of it needs.
+///
+/// A workload that reaches itself through a Service is judged as by anybody else (C14), so N19 has no say here.
+#[inline(always)]
+pub fn judge<T: PolicyTables + Devices + Veths>(
+    tables: &T,
+    connection: &Connection,
+    work: &mut Work,
+) -> Result<(), Reason> {
+    let Some(veth) = tables.veth_of(&connection.source) else {
+        return Ok(());
+    };
+    let word = tables.word();
+    let slot = word.slot();
+    let class = ProtocolClass::of(connection.protocol, connection.source.is_v4());
+    // An address that several workloads have leads to no endpoint.
+    let endpoint = tables.endpoint(veth);
+    let verdict = match endpoint.filter(|endpoint| endpoint.flags[slot.index()] & Endpoint::UNKNOWN == 0) {
+        None => Verdict::Deny(Reason::UnknownWorkload),
+        Some(_) if word.revision == Revision::NONE => Verdict::Deny(Reason::NoPolicy),
+        Some(endpoint) => {
+            let row = endpoint.row(slot, Direction::Egress);
+            if row == Row::NOT_ISOLATED {
+                return Ok(());
+            }
+            match tables.image(slot) {
+                Some(image) => verdict(&image, row, connection, class),
+                None => Verdict::Deny(Reason::Internal),
+            }
+        }
+    };
+    let Verdict::Deny(reason) = verdict else {
+        return Ok(());
+    };
+    work.word = word;
+    work.meta = Meta { ifindex: veth, ingress_ifindex: veth, vlan: false };
+    work.direction = Direction::Egress;
+    work.flow = 0;
+    work.owner = OwnerId::NONE;
+    work.workload = endpoint.map_or(IncarnationId::NONE, |endpoint| endpoint.id);
+    work.packet = Packet {
+        source: connection.source,
+        destination: connection.destination,
+        protocol: connection.protocol,
+        class,
+        source_port: connection.source_port,
+        destination_port: connection.destination_port,
+        ethertype: if connection.source.is_v4() { 0x0800 } else { 0x86dd },
+        ..Packet::EMPTY
+    };
+    Err(reason)
+}
+
+/// What the sender's policy says of the destination. An address of a Service that the node did not translate has nobody behind
+/// it whom policy could name, and would lead out of the node to whoever claims it.
+#[inline(always)]
+fn verdict<I: ReadImage>(image: &I, row: Row, connection: &Connection, class: ProtocolClass) -> Verdict {
+    let entry = image.address(&connection.destination);
+    if entry.is_some_and(AddressEntry::is_service) {
+        return Verdict::Deny(Reason::NoRule);
+    }
+    if !connection.is_translated {
+        return Verdict::Allow;
+    }
+    decide(image, row, &connection.destination, entry, connection.port(class))
+}
+
+#[cfg(test)]
+mod tests;
