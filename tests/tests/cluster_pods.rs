@@ -5,17 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::ops::Deref;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use enforcer_tests::daemon::{Daemon, binary};
-use enforcer_tests::net::Site;
+use enforcer_tests::cluster::ground::{Ground, NODE};
+use enforcer_tests::cluster::{is_privileged, pod, until};
+use enforcer_tests::daemon::Daemon;
 use serde_json::{Value, json};
 
-/// Longest wait for anything.
-const BOUND: Duration = Duration::from_mins(1);
 /// The port on which pods answer.
 const PORT: u16 = 8080;
 
@@ -32,157 +30,48 @@ spec:
       ports: [{port: http}]
 ";
 
-/// A cluster of two nodes, and the directories of a daemon on the first.
-struct Ground {
-    name: String,
-    site: Site,
-    state: Value,
-}
+/// The cluster with the policies in a file, and what the test asks it.
+struct Shop(Ground);
 
-impl Drop for Ground {
-    fn drop(&mut self) {
-        let _ = xtask(&["down", "--name", &self.name]).status();
+impl Deref for Shop {
+    type Target = Ground;
+
+    fn deref(&self) -> &Ground {
+        &self.0
     }
 }
 
-/// `cargo xtask cluster` of this build.
-fn xtask(arguments: &[&str]) -> Command {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.args(["run", "--quiet", "--locked", "--package", "xtask", "--", "cluster"]).args(arguments);
-    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).stdin(Stdio::null());
-    command
-}
-
-fn said(mut command: Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Waits until a value is as wanted, and gives it.
-fn until<T: std::fmt::Debug>(what: &str, mut get: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) -> T {
-    let end = Instant::now() + BOUND;
-    loop {
-        let value = get();
-        if wanted(&value) {
-            return value;
-        }
-        assert!(Instant::now() < end, "{what} does not come; there is {value:#?}");
-        sleep(Duration::from_millis(200));
-    }
-}
-
-impl Ground {
+impl Shop {
     fn new(cni: &str) -> Self {
-        let name = format!("pods-{cni}-{}", std::process::id());
-        let mut ground = Self { name, site: Site::new(), state: Value::Null };
-        said(xtask(&["up", "--name", &ground.name, "--nodes", "2", "--cni", cni, "--family", "dual"]));
-        let state = said(xtask(&["status", "--json", "--name", &ground.name]));
-        ground.state = serde_json::from_str(&state).unwrap();
-        ground.kubectl(&["create", "namespace", "shop"]);
+        let ground = Ground::new(&format!("pods-{cni}"), &["--nodes", "2", "--cni", cni, "--family", "dual"]);
         fs::create_dir(ground.site.file("policies")).unwrap();
         fs::write(ground.site.file("policies").join("shop.yaml"), POLICIES).unwrap();
-        ground
-    }
-
-    fn member(&self, name: &str) -> &Value {
-        self.state["members"].as_array().unwrap().iter().find(|member| member["name"] == name).unwrap()
-    }
-
-    fn kubectl(&self, arguments: &[&str]) -> String {
-        said(self.kubectl_command(arguments))
-    }
-
-    fn kubectl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.member("control")["network"].as_str().unwrap()));
-        command.arg(self.state["kubectl"].as_str().unwrap());
-        command.args(["--kubeconfig", self.state["kubeconfig"].as_str().unwrap(), "--namespace=shop"]);
-        command.args(arguments).stdin(Stdio::null());
-        command
+        Self(ground)
     }
 
     /// A pod that answers with its name.
     fn pod(&self, name: &str, app: &str, node: &str, is_host: bool) {
         let port = if is_host { PORT + 1 } else { PORT };
-        let object = json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "labels": {"app": app}},
-            "spec": {
-                "nodeSelector": {"kubernetes.io/hostname": node},
-                "hostNetwork": is_host,
-                "terminationGracePeriodSeconds": 1,
-                "containers": [{
-                    "name": "main",
-                    "image": self.state["image"],
-                    "args": ["netexec", format!("--http-port={port}")],
-                    "ports": [{"name": "http", "containerPort": port}],
-                }],
-            },
-        });
-        let file = self.site.file("object.json");
-        fs::write(&file, object.to_string()).unwrap();
-        self.kubectl(&["apply", "--filename", file.to_str().unwrap()]);
+        let mut object = pod(&self.cluster, "shop", name, app, node, port);
+        object["spec"]["hostNetwork"] = is_host.into();
+        self.cluster.apply(&object);
     }
 
     fn wait_for_pods(&self) {
-        self.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=120s"]);
+        self.cluster.wait_for_pods("shop");
     }
 
     fn addresses(&self, pod: &str) -> Vec<String> {
-        let text = self.kubectl(&["get", "pod", pod, "--output=jsonpath={.status.podIPs[*].ip}"]);
-        text.split(' ').map(str::to_owned).collect()
+        self.cluster.addresses("shop", pod)
     }
 
     /// Which of the addresses of `db` answer to a pod.
     fn answers(&self, from: &str, to: &[String]) -> Vec<bool> {
-        let ask = |address: &String| {
-            let host = if address.contains(':') { format!("[{address}]") } else { address.clone() };
-            let url = format!("http://{host}:{PORT}/hostname");
-            // Debian's busybox crashes at wget's own option for this.
-            let ask = ["exec", from, "--", "timeout", "2", "wget", "-q", "-O-", &url];
-            self.kubectl_command(&ask).output().unwrap().status.success()
-        };
-        to.iter().map(ask).collect()
-    }
-
-    /// Runs a command of the host in the network of a pod of the first node.
-    fn inside(&self, address: &str, command: &str) -> Output {
-        let find = format!(
-            "for n in $(ls /run/netns); do if ip netns exec $n ip -o addr | grep -q ' {address}/'; then \
-             exec ip netns exec $n {command}; fi; done; exit 9"
-        );
-        let enter = self.member("node1")["enter"].as_array().unwrap();
-        let mut words = enter.iter().map(|word| word.as_str().unwrap());
-        let mut run = Command::new(words.next().unwrap());
-        run.args(words).args(["bash", "-c", &find]).stdin(Stdio::null()).output().unwrap()
+        self.0.answers(from, to, PORT)
     }
 
     fn daemon(&self) -> Daemon {
-        let mut command = Command::new(binary());
-        command.args(["run", "--kubernetes", "--node", "node1", "--kubeconfig"]);
-        command.arg(self.state["kubeconfig"].as_str().unwrap());
-        command.arg("--policies").arg(self.site.file("policies"));
-        command.arg("--flow-log").arg(self.site.file("flows.jsonl"));
-        command.arg("--netns").arg(self.member("node1")["network"].as_str().unwrap());
-        self.place(&mut command);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        Daemon::spawn(command, self.site.pin_dir(), &self.site.file("daemon.log"))
-    }
-
-    fn place(&self, command: &mut Command) {
-        let settings = self.site.file("settings.yaml");
-        fs::write(&settings, json!({"state_dir": self.site.file("state")}).to_string()).unwrap();
-        command.arg("--config").arg(settings).arg("--pin-dir").arg(self.site.pin_dir());
-    }
-
-    fn report(&self) -> Value {
-        let mut command = Command::new(binary());
-        command.args(["status", "--json"]);
-        self.place(&mut command);
-        let status: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap_or_default();
-        status["report"].clone()
+        self.0.daemon("--policies", "policies")
     }
 
     /// Names and addresses of the workloads; unknown ones have no name.
@@ -219,17 +108,6 @@ impl Ground {
     }
 }
 
-/// Whether this process may make clusters.
-fn is_privileged() -> bool {
-    if nix::unistd::geteuid().is_root() {
-        return true;
-    }
-    let skips = std::env::var_os("ENFORCER_SKIP_PRIV").is_some_and(|value| value == "1");
-    assert!(skips, "this test makes a cluster: it needs root; ENFORCER_SKIP_PRIV=1 skips it");
-    println!("SKIPPED: needs root for a cluster, and ENFORCER_SKIP_PRIV=1 is set");
-    false
-}
-
 #[test]
 fn pods_with_routed_veths_are_joined_and_cut_off() {
     if is_privileged() {
@@ -245,7 +123,7 @@ fn pods_of_a_bridge_are_joined_and_cut_off() {
 }
 
 fn pods_are_joined_and_cut_off(cni: &str) {
-    let ground = Ground::new(cni);
+    let ground = Shop::new(cni);
     for (name, app, node) in
         [("db", "db", "node1"), ("web", "web", "node1"), ("other", "other", "node1"), ("far", "other", "node2")]
     {
@@ -277,16 +155,17 @@ fn pods_are_joined_and_cut_off(cni: &str) {
     println!("{cni}: the policy holds for peers here, elsewhere, and in the network of a node");
 
     // Labels.
-    ground.kubectl(&["label", "pod", "far", "app=web", "--overwrite"]);
+    ground.cluster.kubectl(&["--namespace=shop", "label", "pod", "far", "app=web", "--overwrite"]);
     until("a peer with the label", || ground.answers("far", &db), |answers| *answers == all);
-    ground.kubectl(&["label", "pod", "far", "app=other", "--overwrite"]);
+    ground.cluster.kubectl(&["--namespace=shop", "label", "pod", "far", "app=other", "--overwrite"]);
     until("a peer without it", || ground.answers("far", &db), |answers| *answers == none);
     let named = |from: &str| ground.denied().iter().any(|(src, dst)| src.contains(from) && dst.contains("db"));
     until("both in the flow log", || (named("other"), named("far")), |both| *both == (true, true));
 
     // A neighbour puts on the address of `web`, and takes off its own.
     let (web, other) = (ground.addresses("web"), ground.addresses("other"));
-    let put_on = ground.inside(&other[0], &format!("ip address add {}/32 dev eth0", web[0]));
+    let put_on = ["ip", "address", "add", &format!("{}/32", web[0]), "dev", "eth0"];
+    let put_on = ground.cluster.in_pod(NODE, &other[0], &put_on).output().unwrap();
     assert!(put_on.status.success(), "{put_on:?}");
     sleep(Duration::from_secs(3));
     ground.becomes(&["db", "web", "other", "late"]);
@@ -297,7 +176,7 @@ fn pods_are_joined_and_cut_off(cni: &str) {
     println!("{cni}: a neighbour with the address of another has gained nothing");
 
     // A pod comes back under its name.
-    ground.kubectl(&["delete", "pod", "web"]);
+    ground.cluster.kubectl(&["--namespace=shop", "delete", "pod", "web"]);
     ground.becomes(&["db", "other", "late"]);
     ground.pod("web", "web", "node1", false);
     ground.wait_for_pods();
@@ -310,16 +189,16 @@ fn pods_are_joined_and_cut_off(cni: &str) {
 }
 
 /// What holds stays, and a daemon that starts goes on from it.
-fn ground_without_api(ground: &Ground, daemon: Daemon, db: &[String]) {
+fn ground_without_api(ground: &Shop, daemon: Daemon, db: &[String]) {
     let expected = ground.workloads();
-    said(xtask(&["stop", "--name", &ground.name, "control/kube-apiserver"]));
+    ground.cluster.stop("control/kube-apiserver");
     let is_told = |report: &Value| report["findings"].to_string().contains("the Kubernetes API cannot be read");
     until("a note", || ground.report(), is_told);
     assert!(daemon.terminate().success());
     let _daemon = ground.daemon();
     until("the same workloads", || ground.workloads(), |now| *now == expected);
     until("a note", || ground.report(), is_told);
-    said(xtask(&["start", "--name", &ground.name, "control/kube-apiserver"]));
+    ground.cluster.restart("control/kube-apiserver");
     until("no note", || ground.report(), |report| !is_told(report));
     assert_eq!(ground.workloads(), expected);
     assert_eq!((ground.answers("late", db), ground.answers("other", db)), (vec![true; 2], vec![false; 2]));
