@@ -5,7 +5,10 @@
 
 mod agent;
 mod deploy;
+mod live;
+mod probes;
 mod rig;
+mod traffic;
 
 use std::{fs, os::unix::fs::PermissionsExt, os::unix::fs::symlink, path::Path};
 
