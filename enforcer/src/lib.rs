@@ -4,6 +4,7 @@
 //! (maps), and back out through `flow` (denied flows with names). `agent` ties them together and is the only module that knows all.
 
 pub mod agent;
+mod causes;
 pub mod cli;
 pub mod compile;
 pub mod config;

@@ -7,7 +7,6 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Once;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -15,30 +14,14 @@ use enforcer::kernel::status::{self, StatusView};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::cargo::program;
+
 /// Longest wait for the daemon to do anything.
 pub const BOUND: Duration = Duration::from_secs(20);
 
 /// The binary of this build.
 pub fn binary() -> PathBuf {
-    static BUILT: Once = Once::new();
-    let own = std::env::current_exe().unwrap();
-    // The tests lie in `TARGET/PROFILE/deps`, and the benchmark beside it.
-    let directory = own.ancestors().skip(1).find(|directory| !directory.ends_with("deps")).unwrap();
-    BUILT.call_once(|| {
-        // Under cargo: a binary that is older than the code under test would prove nothing.
-        if let Some(cargo) = std::env::var_os("CARGO") {
-            let mut build = Command::new(cargo);
-            build.args(["build", "--locked", "--quiet", "--package", "enforcer", "--bin", "enforcer"]);
-            if directory.ends_with("release") {
-                build.arg("--release");
-            }
-            let status = build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).status().unwrap();
-            assert!(status.success(), "the binary does not build");
-        }
-    });
-    let binary = directory.join("enforcer");
-    assert!(binary.exists(), "{} is not there: `cargo build -p enforcer` makes it", binary.display());
-    binary
+    program("enforcer")
 }
 
 /// What the daemon is told.

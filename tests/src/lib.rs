@@ -4,7 +4,9 @@
 
 pub mod bench;
 pub mod bytecode;
+pub mod cargo;
 pub mod cases;
+pub mod cluster;
 pub mod daemon;
 pub mod net;
 pub mod oracle;

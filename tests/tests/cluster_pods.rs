@@ -5,17 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::ops::Deref;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use enforcer_tests::daemon::{Daemon, binary};
-use enforcer_tests::net::Site;
+use enforcer_tests::cluster::ground::{Ground, NODE};
+use enforcer_tests::cluster::{is_privileged, pod, until};
+use enforcer_tests::daemon::Daemon;
 use serde_json::{Value, json};
 
-/// Longest wait for anything.
-const BOUND: Duration = Duration::from_mins(1);
 /// The port on which pods answer.
 const PORT: u16 = 8080;
 
@@ -32,179 +30,64 @@ spec:
       ports: [{port: http}]
 ";
 
-/// A cluster of two nodes, and the directories of a daemon on the first.
-struct Ground {
-    name: String,
-    site: Site,
-    state: Value,
-}
+/// The cluster with the policies in a file, and what the test asks it.
+struct Shop(Ground);
 
-impl Drop for Ground {
-    fn drop(&mut self) {
-        let _ = xtask(&["down", "--name", &self.name]).status();
+impl Deref for Shop {
+    type Target = Ground;
+
+    fn deref(&self) -> &Ground {
+        &self.0
     }
 }
 
-/// `cargo xtask cluster` of this build.
-fn xtask(arguments: &[&str]) -> Command {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.args(["run", "--quiet", "--locked", "--package", "xtask", "--", "cluster"]).args(arguments);
-    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).stdin(Stdio::null());
-    command
-}
-
-fn said(mut command: Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Waits until a value is as wanted, and gives it.
-fn until<T: std::fmt::Debug>(what: &str, mut get: impl FnMut() -> T, wanted: impl Fn(&T) -> bool) -> T {
-    let end = Instant::now() + BOUND;
-    loop {
-        let value = get();
-        if wanted(&value) {
-            return value;
-        }
-        assert!(Instant::now() < end, "{what} does not come; there is {value:#?}");
-        sleep(Duration::from_millis(200));
-    }
-}
-
-impl Ground {
+impl Shop {
     fn new(cni: &str) -> Self {
-        let name = format!("pods-{cni}-{}", std::process::id());
-        let mut ground = Self { name, site: Site::new(), state: Value::Null };
-        said(xtask(&["up", "--name", &ground.name, "--nodes", "2", "--cni", cni, "--family", "dual"]));
-        let state = said(xtask(&["status", "--json", "--name", &ground.name]));
-        ground.state = serde_json::from_str(&state).unwrap();
-        ground.kubectl(&["create", "namespace", "shop"]);
+        let ground = Ground::new(&format!("pods-{cni}"), &["--nodes", "2", "--cni", cni, "--family", "dual"]);
         fs::create_dir(ground.site.file("policies")).unwrap();
         fs::write(ground.site.file("policies").join("shop.yaml"), POLICIES).unwrap();
-        ground
-    }
-
-    fn member(&self, name: &str) -> &Value {
-        self.state["members"].as_array().unwrap().iter().find(|member| member["name"] == name).unwrap()
-    }
-
-    fn kubectl(&self, arguments: &[&str]) -> String {
-        said(self.kubectl_command(arguments))
-    }
-
-    fn kubectl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.member("control")["network"].as_str().unwrap()));
-        command.arg(self.state["kubectl"].as_str().unwrap());
-        command.args(["--kubeconfig", self.state["kubeconfig"].as_str().unwrap(), "--namespace=shop"]);
-        command.args(arguments).stdin(Stdio::null());
-        command
+        Self(ground)
     }
 
     /// A pod that answers with its name.
     fn pod(&self, name: &str, app: &str, node: &str, is_host: bool) {
         let port = if is_host { PORT + 1 } else { PORT };
-        let object = json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "labels": {"app": app}},
-            "spec": {
-                "nodeSelector": {"kubernetes.io/hostname": node},
-                "hostNetwork": is_host,
-                "terminationGracePeriodSeconds": 1,
-                "containers": [{
-                    "name": "main",
-                    "image": self.state["image"],
-                    "args": ["netexec", format!("--http-port={port}")],
-                    "ports": [{"name": "http", "containerPort": port}],
-                }],
-            },
-        });
-        self.apply(&object);
-    }
-
-    fn apply(&self, object: &Value) {
-        let file = self.site.file("object.json");
-        fs::write(&file, object.to_string()).unwrap();
-        self.kubectl(&["apply", "--filename", file.to_str().unwrap()]);
+        let mut object = pod(&self.cluster, "shop", name, app, node, port);
+        object["spec"]["hostNetwork"] = is_host.into();
+        self.cluster.apply(&object);
     }
 
     /// A Service of both families in front of the pods with a label, and its addresses.
     fn service(&self, name: &str, key: &str, value: &str) -> Vec<String> {
-        self.apply(&json!({
+        self.cluster.apply(&json!({
             "apiVersion": "v1", "kind": "Service",
-            "metadata": {"name": name},
+            "metadata": {"name": name, "namespace": "shop"},
             "spec": {
                 "selector": {key: value},
                 "ipFamilyPolicy": "RequireDualStack",
                 "ports": [{"port": PORT, "targetPort": PORT}],
             },
         }));
-        let text = self.kubectl(&["get", "service", name, "--output=jsonpath={.spec.clusterIPs[*]}"]);
+        let get = ["--namespace=shop", "get", "service", name, "--output=jsonpath={.spec.clusterIPs[*]}"];
+        let text = self.cluster.kubectl(&get);
         text.split(' ').map(str::to_owned).collect()
     }
 
     fn wait_for_pods(&self) {
-        self.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=120s"]);
+        self.cluster.wait_for_pods("shop");
     }
 
     fn addresses(&self, pod: &str) -> Vec<String> {
-        let text = self.kubectl(&["get", "pod", pod, "--output=jsonpath={.status.podIPs[*].ip}"]);
-        text.split(' ').map(str::to_owned).collect()
+        self.cluster.addresses("shop", pod)
     }
 
     /// Which of these addresses answer to a pod.
     fn answers(&self, from: &str, to: &[String]) -> Vec<bool> {
-        to.iter().map(|address| self.answer(from, address).is_some()).collect()
-    }
-
-    /// The name of the pod that answers to another at an address.
-    fn answer(&self, from: &str, address: &str) -> Option<String> {
-        let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
-        let url = format!("http://{host}:{PORT}/hostname");
-        // Debian's busybox crashes at wget's own option for this.
-        let ask = ["exec", from, "--", "timeout", "2", "wget", "-q", "-O-", &url];
-        let output = self.kubectl_command(&ask).output().unwrap();
-        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
-    }
-
-    /// Runs a command of the host in the network of a pod of the first node.
-    fn inside(&self, address: &str, command: &str) -> Output {
-        let find = format!(
-            "for n in $(ls /run/netns); do if ip netns exec $n ip -o addr | grep -q ' {address}/'; then \
-             exec ip netns exec $n {command}; fi; done; exit 9"
-        );
-        let enter = self.member("node1")["enter"].as_array().unwrap();
-        let mut words = enter.iter().map(|word| word.as_str().unwrap());
-        let mut run = Command::new(words.next().unwrap());
-        run.args(words).args(["bash", "-c", &find]).stdin(Stdio::null()).output().unwrap()
+        self.0.answers(from, to, PORT)
     }
 
     fn daemon(&self) -> Daemon {
-        let mut command = Command::new(binary());
-        command.args(["run", "--kubernetes", "--node", "node1", "--kubeconfig"]);
-        command.arg(self.state["kubeconfig"].as_str().unwrap());
-        command.arg("--policies").arg(self.site.file("policies"));
-        command.arg("--flow-log").arg(self.site.file("flows.jsonl"));
-        command.arg("--netns").arg(self.member("node1")["network"].as_str().unwrap());
-        self.place(&mut command);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        Daemon::spawn(command, self.site.pin_dir(), &self.site.file("daemon.log"))
-    }
-
-    fn place(&self, command: &mut Command) {
-        let settings = self.site.file("settings.yaml");
-        fs::write(&settings, json!({"state_dir": self.site.file("state")}).to_string()).unwrap();
-        command.arg("--config").arg(settings).arg("--pin-dir").arg(self.site.pin_dir());
-    }
-
-    fn report(&self) -> Value {
-        let mut command = Command::new(binary());
-        command.args(["status", "--json"]);
-        self.place(&mut command);
-        let status: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap_or_default();
-        status["report"].clone()
+        self.0.daemon("--policies", "policies")
     }
 
     /// Names and addresses of the workloads; unknown ones have no name.
@@ -241,17 +124,6 @@ impl Ground {
     }
 }
 
-/// Whether this process may make clusters.
-fn is_privileged() -> bool {
-    if nix::unistd::geteuid().is_root() {
-        return true;
-    }
-    let skips = std::env::var_os("ENFORCER_SKIP_PRIV").is_some_and(|value| value == "1");
-    assert!(skips, "this test makes a cluster: it needs root; ENFORCER_SKIP_PRIV=1 skips it");
-    println!("SKIPPED: needs root for a cluster, and ENFORCER_SKIP_PRIV=1 is set");
-    false
-}
-
 #[test]
 fn pods_with_routed_veths_are_joined_and_cut_off() {
     if is_privileged() {
@@ -267,7 +139,7 @@ fn pods_of_a_bridge_are_joined_and_cut_off() {
 }
 
 fn pods_are_joined_and_cut_off(cni: &str) {
-    let ground = Ground::new(cni);
+    let ground = Shop::new(cni);
     for (name, app, node) in
         [("db", "db", "node1"), ("web", "web", "node1"), ("other", "other", "node1"), ("far", "other", "node2")]
     {
@@ -299,16 +171,17 @@ fn pods_are_joined_and_cut_off(cni: &str) {
     println!("{cni}: the policy holds for peers here, elsewhere, and in the network of a node");
 
     // Labels.
-    ground.kubectl(&["label", "pod", "far", "app=web", "--overwrite"]);
+    ground.cluster.kubectl(&["--namespace=shop", "label", "pod", "far", "app=web", "--overwrite"]);
     until("a peer with the label", || ground.answers("far", &db), |answers| *answers == all);
-    ground.kubectl(&["label", "pod", "far", "app=other", "--overwrite"]);
+    ground.cluster.kubectl(&["--namespace=shop", "label", "pod", "far", "app=other", "--overwrite"]);
     until("a peer without it", || ground.answers("far", &db), |answers| *answers == none);
     let named = |from: &str| ground.denied().iter().any(|(src, dst)| src.contains(from) && dst.contains("db"));
     until("both in the flow log", || (named("other"), named("far")), |both| *both == (true, true));
 
     // A neighbour puts on the address of `web`, and takes off its own.
     let (web, other) = (ground.addresses("web"), ground.addresses("other"));
-    let put_on = ground.inside(&other[0], &format!("ip address add {}/32 dev eth0", web[0]));
+    let put_on = ["ip", "address", "add", &format!("{}/32", web[0]), "dev", "eth0"];
+    let put_on = ground.cluster.in_pod(NODE, &other[0], &put_on).output().unwrap();
     assert!(put_on.status.success(), "{put_on:?}");
     sleep(Duration::from_secs(3));
     ground.becomes(&["db", "web", "other", "late"]);
@@ -319,7 +192,7 @@ fn pods_are_joined_and_cut_off(cni: &str) {
     println!("{cni}: a neighbour with the address of another has gained nothing");
 
     // A pod comes back under its name.
-    ground.kubectl(&["delete", "pod", "web"]);
+    ground.cluster.kubectl(&["--namespace=shop", "delete", "pod", "web"]);
     ground.becomes(&["db", "other", "late"]);
     ground.pod("web", "web", "node1", false);
     ground.wait_for_pods();
@@ -334,9 +207,9 @@ fn pods_are_joined_and_cut_off(cni: &str) {
 }
 
 /// A pod that may call `db` alone reaches what is `db` behind a Service, and nothing else (D5). kube-proxy of the node translates.
-fn services(ground: &Ground, cni: &str) {
-    ground.kubectl(&["label", "pod", "late", "role=caller"]);
-    ground.kubectl(&["label", "pod", "db", "far", "tier=back"]);
+fn services(ground: &Shop, cni: &str) {
+    ground.cluster.kubectl(&["--namespace=shop", "label", "pod", "late", "role=caller"]);
+    ground.cluster.kubectl(&["--namespace=shop", "label", "pod", "db", "far", "tier=back"]);
     let [good, bad, mixed] =
         [("good", "app", "db"), ("bad", "app", "other"), ("mixed", "tier", "back")].map(|(name, key, value)| {
             let addresses = ground.service(name, key, value);
@@ -349,13 +222,13 @@ fn services(ground: &Ground, cni: &str) {
     }
     let who = |rounds: usize| -> BTreeSet<Option<String>> {
         let rounds = (0..rounds).flat_map(|_| &mixed);
-        rounds.map(|address| ground.answer("late", address)).collect()
+        rounds.map(|address| ground.cluster.ask_from("shop", "late", address, PORT)).collect()
     };
     let both: BTreeSet<Option<String>> = ["db", "far"].map(|name| Some(name.to_owned())).into();
     until("positive control: both are behind it", || who(6), |answers| *answers == both);
-    ground.apply(&json!({
+    ground.cluster.apply(&json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": {"name": "caller"},
+        "metadata": {"name": "caller", "namespace": "shop"},
         "spec": {
             "podSelector": {"matchLabels": {"role": "caller"}},
             "policyTypes": ["Egress"],
@@ -370,27 +243,27 @@ fn services(ground: &Ground, cni: &str) {
         let only: BTreeSet<Option<String>> = [Some("db".to_owned()), None].into();
         assert_eq!(answers, only, "kube-proxy {proxy}: one backend is allowed, and one is not");
         if proxy == "runs" {
-            said(xtask(&["stop", "--name", &ground.name, "node1/kube-proxy"]));
+            ground.cluster.stop("node1/kube-proxy");
         }
     }
-    said(xtask(&["start", "--name", &ground.name, "node1/kube-proxy"]));
+    ground.cluster.restart("node1/kube-proxy");
     let named = || ground.denied().iter().any(|(src, dst)| src.contains("late") && dst.contains("far"));
     until("the flow log names the backend", named, |named| *named);
-    ground.kubectl(&["delete", "networkpolicy", "caller"]);
+    ground.cluster.kubectl(&["--namespace=shop", "delete", "networkpolicy", "caller"]);
     println!("{cni}: a Service is judged by its backends");
 }
 
 /// What holds stays, and a daemon that starts goes on from it.
-fn ground_without_api(ground: &Ground, daemon: Daemon, db: &[String]) {
+fn ground_without_api(ground: &Shop, daemon: Daemon, db: &[String]) {
     let expected = ground.workloads();
-    said(xtask(&["stop", "--name", &ground.name, "control/kube-apiserver"]));
+    ground.cluster.stop("control/kube-apiserver");
     let is_told = |report: &Value| report["findings"].to_string().contains("the Kubernetes API cannot be read");
     until("a note", || ground.report(), is_told);
     assert!(daemon.terminate().success());
     let _daemon = ground.daemon();
     until("the same workloads", || ground.workloads(), |now| *now == expected);
     until("a note", || ground.report(), is_told);
-    said(xtask(&["start", "--name", &ground.name, "control/kube-apiserver"]));
+    ground.cluster.restart("control/kube-apiserver");
     until("no note", || ground.report(), |report| !is_told(report));
     assert_eq!(ground.workloads(), expected);
     assert_eq!((ground.answers("late", db), ground.answers("other", db)), (vec![true; 2], vec![false; 2]));

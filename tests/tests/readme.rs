@@ -21,6 +21,7 @@ use enforcer_common::half_open::HalfOpen;
 use enforcer_common::image::{Header, RangeTable};
 use enforcer_common::quota::Quota;
 use enforcer_common::schema::{self, Entries, Group, Kind};
+use enforcer_tests::cargo::program;
 use enforcer_tests::daemon::{BOUND, binary};
 use enforcer_tests::podman::Host;
 use enforcer_tests::podman::shell::Shell;
@@ -151,8 +152,7 @@ fn every_command_and_flag_of_the_readme_exists() {
 
 #[test]
 fn every_task_of_the_readme_exists() {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo).args(["xtask", "--help"]).current_dir(root()).output().unwrap();
+    let output = Command::new(program("xtask")).arg("--help").output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     let tasks: Vec<String> = code(&readme())
         .iter()

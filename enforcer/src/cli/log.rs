@@ -11,6 +11,7 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
+use crate::causes::with_causes;
 use crate::flow::text::{continued, printable};
 
 /// Sends events to stderr from now on. `verbose`: how often `-v` was given.
@@ -66,13 +67,7 @@ impl Visit for Fields<'_> {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        let mut text = value.to_string();
-        let mut next = value.source();
-        while let Some(cause) = next {
-            text = format!("{text}: {cause}");
-            next = cause.source();
-        }
-        self.write(field, &text);
+        self.write(field, &with_causes(value));
     }
 }
 

@@ -60,8 +60,8 @@ pub struct Args {
     /// [default: /run/podman/podman.sock for podman, /var/run/docker.sock for docker]
     #[arg(long, value_name = "PATH")]
     pub runtime_socket: Option<PathBuf>,
-    /// What happens to a workload that neither the inventory nor the runtime names.
-    /// This option is required if neither --inventory nor --runtime is given. [default: strict]
+    /// What happens to a workload that neither the Kubernetes API nor the inventory nor the runtime names.
+    /// This option is required if none of --kubernetes, --inventory and --runtime is given. [default: strict]
     #[arg(long, value_name = "MODE", hide_default_value = true)]
     pub unknown: Option<Unknown>,
     /// File to which the daemon appends denied flows, one JSON object per line. Without it they go to stdout.
@@ -130,8 +130,8 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     };
     if inventory.is_none() && runtime.is_none() && kubernetes.is_none() && unknown.is_none() {
         anyhow::bail!(
-            "neither --inventory nor --runtime is given, so every workload is unknown; give --unknown strict to close \
-             them or --unknown open to let them through"
+            "none of --kubernetes, --inventory and --runtime is given, so every workload is unknown; give --unknown strict \
+             to close them or --unknown open to let them through"
         );
     }
     let settings = place.settings()?;

@@ -2,9 +2,8 @@
 //!
 //! Input: errors of the client. Output: what they mean for the view, and one line for people.
 
-use std::error::Error as _;
-
 use super::view::Cause;
+use crate::causes::with_causes;
 
 /// Characters of an error that are kept; an API server may say anything.
 const SHOWN: usize = 300;
@@ -34,7 +33,7 @@ impl Fault {
     pub(super) fn of(error: &kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::of_status(status),
-            error => Self::Client(one_line(&chain(error)), None),
+            error => Self::Client(one_line(&with_causes(error)), None),
         }
     }
 
@@ -67,19 +66,6 @@ impl Fault {
             Self::Silent(_) | Self::Ended | Self::Expired | Self::NoVersion => true,
         }
     }
-}
-
-fn chain(error: &kube::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 fn one_line(text: &str) -> String {

@@ -9,12 +9,14 @@ use crate::{check::Violation, source::Source};
 
 /// A stage and what it may import of its siblings; a path admits everything below it.
 const LAW: &[(&str, &[&str])] = &[
+    // The text of an error with its causes: whoever tells people of an error may use it.
+    ("causes", &[]),
     // Ticks when a file may have changed, and reads it whole: any source may read files.
     ("watch", &[]),
     // What the Kubernetes API says, trimmed to what the source needs that asks.
-    ("kubernetes", &[]),
+    ("kubernetes", &["causes"]),
     ("policy", &["watch", "kubernetes"]),
-    ("workload", &["watch", "kubernetes"]),
+    ("workload", &["watch", "kubernetes", "causes"]),
     ("resolve", &["policy", "workload"]),
     ("compile", &["resolve", "policy::model", "workload::model"]),
     ("plan", &["compile::image", "workload::model"]),

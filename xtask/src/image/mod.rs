@@ -26,7 +26,7 @@ use crate::{
 /// Where the program is in the image, and what the image runs.
 const PROGRAM: &str = "/enforcer";
 
-/// The profile of the program: see the workspace's Cargo.toml.
+/// The profile of the optimised program: see the workspace's Cargo.toml.
 const PROFILE: &str = "image";
 
 /// Where the archive goes.
@@ -35,6 +35,10 @@ pub(crate) struct Options {
     /// File to write, in the place of TARGET/image/enforcer.tar.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Compile without optimisation, in seconds where the tests have compiled the rest already. This image is for tests: its
+    /// program is large and slow, contains paths of this machine, and does not tell its commit.
+    #[arg(long)]
+    unoptimised: bool,
 }
 
 /// The command.
@@ -42,7 +46,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::ensure_needs(workspace, &[Need::Build])?;
     build_ebpf::run(workspace)?;
     let commit = Commit::of(workspace.root())?;
-    let program = program(workspace, commit.as_ref())?;
+    let program = if options.unoptimised { unoptimised(workspace)? } else { optimised(workspace, commit.as_ref())? };
+    ensure!(!is_dynamic(&fs::read(&program)?), "{} needs libraries, which the image does not have", program.display());
     let directory = workspace.target().join("image");
     let output = options.output.clone().unwrap_or_else(|| directory.join("enforcer.tar"));
     let files = directory.join("rootfs");
@@ -59,12 +64,15 @@ fn name() -> String {
     format!("localhost/enforcer:{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// Compiles the program for an image in which nothing else is.
+/// Flag of the compiler: no library at run time.
 ///
-/// It is linked with glibc's own archive, which belongs to the C compiler that every build needs anyway. musl would need a
+/// The program is linked with glibc's own archive, which belongs to the C compiler that every build needs anyway. musl would need a
 /// standard library for a second target, which only rustup brings, and a C compiler of its own for the crates with C code. It
 /// would also ship another allocator and another C library than those that the tests run with.
-fn program(workspace: &Workspace, commit: Option<&Commit>) -> Result<PathBuf> {
+const STATIC: &str = "-Ctarget-feature=+crt-static";
+
+/// Compiles the program for an image in which nothing else is.
+fn optimised(workspace: &Workspace, commit: Option<&Commit>) -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut run = Run::new("cargo")
         .env("RUSTFLAGS", flags(workspace).join(" "))
@@ -76,9 +84,19 @@ fn program(workspace: &Workspace, commit: Option<&Commit>) -> Result<PathBuf> {
         run = run.env("ENFORCER_COMMIT", commit.name());
     }
     run.status()?;
-    let program = workspace.target().join(&target).join(PROFILE).join("enforcer");
-    ensure!(!is_dynamic(&fs::read(&program)?), "{} needs libraries, which the image does not have", program.display());
-    Ok(program)
+    Ok(workspace.target().join(&target).join(PROFILE).join("enforcer"))
+}
+
+/// Links the program of an ordinary build with no library at run time. Only the last of its crates is compiled with the flag,
+/// so all others are those of `cargo build`.
+fn unoptimised(workspace: &Workspace) -> Result<PathBuf> {
+    Run::new("cargo")
+        .args(["rustc", "--locked", "--package", "enforcer", "--bin", "enforcer"])
+        // What is in the archive is compressed and unpacked by every node.
+        .args(["--", STATIC, "-Cstrip=symbols"])
+        .directory(workspace.root())
+        .status()?;
+    Ok(workspace.target().join("debug/enforcer"))
 }
 
 /// Flags of the compiler: no library at run time, and no path of this machine in the program.
@@ -92,7 +110,7 @@ fn flags(workspace: &Workspace) -> Vec<String> {
     let remap = |(place, name): (Option<OsString>, &str)| {
         place.map(|place| format!("--remap-path-prefix={}={name}", place.to_string_lossy()))
     };
-    std::iter::once("-Ctarget-feature=+crt-static".to_owned()).chain(places.into_iter().filter_map(remap)).collect()
+    std::iter::once(STATIC.to_owned()).chain(places.into_iter().filter_map(remap)).collect()
 }
 
 /// Whether a program for 64 bits in little-endian ELF asks for a loader, by its program headers.
@@ -172,7 +190,7 @@ mod tests {
     #[test]
     fn no_path_of_this_machine_is_in_the_program() {
         let flags = flags(&Workspace::at("/home/a/enforcer", "/home/a/enforcer/target"));
-        assert_eq!(flags[0], "-Ctarget-feature=+crt-static");
+        assert_eq!(flags[0], STATIC);
         assert!(flags.contains(&"--remap-path-prefix=/home/a/enforcer=/enforcer".to_owned()), "{flags:?}");
         assert!(flags.contains(&"--remap-path-prefix=/home/a/enforcer/target=/target".to_owned()), "{flags:?}");
     }

@@ -28,7 +28,7 @@ fn installed() -> String {
 /// Makes the image, and returns its archive.
 pub(crate) fn image(directory: &Path, name: &str) -> PathBuf {
     let archive = directory.join(name);
-    println!("{}", said(of_xtask(&["image", "--output", archive.to_str().unwrap()])));
+    println!("{}", said(of_xtask(&["image", "--unoptimised", "--output", archive.to_str().unwrap()])));
     archive
 }
 

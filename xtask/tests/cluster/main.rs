@@ -5,10 +5,14 @@
 
 mod agent;
 mod deploy;
+mod live;
+mod probes;
 mod rig;
+mod traffic;
 
 use std::{fs, os::unix::fs::PermissionsExt, os::unix::fs::symlink, path::Path};
 
+use enforcer_tests::cluster;
 use serde_json::{Value, json};
 
 use rig::{Cluster, errors, is_privileged, namespaces, said, still_used, xtask};
@@ -17,23 +21,11 @@ use rig::{Cluster, errors, is_privileged, namespaces, said, still_used, xtask};
 const PORT: u16 = 8080;
 
 /// A pod on a node that tells its name to whoever asks.
-fn pod(cluster: &Cluster, name: &str, node: &str) {
-    let image = cluster.state()["image"].clone();
-    cluster.apply(&json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": {
-            "nodeSelector": {"kubernetes.io/hostname": node},
-            "terminationGracePeriodSeconds": 1,
-            "containers": [{
-                "name": "main",
-                "image": image,
-                "args": ["netexec", format!("--http-port={PORT}")],
-                "readinessProbe": {"httpGet": {"path": "/hostname", "port": PORT}, "periodSeconds": 1},
-            }],
-        },
-    }));
+fn pod(cluster: &cluster::Cluster, name: &str, node: &str) {
+    let mut object = cluster::pod(cluster, "default", name, name, node, PORT);
+    let probe = json!({"httpGet": {"path": "/hostname", "port": PORT}, "periodSeconds": 1});
+    object["spec"]["containers"][0]["readinessProbe"] = probe;
+    cluster.apply(&object);
 }
 
 /// A Service in front of one pod, with an address of each of the families.

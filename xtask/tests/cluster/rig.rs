@@ -1,77 +1,42 @@
-//! A cluster as a test has it. Input: a name and options of `cluster up`. Output: kubectl, the state, and what is left on the
-//! machine after `down`. The binary of this build is used, never `cargo`.
+//! A cluster as the tests of the rig itself have it. Input: a name and options of `cluster up`. Output: what `enforcer_tests` gives
+//! of a cluster, starts that are killed, and what is left on the machine after `down`.
 
 use std::{
     collections::BTreeSet,
     fs,
+    ops::Deref,
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
 
+use enforcer_tests::cluster::{self, BOUND};
 use serde_json::Value;
 
-/// How long a cluster may take for anything.
-const BOUND: Duration = Duration::from_mins(2);
+pub(crate) use enforcer_tests::cluster::{errors, is_privileged, of_xtask, said, xtask};
 
-/// Whether this process may make clusters. Without root it fails, or says no where `ENFORCER_SKIP_PRIV=1` allows that.
-pub(crate) fn is_privileged() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    if status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0")) {
-        return true;
-    }
-    let skips = std::env::var_os("ENFORCER_SKIP_PRIV").is_some_and(|value| value == "1");
-    assert!(skips, "this test makes clusters: it needs root; ENFORCER_SKIP_PRIV=1 skips it");
-    println!("SKIPPED: needs root for clusters, and ENFORCER_SKIP_PRIV=1 is set");
-    false
-}
-
-/// `cargo xtask cluster ARGUMENTS`.
-pub(crate) fn xtask(arguments: &[&str]) -> Command {
-    of_xtask(&[&["cluster"], arguments].concat())
-}
-
-/// `cargo xtask ARGUMENTS`.
-pub(crate) fn of_xtask(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
-/// What the command printed. It has to succeed.
-pub(crate) fn said(mut command: Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", errors(&output));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-pub(crate) fn errors(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// A cluster that is removed on drop, whatever has become of it.
+/// A cluster, and what was on the machine before it.
 pub(crate) struct Cluster {
-    pub(crate) name: String,
+    cluster: cluster::Cluster,
     before: Traces,
+}
+
+impl Deref for Cluster {
+    type Target = cluster::Cluster;
+
+    fn deref(&self) -> &cluster::Cluster {
+        &self.cluster
+    }
 }
 
 impl Cluster {
     /// A name that no other process uses, and no cluster yet.
     pub(crate) fn named(name: &str) -> Self {
-        let name = format!("{name}-{}", std::process::id());
-        let before = Traces::of(&name);
-        assert_eq!(before.own, BTreeSet::new(), "somebody else uses the name {name}");
-        Self { name, before }
-    }
-
-    pub(crate) fn up(&self, options: &[&str]) {
-        println!("{}", said(self.start(options)));
-    }
-
-    /// The command that starts it.
-    pub(crate) fn start(&self, options: &[&str]) -> Command {
-        xtask(&[&["up", "--name", &self.name], options].concat())
+        let cluster = cluster::Cluster::named(name);
+        let before = Traces::of(&cluster.name);
+        assert_eq!(before.own, BTreeSet::new(), "somebody else uses the name {}", cluster.name);
+        Self { cluster, before }
     }
 
     /// Starts it, and kills the start once so many programs have been started.
@@ -100,57 +65,6 @@ impl Cluster {
         Some(state["parts"].as_array().unwrap().len())
     }
 
-    pub(crate) fn state(&self) -> Value {
-        serde_json::from_str(&said(xtask(&["status", "--json", "--name", &self.name]))).unwrap()
-    }
-
-    pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
-        said(self.kubectl_command(arguments))
-    }
-
-    /// What kubectl printed, or what it complained of.
-    pub(crate) fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = self.kubectl_command(arguments).output().unwrap();
-        if output.status.success() { Ok(String::from_utf8(output.stdout).unwrap()) } else { Err(errors(&output)) }
-    }
-
-    fn kubectl_command(&self, arguments: &[&str]) -> Command {
-        xtask(&[&["kubectl", "--name", &self.name, "--"], arguments].concat())
-    }
-
-    pub(crate) fn object(&self, kind: &str, name: &str) -> Value {
-        serde_json::from_str(&self.kubectl(&["get", kind, name, "--output=json"])).unwrap()
-    }
-
-    pub(crate) fn apply(&self, object: &Value) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), object.to_string()).unwrap();
-        self.kubectl(&["apply", "--filename", file.path().to_str().unwrap()]);
-    }
-
-    /// Which pod answers to another one at this host and port; `None` where none does.
-    pub(crate) fn ask(&self, pod: &str, host: &str, port: u16) -> Option<String> {
-        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        let url = format!("http://{host}:{port}/hostname");
-        // Debian's busybox crashes at wget's own option for this.
-        let ask = ["exec", pod, "--", "timeout", "3", "wget", "-q", "-O-", &url];
-        let output = self.kubectl_command(&ask).output().unwrap();
-        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
-    }
-
-    /// Asks until the answer is this one: kube-proxy learns of an endpoint a little later than the API server.
-    pub(crate) fn ask_until(&self, pod: &str, host: &str, port: u16, expected: &str) {
-        let end = Instant::now() + BOUND;
-        while self.ask(pod, host, port).as_deref() != Some(expected) {
-            assert!(Instant::now() < end, "{expected} does not answer to {pod} at {host}:{port}");
-            sleep(Duration::from_millis(200));
-        }
-    }
-
-    pub(crate) fn down(&self) {
-        said(xtask(&["down", "--name", &self.name]));
-    }
-
     /// Fails if anything of the cluster is on the machine, or if anything that a cluster may not touch has changed.
     pub(crate) fn assert_gone(&self) {
         assert_eq!(Traces::of(&self.name), self.before, "{} has left something", self.name);
@@ -159,12 +73,6 @@ impl Cluster {
     /// What of it is there now.
     pub(crate) fn traces(&self) -> BTreeSet<String> {
         Traces::of(&self.name).own
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        let _ = xtask(&["down", "--name", &self.name]).status();
     }
 }
 

@@ -24,6 +24,7 @@ pub use self::container::{
 };
 pub use self::kind::RuntimeKind;
 use super::shape::{Listed, Source, SourceError, SourceState, Started};
+use crate::causes::with_causes;
 use crate::workload::config::Config;
 
 /// Name of the runtime among the sources of workloads.
@@ -49,7 +50,7 @@ pub(super) fn start(config: &Config) -> Started {
             };
             let error = match result {
                 Ok(()) => "the runtime ended its stream of events".to_owned(),
-                Err(error) => error_chain(&error),
+                Err(error) => with_causes(&error),
             };
             let error = SourceError::Down(error);
             to.send_if_modified(|state| {
@@ -88,17 +89,4 @@ async fn follow(kind: &RuntimeKind, to: &watch::Sender<SourceState>) -> Result<(
         sleep(COALESCE).await;
         events.drain();
     }
-}
-
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
