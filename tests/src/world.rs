@@ -57,6 +57,8 @@ pub struct MemoryWorld {
     pub share_limit: u32,
     /// Bytes that a quoting ICMP error may have; 0: as many as its family permits.
     pub error_bytes: u32,
+    /// What is sent to a Service is judged once more where the node has translated it.
+    pub judges_backends: bool,
     images: [Option<Image>; 2],
     endpoints: HashMap<Ifindex, Endpoint>,
     bridges: Vec<Ifindex>,
@@ -80,6 +82,7 @@ impl MemoryWorld {
             half_open_limit: FlowTable::SLOTS / 8,
             share_limit: u32::MAX,
             error_bytes: 0,
+            judges_backends: false,
             images: [None, None],
             endpoints: HashMap::new(),
             bridges: bridges.into_iter().map(Ifindex).collect(),
@@ -239,7 +242,7 @@ impl<'a> PolicyTables for &'a MemoryWorld {
     }
 
     fn judges_backends(&self) -> bool {
-        false
+        self.judges_backends
     }
 }
 

@@ -66,6 +66,11 @@ pub(crate) fn peer(v4: bool) -> IpAddr {
     address(if v4 { "198.51.100.7" } else { "2001:db8::7" })
 }
 
+/// A Service.
+pub(crate) fn service(v4: bool) -> IpAddr {
+    address(if v4 { "10.96.0.1" } else { "fd00:96::1" })
+}
+
 /// Somebody else outside.
 pub(crate) fn stranger(v4: bool) -> IpAddr {
     address(if v4 { "203.0.113.9" } else { "2001:db8:113::9" })
@@ -215,6 +220,8 @@ fn snapshot() -> Snapshot {
         snapshot.local.insert(WorkloadKey(u64::from(device)), workload);
     }
     snapshot.node = FAMILIES.map(node).into();
+    // A Service that claims somebody's addresses has nothing of it.
+    snapshot.services = FAMILIES.into_iter().flat_map(|v4| [service(v4), host(v4, B), node(v4)]).collect();
     snapshot.uplinks.insert(Ifindex(UPLINK), "uplink".to_owned());
     snapshot.beside.uplinks.insert(Ifindex(UPLINK));
     snapshot.beside.broadcasts = [A, B, U].map(|veth| (Ifindex(veth), [BROADCAST].into())).into();

@@ -55,6 +55,44 @@ fn n16_d3_a_masqueraded_client_is_the_address_that_it_was_given() {
 }
 
 #[test]
+fn d5_a_service_passes_the_veth_while_somebody_judges_its_backend() {
+    for v4 in FAMILIES {
+        let (own, to) = ((host(v4, A), 40_000), (service(v4), PUBLISHED));
+        let (asks, answer) = (syn((own, to)), syn_ack((to, own)));
+        for rules in [String::new(), format!("{{ to: [{{ cidr: \"{}\" }}], ports: [80/tcp] }}", block(v4, service(v4)))]
+        {
+            let mut stage = Stage::closed_but(&rules);
+            assert_eq!(stage.sends(A, &asks), NO_RULE, "nobody judges it later, and no block holds a Service");
+            stage.world.judges_backends = true;
+            assert_eq!(stage.sends(A, &asks), ALLOW);
+            assert_eq!(
+                stage.receives(A, OTHER, &answer),
+                ALLOW,
+                "its answer comes back with the address of the Service"
+            );
+            assert_eq!(stage.receives(A, OTHER, &syn((to, own))), NO_RULE, "from a Service comes nobody");
+        }
+        let mut stage = Stage::new(&[("r", CLOSED)]);
+        stage.world.judges_backends = true;
+        assert_eq!(stage.sends(R, &syn(((host(v4, R), 40_000), to))), ALLOW);
+        let of_another = syn(((peer(v4), 40_000), to));
+        assert_eq!(stage.sends(R, &of_another), NO_RULE, "by that address nobody would find its sender");
+        assert_eq!(Stage::new(&[]).sends(A, &asks), ALLOW, "nothing isolates it");
+    }
+}
+
+#[test]
+fn d5_a_service_that_claims_an_address_takes_it_from_nobody() {
+    for v4 in FAMILIES {
+        let mut stage = Stage::closed_but("");
+        stage.world.judges_backends = true;
+        for claimed in [host(v4, B), node(v4)] {
+            assert_eq!(stage.sends(A, &syn(((host(v4, A), 40_000), (claimed, PUBLISHED)))), NO_RULE);
+        }
+    }
+}
+
+#[test]
 fn n14_what_one_item_leaves_out_another_may_allow() {
     for v4 in FAMILIES {
         let all = if v4 { "0.0.0.0/0" } else { "::/0" };

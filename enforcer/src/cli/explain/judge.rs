@@ -262,6 +262,27 @@ mod tests {
     }
 
     #[test]
+    fn a_service_is_not_judged_by_its_address() {
+        let answer = |isolate: &str| {
+            let text = format!(
+                "apiVersion: enforcer.dev/v1alpha1\nkind: FlowPolicy\nmetadata: {{name: p, namespace: shop}}\nspec:\n  \
+                 isolate: [{isolate}]\n"
+            );
+            let set = from_sources(vec![SourceFile { path: "p.yaml".into(), text: text.into() }]).unwrap().set;
+            let mut snapshot = Snapshot::clone(resolved("", false).snapshot());
+            snapshot.services = [OUT.into()].into();
+            let resolved = resolve(set, Arc::new(snapshot));
+            let judge = Judge::new(&resolved, Unknown::Strict).unwrap();
+            judge.explain_flow(Direction::Egress, WEB.into(), OUT.into(), ANY).unwrap().text
+        };
+        assert_eq!(
+            answer("egress"),
+            "egress   not judged by this address: 192.0.2.1 is a Service; ask for the address of its backend"
+        );
+        assert_eq!(answer("ingress"), "egress   allowed: no policy isolates the workload");
+    }
+
+    #[test]
     fn an_unknown_workload_is_as_run_was_told() {
         let of = |unknown, disagrees| {
             let resolved = resolved("", disagrees);
