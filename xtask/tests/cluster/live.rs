@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, io::Write, process::Stdio, thread::sleep, time::Duration};
 
-use enforcer_tests::cluster::{Cluster, until};
+use enforcer_tests::cluster::{Cluster, said, until};
 use serde_json::Value;
 
 use crate::{
@@ -16,6 +16,8 @@ use crate::{
 
 /// Attempts of each kind that a claim rests on.
 const ENOUGH: usize = 20;
+/// Where the program is in the image.
+const PROGRAM: &str = "/enforcer";
 
 /// The pods `web`, `guest` and `db` are there, and `db` lets in `web` alone.
 pub(crate) fn restarts_open_nothing_and_cut_nothing(cluster: &Cluster) {
@@ -58,6 +60,11 @@ pub(crate) fn restarts_open_nothing_and_cut_nothing(cluster: &Cluster) {
 
     rolling_restart(cluster);
     go_on(&mut allowed);
+    for part in ["node1/kubelet", "node2/kubelet", "node1/kube-proxy", "node2/kube-proxy"] {
+        cluster.stop(part);
+        cluster.restart(part);
+    }
+    go_on(&mut allowed);
 
     without_api(cluster, &db, &mut allowed);
 
@@ -88,8 +95,11 @@ fn enough(traffic: &[Running]) {
 fn go_on(allowed: &mut [Running]) {
     let before: Vec<usize> = allowed.iter().map(Running::lines).collect();
     for (traffic, before) in allowed.iter_mut().zip(before) {
-        until("an answer", || traffic.lines(), |now| *now > before + 3);
-        traffic.assert_goes_on();
+        let lines = || {
+            traffic.assert_goes_on();
+            traffic.lines()
+        };
+        until("an answer", lines, |now| *now > before + 3);
     }
 }
 
@@ -137,7 +147,10 @@ fn without_api(cluster: &Cluster, db: &[String], allowed: &mut [Running]) {
         db.iter().map(|to| Running::script(cluster, "node2", &address, ATTEMPTS, to, "unnamed")).collect();
     enough(&unnamed);
     go_on(allowed);
-    // Both nodes' agents live, and go on from what they know.
+    // An agent that starts now goes on from the state that the one before it kept.
+    let killed = agent(cluster, "node2", "kill -9");
+    assert_eq!(killed.lines().count(), 1, "{killed:?}");
+    until("another agent", || agent(cluster, "node2", ":"), |now| !now.is_empty() && *now != killed);
     sleep(Duration::from_secs(10));
     go_on(allowed);
     drop(unnamed);
@@ -155,6 +168,16 @@ fn without_api(cluster: &Cluster, db: &[String], allowed: &mut [Running]) {
     }
     drop(named);
     cluster.on("node2", &["rm", "/etc/kubernetes/manifests/late.json"]).status().unwrap();
+}
+
+/// Does this to the agent of a node, and tells its process. No other cluster has the node's network.
+fn agent(cluster: &Cluster, node: &str, command: &str) -> String {
+    let find = format!(
+        "own=$(readlink /proc/self/ns/net); for p in /proc/[0-9]*; do \
+         if [ \"$(readlink $p/ns/net)\" = \"$own\" ] && [ \"$(readlink $p/exe)\" = {PROGRAM} ]; then \
+         {command} ${{p#/proc/}} && echo $p; fi; done"
+    );
+    said(cluster.on(node, &["bash", "-c", &find]))
 }
 
 /// IPv4 addresses of the pods of a node, as their networks show them.
