@@ -13,6 +13,7 @@ pub mod kubernetes;
 pub mod lab;
 pub mod plan;
 pub mod policy;
+pub mod publish;
 pub mod resolve;
 pub mod serve;
 pub mod watch;
