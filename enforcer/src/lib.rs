@@ -14,6 +14,7 @@ pub mod kubernetes;
 pub mod lab;
 pub mod plan;
 pub mod policy;
+pub mod publish;
 pub mod resolve;
 pub mod serve;
 pub mod watch;

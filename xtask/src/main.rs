@@ -11,6 +11,7 @@ mod check;
 mod cluster;
 mod demo;
 mod docs;
+mod generate;
 mod image;
 mod kernel;
 mod mutants;
@@ -74,6 +75,8 @@ enum Command {
     Demo,
     /// Write docs/cli.md anew from the help texts of `enforcer`.
     Docs,
+    /// Write deploy/base/crds anew from the types of `enforcer`.
+    Generate(generate::Options),
     /// Write deploy/install.yaml anew from deploy/base.
     Render(render::Options),
 }
@@ -100,6 +103,7 @@ fn run(command: Command) -> Result<()> {
         Command::Mutants(options) => mutants::run(&workspace, &options),
         Command::Demo => demo::run(&workspace),
         Command::Docs => docs::run(&workspace),
+        Command::Generate(options) => generate::run(&workspace, options),
         Command::Render(options) => render::run(&workspace, options),
         Command::Test { tier } => test::run(&workspace, tier),
         Command::Check => check::run(&workspace),

@@ -1,5 +1,5 @@
-//! `cargo xtask render`. Input: the kustomization `deploy/base`. Output: `deploy/install.yaml`, the same as one file for those
-//! who have no kustomization; a test of tier 3 compares them.
+//! `cargo xtask render`. Input: the kustomization `deploy/base`, of which the definitions of our kinds are generated first.
+//! Output: `deploy/install.yaml`, the same as one file for those who have no kustomization; a test of tier 3 compares them.
 
 use std::{fs, process::Command};
 
@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     cluster::{self, member},
+    generate,
     workspace::Workspace,
 };
 
@@ -24,6 +25,7 @@ pub(crate) struct Options {
 
 /// The command. It renders by the kubectl of the test cluster, so that everybody gets the same text.
 pub(crate) fn run(workspace: &Workspace, options: Options) -> Result<()> {
+    generate::run(workspace, generate::Options { check: options.check })?;
     let mut kubectl = Command::new(cluster::kubectl_program(workspace)?);
     kubectl.arg("kustomize").arg(workspace.root().join(BASE));
     let text = format!("{HEAD}{}", member::output(kubectl)?);

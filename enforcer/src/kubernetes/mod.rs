@@ -7,12 +7,14 @@
 
 mod backoff;
 mod client;
+mod crd;
 mod fault;
 mod follow;
 mod set;
 mod view;
 
 pub use client::{Cluster, Config, ConnectError};
+pub use crd::{Column, GROUP, Kind, VERSION};
 pub use view::{Cause, Key, Stale, View, Which};
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod names;
 pub mod origin;
 pub mod parse;
 mod position;
+pub mod schema;
 mod skipped;
 pub mod source;
 pub mod store;

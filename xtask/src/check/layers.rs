@@ -26,6 +26,8 @@ const LAW: &[(&str, &[&str])] = &[
     ("lab", &[]),
     // Told by the agent: what comes in by HTTP reaches nobody.
     ("serve", &[]),
+    // Told by the agent too: what is written into the API.
+    ("publish", &["kubernetes", "policy::origin"]),
     // Settings hold plain values; the agent hands them on.
     ("config", &[]),
 ];

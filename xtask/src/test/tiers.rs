@@ -61,6 +61,7 @@ const TABLE: &[(&str, &str, Tier)] = &[
     ("enforcer-tests", "readme", Tier::Two),
     ("enforcer-tests", "cluster_pods", Tier::Three),
     ("xtask", "cluster", Tier::Three),
+    ("enforcer-tests", "cluster_definitions", Tier::Three),
     ("enforcer-tests", "cluster_policies", Tier::Three),
 ];
 

@@ -2,6 +2,7 @@
 //! be made to break a list in its middle.
 
 pub(crate) mod fake;
+pub(crate) mod fields;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

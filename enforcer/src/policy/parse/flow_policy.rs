@@ -16,10 +16,10 @@ use super::peer::{cidr, port_number};
 use super::selector::labels;
 use super::{Spec, each};
 
-const DIRECTIONS: &[&str] = &["ingress", "egress"];
+pub(in crate::policy) const DIRECTIONS: &[&str] = &["ingress", "egress"];
 const PEER_FIELDS: &[&str] = &["workloads", "namespaces", "cidr"];
-const EVERYBODY: &[&str] = &["anywhere"];
-const TRANSPORTS: &[&str] = &["tcp", "udp", "sctp"];
+pub(in crate::policy) const EVERYBODY: &[&str] = &["anywhere"];
+pub(in crate::policy) const TRANSPORTS: &[&str] = &["tcp", "udp", "sctp"];
 
 const NOBODY: &str = "write `anywhere` for everybody, or remove the rule";
 const NO_PORTS: &str = "remove the field to allow every port, or remove the rule";

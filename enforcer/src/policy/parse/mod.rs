@@ -4,11 +4,11 @@
 //! policy, because a part of a policy could allow what the whole does not.
 
 mod context;
-mod flow_policy;
+pub(super) mod flow_policy;
 mod kind;
 mod network_policy;
 mod peer;
-mod selector;
+pub(super) mod selector;
 
 use std::sync::Arc;
 

@@ -13,7 +13,7 @@ use super::super::position::{At, Field};
 use super::super::yaml::shown;
 use super::context::Context;
 
-const OPERATORS: &[&str] = &["In", "NotIn", "Exists", "DoesNotExist"];
+pub(in crate::policy) const OPERATORS: &[&str] = &["In", "NotIn", "Exists", "DoesNotExist"];
 
 /// Whose selector is read. It says what a field without a value is, and which values a label can have.
 #[derive(Clone, Copy, Eq, PartialEq)]

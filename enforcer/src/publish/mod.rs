@@ -1,0 +1,14 @@
+//! What the agent writes into the Kubernetes API about itself.
+//!
+//! Input: what the agent knows, when it has changed. Output: the object `EnforcerNode` of its node. Nothing here decides
+//! anything, and the agent waits for nothing here: an API server that is away or refuses changes no enforcement.
+
+#![forbid(unsafe_code)]
+
+mod schema;
+mod status;
+
+pub use self::schema::definition;
+pub use self::status::{
+    Applied, MOST_PODS, MOST_POLICIES, MOST_REASONS, MOST_STALE, NodeStatus, StaleSource, Unmanaged, Veths, Workloads,
+};
