@@ -100,7 +100,7 @@ fn run(command: Command) -> Result<()> {
         Command::Mutants(options) => mutants::run(&workspace, &options),
         Command::Demo => demo::run(&workspace),
         Command::Docs => docs::run(&workspace),
-        Command::Render(options) => render::run(&workspace, options),
+        Command::Render(options) => render::run(&workspace, &options),
         Command::Test { tier } => test::run(&workspace, tier),
         Command::Check => check::run(&workspace),
         Command::Setup => setup::run(&workspace),
