@@ -97,7 +97,8 @@ mod tests {
     #[test]
     fn the_chart_gets_the_definitions_alone() {
         let other = "apiVersion: v1\nkind: ConfigMap\ndata:\n  a: |\n    kind: CustomResourceDefinition";
-        let [first, second] = ["a", "b"].map(|name| format!("kind: CustomResourceDefinition\nmetadata:\n  name: {name}"));
+        let [first, second] =
+            ["a", "b"].map(|name| format!("kind: CustomResourceDefinition\nmetadata:\n  name: {name}"));
         assert_eq!(definitions(other), None);
         let all = format!("{first}\n---\n{other}\n---\n{second}\n");
         assert_eq!(definitions(&all), Some(format!("{first}\n---\n{second}\n")));

@@ -5,7 +5,10 @@
 
 mod agent;
 mod deploy;
+mod gitops;
+mod render;
 mod rig;
+mod uninstall;
 
 use std::{fs, os::unix::fs::PermissionsExt, os::unix::fs::symlink, path::Path};
 
