@@ -74,7 +74,7 @@ enum Command {
     Demo,
     /// Write docs/cli.md anew from the help texts of `enforcer`.
     Docs,
-    /// Write deploy/install.yaml anew from deploy/base.
+    /// Write what is rendered from deploy/base anew: deploy/install.yaml, and files of the chart.
     Render(render::Options),
 }
 

@@ -9,8 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Do nothing until SIGTERM or SIGINT.
 ///
-/// A container of a DaemonSet may not end. So the pods of `deploy/uninstall` wait by this command once they have purged their
-/// node. It needs no rights.
+/// The pods of `deploy/uninstall` wait by this command once they have purged their node, because Kubernetes starts a container
+/// again that ends. It needs no rights.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Exit codes: 0 SIGTERM or SIGINT came.

@@ -1,6 +1,7 @@
 //! `cargo xtask render`. Input: the kustomization `deploy/base`. Output: what is the same in another form, and a test of tier 3
-//! compares: `deploy/install.yaml`, one file for those who have no kustomization, and the definitions of our kinds for the chart,
-//! which Helm wants in a place of their own. `--show` renders anything else of `deploy`.
+//! compares: `deploy/install.yaml`, one file for those who have no kustomization, and the chart's templates that differ from the
+//! base by the namespace alone. The chart also gets the definitions of our kinds, which Helm wants in a place of their own.
+//! `--show` renders anything else of `deploy`.
 
 pub(crate) mod programs;
 
@@ -20,7 +21,13 @@ use crate::{
 
 const BASE: &str = "deploy/base";
 const ALL: &str = "deploy/install.yaml";
-const DEFINITIONS: &str = "deploy/helm/enforcer/crds/enforcer.yaml";
+const CHART: &str = "deploy/helm/enforcer";
+
+/// Files of the base that are templates once the namespace is a value.
+const TEMPLATES: [&str; 2] = ["access.yaml", "admission.yaml"];
+
+const NAMESPACE: &str = "enforcer-system";
+const ITS_VALUE: &str = "{{ .Values.namespace.name }}";
 const HEAD: &str = "# Rendered from deploy/base by `cargo xtask render`, which a test compares: change the base.\n";
 
 /// What stands between two objects.
@@ -55,10 +62,18 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         print!("{}", member::output(lua)?);
         return Ok(());
     }
-    let base = rendered(workspace, &workspace.root().join(BASE), &[])?;
-    for (path, objects) in [(ALL, Some(base.clone())), (DEFINITIONS, definitions(&base))] {
-        let text = objects.map(|objects| format!("{HEAD}{objects}"));
-        let file = workspace.root().join(path);
+    let base = workspace.root().join(BASE);
+    let objects = rendered(workspace, &base, &[])?;
+    let mut files =
+        vec![(format!("{CHART}/crds/enforcer.yaml"), definitions(&objects)), (ALL.to_owned(), Some(objects))];
+    for name in TEMPLATES {
+        let file = base.join(name);
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        files.push((format!("{CHART}/templates/{name}"), Some(text.replace(NAMESPACE, ITS_VALUE))));
+    }
+    for (path, text) in files {
+        let text = text.map(|text| format!("{HEAD}{text}"));
+        let file = workspace.root().join(&path);
         if options.check {
             let shown = fs::read_to_string(&file).ok();
             ensure!(shown == text, "{path} is not what {BASE} says; run `cargo xtask render` and commit the file");

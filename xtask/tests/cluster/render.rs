@@ -85,16 +85,16 @@ fn each_overlay_is_the_chart_with_a_value() {
     let overlays: BTreeSet<String> = overlays.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(overlays, table.iter().map(|(name, _)| (*name).to_owned()).collect());
     for (name, values) in table {
-        let overlay = plain(rendered(&format!("deploy/overlays/{name}"), &[]));
+        let overlay = plain(&rendered(&format!("deploy/overlays/{name}"), &[]));
         assert_ne!(overlay, base, "{name} changes nothing");
-        same(&overlay, &plain(rendered(CHART, values)), name);
+        same(&overlay, &plain(&rendered(CHART, values)), name);
     }
 }
 
 /// The objects without what starts the agents again when the settings change: kustomize has a hash of them in the name of the
-/// ConfigMap, and the chart has one at the pods.
-fn plain(objects: Objects) -> Objects {
-    let mut text = serde_json::to_string(&objects).unwrap();
+/// `ConfigMap`, and the chart has one at the pods.
+fn plain(objects: &Objects) -> Objects {
+    let mut text = serde_json::to_string(objects).unwrap();
     let hashed = objects.values().filter(|object| object["kind"] == "ConfigMap");
     for name in hashed.filter_map(|object| object["metadata"]["name"].as_str()) {
         text = text.replace(name, "enforcer-settings");

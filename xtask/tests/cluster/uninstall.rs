@@ -159,7 +159,7 @@ fn exec(cluster: &Cluster, node: &str, words: &[&str]) -> Command {
     xtask(&[&["exec", "--name", &cluster.name, node], words].concat())
 }
 
-/// An agent's token is good for the EnforcerNode of the node on which its pod runs.
+/// An agent's token is good for the `EnforcerNode` of the node on which its pod runs.
 fn an_agent_writes_of_its_own_node_alone(cluster: &Cluster) {
     let kind = "enforcernodes.enforcer.dev";
     if cluster.try_kubectl(&["get", "customresourcedefinition", kind]).is_err() {
