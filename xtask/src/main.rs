@@ -77,7 +77,7 @@ enum Command {
     Docs,
     /// Write deploy/base/crds anew from the types of `enforcer`.
     Generate(generate::Options),
-    /// Write deploy/install.yaml anew from deploy/base.
+    /// Write what is rendered from deploy/base anew: deploy/install.yaml, and files of the chart.
     Render(render::Options),
 }
 
@@ -104,7 +104,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo => demo::run(&workspace),
         Command::Docs => docs::run(&workspace),
         Command::Generate(options) => generate::run(&workspace, options),
-        Command::Render(options) => render::run(&workspace, options),
+        Command::Render(options) => render::run(&workspace, &options),
         Command::Test { tier } => test::run(&workspace, tier),
         Command::Check => check::run(&workspace),
         Command::Setup => setup::run(&workspace),

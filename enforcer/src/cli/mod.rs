@@ -13,6 +13,7 @@ pub mod run;
 pub mod status;
 pub mod validate;
 pub mod version;
+pub mod wait;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,7 @@ pub enum Command {
     Status(status::Args),
     Purge(purge::Args),
     Version(version::Args),
+    Wait(wait::Args),
 }
 
 /// Exit code of wrong usage and unreadable files, where a command has no other.
@@ -71,6 +73,7 @@ pub fn dispatch(cli: Cli, commit: Option<&str>) -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Purge(args) => purge::run(&args),
         Command::Version(args) => Ok(version::run(&args, commit)),
+        Command::Wait(args) => wait::run(&args),
     };
     result.unwrap_or_else(|error| {
         out::complain(&error);

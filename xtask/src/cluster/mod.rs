@@ -12,6 +12,7 @@ mod down;
 pub(crate) mod go;
 mod image;
 mod images;
+pub(crate) mod kept;
 mod log;
 pub(crate) mod member;
 mod network;
@@ -33,6 +34,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     cluster::{build::Cache, directory::Directory, shape::Shape, state::State},
     kernel,
+    render::programs,
     setup::{self, tools::Need},
     workspace::Workspace,
 };
@@ -40,7 +42,7 @@ use crate::{
 /// What is done with which cluster.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Action {
-    /// Build Kubernetes and the pods' image into the cache, unless this version is there.
+    /// Build Kubernetes, the pods' image, and what renders `deploy` into the cache, unless these versions are there.
     Build,
     /// Start a cluster, and wait until pods can be made in it.
     Up {
@@ -71,6 +73,14 @@ pub(crate) enum Action {
         #[command(flatten)]
         name: Name,
         /// What kubectl is told.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run Helm as a user who may do everything.
+    Helm {
+        #[command(flatten)]
+        name: Name,
+        /// What Helm is told.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -141,6 +151,7 @@ pub(crate) fn run(workspace: &Workspace, action: Action) -> Result<()> {
         Action::Status { name: Some(name), json: true } => status::json(&Directory::of(&name)),
         Action::Status { name: Some(name), json: false } => status::show(&Directory::of(&name)),
         Action::Kubectl { name, arguments } => kubectl(&name.directory(), &arguments),
+        Action::Helm { name, arguments } => helm(workspace, &name.directory(), &arguments),
         Action::Exec { name, member, command } => exec(&name.directory(), &member, &command),
         Action::Load { name, archive } => images::load(State::load(&name.directory())?.nodes(), &archive),
         Action::Stop { name, part } => restart::stop(&name.directory(), &part),
@@ -152,7 +163,7 @@ pub(crate) fn run(workspace: &Workspace, action: Action) -> Result<()> {
 pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     let cache = Cache::ensure(workspace)?;
     println!("Kubernetes {} is in {}", cache.version(), cache.directory().display());
-    Ok(())
+    programs::ensure(workspace).map(drop)
 }
 
 /// The kubectl of clusters, built if it is not there.
@@ -168,6 +179,17 @@ fn kubectl(directory: &Directory, arguments: &[OsString]) -> Result<()> {
     command.arg("--kubeconfig").arg(&state.kubeconfig).args(arguments);
     command.env("KUBECACHEDIR", directory.file("kubectl"));
     Err(command.exec()).context("cannot run kubectl")
+}
+
+/// Becomes Helm, which keeps what it knows in the cluster's directory.
+fn helm(workspace: &Workspace, directory: &Directory, arguments: &[OsString]) -> Result<()> {
+    let state = State::load(directory)?;
+    let mut command = state.control()?.in_network(programs::ensure(workspace)?.join("helm"));
+    command.env("KUBECONFIG", &state.kubeconfig).args(arguments);
+    for name in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+        command.env(name, directory.file("helm"));
+    }
+    Err(command.exec()).context("cannot run Helm")
 }
 
 fn exec(directory: &Directory, member: &str, words: &[OsString]) -> Result<()> {

@@ -18,7 +18,7 @@ use crate::{
 const BOUND: Duration = Duration::from_mins(1);
 
 /// A cluster of two nodes whose agents are ready.
-fn with_agents(name: &str) -> Cluster {
+pub(crate) fn with_agents(name: &str) -> Cluster {
     let place = tempfile::tempdir().unwrap();
     let archive = image(place.path(), "enforcer.tar");
     let cluster = Cluster::named(name);

@@ -50,14 +50,6 @@ fn explained() -> BTreeSet<String> {
 }
 
 #[test]
-fn the_one_file_is_what_the_base_says() {
-    if !is_privileged() {
-        return;
-    }
-    said(of_xtask(&["render", "--check"]));
-}
-
-#[test]
 fn the_api_server_takes_the_manifests_and_the_agent_has_only_what_it_needs() {
     if !is_privileged() {
         return;

@@ -5,10 +5,13 @@
 
 mod agent;
 mod deploy;
+mod gitops;
 mod live;
 mod probes;
+mod render;
 mod rig;
 mod traffic;
+mod uninstall;
 
 use std::{fs, os::unix::fs::PermissionsExt, os::unix::fs::symlink, path::Path};
 

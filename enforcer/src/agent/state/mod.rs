@@ -250,9 +250,12 @@ impl StateDir {
     /// Removes the directory and what the daemon put there.
     pub fn remove(&self) -> io::Result<()> {
         match fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
         }
+        // That of all pin directories goes with the last one. Another one may be in it, or it may be a mount.
+        let _ = self.path.parent().map(fs::remove_dir);
+        Ok(())
     }
 }
 

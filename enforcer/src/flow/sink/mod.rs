@@ -23,7 +23,7 @@ use jiff::Timestamp;
 
 use self::output::{FileOutput, Output, StdoutOutput};
 use self::overflow::Overflow;
-pub use self::rotate::Rotation;
+pub use self::rotate::{Rotation, remove};
 use self::writer::Writer;
 use super::record::FlowRecord;
 

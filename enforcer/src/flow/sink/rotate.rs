@@ -2,7 +2,7 @@
 //!
 //! Input: the path of the log. Output: nothing is at the path any more, and at most so many older files are beside it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,36 @@ pub(super) fn put_aside(path: &Path, kept: u32) -> io::Result<()> {
         }
     }
     fs::rename(&path, numbered(&path, 1))
+}
+
+/// Removes the log and what was put aside of it, and then their directory, unless something else is in it.
+pub fn remove(path: &Path) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(directory) if directory != Path::new("") => directory,
+        _ => Path::new("."),
+    };
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    let is_ours = |other: &OsStr| {
+        let rest = other.as_encoded_bytes().strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix(b".").is_some_and(is_number))
+    };
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if is_ours(&entry.file_name()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    // The directory of somebody else is not empty, or a file system is mounted there.
+    let _ = fs::remove_dir(directory);
+    Ok(())
+}
+
+fn is_number(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit)
 }
 
 fn numbered(path: &Path, number: u32) -> PathBuf {
@@ -76,6 +106,28 @@ mod tests {
         let expected =
             [("flows.json.1", "new"), ("flows.json.3", "old")].map(|(name, text)| (name.into(), text.into()));
         assert_eq!(found(directory.path()), expected);
+    }
+
+    #[test]
+    fn the_log_is_removed_with_its_older_files_and_what_belongs_to_others_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("enforcer");
+        let path = directory.join("flows.json");
+        remove(&path).unwrap();
+        fs::create_dir(&directory).unwrap();
+        let others = ["flows.json.", "flows.json.1.gz", "flows.jsonl", "old.flows.json"];
+        for name in ["flows.json", "flows.json.1", "flows.json.12"].iter().chain(&others) {
+            fs::write(directory.join(name), "").unwrap();
+        }
+        remove(&path).unwrap();
+        let left: Vec<String> = found(&directory).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(left, others);
+        for name in others {
+            fs::remove_file(directory.join(name)).unwrap();
+        }
+        fs::write(&path, "").unwrap();
+        remove(&path).unwrap();
+        assert!(!directory.exists(), "nobody else uses the directory");
     }
 
     #[test]
