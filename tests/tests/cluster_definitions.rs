@@ -76,9 +76,10 @@ impl Ground {
         fs::write(&file, object.to_string()).unwrap();
         let trial = ["create", "--dry-run=server", "--validate=false", "--output=json", "--filename"];
         let output = self.kubectl(&[&trial[..], &[file.to_str().unwrap()]].concat());
-        match output.status.success() {
-            true => Ok(serde_json::from_slice(&output.stdout).unwrap()),
-            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        if output.status.success() {
+            Ok(serde_json::from_slice(&output.stdout).unwrap())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::publish::{
     Workloads, Writer,
 };
 use crate::serve::Endpoints;
+use crate::workload::Published;
 use crate::workload::finding::{Finding, NotJoined, Subject};
 use crate::workload::model::WorkloadName;
 
@@ -36,7 +37,7 @@ impl Publisher {
 }
 
 fn status(now: &Shown, ready: bool, revision: Revision, endpoints: Endpoints) -> NodeStatus {
-    let findings = now.published.get().into_iter().flat_map(|published| published.findings());
+    let findings = now.published.get().into_iter().flat_map(Published::findings);
     let local = || now.snapshot.get().into_iter().flat_map(|snapshot| snapshot.local.values());
     let named = local().filter(|workload| workload.identity.is_some()).count() as u64;
     let stale = || now.stale.iter().filter(|stale| !stale.is_missing);

@@ -1,6 +1,6 @@
 //! The definition of the kind `EnforcerNode`.
 //!
-//! Input: the bounds of its types. Output: the CustomResourceDefinition. A test compares the fields with the types.
+//! Input: the bounds of its types. Output: the `CustomResourceDefinition`. A test compares the fields with the types.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use crate::kubernetes::{Column, Kind};
 const NAME: usize = 253;
 const SHORT: usize = 64;
 
-/// EnforcerNode among the kinds of the API.
+/// `EnforcerNode` among the kinds of the API.
 pub(super) const KIND: Kind = Kind {
     name: "EnforcerNode",
     plural: "enforcernodes",
@@ -98,10 +98,12 @@ fn status() -> Value {
     )
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a part is made where it is given away")]
 fn fields(description: &str, properties: Value) -> Value {
     json!({"type": "object", "description": description, "properties": properties})
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a part is made where it is given away")]
 fn list(description: &str, most: usize, items: Value) -> Value {
     json!({"type": "array", "description": description, "maxItems": most, "items": items})
 }

@@ -151,9 +151,8 @@ mod tests {
 
     #[tokio::test]
     async fn changes_are_written_once_and_not_too_often() {
-        let fake = Fake::start(|_, path| match path.contains("/nodes/") {
-            true => node(),
-            false => Reply::Json(200, object("n1", None, &status(0))),
+        let fake = Fake::start(|_, path| {
+            if path.contains("/nodes/") { node() } else { Reply::Json(200, object("n1", None, &status(0))) }
         })
         .await;
         let writer = Writer::with(fake.cluster().await, QUICK);
