@@ -147,7 +147,7 @@ mod tests {
         now.stale = vec![long(true); 40];
         assert_eq!(status(&now, true, Revision(7), Endpoints::default()).stale_since, None, "nobody has to miss it");
         now.stale.extend(vec![long(false); 40]);
-        now.stale[50].since += Duration::from_secs(60);
+        now.stale[50].since += Duration::from_mins(1);
         let status = status(&now, true, Revision(7), Endpoints::default());
         assert_eq!((status.policies.len(), status.policy_count), (MOST_POLICIES, 2_000));
         assert_eq!(status.last_error.unwrap().chars().count(), ERROR);
