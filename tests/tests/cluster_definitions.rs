@@ -245,7 +245,7 @@ fn good() -> Vec<Value> {
     ]
 }
 
-/// All objects of the kind `FlowPolicy` in the examples and of the pages that the parser takes.
+/// All objects of the kind `FlowPolicy` in the examples and the pages that the parser takes.
 fn written() -> Vec<Value> {
     let mut texts = Vec::new();
     for (directory, ending) in [("policies", ".yaml"), ("docs", ".md"), (".", ".md")] {
