@@ -210,7 +210,7 @@ fn good() -> Vec<Value> {
     ]
 }
 
-/// All FlowPolicies of the examples and of the pages that the parser takes.
+/// All objects of the kind `FlowPolicy` in the examples and the pages that the parser takes.
 fn written() -> Vec<Value> {
     let mut texts = Vec::new();
     for (directory, ending) in [("policies", ".yaml"), ("docs", ".md"), (".", ".md")] {
@@ -270,6 +270,32 @@ fn a_real_api_server_takes_what_the_parser_takes_and_loses_nothing_of_what_it_re
     let mut beside = flow_policy(&json!({"allow": [{"from": "anywhere"}]}));
     beside["isolate"] = json!(["ingress", "egress"]);
     assert!(ground.would_keep(&beside).unwrap_err().contains("must validate at least one schema"));
+
+    // The agents' account may write the object of a node, and nothing that decides.
+    for file in ["namespace.yaml", "access.yaml"] {
+        let file = root().join("deploy/base").join(file);
+        ground.kubectl(&["apply", "--filename", file.to_str().unwrap()]);
+    }
+    let own = json!({
+        "apiVersion": "enforcer.dev/v1alpha1", "kind": "EnforcerNode", "metadata": {"name": "node1"},
+        "status": {"version": "1", "ready": true, "revision": 7},
+    });
+    let as_agent = |object: &Value| {
+        let file = ground.directory.path().join("own.json");
+        fs::write(&file, object.to_string()).unwrap();
+        let agent = "--as=system:serviceaccount:enforcer-system:enforcer-agent";
+        let apply = ["apply", "--server-side", "--validate=false", agent, "--filename", file.to_str().unwrap()];
+        ground.cluster.try_kubectl(&apply)
+    };
+    for revision in [7, 8] {
+        let mut own = own.clone();
+        own["status"]["revision"] = json!(revision);
+        as_agent(&own).unwrap();
+    }
+    let line = ground.kubectl(&["get", "enforcernode", "node1", "--no-headers"]);
+    assert_eq!(line.split_whitespace().take(4).collect::<Vec<_>>(), ["node1", "1", "true", "8"], "{line}");
+    let denied = as_agent(&flow_policy(&json!({"isolate": ["ingress"]}))).unwrap_err();
+    assert!(denied.contains("forbidden"), "{denied}");
 
     let explained = ground.kubectl(&["explain", "flowpolicy.spec"]);
     for text in ["allow\t<[]Object>", "isolate\t<[]string>", "workloads\t<map", "The directions that are isolated"] {

@@ -64,6 +64,21 @@ impl Shop {
         self.0.daemon("--inventory", INVENTORY)
     }
 
+    /// What the daemon has written into the API about its node; null: nothing.
+    fn enforcer_node(&self) -> Value {
+        let text = self.cluster.kubectl(&["get", "enforcernode", "node1", "--ignore-not-found", "--output=json"]);
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// A field of an object of the API.
+    fn field(&self, object: &[&str], path: &str) -> String {
+        self.cluster.kubectl(&[&["get"], object, &[&format!("--output=jsonpath={{{path}}}")]].concat())
+    }
+
+    fn policies_in_force(&self) -> String {
+        String::from_utf8_lossy(&self.command(&["status", "--policies"]).output().unwrap().stdout).into_owned()
+    }
+
     fn explain(&self) -> String {
         let port = format!("{PORT}/tcp");
         let output =
@@ -95,9 +110,10 @@ fn refused() -> Value {
     json!([{"from": [{"cidr": "10.1.2.3/8"}]}])
 }
 
-/// The definition of FlowPolicy that a cluster gets from us.
-fn crd() -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/base/crds/flowpolicies.yaml").to_string_lossy().into_owned()
+/// The definition of a kind that a cluster gets from us.
+fn crd(plural: &str) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../deploy/base/crds/{plural}.yaml"));
+    file.to_string_lossy().into_owned()
 }
 
 #[test]
@@ -132,7 +148,8 @@ fn policies_of_a_real_api_server_are_in_force_while_it_is_there_and_while_it_is_
     assert!(ground.answers(&db, &web));
 
     // A first version that is refused isolates; a good one takes its place; a later refused one changes nothing.
-    ground.cluster.kubectl(&["apply", "--filename", &crd()]);
+    ground.cluster.kubectl(&["apply", "--filename", &crd("flowpolicies")]);
+    ground.cluster.kubectl(&["apply", "--filename", &crd("enforcernodes")]);
     ground.cluster.kubectl(&["wait", "--for=condition=Established", "crd/flowpolicies.enforcer.dev"]);
     ground.cluster.apply(&flow_policy(&refused()));
     becomes("a refused policy isolates what it selects", false);
@@ -162,8 +179,29 @@ fn policies_of_a_real_api_server_are_in_force_while_it_is_there_and_while_it_is_
     until("the API is heard", || report("stale_sources"), |stale| *stale == json!([]));
     reported("policy_error", "the last good version of this object stays in force");
     assert!(!ground.answers(&db, &web));
+
+    // The object of the node says so as well, a little later.
+    let in_api = |pointer: &str| ground.enforcer_node().pointer(pointer).cloned().unwrap_or_default();
+    until(
+        "the error",
+        || in_api("/status/lastError"),
+        |error| error.to_string().contains("flowpolicy/shop/flow spec.allow[0].from[0].cidr"),
+    );
+    assert_eq!(in_api("/status/ready"), true);
+    assert_eq!(in_api("/metadata/ownerReferences/0/uid"), ground.field(&["node", "node1"], ".metadata.uid"));
+    let policy = ["--namespace=shop", "flowpolicy", "flow"];
+    let refused = ground.field(&policy, ".metadata.resourceVersion");
+    let before = in_api("/status/policies/0/resourceVersion");
+    assert!(before.is_string() && before != refused, "{before} is in force, and {refused} is refused");
     ground.cluster.apply(&flow_policy(&json!([{"from": [{"workloads": {"app": "web"}}]}])));
     becomes("a policy that was applied after it came back", true);
+    ground.cluster.kubectl(&["--namespace=shop", "annotate", "flowpolicy", "flow", "team=shop"]);
+    let version = ground.field(&policy, ".metadata.resourceVersion");
+    until("the version", || in_api("/status/policies/0/resourceVersion"), |found| *found == version.as_str());
+    assert_eq!(in_api("/status/policies").as_array().map(Vec::len), Some(1));
+    assert_eq!(in_api("/status/lastError"), Value::Null);
+    let listed = ground.policies_in_force();
+    assert!(listed.contains(&version) && listed.contains("FlowPolicy") && listed.contains("in force"), "{listed}");
     drop(daemon);
 }
 

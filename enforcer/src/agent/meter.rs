@@ -21,6 +21,7 @@ use crate::workload::model::{Snapshot, WorkloadName};
 pub(super) struct Meter {
     board: Arc<Board>,
     told: Option<Told>,
+    endpoints: Endpoints,
     stale: BTreeMap<&'static str, SystemTime>,
     /// Readings of policies with errors of which the board knows.
     refusals: u64,
@@ -50,12 +51,17 @@ struct Told {
 
 impl Meter {
     pub(super) fn new(board: Arc<Board>) -> Self {
-        Self { board, told: None, stale: BTreeMap::new(), refusals: 0 }
+        Self { board, told: None, endpoints: Endpoints::default(), stale: BTreeMap::new(), refusals: 0 }
     }
 
     /// For another thread.
     pub(super) fn board(&self) -> Arc<Board> {
         Arc::clone(&self.board)
+    }
+
+    /// Veths by what holds for them, as they were last counted.
+    pub(super) fn endpoints(&self) -> Endpoints {
+        self.endpoints
     }
 
     /// A step on the way into the kernel has failed.
@@ -98,6 +104,7 @@ impl Meter {
             return;
         }
         let endpoints = snapshot.map(|snapshot| endpoints(snapshot, &enforced())).unwrap_or_default();
+        self.endpoints = endpoints;
         self.board.facts(Facts { endpoints, stale: self.stale.clone() });
         self.board.living(snapshot.into_iter().flat_map(|snapshot| names(snapshot)));
         self.told = Some(now);

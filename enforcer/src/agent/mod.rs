@@ -12,6 +12,7 @@ mod no_ops;
 mod opening;
 mod pace;
 mod policies;
+mod publisher;
 mod reconcile;
 pub mod report;
 mod reporter;
@@ -129,10 +130,13 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     };
     // Beside the policies: each of the two has many files or entries to read where the node is large.
     let discovery = tokio::task::spawn_blocking(move || workload::start(config));
-    let config = policy::source::Config { directory: options.policies.clone(), cluster };
+    let config = policy::source::Config { directory: options.policies.clone(), cluster: cluster.clone() };
     let mut policies = Policies::load(&config, enforced, earlier.as_ref()).await?;
     let log = FlowLog::open(options.flow_log.clone(), rotation(&options.settings), &node)?;
     let mut reconciler = Reconciler::new(&options, &node, kernel, states, earlier, log, Arc::clone(&board))?;
+    if let Some(cluster) = &cluster {
+        reconciler.publish(cluster);
+    }
     let discovery = discovery.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     let mut discovery = discovery?;
     let mut unnamed = discovery.unnamed_veths();

@@ -18,6 +18,7 @@ use super::meter::{Meter, Now};
 use super::opening::Opening;
 use super::pace::Pace;
 use super::policies::{LastChanges, Policies};
+use super::publisher::Publisher;
 use super::report::Report;
 use super::reporter::{Reporter, Shown};
 use super::state::{InForce, StateDir};
@@ -26,8 +27,9 @@ use crate::flow::limit::LineRate;
 use crate::flow::names::NameTable;
 use crate::flow::sink::FlowLog;
 use crate::kernel::{Applied, Drift, Kernel, SWEEP_CAP};
+use crate::kubernetes::Cluster;
 use crate::plan::{Intent, Refusal, Unknown};
-use crate::policy::source::{Kept, from_kept};
+use crate::policy::source::{Kept, from_kept, versions};
 use crate::policy::store::Reading;
 use crate::resolve::{ResolvedPolicy, resolve};
 use crate::serve::{Board, Stage, Waits};
@@ -49,6 +51,8 @@ pub(super) struct Reconciler {
     /// Texts of the sources from which the snapshot was made.
     texts: Texts,
     resolved: Option<Arc<ResolvedPolicy>>,
+    /// Texts of the policies in force, from which the report has their versions.
+    kept: Kept,
     opening: Opening,
     pace: Pace,
     /// What is in the kernel, wholly; `None`: something is left to be done.
@@ -60,6 +64,7 @@ pub(super) struct Reconciler {
     report: Report,
     reporter: Reporter,
     meter: Meter,
+    publisher: Publisher,
 }
 
 impl Reconciler {
@@ -89,6 +94,7 @@ impl Reconciler {
             snapshot: None,
             texts: Texts::new(),
             resolved: None,
+            kept: Kept::new(),
             opening,
             pace: Pace::default(),
             intent: None,
@@ -101,8 +107,14 @@ impl Reconciler {
             },
             reporter: Reporter::default(),
             meter,
+            publisher: Publisher::default(),
             kernel,
         })
+    }
+
+    /// Tells the Kubernetes API from now on what holds on this node.
+    pub(super) fn publish(&mut self, cluster: &Cluster) {
+        self.publisher = Publisher::to(cluster);
     }
 
     /// Attaches closed programs to veths that have none yet, before any policy is known for them. At the very first
@@ -253,6 +265,10 @@ impl Reconciler {
         names.install(revision, snapshot, &self.owners, Arc::clone(&chosen.names));
         self.opening.took(&chosen, reading);
         self.report.policy_count = reading.set.policies.len();
+        if self.kept != chosen.kept {
+            self.report.versions = versions(&chosen.kept).into();
+            self.kept.clone_from(&chosen.kept);
+        }
         self.report.policies_skipped = (!reading.skipped.is_empty()).then(|| reading.skipped.to_string());
         self.resolved = Some(resolved);
         Ok(())
@@ -372,9 +388,11 @@ impl Reconciler {
         let mut stale = discovery.stale_sources();
         stale.extend(policies.are_behind().then_some("policies"));
         let waits = self.waits(policies, discovery);
+        let (ready, revision) = (waits.is_none(), self.kernel.revision().revision);
         let (snapshot, unfinished) = (self.snapshot.as_ref(), self.report.unfinished.as_slice());
         let state = Now { waits, snapshot, unfinished, stale, refusals: policies.refusals() };
         self.meter.tell(state, || self.kernel.enforced());
+        self.publisher.tell(&now, ready, revision, self.meter.endpoints());
         self.reporter.write(now, &self.states);
     }
 

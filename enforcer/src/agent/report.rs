@@ -1,8 +1,11 @@
 //! The daemon's report about itself, which `enforcer status` reads. The daemon writes it beside its state at each change.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+use crate::policy::source::Versioned;
 
 /// What only the daemon itself knows. `status` reads everything else from the pins.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -13,6 +16,9 @@ pub struct Report {
     pub policies: String,
     /// Number of policies in force.
     pub policy_count: usize,
+    /// The policies of the Kubernetes API in force, with the version of each object.
+    #[serde(default)]
+    pub versions: Arc<Vec<Versioned>>,
     /// The documents beside the policies in force that are none, counted in one line.
     #[serde(default)]
     pub policies_skipped: Option<String>,

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use enforcer_common::id::Direction;
 
@@ -26,6 +27,12 @@ pub(super) struct Same<T>(Option<Arc<T>>);
 impl<T> From<Option<Arc<T>>> for Same<T> {
     fn from(part: Option<Arc<T>>) -> Self {
         Self(part)
+    }
+}
+
+impl<T> Same<T> {
+    pub(super) fn get(&self) -> Option<&T> {
+        self.0.as_deref()
     }
 }
 
@@ -119,9 +126,12 @@ fn report(now: &Shown, no_ops: Vec<String>) -> Report {
 
 /// Why and since when a source is out of date.
 fn since(stale: &Stale) -> String {
-    let since = jiff::Timestamp::try_from(stale.since)
-        .map_or_else(|_| "an unknown time".to_owned(), |since| format!("{since:.0}"));
-    format!("since {since}: {}", stale.error)
+    format!("since {}: {}", time(stale.since), stale.error)
+}
+
+/// A time for people.
+pub(super) fn time(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map_or_else(|_| "an unknown time".to_owned(), |time| format!("{time:.0}"))
 }
 
 fn workload_lines(snapshot: Option<&Snapshot>, resolved: Option<&ResolvedPolicy>) -> Vec<WorkloadLine> {
@@ -162,13 +172,13 @@ fn mode_text(mode: Mode) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
 
-    fn shown(snapshot: Option<Arc<Snapshot>>, lines: u64) -> Shown {
+    pub(in crate::agent) fn shown(snapshot: Option<Arc<Snapshot>>, lines: u64) -> Shown {
         let mut counts = LogCounts::default();
         counts.sink.lines = lines;
         Shown {

@@ -1,6 +1,6 @@
 //! Definitions of our own kinds, as the API server takes them.
 //!
-//! Input: names and the schema of a kind. Output: its CustomResourceDefinition. `cargo xtask generate` writes them into
+//! Input: names and the schema of a kind. Output: its `CustomResourceDefinition`. `cargo xtask generate` writes them into
 //! `deploy/base/crds`.
 
 use serde_json::{Value, json};

@@ -7,8 +7,11 @@
 
 mod schema;
 mod status;
+mod writer;
 
 pub use self::schema::definition;
 pub use self::status::{
-    Applied, MOST_PODS, MOST_POLICIES, MOST_REASONS, MOST_STALE, NodeStatus, StaleSource, Unmanaged, Veths, Workloads,
+    Applied, ERROR, MOST_PODS, MOST_POLICIES, MOST_REASONS, MOST_STALE, NodeStatus, StaleSource, Unmanaged, Veths,
+    Workloads,
 };
+pub use self::writer::Writer;

@@ -1,18 +1,17 @@
 //! The definition of the kind `EnforcerNode`.
 //!
-//! Input: the bounds of its types. Output: the CustomResourceDefinition. A test compares the fields with the types.
+//! Input: the bounds of its types. Output: the `CustomResourceDefinition`. A test compares the fields with the types.
 
 use serde_json::{Value, json};
 
-use super::status::{MOST_PODS, MOST_POLICIES, MOST_REASONS, MOST_STALE};
+use super::status::{ERROR, MOST_PODS, MOST_POLICIES, MOST_REASONS, MOST_STALE};
 use crate::kubernetes::{Column, Kind};
 
-/// Characters of a name, of a version and of a time, and of an error.
-pub(super) const NAME: usize = 253;
-pub(super) const SHORT: usize = 64;
-pub(super) const ERROR: usize = 2_000;
+/// Characters of a name, and of a version and of a time.
+const NAME: usize = 253;
+const SHORT: usize = 64;
 
-/// EnforcerNode among the kinds of the API.
+/// `EnforcerNode` among the kinds of the API.
 pub(super) const KIND: Kind = Kind {
     name: "EnforcerNode",
     plural: "enforcernodes",
@@ -56,6 +55,7 @@ fn status() -> Value {
             "namespace": text("Its namespace.", NAME),
             "name": text("Its name.", NAME),
             "resourceVersion": text("The resourceVersion of the object from which it was read. Absent: it is not known.", SHORT),
+            "standsIn": {"type": "boolean", "description": "It isolates in the place of this version of the object, which is refused."},
         }),
     );
     let unmanaged = fields(
@@ -98,10 +98,12 @@ fn status() -> Value {
     )
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a part is made where it is given away")]
 fn fields(description: &str, properties: Value) -> Value {
     json!({"type": "object", "description": description, "properties": properties})
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a part is made where it is given away")]
 fn list(description: &str, most: usize, items: Value) -> Value {
     json!({"type": "array", "description": description, "maxItems": most, "items": items})
 }

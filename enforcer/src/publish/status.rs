@@ -10,6 +10,8 @@ pub const MOST_POLICIES: usize = 500;
 pub const MOST_REASONS: usize = 16;
 /// Pods that are named for each reason.
 pub const MOST_PODS: usize = 10;
+/// Characters of an error.
+pub const ERROR: usize = 2_000;
 /// Sources that are listed as out of date.
 pub const MOST_STALE: usize = 16;
 
@@ -56,6 +58,9 @@ pub struct Applied {
     /// The `resourceVersion` of the object from which it was read; absent: it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource_version: Option<String>,
+    /// It isolates in the place of this version of the object, which is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stands_in: bool,
 }
 
 /// Veths by what holds for them.

@@ -27,7 +27,7 @@ const LAW: &[(&str, &[&str])] = &[
     // Told by the agent: what comes in by HTTP reaches nobody.
     ("serve", &[]),
     // Told by the agent too: what is written into the API.
-    ("publish", &["kubernetes", "policy::origin"]),
+    ("publish", &["kubernetes"]),
     // Settings hold plain values; the agent hands them on.
     ("config", &[]),
 ];

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use enforcer_common::id::{Direction, Ifindex};
 use enforcer_common::schema::Group;
 
-use self::text::as_text;
+use self::text::{as_text, policies};
 use self::trouble::Trouble;
 use super::in_force::Place;
 use super::out;
@@ -40,6 +40,9 @@ pub struct Args {
     /// Print the state as one JSON object.
     #[arg(long)]
     pub json: bool,
+    /// Print the policies of the Kubernetes API that are in force, each with the version of its object.
+    #[arg(long, conflicts_with = "json")]
+    pub policies: bool,
 }
 
 /// Runs the command.
@@ -55,7 +58,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let report: Option<Report> =
         fs::read_to_string(args.place.states()?.report()).ok().and_then(|text| serde_json::from_str(&text).ok());
     let troubles: Vec<String> = Trouble::all(&view, report.as_ref()).iter().map(ToString::to_string).collect();
-    if args.json {
+    if args.policies {
+        out::tell(policies(report.as_ref()).trim_end_matches('\n'));
+    } else if args.json {
         out::tell_json(&as_json(&view, report.as_ref(), &troubles));
     } else {
         out::tell(as_text(&view, report.as_ref(), &troubles).trim_end_matches('\n'));

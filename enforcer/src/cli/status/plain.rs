@@ -3,6 +3,8 @@
 //! Input: the daemon's report. Output: the same report, with one printable line in each text. The errors are no part of this:
 //! they become troubles, whose further lines are indented.
 
+use std::sync::Arc;
+
 use crate::agent::report::{Report, WorkloadLine};
 use crate::flow::text::printable;
 
@@ -21,6 +23,7 @@ pub(super) fn plain(report: &Report) -> Report {
         pid,
         policies,
         policy_count,
+        versions,
         policies_skipped,
         no_ops,
         stale_sources,
@@ -52,6 +55,8 @@ pub(super) fn plain(report: &Report) -> Report {
         pid: *pid,
         policies: text(policies),
         policy_count: *policy_count,
+        // Names that the API server takes are plain.
+        versions: Arc::clone(versions),
         policies_skipped: policies_skipped.as_deref().map(text),
         no_ops: texts(no_ops),
         stale_sources: stale_sources.clone(),

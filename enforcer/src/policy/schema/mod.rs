@@ -1,6 +1,6 @@
 //! What the API server takes for a FlowPolicy.
 //!
-//! Input: words and fields of the parser. Output: the CustomResourceDefinition. The API server refuses what a schema can
+//! Input: words and fields of the parser. Output: the `CustomResourceDefinition`. The API server refuses what a schema can
 //! refuse, and tells the author at once; the parser of the agents decides. Tests compare the fields here with the types
 //! that the parser reads, and both with a real API server.
 //!

@@ -24,6 +24,7 @@ const PORT: usize = 15 + 5;
 pub(super) const RESERVED: [&str; 7] = ["tcp", "udp", "sctp", "icmpv6", "icmp6", "ping", "any"];
 
 /// An object that has the fields of one of these sets and no other field.
+#[expect(clippy::needless_pass_by_value, reason = "a part is made where it is given away")]
 pub(super) fn closed(description: &str, sets: &[&[&str]], properties: Value) -> Value {
     let sets: Vec<Value> = sets.iter().map(|set| json!({"required": set, "maxProperties": set.len()})).collect();
     json!({
@@ -33,6 +34,7 @@ pub(super) fn closed(description: &str, sets: &[&[&str]], properties: Value) -> 
 }
 
 /// A list that is not empty.
+#[expect(clippy::needless_pass_by_value, reason = "a part is made where it is given away")]
 pub(super) fn list(description: &str, most: usize, items: Value) -> Value {
     json!({"type": "array", "description": description, "minItems": 1, "maxItems": most, "items": items})
 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 use futures_util::future::select_all;
 
 use self::shape::Opened;
-pub use self::shape::{Config, Refusal, Said, Source, Stale, Unit, Word};
+pub use self::shape::{Config, Refusal, Said, Source, Stale, Unit, Versioned, Word};
 use super::load::{PolicyErrors, SourceFile};
 use super::model::PolicySet;
 use crate::watch::WatchError;
@@ -29,13 +29,15 @@ struct Row {
     open: fn(&Config) -> Opened,
     /// What the source would say of files that an earlier run kept of it.
     restore: fn(Vec<SourceFile>) -> Said,
+    /// The objects of which the files of the source are the texts; `None`: they are files of people.
+    versions: Option<fn(&SourceFile) -> Option<Versioned>>,
 }
 
 /// All sources, in the order of their policies.
 const SOURCES: &[Row] = &[
-    Row { name: "directory", open: directory::open, restore: directory::restore },
-    Row { name: "networkpolicies", open: api::network_policies, restore: api::restore },
-    Row { name: "flowpolicies", open: api::flow_policies, restore: api::restore },
+    Row { name: "directory", open: directory::open, restore: directory::restore, versions: None },
+    Row { name: "networkpolicies", open: api::network_policies, restore: api::restore, versions: Some(api::versioned) },
+    Row { name: "flowpolicies", open: api::flow_policies, restore: api::restore, versions: Some(api::versioned) },
 ];
 
 /// Why the policies of an earlier run cannot be made again.
@@ -106,6 +108,22 @@ impl Sources {
 pub fn restore(name: &str, kept: &[Arc<[SourceFile]>]) -> Option<Said> {
     let row = SOURCES.iter().find(|row| row.name == name)?;
     Some((row.restore)(kept.iter().flat_map(|files| files.iter().cloned()).collect()))
+}
+
+/// The objects of an API that count, each once, in the order of the sources and of their names.
+pub fn versions(kept: &Kept) -> Vec<Versioned> {
+    let of = |row: &Row| Some((row.versions?, kept.get(row.name)?));
+    let files = SOURCES
+        .iter()
+        .filter_map(of)
+        .flat_map(|(read, units)| units.iter().flat_map(|files| files.iter()).filter_map(read));
+    let mut versions: Vec<Versioned> = files.collect();
+    // Several may stand in for one object; the newest is the last.
+    versions.reverse();
+    versions
+        .dedup_by(|next, kept| (&next.kind, &next.namespace, &next.name) == (&kept.kind, &kept.namespace, &kept.name));
+    versions.reverse();
+    versions
 }
 
 /// The policies of an earlier run.

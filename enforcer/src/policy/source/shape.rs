@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 use crate::kubernetes::Cluster;
 use crate::policy::load::{Loaded, PolicyErrors};
@@ -52,6 +53,21 @@ impl From<PolicyErrors> for Refusal {
 /// Everything that a source says at one moment: the policies of each unit, or why the unit is refused. A unit that is
 /// missing here is gone.
 pub type Said = BTreeMap<Unit, Result<Loaded, Refusal>>;
+
+/// A policy of an API that counts, and the version of the object from which it was read.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Versioned {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The `resourceVersion` of the object; `None`: it is not known.
+    pub resource_version: Option<String>,
+    /// It isolates in the place of this version of the object, which is refused.
+    pub stands_in: bool,
+}
 
 /// The answer of a source that is asked what it says.
 #[derive(Debug)]

@@ -22,8 +22,9 @@ use tokio::sync::watch;
 use self::object::Object;
 pub(super) use self::read::restore;
 use self::read::{Reading, read_all, unread};
-use super::shape::{Config, Opened, Said, Source, Stale, Unit, Word};
+use super::shape::{Config, Opened, Said, Source, Stale, Unit, Versioned, Word};
 use crate::kubernetes::{Cause, Key, View, Which};
+use crate::policy::load::SourceFile;
 use crate::policy::model::PolicyKind;
 
 /// The objects of one kind.
@@ -43,6 +44,11 @@ pub(super) fn network_policies(config: &Config) -> Opened {
 /// Follows objects of the kind FlowPolicy.
 pub(super) fn flow_policies(config: &Config) -> Opened {
     open(config, PolicyKind::FlowPolicy, "flowpolicies")
+}
+
+/// What counts by a kept text.
+pub(super) fn versioned(file: &SourceFile) -> Option<Versioned> {
+    Object::versioned(file)
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "all sources open in the same way, and others can fail")]

@@ -1,19 +1,21 @@
 //! One object, trimmed to what makes its policy.
 //!
 //! Input: an object as the API gives it, or the text that an earlier daemon has kept of it. Output: its name, and a text
-//! with its `spec` as it came. What the API server and other tools keep beside it (`status`, `managedFields`, labels)
-//! changes no policy and is left out.
+//! with its `spec` as it came, and with its version for people. What the API server and other tools keep beside it (`status`,
+//! `managedFields`, labels) changes no policy and is left out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kube::core::DynamicObject;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::declared::{SOURCE, declared};
 use crate::policy::load::SourceFile;
 use crate::policy::model::PolicyKind;
 use crate::policy::origin::ObjectName;
+use crate::policy::source::shape::Versioned;
 use crate::policy::yaml::DOCUMENT_NODES;
 
 /// Marks the text of a policy that stands in for a refused one. An object of the API cannot have the mark here, because
@@ -32,6 +34,8 @@ pub(super) struct Object {
     pub(super) name: Arc<ObjectName>,
     /// Where it says that it was taken from.
     pub(super) declared: Option<Arc<str>>,
+    /// Its `resourceVersion`.
+    pub(super) version: Option<Arc<str>>,
     /// Whether it is refused for its size. Then it has no rules here, so that its text stays small.
     pub(super) too_large: bool,
     /// Whether it stands in for a refused one.
@@ -39,6 +43,24 @@ pub(super) struct Object {
     pub(super) value: Value,
     /// The whole value, one field or item a line.
     pub(super) text: Arc<str>,
+}
+
+/// The name and version of a kept text, without its `spec`.
+#[derive(Deserialize)]
+struct HeaderOnly {
+    kind: String,
+    metadata: MetadataOnly,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MetadataOnly {
+    namespace: String,
+    name: String,
+    #[serde(default)]
+    resource_version: Option<String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
 
 /// The text holds all that there is.
@@ -54,6 +76,7 @@ impl Object {
         let DynamicObject { types: _, metadata, data } = object;
         let name = ObjectName { kind: kind.as_str(), namespace: metadata.namespace?, name: metadata.name? };
         let declared = metadata.annotations.as_ref().and_then(declared);
+        let version = metadata.resource_version.map(Into::into);
         let mut rest = Map::new();
         if let Value::Object(data) = data {
             // Whatever else stands beside `spec` is refused by its name.
@@ -67,13 +90,13 @@ impl Object {
             }
             rest.retain(|_, spec| nodes([&*spec]) <= DOCUMENT_NODES);
         }
-        Some(Self { too_large, ..Self::with(kind, name.into(), declared, false, rest) })
+        Some(Self { too_large, ..Self::with(kind, name.into(), declared, version, false, rest) })
     }
 
     /// The object with another `spec`, as what stands in for it.
     pub(super) fn standing_in(&self, spec: Value) -> Self {
         let rest = Map::from_iter([("spec".to_owned(), spec)]);
-        Self::with(self.kind, Arc::clone(&self.name), self.declared.clone(), true, rest)
+        Self::with(self.kind, Arc::clone(&self.name), self.declared.clone(), self.version.clone(), true, rest)
     }
 
     /// The object of a kept text; `None`: it is no such text.
@@ -88,15 +111,17 @@ impl Object {
             None => BTreeMap::new(),
         };
         let name = ObjectName { kind: kind.as_str(), namespace, name };
+        let version = field("/metadata/resourceVersion").map(Into::into);
         let Value::Object(mut rest) = value else { return None };
         rest.retain(|field, _| !NOT_KEPT.contains(&field.as_str()));
-        Some(Self::with(kind, name.into(), declared(&annotations), annotations.contains_key(STAND_IN), rest))
+        Some(Self::with(kind, name.into(), declared(&annotations), version, annotations.contains_key(STAND_IN), rest))
     }
 
     fn with(
         kind: PolicyKind,
         name: Arc<ObjectName>,
         declared: Option<Arc<str>>,
+        version: Option<Arc<str>>,
         stands_in: bool,
         rest: Map<String, Value>,
     ) -> Self {
@@ -109,6 +134,9 @@ impl Object {
         }
         let mut metadata =
             Map::from_iter([("namespace".to_owned(), json!(name.namespace)), ("name".to_owned(), json!(name.name))]);
+        if let Some(version) = &version {
+            metadata.insert("resourceVersion".to_owned(), json!(version));
+        }
         if !annotations.is_empty() {
             metadata.insert("annotations".to_owned(), Value::Object(annotations));
         }
@@ -119,7 +147,14 @@ impl Object {
         let value = Value::Object(value);
         // `Value` has text keys only, so it can always be written; `{:#}` writes one field or item a line.
         let text = format!("{value:#}").into();
-        Self { kind, name, declared, too_large: false, stands_in, value, text }
+        Self { kind, name, declared, version, too_large: false, stands_in, value, text }
+    }
+
+    /// What counts by a kept text; `None`: it is no such text.
+    pub(super) fn versioned(file: &SourceFile) -> Option<Versioned> {
+        let HeaderOnly { kind, metadata } = serde_json::from_str(&file.text).ok()?;
+        let MetadataOnly { namespace, name, resource_version, annotations } = metadata;
+        Some(Versioned { kind, namespace, name, resource_version, stands_in: annotations.contains_key(STAND_IN) })
     }
 
     /// The text as a source keeps it.

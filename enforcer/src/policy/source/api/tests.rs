@@ -114,11 +114,18 @@ fn an_object_means_what_its_file_means_and_its_fields_are_the_places() {
 
 #[test]
 fn what_stands_beside_spec_makes_no_difference() {
-    let bare = json!({"metadata": {"namespace": "shop", "name": "db"}, "spec": db()});
+    let bare = json!({"metadata": {"namespace": "shop", "name": "db", "resourceVersion": "7"}, "spec": db()});
     let bare = Object::of(PolicyKind::NetworkPolicy, serde_json::from_value(bare).unwrap()).unwrap();
     assert_eq!(bare, network(&db()), "an item of a list does not repeat its kind");
     assert!(!bare.text.contains("managedFields") && !bare.text.contains("status"), "{}", bare.text);
     assert_ne!(bare, network(&json!({"podSelector": {}})));
+    let later = json!({"metadata": {"namespace": "shop", "name": "db", "resourceVersion": "8"}, "spec": db()});
+    let later = Object::of(PolicyKind::NetworkPolicy, serde_json::from_value(later).unwrap()).unwrap();
+    assert_ne!(bare, later, "people compare the version with that of the API");
+    let version = |object: &Object| Object::versioned(&object.file()).unwrap().resource_version;
+    assert_eq!([&bare, &later].map(version), ["7", "8"].map(|version| Some(version.to_owned())));
+    let kept = Object::kept(&later.file()).unwrap();
+    assert_eq!((&kept, version(&kept)), (&later, version(&later)), "a later daemon knows it too");
     // A field beside `spec` that no version has had so far may mean anything.
     let odd = json!({"metadata": {"namespace": "shop", "name": "db"}, "spec": db(), "exempt": ["web"]});
     let odd = Object::of(PolicyKind::NetworkPolicy, serde_json::from_value(odd).unwrap()).unwrap();
