@@ -43,7 +43,10 @@ impl Deref for Shop {
 
 impl Shop {
     fn new(cni: &str) -> Self {
-        let ground = Ground::new(&format!("pods-{cni}"), &["--nodes", "2", "--cni", cni, "--family", "dual"]);
+        // Each with another way to translate the addresses of Services.
+        let proxy = if cni == "bridge" { "iptables" } else { "nftables" };
+        let options = ["--nodes", "2", "--cni", cni, "--family", "dual", "--proxy", proxy];
+        let ground = Ground::new(&format!("pods-{cni}"), &options);
         fs::create_dir(ground.site.file("policies")).unwrap();
         fs::write(ground.site.file("policies").join("shop.yaml"), POLICIES).unwrap();
         Self(ground)

@@ -103,7 +103,6 @@ fn the_api_server_takes_the_manifests_and_the_agent_has_only_what_it_needs() {
             // What it may write are objects about itself.
             let verbs: &[&str] = match of_rule.first().map(String::as_str) {
                 Some("enforcernodes") => &["create", "get", "patch"],
-                Some("events") => &["create", "patch"],
                 _ => &["get", "list", "watch"],
             };
             let found = strings(&rule["verbs"]);
@@ -111,17 +110,7 @@ fn the_api_server_takes_the_manifests_and_the_agent_has_only_what_it_needs() {
             resources.extend(of_rule);
         }
     }
-    let all = [
-        "endpointslices",
-        "enforcernodes",
-        "events",
-        "flowpolicies",
-        "namespaces",
-        "networkpolicies",
-        "nodes",
-        "pods",
-        "services",
-    ];
+    let all = ["enforcernodes", "flowpolicies", "namespaces", "networkpolicies", "nodes", "pods", "services"];
     assert_eq!(resources, all.map(str::to_owned).into());
     cluster.down();
     cluster.assert_gone();

@@ -122,7 +122,7 @@ impl NetfilterLinks {
             match sys::netfilter_create(program, NetfilterHook { family, hook, priority }) {
                 Ok(link) => self.pin(name, link)?,
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) && self.runs(name, id) => {
-                    self.pin_again(name)?
+                    self.pin_again(name)?;
                 }
                 Err(error) => return Err(attach_failed(error)),
             }
