@@ -61,6 +61,13 @@ pub fn judge<T: PolicyTables + Devices + Veths>(
     };
     let word = tables.word();
     let slot = word.slot();
+    let image = tables.image(slot);
+    let entry = image.as_ref().and_then(|image| image.address(&connection.destination));
+    let is_service = entry.is_some_and(AddressEntry::is_service);
+    if !connection.is_translated && !is_service {
+        // Judged on the veth, whoever else may have the sender's address.
+        return Ok(());
+    }
     let class = ProtocolClass::of(connection.protocol, connection.source.is_v4());
     // An address that several workloads have leads to no endpoint.
     let endpoint = tables.endpoint(veth);
@@ -72,8 +79,10 @@ pub fn judge<T: PolicyTables + Devices + Veths>(
             if row == Row::NOT_ISOLATED {
                 return Ok(());
             }
-            match tables.image(slot) {
-                Some(image) => verdict(&image, row, connection, class),
+            match image {
+                // Nobody is behind it whom policy could name, and it would lead out of the node to whoever claims it.
+                Some(_) if is_service => Verdict::Deny(Reason::NoRule),
+                Some(image) => decide(&image, row, &connection.destination, entry, connection.port(class)),
                 None => Verdict::Deny(Reason::Internal),
             }
         }
@@ -98,20 +107,6 @@ pub fn judge<T: PolicyTables + Devices + Veths>(
         ..Packet::EMPTY
     };
     Err(reason)
-}
-
-/// What the sender's policy says of the destination. An address of a Service that the node did not translate has nobody behind
-/// it whom policy could name, and would lead out of the node to whoever claims it.
-#[inline(always)]
-fn verdict<I: ReadImage>(image: &I, row: Row, connection: &Connection, class: ProtocolClass) -> Verdict {
-    let entry = image.address(&connection.destination);
-    if entry.is_some_and(AddressEntry::is_service) {
-        return Verdict::Deny(Reason::NoRule);
-    }
-    if !connection.is_translated {
-        return Verdict::Allow;
-    }
-    decide(image, row, &connection.destination, entry, connection.port(class))
 }
 
 #[cfg(test)]

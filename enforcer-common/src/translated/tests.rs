@@ -140,6 +140,8 @@ fn an_address_of_a_service_is_nobody_that_policy_could_allow() {
 fn what_is_not_translated_has_been_judged_on_the_veth() {
     let world = World::new();
     assert_eq!(world.said(&Connection { is_translated: false, ..to(BAD) }), Ok(()));
+    let shared = Connection { source: SHARED, is_translated: false, ..to(BAD) };
+    assert_eq!(world.said(&shared), Ok(()), "who claims an address cuts nobody off");
 }
 
 #[test]
