@@ -39,6 +39,8 @@ pub struct Settings {
     pub opening_wait_seconds: u64,
     /// For how long after a veth was first seen the addresses that its workload shows are pinned to it (D11), in seconds.
     pub settling_seconds: u64,
+    /// What a workload sends to the address of a Service is judged by its backend, behind the node's translation (D5).
+    pub judge_services: bool,
     /// Where HTTP requests are answered.
     pub http_listen: Listen,
     /// Where the sources of the policy in force and the state for `status` are kept. Below it each pin directory has a
@@ -59,6 +61,7 @@ impl Default for Settings {
             flow_log_kept_files: 4,
             opening_wait_seconds: 3,
             settling_seconds: 10,
+            judge_services: false,
             http_listen: Listen(None),
             state_dir: PathBuf::from("/run/enforcer"),
         }
@@ -171,6 +174,7 @@ impl Settings {
             flow_log_kept_files,
             opening_wait_seconds,
             settling_seconds,
+            judge_services: _,
             http_listen: _,
             state_dir: _,
         } = &settings;
@@ -298,6 +302,7 @@ mod tests {
             flow_log_kept_files,
             opening_wait_seconds,
             settling_seconds,
+            judge_services,
             http_listen,
             state_dir
         );

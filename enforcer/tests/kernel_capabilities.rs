@@ -17,8 +17,14 @@ const CHILD: &str = "ENFORCER_TEST_PIN_DIR";
 #[test]
 fn child() {
     let Some(pin_dir) = std::env::var_os(CHILD) else { return };
-    let config =
-        KernelConfig { pin_dir: pin_dir.into(), flows: 4096, flow_quota: 1024, icmp_error_bytes: 1280, object: None };
+    let config = KernelConfig {
+        pin_dir: pin_dir.into(),
+        flows: 4096,
+        flow_quota: 1024,
+        icmp_error_bytes: 1280,
+        judge_services: false,
+        object: None,
+    };
     let deny = TestImage::new(Cell::Deny);
     for _ in 0..2 {
         let mut kernel = Kernel::open(&config).unwrap_or_else(|error| panic!("{}", chain(&error)));

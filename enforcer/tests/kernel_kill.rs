@@ -35,8 +35,14 @@ const CALLS: &str = "bpf,rename,mkdir,unlink,rmdir,membarrier";
 #[test]
 fn child() {
     let Some(pin_dir) = std::env::var_os(CHILD) else { return };
-    let config =
-        KernelConfig { pin_dir: pin_dir.into(), flows: 4096, flow_quota: 1024, icmp_error_bytes: 1280, object: None };
+    let config = KernelConfig {
+        pin_dir: pin_dir.into(),
+        flows: 4096,
+        flow_quota: 1024,
+        icmp_error_bytes: 1280,
+        judge_services: false,
+        object: None,
+    };
     let deny = TestImage::new(Cell::Deny);
     // Ends by itself if its parent is gone.
     let end = Instant::now() + Duration::from_secs(10);

@@ -6,7 +6,7 @@
 
 use crate::decide::decide;
 use crate::endpoint::Endpoint;
-use crate::id::{Address, Direction, IncarnationId, OwnerId, Revision, Row};
+use crate::id::{Address, Direction, Ifindex, IncarnationId, OwnerId, Revision, Row};
 use crate::image::{AddressEntry, PortKey, ReadImage};
 use crate::packet::{Packet, ProtocolClass};
 use crate::tables::{Devices, PolicyTables, Veths};
@@ -70,7 +70,7 @@ pub fn judge<T: PolicyTables + Devices + Veths>(
     }
     let class = ProtocolClass::of(connection.protocol, connection.source.is_v4());
     // An address that several workloads have leads to no endpoint.
-    let endpoint = tables.endpoint(veth);
+    let endpoint = if veth == Ifindex::NONE { None } else { tables.endpoint(veth) };
     let verdict = match endpoint.filter(|endpoint| endpoint.flags[slot.index()] & Endpoint::UNKNOWN == 0) {
         None => Verdict::Deny(Reason::UnknownWorkload),
         Some(_) if word.revision == Revision::NONE => Verdict::Deny(Reason::NoPolicy),

@@ -87,6 +87,7 @@ pub fn open_kernel(options: &Options) -> Result<Kernel, AgentError> {
         flows: options.settings.flows,
         flow_quota: options.settings.flow_quota,
         icmp_error_bytes: options.settings.icmp_error_bytes,
+        judge_services: options.settings.judge_services,
         object: None,
     })?;
     kernel::give_up_loading()?;

@@ -131,7 +131,7 @@ impl Parts {
     /// Attaches the program behind the node's translation, and tells the programs on veths whether they can count on it.
     pub(super) fn judge_backends(&mut self) -> Result<(), KernelError> {
         let attached = self.hooks.attach_behind_translation();
-        self.tables.set_judges_backends(matches!(attached, Ok(true)));
+        self.tables.set_judges_backends(self.judge_services && matches!(attached, Ok(true)));
         attached.map(|_| ())
     }
 

@@ -126,9 +126,9 @@ impl Kernel {
         Ok(gone)
     }
 
-    /// Whether this kernel can judge packets behind the node's translation (D5).
+    /// Whether packets to Services shall be judged behind the node's translation (D5), and this kernel can do that.
     pub fn can_judge_backends(&self) -> bool {
-        self.parts.hooks.can_judge_backends()
+        self.parts.judge_services && self.parts.hooks.can_judge_backends()
     }
 
     /// Compares the kernel with what this process last stored.

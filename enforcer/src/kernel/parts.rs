@@ -28,6 +28,8 @@ pub struct KernelConfig {
     pub flow_quota: u32,
     /// Bytes that an ICMP error may have which passes with the flow that it quotes.
     pub icmp_error_bytes: u32,
+    /// The programs on veths let packets to Services pass, which are judged behind the node's translation.
+    pub judge_services: bool,
     /// An object that replaces the embedded one.
     pub object: Option<Vec<u8>>,
 }
@@ -39,6 +41,7 @@ impl Default for KernelConfig {
             flows: limits::FLOWS,
             flow_quota: limits::FLOW_QUOTA,
             icmp_error_bytes: limits::ERROR_BYTES,
+            judge_services: false,
             object: None,
         }
     }
@@ -51,6 +54,8 @@ pub(super) struct Parts {
     pub(super) hooks: Hooks,
     pub(super) tables: Tables,
     pub(super) incarnations: Incarnations,
+    /// Packets to Services may pass the programs on veths.
+    pub(super) judge_services: bool,
     /// Devices that lead to no workload, as they were last told: each should have a guard.
     pub(super) guarded: BTreeSet<Ifindex>,
 }
@@ -70,7 +75,8 @@ impl Parts {
         let incarnations = Incarnations::adopt(tables.endpoints(), |id| tables.place_of(id), &mut supply)?;
         tables.take(&supply);
         let guarded = hooks.guards();
-        Ok(Self { pins, hooks, tables, incarnations, guarded })
+        let judge_services = config.judge_services;
+        Ok(Self { pins, hooks, tables, incarnations, judge_services, guarded })
     }
 }
 

@@ -97,6 +97,11 @@ fn packets(side: Side) -> &'static str {
 }
 
 impl Parts {
+    /// Whether a plan of this build has attached the program behind translation: before the first one it is missing.
+    fn has_judged_backends(&self) -> bool {
+        self.hooks.has_netfilter_links()
+    }
+
     /// Compares the kernel with what this process last stored.
     pub(super) fn verify(&self) -> Result<Vec<Drift>, KernelError> {
         let mut drifts = Vec::new();
@@ -115,7 +120,7 @@ impl Parts {
         if self.tables.changed_veths()? {
             drifts.push(Drift::Veths);
         }
-        if self.tables.judges_backends() && !self.awaits_image() && !self.hooks.is_behind_translation()? {
+        if self.has_judged_backends() && !self.awaits_image() && !self.hooks.is_behind_translation()? {
             drifts.push(Drift::Backends);
         }
         for endpoint in self.tables.endpoints() {

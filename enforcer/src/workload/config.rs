@@ -35,7 +35,7 @@ pub struct Config {
     pub pasts: BTreeMap<Ifindex, Past>,
     /// For how long after a veth was first seen the addresses behind it are pinned.
     pub settling: Settling,
-    /// The kernel can judge packets behind the node's translation (D5).
+    /// Packets to Services are judged behind the node's translation (D5).
     pub judges_backends: bool,
     /// Devices (by ifindex) that were uplinks in an earlier run. A veth among them stays one unless a source names it.
     pub uplink_ifindexes: BTreeSet<Ifindex>,

@@ -58,7 +58,14 @@ impl Rig {
         let pin_dir = site.file("bpf/enforcer");
         fs::create_dir(site.file("bpf")).unwrap();
         Self {
-            config: KernelConfig { pin_dir, flows: 4096, flow_quota: 1024, icmp_error_bytes: 1280, object: None },
+            config: KernelConfig {
+                pin_dir,
+                flows: 4096,
+                flow_quota: 1024,
+                icmp_error_bytes: 1280,
+                judge_services: false,
+                object: None,
+            },
             a: node.add_space("a"),
             b: node.add_space("b"),
             node,

@@ -45,7 +45,8 @@ impl Ground {
     /// A command of `enforcer` for this daemon.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let settings = self.site.file("settings.yaml");
-        fs::write(&settings, json!({"state_dir": self.site.file("state")}).to_string()).unwrap();
+        fs::write(&settings, json!({"state_dir": self.site.file("state"), "judge_services": true}).to_string())
+            .unwrap();
         let mut command = Command::new(binary());
         command.args(arguments).arg("--config").arg(settings).arg("--pin-dir").arg(self.site.pin_dir());
         command.stdin(Stdio::null());

@@ -116,6 +116,7 @@ fn a_build_without_programs() {
         flows: 1024,
         flow_quota: 1024,
         icmp_error_bytes: 1280,
+        judge_services: false,
         object: Some(Vec::new()),
     };
     let error = Kernel::open(&config).unwrap_err();

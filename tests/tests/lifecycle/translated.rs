@@ -36,8 +36,9 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(layout: Layout) -> Self {
+    fn new(layout: Layout, judge_services: bool) -> Self {
         let stage = stage(layout, &["a", "b", "c"]);
+        stage.settings(&format!("judge_services: {judge_services}\n"));
         let entries = ["a", "b", "c"].map(|name| entry(&stage, name, ""));
         let [v4, v6] = SERVICE;
         stage.inventory(&format!("services: [{v4}, \"{v6}\"]\n{}", inventory(&entries)));
@@ -128,7 +129,7 @@ impl Scene {
 }
 
 fn judged_by_its_backend(layout: Layout) {
-    let mut scene = Scene::new(layout);
+    let mut scene = Scene::new(layout, true);
     assert_eq!(scene.all(), [[true; 2]; 5], "positive control");
     scene.stage.start();
     let as_policy_says = [[true; 2], [false; 2], [false; 2], [false; 2], [false; 2]];
@@ -156,4 +157,23 @@ fn a_service_is_judged_by_its_backend_bridged() {
 #[test]
 fn a_service_is_judged_by_its_backend_routed() {
     judged_by_its_backend(Layout::Routed);
+}
+
+/// Without the setting the address has to be allowed, and who is behind it as well.
+#[test]
+fn an_address_that_is_allowed_leads_to_no_backend_that_is_not() {
+    let mut scene = Scene::new(Layout::Routed, false);
+    let [v4, v6] = SERVICE;
+    let address = rule(&format!("to: [{{cidr: {v4}/32}}, {{cidr: \"{v6}/128\"}}]"), "any/udp");
+    scene.stage.policy("a.yaml", &policy("a", "[egress]", &(address + &rule(TO_ONE, "7000/udp"))));
+    assert_eq!(scene.all(), [[true; 2]; 5], "positive control");
+    scene.stage.start();
+    let as_policy_says = [[true; 2], [false; 2], [false; 2], [false; 2], [true; 2]];
+    assert_eq!(scene.all(), as_policy_says, "alive; what nobody translates is the address itself");
+    change(&mut scene.stage, |stage| {
+        stage.policy("a.yaml", &policy("a", "[egress]", &rule(TO_ONE, "7000/udp")));
+    });
+    assert_eq!(scene.all(), [[false; 2]; 5], "the backend alone is not enough");
+    scene.stage.kill();
+    assert_eq!(scene.all(), [[false; 2]; 5], "dead");
 }

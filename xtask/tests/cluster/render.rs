@@ -207,6 +207,9 @@ fn the_chart_knows_every_setting_with_its_range() {
         documented.insert(cells[1].trim_matches('`').to_owned(), (least.parse::<i64>().ok(), most.parse::<i64>().ok()));
     }
     assert!(documented.len() > 8, "{documented:?}");
+    for line in page.lines().filter(|line| line.starts_with("| `") && line.contains("| true or false |")) {
+        documented.insert(line.split('`').nth(1).unwrap().to_owned(), (None, None));
+    }
     // The page gives a quota's most by another setting.
     documented.get_mut("flow_quota").unwrap().1 = documented["flows"].1;
     let schema: Value =

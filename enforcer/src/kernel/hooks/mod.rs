@@ -119,6 +119,11 @@ impl Hooks {
         self.programs.translated().is_some()
     }
 
+    /// Whether the program behind the node's translation was attached anywhere.
+    pub(crate) fn has_netfilter_links(&self) -> bool {
+        self.netfilter.is_any()
+    }
+
     /// Whether the program behind the node's translation is where it should be, if this kernel has one.
     pub(crate) fn is_behind_translation(&self) -> Result<bool, KernelError> {
         self.programs.translated().map_or(Ok(true), |(program, id)| self.netfilter.is_whole(program, id))

@@ -130,6 +130,11 @@ impl NetfilterLinks {
         Ok(())
     }
 
+    /// Whether there is a link.
+    pub(super) fn is_any(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Whether the program is attached everywhere, and every link is pinned.
     pub(super) fn is_whole(&self, program: BorrowedFd<'_>, id: u32) -> Result<bool, KernelError> {
         for (name, ..) in PLACES {

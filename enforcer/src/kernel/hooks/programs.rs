@@ -50,7 +50,15 @@ impl Programs {
     /// Takes over the programs of this object, or loads and pins them.
     pub(crate) fn open(layout: &Layout, maps: &Maps, object: &[u8]) -> Result<Self, KernelError> {
         let directory = directory(layout, maps, object);
-        if let Some(programs) = Self::pinned(&directory)? {
+        if let Some(mut programs) = Self::pinned(&directory)? {
+            // A start without what the program needs must not decide for all later ones.
+            if programs.translated.is_none() {
+                programs.translated = load_translated(maps, object, Tick::of_kernel()?.shift);
+                if let Some((fd, _)) = programs.translated() {
+                    let path = directory.join(netfilter::NAME);
+                    sys::object_pin(fd, &path).map_err(at(&path, "pin"))?;
+                }
+            }
             return Ok(programs);
         }
         let programs = Self::load(layout, maps, object)?;
@@ -85,25 +93,15 @@ impl Programs {
         let mut found: BTreeMap<&str, &mut aya::programs::Program> = ebpf.programs_mut().collect();
         let mut wanted = |name: &'static str| (name, found.remove(name));
         let (sides, closed) = (Side::ALL.map(|side| wanted(side.program())), wanted(CLOSED));
-        let fds: BTreeMap<_, _> = maps.of_programs().into_iter().map(|(row, map)| (row.name, map.fd())).collect();
+        let fds = maps.of_programs().into_iter().map(|(row, map)| (row.name, map.fd())).collect();
         // The verifier takes most of a second for each of the two large ones, and works on several processors.
         let (sides, closed, sweep, translated) = thread::scope(|scope| {
             let sides = sides.map(|(name, program)| scope.spawn(move || verify(name, program)));
             let (closed, sweep) = (verify(closed.0, closed.1), Sweep::load(object, &fds));
-            let translated = netfilter::load(object, &fds, tick.shift);
+            let translated = load_translated(maps, object, tick.shift);
             (sides.map(|side| side.join().unwrap_or_else(|panic| resume_unwind(panic))), closed, sweep, translated)
         });
         let [from, to, guard] = sides;
-        let translated = match translated.and_then(program) {
-            Ok(program) => Some(program),
-            Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "packets to Services are judged by the address of the Service: nothing can judge them by the backend here"
-                );
-                None
-            }
-        };
         Ok(Self { sides: [from?, to?, guard?], closed: closed?, sweep: sweep?, translated })
     }
 
@@ -173,6 +171,21 @@ fn verify(name: &'static str, program: Option<&mut aya::programs::Program>) -> R
     let fd = fd.map_err(|source| KernelError::System { call: "dup", source })?;
     let id = id(&fd)?;
     Ok(Program { fd, id })
+}
+
+/// Loads the program behind the node's translation. `None`: this kernel cannot run it, as the log says.
+fn load_translated(maps: &Maps, object: &[u8], tick_shift: u32) -> Option<Program> {
+    let fds = maps.of_programs().into_iter().map(|(row, map)| (row.name, map.fd())).collect();
+    match netfilter::load(object, &fds, tick_shift).and_then(program) {
+        Ok(program) => Some(program),
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                "packets to Services are judged by the address of the Service: nothing can judge them by the backend here"
+            );
+            None
+        }
+    }
 }
 
 /// A program with its id.

@@ -72,11 +72,6 @@ impl Globals {
         self.words.write64(Global::JudgesBackends as u32, 0, judges.into());
     }
 
-    /// Whether the programs on veths count on that.
-    pub(crate) fn judges_backends(&self) -> bool {
-        self.words.read64(Global::JudgesBackends as u32, 0) != 0
-    }
-
     /// Takes note of how many packets are lost in all; how many of them are new. A count below the one noted is that of a map
     /// made anew.
     pub(crate) fn tell_lost(&self, lost: u64) -> u64 {

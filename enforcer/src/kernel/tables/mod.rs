@@ -250,11 +250,6 @@ impl Tables {
         self.globals.set_judges_backends(judges);
     }
 
-    /// Whether the programs on veths count on that.
-    pub(crate) fn judges_backends(&self) -> bool {
-        self.globals.judges_backends()
-    }
-
     /// Says by which veth each address of a plan's workloads is reached, and forgets none.
     pub(crate) fn add_veths(&mut self, wanted: &BTreeMap<Address, Ifindex>) -> Result<(), KernelError> {
         self.veths.add(wanted)
