@@ -24,6 +24,17 @@ fn nothing_but_comments_is_an_empty_inventory() {
 }
 
 #[test]
+fn services_are_addresses() {
+    let inventory = parse("services: [10.96.0.1, \"fd00:96::1\"]\nworkloads: []\n").unwrap();
+    let services: Vec<String> = inventory.services.iter().map(ToString::to_string).collect();
+    assert_eq!(services, ["10.96.0.1", "fd00:96::1"]);
+    for wrong in ["10.96.0.0/16", "224.0.0.1", "db.example", "\"\""] {
+        let error = parse(&format!("services:\n  - 10.96.0.1\n  - {wrong}\n")).unwrap_err();
+        assert!(error.contains(":3:5:"), "{wrong}: {error}");
+    }
+}
+
+#[test]
 fn a_namespace_path_is_a_name_of_ip_netns_or_absolute() {
     for (written, meant) in [("web", "/var/run/netns/web"), ("/proc/7/ns/net", "/proc/7/ns/net")] {
         let inventory = parse(&format!("workloads: [{{name: a, match: {{netns: {written}}}}}]")).unwrap();
