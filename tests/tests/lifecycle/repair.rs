@@ -22,14 +22,13 @@ fn an_event_leads_to_a_look_at_the_programs() {
     let links = stage.options.pin_dir.join(group_directory(Group::Flows)).join("links");
     let sides = Side::OF_VETH.map(|side| links.join(format!("{ifindex}-{}", side.pin())));
     let begin = std::time::Instant::now();
-    for round in 1..=ROUNDS {
-        for pin in &sides {
-            let output = Command::new("bpftool").args(["link", "detach", "pinned"]).arg(pin).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        }
+    for (round, pin) in (1..=ROUNDS).zip(sides.iter().cycle()) {
+        // One side a round: the repair of a side attaches the other one as well, and counts only what the look before it found.
+        let output = Command::new("bpftool").args(["link", "detach", "pinned"]).arg(pin).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         stage.ip(stage.lab.node(), &format!("link set {} txqueuelen {}", stage.host("a"), 1000 + round));
         stage.until("the programs are back", || stage.view().endpoints[0].is_attached());
     }
-    stage.until("each is counted", || stage.status().0["report"]["repaired"] == 2 * ROUNDS);
+    stage.until("each is counted", || stage.status().0["report"]["repaired"] == ROUNDS);
     assert!(begin.elapsed() < BOUND, "the clock alone has done it: {:?}", begin.elapsed());
 }
