@@ -68,6 +68,8 @@ pub(crate) fn restarts_open_nothing_and_cut_nothing(cluster: &Cluster) {
     }
     go_on(&mut allowed);
 
+    // Also to say what a pod has logged.
+    until("the log of db", || cluster.try_kubectl(&["logs", "db"]).is_ok(), |is_there| *is_there);
     enough(&forbidden);
     println!("steps of what is allowed: {:?}", allowed.iter().map(Running::lines).collect::<Vec<_>>());
     println!("steps of what is forbidden: {:?}", forbidden.iter().map(Running::lines).collect::<Vec<_>>());
