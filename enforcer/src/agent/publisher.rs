@@ -1,7 +1,7 @@
 //! Tells the Kubernetes API what holds on this node.
 //!
-//! Input: what the report shows. Output: the status of the node's `EnforcerNode`, within the bounds of its kind. Without
-//! the Kubernetes API nothing is told.
+//! Input: what the report shows, once a second. Output: the status of the node's `EnforcerNode`, within the bounds of its
+//! kind, if what it is made of has changed. Without the Kubernetes API nothing is told.
 
 use std::collections::BTreeMap;
 
@@ -21,22 +21,49 @@ use crate::workload::model::WorkloadName;
 
 /// The agent's side of the writer.
 #[derive(Debug, Default)]
-pub(super) struct Publisher(Option<Writer>);
+pub(super) struct Publisher {
+    writer: Option<Writer>,
+    told: Told,
+}
+
+/// What a status shows beside what the report does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Beside {
+    /// The first full set is in the kernel.
+    pub(super) ready: bool,
+    /// The revision in force.
+    pub(super) revision: Revision,
+    /// Veths by what holds for them.
+    pub(super) endpoints: Endpoints,
+}
+
+/// What the last status was made of, beside the report of that time.
+#[derive(Debug, Default)]
+struct Told(Option<Beside>);
+
+impl Told {
+    /// Whether the next status may differ from the last one. `reported`: the report shows something else than before.
+    fn is_news(&mut self, reported: bool, beside: Beside) -> bool {
+        reported | (self.0.replace(beside) != Some(beside))
+    }
+}
 
 impl Publisher {
     pub(super) fn to(cluster: &Cluster) -> Self {
-        Self(Some(Writer::start(cluster.clone())))
+        Self { writer: Some(Writer::start(cluster.clone())), told: Told::default() }
     }
 
-    /// `ready`: the first full set is in the kernel.
-    pub(super) fn tell(&self, now: &Shown, ready: bool, revision: Revision, endpoints: Endpoints) {
-        if let Some(writer) = &self.0 {
-            writer.tell(status(now, ready, revision, endpoints));
+    /// `reported`: the report shows something else than when it was written last.
+    pub(super) fn tell(&mut self, now: &Shown, reported: bool, beside: Beside) {
+        if let Some(writer) = &self.writer
+            && self.told.is_news(reported, beside)
+        {
+            writer.tell(status(now, beside));
         }
     }
 }
 
-fn status(now: &Shown, ready: bool, revision: Revision, endpoints: Endpoints) -> NodeStatus {
+fn status(now: &Shown, Beside { ready, revision, endpoints }: Beside) -> NodeStatus {
     let findings = now.published.get().into_iter().flat_map(Published::findings);
     let local = || now.snapshot.get().into_iter().flat_map(|snapshot| snapshot.local.values());
     let named = local().filter(|workload| workload.identity.is_some()).count() as u64;
@@ -118,6 +145,9 @@ mod tests {
     use super::*;
     use crate::policy::source::Stale;
 
+    const BESIDE: Beside =
+        Beside { ready: true, revision: Revision(7), endpoints: Endpoints { enforced: 0, unmanaged: 0, failed: 0 } };
+
     fn pod(number: usize, because: NotJoined) -> Finding {
         let pod = WorkloadName { namespace: "shop".to_owned(), name: format!("p{number}") };
         Finding::PodNotJoined { pod, because }
@@ -145,14 +175,34 @@ mod tests {
         now.policy_error = Some("\u{e4}".repeat(10_000));
         let long = |is_missing| Stale { since: SystemTime::UNIX_EPOCH, error: "x".repeat(10_000), is_missing };
         now.stale = vec![long(true); 40];
-        assert_eq!(status(&now, true, Revision(7), Endpoints::default()).stale_since, None, "nobody has to miss it");
+        assert_eq!(status(&now, BESIDE).stale_since, None, "nobody has to miss it");
         now.stale.extend(vec![long(false); 40]);
         now.stale[50].since += Duration::from_mins(1);
-        let status = status(&now, true, Revision(7), Endpoints::default());
+        let status = status(&now, BESIDE);
         assert_eq!((status.policies.len(), status.policy_count), (MOST_POLICIES, 2_000));
         assert_eq!(status.last_error.unwrap().chars().count(), ERROR);
         assert_eq!((status.stale.len(), status.stale[0].error.len()), (MOST_STALE, ERROR));
         assert_eq!(status.stale_since.as_deref(), Some("1970-01-01T00:00:00Z"));
         assert_eq!((status.ready, status.revision), (true, 7));
+    }
+
+    #[test]
+    fn a_status_is_made_when_something_that_it_shows_has_changed() {
+        let mut told = Told::default();
+        assert!(told.is_news(false, BESIDE), "the first");
+        assert!(!told.is_news(false, BESIDE));
+        assert!(told.is_news(true, BESIDE), "the report shows something else");
+        assert!(!told.is_news(false, BESIDE));
+        let endpoints = Endpoints { failed: 1, ..BESIDE.endpoints };
+        for news in [
+            Beside { ready: false, ..BESIDE },
+            Beside { revision: Revision(8), ..BESIDE },
+            Beside { endpoints, ..BESIDE },
+        ] {
+            assert!(told.is_news(false, news), "{news:?}");
+            assert!(!told.is_news(false, news), "{news:?}");
+            assert!(told.is_news(true, BESIDE), "both at once");
+            assert!(!told.is_news(false, BESIDE), "and both are known");
+        }
     }
 }

@@ -18,7 +18,7 @@ use super::meter::{Meter, Now};
 use super::opening::Opening;
 use super::pace::Pace;
 use super::policies::{LastChanges, Policies};
-use super::publisher::Publisher;
+use super::publisher::{Beside, Publisher};
 use super::report::Report;
 use super::reporter::{Reporter, Shown};
 use super::state::{InForce, StateDir};
@@ -392,7 +392,8 @@ impl Reconciler {
         let (snapshot, unfinished) = (self.snapshot.as_ref(), self.report.unfinished.as_slice());
         let state = Now { waits, snapshot, unfinished, stale, refusals: policies.refusals() };
         self.meter.tell(state, || self.kernel.enforced());
-        self.publisher.tell(&now, ready, revision, self.meter.endpoints());
+        let beside = Beside { ready, revision, endpoints: self.meter.endpoints() };
+        self.publisher.tell(&now, self.reporter.is_news(&now), beside);
         self.reporter.write(now, &self.states);
     }
 

@@ -71,9 +71,14 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
+    /// Whether the report would not be the one that was written last.
+    pub(super) fn is_news(&self, now: &Shown) -> bool {
+        self.written.as_ref() != Some(now)
+    }
+
     /// Writes the report, unless it would be the one that was written last.
     pub(super) fn write(&mut self, now: Shown, states: &StateDir) {
-        if self.written.as_ref() == Some(&now) {
+        if !self.is_news(&now) {
             return;
         }
         let no_ops = self.no_ops.lines(now.resolved.0.as_ref());

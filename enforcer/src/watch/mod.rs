@@ -2,12 +2,14 @@
 //!
 //! Input: paths of files and directories, which may not exist yet. Output: a tick whenever one of them may have changed. A tick
 //! says nothing more, because events can be lost, merged and misread. The reader reads everything and compares. `read` gives
-//! no file that somebody is writing, and `patience` says for how long the reader waits for such a file.
+//! no file that somebody is writing, and `patience` says for how long the reader waits for such a file. `told` says where
+//! events are enough to read seldom without one.
 
 mod interest;
 mod lease;
 pub mod patience;
 pub mod read;
+mod told;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,13 +25,18 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use self::interest::Interest;
+use self::read::FileVersion;
 
 /// How long nothing must happen before a tick, so that a copy of many files is read once.
 const QUIET: Duration = Duration::from_millis(100);
 /// How long events that never stop can put off a tick.
 const LONGEST: Duration = Duration::from_secs(1);
-/// How often there is a tick without an event, for what inotify does not see: network file systems, renamed parents.
+/// How often there is a tick without an event, for what inotify does not see: network file systems, renamed parents. Where
+/// the kernel tells of every change, a look at the directories takes the place of the tick.
 const RESCAN: Duration = Duration::from_secs(10);
+/// How often there is a tick without an event all the same: a reader with a thousand files works for milliseconds. What no
+/// event and no look at the directories tells of is a file mounted over another one, and a change by a name elsewhere.
+const SELDOM: Duration = Duration::from_mins(1);
 
 /// Why nothing can be watched.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +57,12 @@ pub struct ChangeStream {
     /// Events since the last tick: the first and the last of them.
     burst: Option<(Instant, Instant)>,
     rescan: Instant,
+    last_tick: Instant,
     last_event: Instant,
+    /// The paths that were files when the watches were put.
+    files: Vec<(PathBuf, FileVersion)>,
+    /// The kernel tells of every change in the directories: each has its watch, and only this kernel can change it.
+    is_told: bool,
 }
 
 #[derive(Debug, Default)]
@@ -72,9 +84,19 @@ pub fn watch(paths: Vec<PathBuf>) -> Result<ChangeStream, WatchError> {
         }
     })
     .map_err(WatchError::Inotify)?;
-    let rescan = Instant::now() + RESCAN;
-    let last_event = Instant::now();
-    let mut stream = ChangeStream { paths, watcher, shared, watched: BTreeMap::new(), burst: None, rescan, last_event };
+    let now = Instant::now();
+    let mut stream = ChangeStream {
+        paths,
+        watcher,
+        shared,
+        watched: BTreeMap::new(),
+        burst: None,
+        rescan: now + RESCAN,
+        last_tick: now,
+        last_event: now,
+        files: Vec::new(),
+        is_told: false,
+    };
     stream.arm();
     Ok(stream)
 }
@@ -94,8 +116,12 @@ impl ChangeStream {
                         self.burst = Some((self.last_event, self.last_event));
                         continue;
                     }
-                    self.burst = None;
-                    self.rescan = Instant::now() + RESCAN;
+                    let now = Instant::now();
+                    self.rescan = now + RESCAN;
+                    if self.burst.take().is_none() && now < self.last_tick + SELDOM && self.is_as_before() {
+                        continue;
+                    }
+                    self.last_tick = now;
                     // Before the reader reads: what changes behind its back from here on makes an event.
                     self.arm();
                     return;
@@ -114,8 +140,17 @@ impl ChangeStream {
         self.last_event.into_std()
     }
 
+    /// Whether nothing can have changed without an event: the names still mean the same directories, and files that are
+    /// watched by themselves have the same version.
+    fn is_as_before(&self) -> bool {
+        self.is_told
+            && self.watched.iter().all(|(path, before)| identity(path).is_ok_and(|now| now == *before))
+            && self.files.iter().all(|(path, before)| version(path) == Some(*before))
+    }
+
     /// Puts watches where the paths lead now.
     fn arm(&mut self) {
+        self.files = self.paths.iter().filter_map(|path| Some((path.clone(), version(path)?))).collect();
         let interest = Interest::of(&self.paths);
         let wanted: BTreeMap<PathBuf, Identity> =
             interest.watches().filter_map(|path| Some((path.to_owned(), identity(path).ok()?))).collect();
@@ -128,6 +163,7 @@ impl ChangeStream {
                 let _ = self.watcher.unwatch(&path);
             }
         }
+        self.is_told = wanted.keys().all(|path| told::is_told_of(path));
         for (path, identity) in wanted {
             if self.watched.contains_key(&path) {
                 continue;
@@ -137,6 +173,7 @@ impl ChangeStream {
                     self.watched.insert(path, identity);
                 }
                 Err(error) => {
+                    self.is_told = false;
                     tracing::warn!(path = %path.display(), %error, "cannot watch this path; changes are noticed at the next re-scan, within 10 s");
                 }
             }
@@ -165,6 +202,12 @@ fn identity(path: &Path) -> io::Result<Identity> {
     use std::os::unix::fs::MetadataExt as _;
     let metadata = fs::metadata(path)?;
     Ok((metadata.dev(), metadata.ino(), metadata.created().ok()))
+}
+
+/// The version of a file; `None`: it is a directory, or is not there.
+fn version(path: &Path) -> Option<FileVersion> {
+    let metadata = fs::metadata(path).ok().filter(|metadata| !metadata.is_dir())?;
+    Some(FileVersion::of(&metadata))
 }
 
 #[cfg(test)]

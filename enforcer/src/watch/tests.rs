@@ -166,14 +166,72 @@ async fn events_without_end_do_not_put_off_a_tick_and_dropped_futures_lose_none(
     ticks(&mut stream, "the event that the dropped future saw").await;
 }
 
+/// A re-scan is due now, and the last tick was so long ago.
+fn due(stream: &mut ChangeStream, since: Duration) {
+    stream.rescan = Instant::now();
+    stream.last_tick = Instant::now().checked_sub(since).unwrap();
+}
+
 #[tokio::test]
-async fn without_events_the_rescan_ticks() {
+async fn where_events_are_enough_there_is_seldom_a_tick_without_one() {
     let directory = directory();
     let mut stream = watch(vec![directory.path().join("policies")]).unwrap();
-    assert!(stream.rescan > Instant::now() + RESCAN - SOON);
-    stream.rescan = Instant::now() + Duration::from_millis(50);
+    assert!(stream.is_told && stream.rescan > Instant::now() + RESCAN - SOON);
+    due(&mut stream, SELDOM - SOON);
+    is_quiet(&mut stream, "nothing can have changed").await;
+    assert!(stream.rescan > Instant::now() + RESCAN - SOON, "the next look is set");
+    due(&mut stream, SELDOM);
+    ticks(&mut stream, "the last tick was long ago").await;
+    assert!(stream.last_tick.elapsed() < SOON, "the next one is set");
+}
+
+#[tokio::test]
+async fn where_the_kernel_does_not_tell_of_every_change_each_rescan_ticks() {
+    let directory = directory();
+    let mut stream = watch(vec![directory.path().join("policies")]).unwrap();
+    stream.is_told = false;
+    due(&mut stream, RESCAN);
     ticks(&mut stream, "the re-scan is due").await;
     assert!(stream.rescan > Instant::now() + RESCAN - SOON, "the next one is set");
+
+    // No file system for which events are enough.
+    let mut stream = watch(vec!["/proc/self/task".into()]).unwrap();
+    due(&mut stream, RESCAN);
+    ticks(&mut stream, "the re-scan of a directory that changes by itself").await;
+}
+
+#[tokio::test]
+async fn the_next_look_sees_a_renamed_parent() {
+    let directory = directory();
+    let (parent, aside) = (directory.path().join("parent"), directory.path().join("aside"));
+    let policies = parent.join("policies");
+    fs::create_dir(&parent).unwrap();
+    fs::rename(directory.path().join("policies"), &policies).unwrap();
+    let mut stream = watch(vec![policies.clone()]).unwrap();
+    fs::rename(&parent, aside).unwrap();
+    fs::create_dir_all(&policies).unwrap();
+    is_quiet(&mut stream, "no event tells of it").await;
+    due(&mut stream, RESCAN);
+    ticks(&mut stream, "another directory has the name").await;
+    fs::write(policies.join("b.yaml"), "b").unwrap();
+    ticks(&mut stream, "a file where the name leads now").await;
+    due(&mut stream, RESCAN);
+    is_quiet(&mut stream, "the new directory is known").await;
+}
+
+#[tokio::test]
+async fn the_next_look_sees_a_file_that_was_changed_by_another_name() {
+    let directory = directory();
+    let (file, elsewhere) = (directory.path().join("inventory.yaml"), tempfile::tempdir_in(directory.path()).unwrap());
+    fs::write(&file, "a").unwrap();
+    fs::hard_link(&file, elsewhere.path().join("other")).unwrap();
+    let mut stream = watch(vec![file.clone()]).unwrap();
+    fs::write(elsewhere.path().join("other"), "longer").unwrap();
+    is_quiet(&mut stream, "no event tells of it").await;
+    due(&mut stream, RESCAN);
+    ticks(&mut stream, "the file has another version").await;
+    due(&mut stream, RESCAN);
+    is_quiet(&mut stream, "the version is known").await;
 }
 
 #[tokio::test]

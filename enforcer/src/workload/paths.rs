@@ -31,9 +31,12 @@ const LISTED: usize = 64;
 pub(super) struct Paths {
     /// The statements that were looked through last, by source, and the paths in them.
     of: Vec<Arc<Vec<Arc<Statement>>>>,
-    wanted: BTreeSet<PathBuf>,
+    wanted: ByDirectory,
     known: HashMap<PathBuf, Answer>,
 }
+
+/// Paths by the directory in which they are.
+type ByDirectory = BTreeMap<PathBuf, BTreeSet<PathBuf>>;
 
 #[derive(Clone, Copy, Debug)]
 struct Answer {
@@ -85,7 +88,7 @@ impl Paths {
             FoundBy::Netns(candidates) => candidates.as_slice(),
             FoundBy::Interface(_) | FoundBy::Address | FoundBy::Pod { .. } | FoundBy::Elsewhere => &[],
         });
-        self.wanted = paths.cloned().collect();
+        self.wanted = by_directory(paths.cloned());
     }
 }
 
@@ -104,22 +107,24 @@ async fn ask(path: &Path, file: File, requests: &Requests) -> Option<Answer> {
     }
 }
 
-/// The paths without those that are certainly not there.
-fn there(paths: &BTreeSet<PathBuf>) -> Vec<&Path> {
-    let mut wanted: BTreeMap<Option<&Path>, Vec<&Path>> = BTreeMap::new();
+fn by_directory(paths: impl Iterator<Item = PathBuf>) -> ByDirectory {
+    let mut wanted = ByDirectory::new();
     for path in paths {
-        wanted.entry(path.parent()).or_default().push(path);
+        wanted.entry(path.parent().unwrap_or(&path).to_owned()).or_default().insert(path);
     }
+    wanted
+}
+
+/// The paths without those that are certainly not there.
+fn there(wanted: &ByDirectory) -> Vec<&Path> {
     let mut there = Vec::new();
     for (directory, paths) in wanted {
-        match directory.filter(|_| paths.len() >= LISTED).map(names) {
-            Some(names) => there.extend(paths.into_iter().filter(|path| match path.file_name() {
-                Some(name) => names.contains(name),
-                // `..` is in no list.
-                None => true,
-            })),
-            None => there.extend(paths),
-        }
+        let names = (paths.len() >= LISTED).then(|| names(directory));
+        there.extend(paths.iter().map(PathBuf::as_path).filter(|path| match (&names, path.file_name()) {
+            (Some(names), Some(name)) => names.contains(name),
+            // `..` is in no list.
+            (Some(_), None) | (None, _) => true,
+        }));
     }
     there
 }
@@ -141,10 +146,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("n7"), "").unwrap();
         let many: Vec<PathBuf> = (0..LISTED).map(|number| directory.path().join(format!("n{number}"))).collect();
-        let paths = |count: usize| many[..count].iter().cloned().collect::<BTreeSet<_>>();
+        let paths = |count: usize| by_directory(many[..count].iter().cloned());
         assert_eq!(there(&paths(LISTED)), [directory.path().join("n7")]);
         assert_eq!(there(&paths(LISTED - 1)).len(), LISTED - 1, "few are looked at one by one");
-        let missing = (0..LISTED).map(|number| format!("/none/n{number}").into()).collect();
+        let missing = by_directory((0..LISTED).map(|number| format!("/none/n{number}").into()));
         assert_eq!(there(&missing), [] as [&Path; 0]);
     }
 }

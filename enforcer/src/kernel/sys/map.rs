@@ -1,5 +1,6 @@
 //! Maps that are made with exact attributes, or opened from a pin. Every key and value is checked against the map's sizes.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -76,6 +77,13 @@ impl Map {
 
     pub(crate) fn attributes(&self) -> &MapAttributes {
         &self.attributes
+    }
+
+    /// Bytes that the kernel says the map takes. For a hash without preallocated elements they grow with each element.
+    pub(crate) fn memory(&self) -> io::Result<u64> {
+        let told = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd()))?;
+        let memory = told.lines().find_map(|line| line.strip_prefix("memlock:"));
+        memory.and_then(|memory| memory.trim().parse().ok()).ok_or_else(|| Errno::ENODATA.into())
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {

@@ -12,12 +12,14 @@ use enforcer_common::limits::map;
 
 use crate::kernel::error::{KernelError, on_map};
 use crate::kernel::sys::Map;
+use crate::kernel::tables::census::Census;
 
 /// The pairs, and which of them are pinned.
 #[derive(Debug)]
 pub(crate) struct Homes {
     map: Arc<Map>,
     pairs: BTreeSet<HomeKey>,
+    census: Census,
 }
 
 impl Homes {
@@ -25,7 +27,7 @@ impl Homes {
     pub(crate) fn open(map: &Arc<Map>) -> Result<Self, KernelError> {
         let map = Arc::clone(map);
         let pairs = read(&map)?;
-        Ok(Self { map, pairs })
+        Ok(Self { map, pairs, census: Census::default() })
     }
 
     /// Adds what is missing.
@@ -48,7 +50,13 @@ impl Homes {
 
     /// Whether the map holds anything else than was stored there.
     pub(super) fn has_drifted(&self) -> Result<bool, KernelError> {
-        Ok(read(&self.map)? != self.pairs)
+        let is_whole = self.census.is_whole(
+            &self.map,
+            self.pairs.len(),
+            || self.has_all(),
+            || Ok(read(&self.map)? == self.pairs),
+        )?;
+        Ok(!is_whole)
     }
 
     /// Stores again what was last stored, and nothing else.
@@ -61,6 +69,17 @@ impl Homes {
             self.map.delete(&to_bytes(key)).map_err(on_map(map::HOMES, "delete"))?;
         }
         Ok(())
+    }
+
+    /// Whether each pair is there.
+    fn has_all(&self) -> Result<bool, KernelError> {
+        for key in &self.pairs {
+            let found = self.map.lookup(&to_bytes(key), &mut [0; 4]).map_err(on_map(map::HOMES, "look up"))?;
+            if found.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn put(&self, key: &HomeKey) -> Result<(), KernelError> {

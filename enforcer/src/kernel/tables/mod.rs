@@ -3,6 +3,7 @@
 //! Input: the pinned maps. Output: the tables as one part. The part also knows when programs may still read a value that was
 //! overwritten: every write after which the next one must wait goes through here.
 
+mod census;
 mod endpoints;
 mod globals;
 mod grace;
