@@ -60,6 +60,8 @@ fn a_run_that_began_before_a_flip_never_sees_the_image_after_the_next_one() {
     const FLIPS: usize = 200;
     /// Runs a call: it looks at the end only between two calls.
     const RUNS: u32 = 1000;
+    /// Calls without the brake.
+    const FREE: u32 = 5;
     with_rig(|rig| {
         let mut kernel = rig.open();
         // Both deny the datagram. The row of one in the image of the other allows it.
@@ -78,9 +80,13 @@ fn a_run_that_began_before_a_flip_never_sees_the_image_after_the_next_one() {
         let runs = std::thread::scope(|scope| {
             let (program, stop) = (&program, &stop);
             let runner = scope.spawn(move || {
-                let begin = Instant::now();
-                run(program, RUNS);
-                let free = begin.elapsed();
+                // The fastest of some: other work of the machine may interrupt any.
+                let free = (0..FREE).map(|_| {
+                    let begin = Instant::now();
+                    run(program, RUNS);
+                    begin.elapsed()
+                });
+                let free = free.min().unwrap();
                 let _brake = Brake::put_on();
                 let (begin, mut calls) = (Instant::now(), 0);
                 braked.send(()).unwrap();
@@ -91,7 +97,7 @@ fn a_run_that_began_before_a_flip_never_sees_the_image_after_the_next_one() {
                 let braked = begin.elapsed() / calls;
                 println!("{RUNS} runs: {free:?}, with the brake {braked:?}");
                 assert!(braked > 2 * free, "the brake does not work");
-                u64::from(RUNS) * u64::from(calls + 1)
+                u64::from(RUNS) * u64::from(calls + FREE)
             });
             begun.recv().expect("the brake is on");
             let begin = Instant::now();

@@ -13,6 +13,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use enforcer::lab::{Layout, Namespace};
+use enforcer_tests::net::wire::PATIENCE;
 use enforcer_tests::net::{Node, Site, lab};
 
 /// Tells the child where to write what it has made.
@@ -25,8 +26,7 @@ fn addresses(host: u8) -> [IpAddr; 2] {
 fn reaches(from: &Namespace, to: &Namespace, address: IpAddr) -> bool {
     let listener = to.enter(|| TcpListener::bind((address, 0)).unwrap()).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let connected =
-        from.enter(|| TcpStream::connect_timeout(&SocketAddr::new(address, port), Duration::from_secs(2))).unwrap();
+    let connected = from.enter(|| TcpStream::connect_timeout(&SocketAddr::new(address, port), PATIENCE)).unwrap();
     let Ok(mut client) = connected else { return false };
     drop(listener.accept().unwrap());
     client.read(&mut [0]).is_ok()

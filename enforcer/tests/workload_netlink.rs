@@ -15,7 +15,7 @@ use enforcer::workload::model::{LocalWorkload, Snapshot};
 use enforcer::workload::source::Earlier;
 use enforcer::workload::{Config, Mode, Settling};
 use enforcer_tests::net::sh;
-use workload_common::{Watch, addresses, behind, in_node, name_of, own};
+use workload_common::{BOUND, Watch, addresses, behind, in_node, name_of, own};
 
 /// A file that nobody has open any more: one that is open for writing is not read.
 fn inventory(text: &str) -> tempfile::TempPath {
@@ -64,7 +64,7 @@ fn a_bridged_and_a_routed_container_that_were_there_before_have_both_families() 
 }
 
 #[test]
-fn a_new_veth_is_seen_within_milliseconds_and_without_a_name() {
+fn a_new_veth_is_seen_by_its_event_and_without_a_name() {
     in_node(async |node| {
         node.add_bridge();
         let mut watch = Watch::start(Config::default()).await;
@@ -73,7 +73,8 @@ fn a_new_veth_is_seen_within_milliseconds_and_without_a_name() {
         let since = Instant::now();
         let snapshot = watch.until("the new veth", |s| behind(s, "vl").is_some()).await;
         let took = since.elapsed();
-        assert!(took < Duration::from_millis(200), "{took:?}");
+        // Without the event it would be seen after 30 s.
+        assert!(took < Duration::from_secs(2), "{took:?}");
         println!("new veth in a snapshot after {took:?}");
         let late = behind(&snapshot, "vl").unwrap();
         assert_eq!(late.identity, None);
@@ -94,7 +95,7 @@ fn addresses_that_come_and_go_inside_are_followed_and_so_is_a_rename() {
         let all = addresses(&["10.88.0.2", "10.88.0.3", "fd88::2"]);
         let since = Instant::now();
         watch.until("three addresses", |s| behind(s, "va").is_some_and(|w| own(w) == all)).await;
-        assert!(since.elapsed() < Duration::from_millis(500), "no event came from inside: {:?}", since.elapsed());
+        assert!(since.elapsed() < Duration::from_secs(5), "no event came from inside: {:?}", since.elapsed());
         node.ip("a", "addr del 10.88.0.2/16 dev eth0");
         let rest = addresses(&["10.88.0.3", "fd88::2"]);
         watch.until("one address less", |s| behind(s, "va").is_some_and(|w| own(w).is_subset(&rest))).await;
@@ -255,7 +256,7 @@ fn thousands_of_addresses_and_devices_inside_hold_nobody_up_and_are_followed_to_
         node.add_bridged("late", "vl", &["10.88.0.2/16"]);
         let wanted = addresses(&["10.88.0.2"]);
         let snapshot = watch.until("the other", |s| behind(s, "vl").is_some_and(|w| own(w) == wanted)).await;
-        assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+        assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
         assert!(before.is_some() && mac(&snapshot) == before);
         let findings = watch.findings();
         let counts: Vec<usize> = findings
@@ -332,11 +333,14 @@ fn without_the_capability_it_polls_and_says_so() {
         node.ip("a", "addr add 10.88.0.2/16 dev eth0");
         let wanted = addresses(&["10.88.0.2"]);
         watch.until("the address", |s| behind(s, "va").is_some_and(|w| own(w) == wanted)).await;
-        node.add_space("b");
-        sh(&format!("ip link add vb type veth peer name eth0 netns {}", node.name("b")));
+        // Of five that were seen by polling, each would take almost a second.
         let since = Instant::now();
-        watch.until("the veth", |s| behind(s, "vb").is_some()).await;
-        assert!(since.elapsed() < Duration::from_millis(200), "link events still come at once: {:?}", since.elapsed());
+        for name in ["b", "c", "d", "e", "f"] {
+            node.add_space(name);
+            sh(&format!("ip link add veth-{name} type veth peer name eth0 netns {}", node.name(name)));
+            watch.until("the veth", |s| behind(s, &format!("veth-{name}")).is_some()).await;
+        }
+        assert!(since.elapsed() < Duration::from_millis(2500), "link events still come at once: {:?}", since.elapsed());
     });
 }
 
@@ -381,13 +385,13 @@ fn another_inventory_gives_other_names() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(5), reads).await.unwrap();
+        tokio::time::timeout(BOUND, reads).await.unwrap();
         assert!(watch.discovery.refused_sources()[0].contains("nmae"), "{:?}", watch.discovery.refused_sources());
         assert_eq!(name_of(behind(&watch.last, "va").unwrap()), "default/b");
         // A text that names nobody else is published too, because a later daemon goes on from it.
         let text = "workloads:\n- {name: b, match: {interface: va}} # the same\n";
         std::fs::write(&file, text).unwrap();
-        let published = tokio::time::timeout(Duration::from_secs(5), watch.discovery.changed()).await.unwrap().unwrap();
+        let published = tokio::time::timeout(BOUND, watch.discovery.changed()).await.unwrap().unwrap();
         assert_eq!(published.kept["inventory"].as_ref(), text);
         assert_eq!(published.snapshot, watch.last);
         assert_eq!(watch.discovery.refused_sources(), Vec::<String>::new());
@@ -404,14 +408,14 @@ fn without_the_inventory_that_there_is_veths_are_shown_and_nobody_is_unknown() {
         let mut discovery = enforcer::workload::start(config).unwrap();
         let mut veths = discovery.unnamed_veths();
         let bound = |seconds| Duration::from_secs(seconds);
-        let shown = tokio::time::timeout(bound(5), veths.changed()).await.unwrap();
+        let shown = tokio::time::timeout(BOUND, veths.changed()).await.unwrap();
         assert_eq!(shown.len(), 1);
         node.add_bridged("b", "vb", &["10.88.0.3/16"]);
-        tokio::time::timeout(bound(5), async { while veths.changed().await.len() < 2 {} }).await.unwrap();
+        tokio::time::timeout(BOUND, async { while veths.changed().await.len() < 2 {} }).await.unwrap();
         // Longer than a source may take for its first list.
         assert!(tokio::time::timeout(bound(11), discovery.changed()).await.is_err(), "neither snapshot nor error");
         std::fs::write(&file, "workloads:\n- {name: a, match: {interface: va}}\n").unwrap();
-        let published = tokio::time::timeout(bound(5), discovery.changed()).await.unwrap().unwrap();
+        let published = tokio::time::timeout(BOUND, discovery.changed()).await.unwrap().unwrap();
         assert_eq!(name_of(behind(&published.snapshot, "va").unwrap()), "default/a");
         assert!(tokio::time::timeout(bound(1), veths.changed()).await.is_err(), "snapshots show them now");
     });

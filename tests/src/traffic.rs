@@ -18,11 +18,9 @@ use enforcer::lab::Namespace;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::cases::Port;
-use crate::net::wire::{Frame, Stack, Wire, initialized};
+use crate::net::wire::{Frame, PATIENCE, Stack, Wire, initialized};
 use crate::packet::parts::{self, protocol};
 
-/// How long an allowed flow may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a denied flow is waited for. Shorter than TCP's first retransmission.
 const DENIED: Duration = Duration::from_millis(500);
 

@@ -100,8 +100,10 @@ fn enforce(name: &str, layout: Layout) {
     check_log(&stage, &example, &tries, 2);
     check(&stage, &tries, "with a new daemon", |case| case.expect == Expect::Allow);
     check_log(&stage, &example, &tries, 3);
-    let (status, code) = stage.status();
-    assert_eq!((code, &status["troubles"]), (0, &serde_json::json!([])), "{status:#}");
+    stage.until("no trouble", || {
+        let (status, code) = stage.status();
+        (code, &status["troubles"]) == (0, &serde_json::json!([]))
+    });
 }
 
 /// Tries every case in both families; what is hoped for arrives and is answered, all else does not come to the victim.

@@ -4,6 +4,7 @@ use std::fs;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::link::{InfoData, InfoVeth};
@@ -43,12 +44,15 @@ pub enum LabError {
     #[error("no device {0}")]
     NoDevice(String),
     /// A device did not come up.
-    #[error("device {0} has no usable address after two seconds")]
+    #[error("device {0} has no usable address after {SETTLES:?}")]
     Unsettled(String),
     /// The runtime for netlink could not be started.
     #[error("netlink: {0}")]
     Runtime(#[from] std::io::Error),
 }
+
+/// The kernel makes devices and addresses usable in a work queue, which is behind where the machine has other work.
+const SETTLES: Duration = Duration::from_secs(20);
 
 const BRIDGE: &str = "br0";
 /// Set, as runtimes set it: a bridge without an address of its own takes the lowest one of its ports, so it changes when a
@@ -193,24 +197,36 @@ async fn settled(device: &str) -> Result<(), LabError> {
     usable(device, |_, scope| scope == LINK_SCOPE).await
 }
 
-/// Waits until an IPv6 address of a device that `wanted` takes (address, scope) is not tentative: nobody can bind to it
-/// before.
+/// Waits until an IPv6 address of a device that `wanted` takes (address, scope) is not tentative and has its route: nobody can
+/// bind to it before, and the kernel takes nothing in for it.
 async fn usable(device: &str, wanted: impl Fn(&str, &str) -> bool) -> Result<(), LabError> {
     const TENTATIVE: u32 = 0x40;
-    let path = "/proc/thread-self/net/if_inet6";
-    for _ in 0..400 {
-        let table = fs::read_to_string(path).map_err(|source| LabError::Setting { path: path.into(), source })?;
-        let ready = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
+    /// `RTF_LOCAL` of the kernel's uapi.
+    const LOCAL: u32 = 0x8000_0000;
+    let without = |flags: &str, bit: u32| u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & bit == 0);
+    let end = Instant::now() + SETTLES;
+    while Instant::now() < end {
+        let (addresses, routes) = (table("if_inet6")?, table("ipv6_route")?);
+        let ready = addresses.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
             matches!(fields[..], [address, _, _, scope, flags, name] if name == device
-                && wanted(address, scope)
-                && u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & TENTATIVE == 0))
+            && wanted(address, scope)
+            && without(flags, TENTATIVE)
+            && routes.lines().filter(|route| route.starts_with(address)).any(|route| {
+                route.split_whitespace().nth(8).is_some_and(|flags| !without(flags, LOCAL))
+            }))
         });
         if ready {
             return Ok(());
         }
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Err(LabError::Unsettled(device.to_owned()))
+}
+
+/// What the kernel says of the calling thread's network.
+fn table(name: &str) -> Result<String, LabError> {
+    let path = format!("/proc/thread-self/net/{name}");
+    fs::read_to_string(&path).map_err(|source| LabError::Setting { path, source })
 }
 
 fn refused(action: &'static str) -> impl Fn(rtnetlink::Error) -> LabError {

@@ -12,8 +12,8 @@ use enforcer::workload::model::{LocalWorkload, Snapshot};
 use enforcer::workload::{Config, Discovery, start};
 use enforcer_tests::net::{Node, is_privileged};
 
-/// Longest wait for anything.
-pub(crate) const BOUND: Duration = Duration::from_secs(5);
+/// Longest wait for anything. Shorter than the 30 s after which discovery looks at everything anew.
+pub(crate) const BOUND: Duration = Duration::from_secs(20);
 
 /// Runs a test in a fresh node namespace, on a thread of its own that has entered it.
 pub(crate) fn in_node(test: impl AsyncFnOnce(&Node) + Send) {

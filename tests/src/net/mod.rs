@@ -13,11 +13,17 @@ mod site;
 pub mod tun;
 pub mod wire;
 
+use std::fs;
+use std::net::Ipv6Addr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
 use std::sync::Once;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use enforcer::lab::{Lab, Layout, Name, Namespace};
+
+use crate::daemon::BOUND;
 
 pub use node::{Node, own_bpf_file_system};
 pub use site::Site;
@@ -64,7 +70,46 @@ pub fn sh(line: &str) {
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Runs `ip` with these arguments in a namespace.
+/// Runs `ip` with these arguments in a namespace. An address that it adds can be bound to and reached when this returns.
 pub fn ip(namespace: &Namespace, arguments: &str) {
     sh(&format!("ip -n {} {arguments}", namespace.path().file_name().unwrap().to_string_lossy()));
+    if let ["addr" | "address", "add", address, ..] = arguments.split_whitespace().collect::<Vec<_>>()[..]
+        && let Ok(address) = address.split('/').next().unwrap_or_default().parse::<Ipv6Addr>()
+    {
+        let digits = format!("{:032x}", u128::from(address));
+        until(&format!("{address} is usable"), || namespace.enter(|| is_usable(&digits)).unwrap());
+    }
+}
+
+/// Whether the kernel has made an IPv6 address of the calling thread's namespace usable. It does so in a work queue, also without
+/// detection of duplicates: nobody can bind to an address that is tentative, and nothing comes in to one without its route.
+fn is_usable(digits: &str) -> bool {
+    const TENTATIVE: u32 = 0x40;
+    /// `RTF_LOCAL` of the kernel's uapi.
+    const LOCAL: u32 = 0x8000_0000;
+    let has = |table: &str, field: usize, wanted: &dyn Fn(u32) -> bool| {
+        let text = fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap();
+        text.lines().filter(|line| line.starts_with(digits)).any(|line| {
+            let flags = line.split_whitespace().nth(field).unwrap();
+            wanted(u32::from_str_radix(flags, 16).unwrap())
+        })
+    };
+    has("if_inet6", 4, &|flags| flags & TENTATIVE == 0) && has("ipv6_route", 8, &|flags| flags & LOCAL != 0)
+}
+
+/// Waits until the kernel has brought a device up to which another one leads: until then it drops what is sent by it.
+fn until_up(namespace: &Namespace, device: &str) {
+    let name = namespace.path().file_name().unwrap().to_string_lossy();
+    until(&format!("{device} of {name} is up"), || {
+        let shown = Command::new("ip").args(["-n", &name, "-o", "link", "show", "dev", device]).output().unwrap();
+        String::from_utf8_lossy(&shown.stdout).contains(" state UP ")
+    });
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + BOUND;
+    while !holds() {
+        assert!(Instant::now() < end, "it does not come to: {what}");
+        sleep(Duration::from_millis(2));
+    }
 }

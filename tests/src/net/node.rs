@@ -11,7 +11,7 @@ use enforcer::lab::{Name, Namespace};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::{inside, ip, share_names};
+use super::{inside, ip, share_names, until_up};
 
 /// Namespaces of one test, removed on drop.
 #[derive(Debug)]
@@ -71,13 +71,15 @@ impl Node {
         self.ip(space, "link set lo up");
     }
 
-    /// Adds a veth between the node and a container, both ends up. `host` is the name of the node's end, and may be
+    /// Adds a veth between the node and a container, both ends up and usable. `host` is the name of the node's end, and may be
     /// followed by `index NUMBER`.
     pub fn add_veth(&self, space: &str, host: &str, inner: &str) {
         ip(&self.namespace, &format!("link add {host} type veth peer name {inner} netns {}", self.name(space)));
         let name = host.split_whitespace().next().unwrap();
         ip(&self.namespace, &format!("link set dev {name} up"));
         self.ip(space, &format!("link set dev {inner} up"));
+        until_up(&self.namespace, name);
+        until_up(&self.space(space), inner);
     }
 
     /// Runs `ip` in a container's namespace.

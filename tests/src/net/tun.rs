@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use enforcer::lab::Namespace;
 
-use super::wire::Inject;
+use super::wire::{Inject, PATIENCE};
 
 /// `TUNSETIFF` of the kernel's uapi.
 const SET_DEVICE: libc::c_ulong = 0x4004_54ca;
@@ -48,10 +48,10 @@ impl Tun {
         namespace.enter(open).map_err(io::Error::other)?
     }
 
-    /// How many frames with this nonce the device transmits until time is up.
-    pub fn arrived(&self, nonce: &[u8], patience: Duration) -> usize {
-        let (mut found, mut buffer, end) = (0, vec![0; 1 << 16], Instant::now() + patience);
-        while Instant::now() < end {
+    /// How many frames with this nonce the device transmits until time is up. So many that should arrive are waited for before.
+    pub fn arrived(&self, nonce: &[u8], hoped: usize, patience: Duration) -> usize {
+        let (mut found, mut buffer, begin) = (0, vec![0; 1 << 16], Instant::now());
+        while begin.elapsed() < patience || found < hoped && begin.elapsed() < PATIENCE {
             match (&self.0).read(&mut buffer) {
                 Ok(length) => found += usize::from(buffer[..length].windows(nonce.len()).any(|window| window == nonce)),
                 Err(_) => std::thread::sleep(Duration::from_millis(2)),

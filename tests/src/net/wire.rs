@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 
 use enforcer::lab::Namespace;
 use nix::ifaddrs::getifaddrs;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::packet::parts::{self, Route, protocol};
 
 /// Time that a frame may take from a sender to the tap.
 const SETTLE: Duration = Duration::from_millis(120);
+/// How long a frame that should arrive is waited for, on a machine that has other work too.
+pub const PATIENCE: Duration = Duration::from_secs(15);
 /// Room for frames that the tap's thread has not read yet: a tap that loses frames proves nothing.
 const ROOM: libc::c_int = 64 << 20;
 const OUTGOING: u8 = 4;
@@ -130,9 +132,26 @@ impl Wire {
 
     /// Frames so far that `wanted` takes, after those on their way have come. Fails if the tap has lost any.
     pub fn count(&self, wanted: impl Fn(&Frame) -> bool) -> usize {
-        thread::sleep(SETTLE);
-        assert_eq!(self.lost(), 0, "the tap has lost frames and proves nothing");
+        self.settle();
         self.peek(wanted)
+    }
+
+    /// Waits until frames on their way have come and are read. Fails if the tap has lost any.
+    pub fn settle(&self) {
+        thread::sleep(SETTLE);
+        self.drain();
+        assert_eq!(self.lost(), 0, "the tap has lost frames and proves nothing");
+    }
+
+    /// Waits until all frames that have come are read.
+    pub fn drain(&self) {
+        let (socket, mut byte) = (SockRef::from(&self.socket), [MaybeUninit::uninit()]);
+        let end = Instant::now() + PATIENCE;
+        while socket.recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT).is_ok() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(3));
+        }
+        // The last one is read, and may not be among the frames yet.
+        thread::sleep(Duration::from_millis(3));
     }
 
     /// Frames so far that `wanted` takes.
@@ -143,6 +162,15 @@ impl Wire {
     /// Frames that came in so far and hold this nonce.
     pub fn arrived(&self, nonce: &[u8]) -> usize {
         self.count(|frame| !frame.outgoing && frame.holds(nonce))
+    }
+
+    /// The same of what should arrive so often: it is waited for. More than that are counted too.
+    pub fn arrives(&self, nonce: &[u8], hoped: usize) -> usize {
+        let end = Instant::now() + PATIENCE;
+        while self.peek(|frame| !frame.outgoing && frame.holds(nonce)) < hoped && Instant::now() < end {
+            thread::sleep(Duration::from_millis(3));
+        }
+        self.arrived(nonce)
     }
 
     /// Waits until a frame that `wanted` takes is there, or time is up.

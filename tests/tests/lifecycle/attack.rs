@@ -1,11 +1,11 @@
 //! Raw frames that must not arrive. Without enforcement each one arrives; with it each one is dropped and counted by its
 //! reason.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
-use enforcer_tests::net::wire::{Inject, Wire};
+use enforcer_tests::net::wire::{Inject, PATIENCE, Wire};
 use enforcer_tests::stage::Stage;
 use enforcer_tests::traffic::nonce;
 
@@ -42,7 +42,7 @@ pub(crate) fn reach(when: &str, sender: &impl Inject, victim: &Wire, attacks: &[
         sender.inject(&attack.frame).unwrap();
     }
     for attack in attacks {
-        assert!(victim.wait(Duration::from_secs(2), |frame| frame.holds(&attack.nonce)), "{when}: {}", attack.name);
+        assert!(victim.wait(PATIENCE, |frame| frame.holds(&attack.nonce)), "{when}: {}", attack.name);
     }
     victim.frames().clear();
 }
@@ -53,13 +53,12 @@ pub(crate) fn fail(stage: &Stage, when: &str, sender: &impl Inject, victim: &Wir
     for attack in attacks {
         let before = stage.denied(attack.direction, attack.reason);
         sender.inject(&attack.frame).unwrap();
-        let mut counted = 0;
-        for _ in 0..100 {
+        let (mut counted, end) = (0, Instant::now() + PATIENCE);
+        while counted == 0 && Instant::now() < end {
             counted = stage.denied(attack.direction, attack.reason) - before;
-            if counted > 0 {
-                break;
+            if counted == 0 {
+                std::thread::sleep(Duration::from_millis(2));
             }
-            std::thread::sleep(Duration::from_millis(2));
         }
         // What the kernel itself sends now and then may be denied by policy too.
         let exact = !matches!(attack.reason, Reason::NoRule | Reason::NotAddressed);
@@ -69,7 +68,7 @@ pub(crate) fn fail(stage: &Stage, when: &str, sender: &impl Inject, victim: &Wir
         }
     }
     // Once for all of them.
-    victim.count(|_| false);
+    victim.settle();
     for attack in attacks {
         let arrived = victim.peek(|frame| !frame.outgoing && frame.holds(&attack.nonce));
         if arrived > 0 {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use enforcer::lab::{Layout, Namespace};
 use enforcer_tests::cases::Port;
+use enforcer_tests::net::wire::PATIENCE;
 use enforcer_tests::stage::Stage;
 use enforcer_tests::traffic::{Attempt, Ground, Outcome, Tap, bound, nonce};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -265,7 +266,7 @@ pub(crate) fn connect(stage: &Stage, from: &str, target: SocketAddr, v4: bool) -
     let source = address(stage, from, v4);
     let connect = || {
         let socket = bound(source, Type::STREAM, Protocol::TCP).unwrap();
-        socket.connect_timeout(&target.into(), Duration::from_secs(5)).unwrap();
+        socket.connect_timeout(&target.into(), PATIENCE).unwrap();
         TcpStream::from(socket)
     };
     let stream = place(stage, from).enter(connect).unwrap();

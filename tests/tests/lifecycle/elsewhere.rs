@@ -117,7 +117,7 @@ fn a_neighbour_of_the_workload_sees_no_forged_source_and_a_tag_hides_none() {
         for (what, nonce, frame, honest) in &frames {
             attacker.inject(frame).unwrap();
             let expected = usize::from(*honest || !enforced);
-            assert_eq!(victim.arrived(nonce, Duration::from_millis(150)), expected, "{when}: {what}");
+            assert_eq!(victim.arrived(nonce, expected, Duration::from_millis(150)), expected, "{when}: {what}");
         }
     };
     look("positive control", false);

@@ -8,7 +8,7 @@ use enforcer::lab::{Layout, UPLINK};
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
 use enforcer_tests::cases::Port;
-use enforcer_tests::net::wire::{Frame, Sender, Wire, device};
+use enforcer_tests::net::wire::{Frame, PATIENCE, Sender, Wire, device};
 use enforcer_tests::packet::parts::{self, Route, icmp, ip, protocol};
 use enforcer_tests::stage::Stage;
 use enforcer_tests::traffic::{Service, nonce};
@@ -71,7 +71,7 @@ fn closed_ports(layout: Layout) {
     stage.policy("b.yaml", &policy("b", "[ingress, egress]", &open));
     unlimited(&stage, "b");
     let tap = stage.tap("a");
-    let patience = |hoped: &Heard| Duration::from_millis(if *hoped == Heard::Refused { 3000 } else { 300 });
+    let patience = |hoped: &Heard| if *hoped == Heard::Refused { PATIENCE } else { Duration::from_millis(300) };
     let hears = |stage: &Stage, when: &str, expected: [(u16, Heard); 3]| {
         tap.frames().clear();
         let mut errors = 0;
@@ -130,7 +130,7 @@ impl Flows {
     /// Both are answered.
     fn live(&self) -> bool {
         self.sockets.iter().all(|socket| {
-            socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
             let (sent, mut buffer) = (nonce(), [0; 64]);
             socket.send_to(&sent, self.outside).is_ok()
                 && socket.recv(&mut buffer).is_ok_and(|length| buffer[..length] == sent)

@@ -11,7 +11,7 @@ use enforcer::lab::Layout;
 use enforcer_common::id::{Direction, Ifindex};
 use enforcer_common::verdict::Reason;
 use enforcer_tests::cases::Port;
-use enforcer_tests::net::wire::{Frame, Wire};
+use enforcer_tests::net::wire::{Frame, PATIENCE, Wire};
 use enforcer_tests::traffic::{Service, nonce};
 
 use super::common::{Done, Live, Numbers, address, open, place, stage};
@@ -46,7 +46,7 @@ fn twenty_kills_let_nothing_through_and_cut_nothing() {
     for (socket, target) in &sockets {
         socket.send_to(&nonce, target).unwrap();
     }
-    assert_eq!(taps[0].arrived(&nonce), sockets.len(), "positive control");
+    assert_eq!(taps[0].arrives(&nonce, sockets.len()), sockets.len(), "positive control");
 
     let services = [true, false].map(|v4| Service::open(stage.at("b"), address(&stage, "b", v4), Port::Tcp(7000)));
     stage.start();
@@ -100,7 +100,7 @@ fn twenty_kills_let_nothing_through_and_cut_nothing() {
     assert_eq!(stage.status().0["endpoints"], status, "links, ids and names as before");
     for flow in &flows {
         assert_eq!(flow.error(), None);
-        assert!(flow.goes_on(Duration::from_secs(5)), "a flow has stalled");
+        assert!(flow.goes_on(PATIENCE), "a flow has stalled");
     }
     let longest = flows.iter().map(Live::longest).max().unwrap();
     let exchanges: u64 = flows.iter().map(Live::exchanges).sum();

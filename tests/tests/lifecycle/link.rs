@@ -10,7 +10,7 @@ use enforcer_common::verdict::Reason;
 use enforcer_tests::cases::Port;
 use enforcer_tests::net::inside;
 use enforcer_tests::net::tun::{Layer, Tun};
-use enforcer_tests::net::wire::{Sender, Wire, device};
+use enforcer_tests::net::wire::{PATIENCE, Sender, Wire, device};
 use enforcer_tests::packet::parts::{Ipv4, Ipv6, Route, ethernet, icmp, ip, protocol, udp};
 use enforcer_tests::stage::Stage;
 use enforcer_tests::traffic::nonce;
@@ -63,7 +63,7 @@ fn reachable(stage: &Stage, when: &str, tap: &Wire) {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         socket.send_to(&nonce, &std::net::SocketAddr::from((GROUP, 7000)).into()).unwrap();
     });
-    assert!(tap.wait(Duration::from_secs(2), |frame| frame.holds(&nonce)), "{when}: the group is gone");
+    assert!(tap.wait(PATIENCE, |frame| frame.holds(&nonce)), "{when}: the group is gone");
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn bpdus_arrive(stage: &Stage, tap: &Wire) {
         let nonce = nonce();
         let macs = [1, 0x80, 0xc2, 0, 0, group, 2, 0, 0, 0, 0, 9];
         by.send(&[&macs[..], head, &nonce, &[0; 24]].concat()).unwrap();
-        assert!(tap.wait(Duration::from_secs(2), |frame| frame.holds(&nonce)), "{head:02x?}");
+        assert!(tap.wait(PATIENCE, |frame| frame.holds(&nonce)), "{head:02x?}");
     }
     for direction in [Direction::Ingress, Direction::Egress] {
         assert_eq!(stage.denied(direction, Reason::Ethertype), 0, "{direction:?}");

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use enforcer::lab::{Layout, UPLINK};
-use enforcer_tests::net::wire::{Sender, Wire, device};
+use enforcer_tests::net::wire::{PATIENCE, Sender, Wire, device};
 use enforcer_tests::packet::{Frame, Transport};
 use enforcer_tests::stage::Stage;
 use enforcer_tests::traffic::nonce;
@@ -39,7 +39,7 @@ fn is_no_mirror(layout: Layout) {
     let victim = stage.tap("a");
     let kinds = [(true, true), (true, false), (false, true), (false, false)];
     for (ping, v4) in kinds {
-        let came = mirrors(&stage, &stranger, &victim, ping, v4, Duration::from_secs(3));
+        let came = mirrors(&stage, &stranger, &victim, ping, v4, PATIENCE);
         assert!(came, "{layout:?}, positive control: ping {ping}, IPv4 {v4}");
     }
     stage.start();
@@ -80,7 +80,7 @@ fn who_asks_the_node_is_answered() {
             sender.send(&asks.bytes()).unwrap();
             let refused = |frame: &enforcer_tests::net::wire::Frame| is_error(frame) && frame.holds(&nonce);
             assert!(
-                victim.wait(Duration::from_secs(3), |frame| !frame.outgoing && refused(frame)),
+                victim.wait(PATIENCE, |frame| !frame.outgoing && refused(frame)),
                 "{layout:?}: the node's error about its datagram, IPv4 {v4}"
             );
         }

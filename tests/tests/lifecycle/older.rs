@@ -2,10 +2,10 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use enforcer::lab::Layout;
-use enforcer_tests::net::wire::Wire;
+use enforcer_tests::net::wire::{PATIENCE, Wire};
 use enforcer_tests::stage::Stage;
 use enforcer_tests::traffic::nonce;
 
@@ -29,26 +29,27 @@ impl Pair {
         Self { client, server, at_client: from, at_server: to }
     }
 
-    /// The client writes: whether it arrives.
-    fn asks(&mut self, stage: &Stage) -> bool {
-        delivered(stage, &mut self.client, &mut self.server, self.at_server)
+    /// The client writes: whether it arrives. `hoped`: it should, so it may take its time.
+    fn asks(&mut self, stage: &Stage, hoped: bool) -> bool {
+        delivered(stage, &mut self.client, &mut self.server, self.at_server, hoped)
     }
 
     /// The server writes: whether it arrives.
-    fn tells(&mut self, stage: &Stage) -> bool {
-        delivered(stage, &mut self.server, &mut self.client, self.at_client)
+    fn tells(&mut self, stage: &Stage, hoped: bool) -> bool {
+        delivered(stage, &mut self.server, &mut self.client, self.at_client, hoped)
     }
 }
 
 /// Writes bytes; whether the other end reads them, or any frame with them comes to its namespace.
-fn delivered(stage: &Stage, from: &mut TcpStream, to: &mut TcpStream, at: &str) -> bool {
+fn delivered(stage: &Stage, from: &mut TcpStream, to: &mut TcpStream, at: &str, hoped: bool) -> bool {
     let bytes = nonce();
     let tap = Wire::tap(place(stage, at), move |frame| !frame.outgoing && frame.holds(&bytes)).unwrap();
     from.write_all(&bytes).unwrap();
     let mut got = Vec::new();
     let mut buffer = [0; 256];
     // Longer than TCP's first retransmission.
-    for _ in 0..5 {
+    let (begin, patience) = (Instant::now(), if hoped { PATIENCE } else { Duration::from_millis(500) });
+    while begin.elapsed() < patience {
         match to.read(&mut buffer) {
             Ok(length) => got.extend(&buffer[..length]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -91,23 +92,23 @@ fn survive(layout: Layout) {
     let mut forbidden_told = both.map(|v4| Pair::open(&stage, "outside", "b", 7001, v4));
     let all = [&mut asked, &mut told, &mut told_outside, &mut told_node, &mut forbidden, &mut forbidden_told];
     for pair in all.into_iter().flatten() {
-        assert!(pair.asks(&stage) && pair.tells(&stage), "positive control");
+        assert!(pair.asks(&stage, true) && pair.tells(&stage, true), "positive control");
     }
     stage.start();
     for _ in 0..2 {
         for at in 0..2 {
-            assert!(asked[at].asks(&stage), "the client of an allowed connection writes");
-            assert!(told[at].tells(&stage), "only the server writes");
-            assert!(told_outside[at].tells(&stage), "only the server writes, to the outside");
-            assert!(told_node[at].tells(&stage), "only the server writes, to its node");
-            assert!(!forbidden[at].asks(&stage), "a forbidden connection is cut");
-            assert!(!forbidden_told[at].tells(&stage), "a forbidden connection of the outside is cut");
+            assert!(asked[at].asks(&stage, true), "the client of an allowed connection writes");
+            assert!(told[at].tells(&stage, true), "only the server writes");
+            assert!(told_outside[at].tells(&stage, true), "only the server writes, to the outside");
+            assert!(told_node[at].tells(&stage, true), "only the server writes, to its node");
+            assert!(!forbidden[at].asks(&stage, false), "a forbidden connection is cut");
+            assert!(!forbidden_told[at].tells(&stage, false), "a forbidden connection of the outside is cut");
         }
     }
     stage.kill();
     for at in 0..2 {
-        assert!(told[at].tells(&stage) && told_outside[at].asks(&stage), "the daemon is dead");
-        assert!(!forbidden[at].tells(&stage), "forbidden in the other direction too");
+        assert!(told[at].tells(&stage, true) && told_outside[at].asks(&stage, true), "the daemon is dead");
+        assert!(!forbidden[at].tells(&stage, false), "forbidden in the other direction too");
     }
 }
 
@@ -119,27 +120,27 @@ fn without_the_window_a_reply_without_state_is_a_new_flow() {
     let mut told = both.map(|v4| Pair::open(&stage, "outside", "b", 7000, v4));
     let mut asked = both.map(|v4| Pair::open(&stage, "a", "b", 7000, v4));
     for pair in told.iter_mut().chain(&mut asked) {
-        assert!(pair.asks(&stage) && pair.tells(&stage), "positive control");
+        assert!(pair.asks(&stage, true) && pair.tells(&stage, true), "positive control");
     }
     stage.start();
     for pair in &mut told {
-        assert!(!pair.tells(&stage), "b may open nothing to the outside");
+        assert!(!pair.tells(&stage, false), "b may open nothing to the outside");
     }
     for pair in &mut asked {
-        assert!(pair.asks(&stage) && pair.tells(&stage), "judged in its own direction it is allowed");
+        assert!(pair.asks(&stage, true) && pair.tells(&stage, true), "judged in its own direction it is allowed");
     }
 }
 
 #[test]
 fn the_window_ends() {
     let mut stage = closed(Layout::Bridged);
-    stage.settings("older_connections_seconds: 3\n");
+    stage.settings("older_connections_seconds: 6\n");
     let mut early = Pair::open(&stage, "outside", "b", 7000, true);
     let mut late = Pair::open(&stage, "outside", "b", 7000, true);
-    assert!(late.asks(&stage) && late.tells(&stage), "positive control");
+    assert!(late.asks(&stage, true) && late.tells(&stage, true), "positive control");
     stage.start();
-    assert!(early.tells(&stage), "within the window");
-    std::thread::sleep(Duration::from_secs(4));
-    assert!(!late.tells(&stage), "after the window");
-    assert!(early.tells(&stage), "what has state by then goes on");
+    assert!(early.tells(&stage, true), "within the window");
+    std::thread::sleep(Duration::from_secs(7));
+    assert!(!late.tells(&stage, false), "after the window");
+    assert!(early.tells(&stage, true), "what has state by then goes on");
 }

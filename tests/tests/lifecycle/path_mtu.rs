@@ -45,7 +45,7 @@ fn path_mtu(layout: Layout) {
             tap.frames().clear();
             let target = SocketAddr::new(target.parse().unwrap(), 7000);
             let transfer = Transfer::begin(stage, "a", lender.outside(), target, &content, Duration::ZERO);
-            let end = Instant::now() + Duration::from_secs(10);
+            let end = Instant::now() + Duration::from_mins(1);
             while transfer.received() < content.len() && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(5));
             }

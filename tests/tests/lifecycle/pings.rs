@@ -1,12 +1,11 @@
 //! Pings: a workload that may send requests gets the replies, and the id of its echo lets nothing else pass.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use enforcer::lab::Layout;
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
-use enforcer_tests::net::wire::Sender;
+use enforcer_tests::net::wire::{PATIENCE, Sender};
 use enforcer_tests::packet::parts::{self, icmp, protocol};
 use enforcer_tests::stage::Stage;
 use enforcer_tests::traffic::{bound, nonce};
@@ -17,7 +16,6 @@ use super::common::{change, policy, rule, stage};
 
 /// Id of the pings, and one that nobody uses.
 const IDS: [u16; 2] = [0x1234, 0x4321];
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Protocol number and type of an echo request or reply.
 fn echo(v4: bool, request: bool) -> (u8, u8) {

@@ -53,9 +53,16 @@ fn a_hundred_changes_under_live_traffic() {
                 cut = [live(7001, true), live(7001, false)];
                 assert!(cut.iter().all(|flow| flow.goes_on(BOUND)), "allowed again");
             } else {
-                let before = cut.each_ref().map(Live::exchanges);
+                // A client may still read what had come before.
+                let exchanges = || cut.each_ref().map(Live::exchanges);
+                let mut before = exchanges();
                 thread::sleep(Duration::from_millis(30));
-                assert_eq!(cut.each_ref().map(Live::exchanges), before, "a forbidden flow goes on");
+                if exchanges() != before {
+                    thread::sleep(Duration::from_millis(200));
+                    before = exchanges();
+                    thread::sleep(Duration::from_millis(200));
+                }
+                assert_eq!(exchanges(), before, "a forbidden flow goes on");
             }
         }
         drop(end);
@@ -88,7 +95,12 @@ fn last_before_silence(tap: &Wire, begin: Instant, sent: &AtomicU64) -> Option<D
         let sent = sent.load(Ordering::Relaxed);
         let last = tap.frames().last().map(|frame| (frame.at.max(begin), number(&frame.bytes)));
         let (at, number) = last.unwrap_or((begin, 0));
-        if sent >= number + SILENCE {
+        if sent < number + SILENCE {
+            continue;
+        }
+        // The tap may be behind.
+        tap.drain();
+        if tap.frames().last().is_none_or(|frame| self::number(&frame.bytes) == number) {
             return Some(at - begin);
         }
     }
@@ -127,6 +139,7 @@ fn no_packet_meets_half_of_two_policy_sets() {
         drop(end);
         sender.join().unwrap()
     });
+    tap.settle();
     let mut came = vec![false; tries];
     for frame in tap.frames().iter() {
         came[number(&frame.bytes) as usize] = true;

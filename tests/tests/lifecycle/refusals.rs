@@ -48,7 +48,8 @@ fn the_right_to_load_is_given_up() {
         fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|thread| thread.unwrap().path()).collect();
     assert!(threads.len() > 1, "{threads:?}");
     for thread in threads {
-        let status = fs::read_to_string(thread.join("status")).unwrap();
+        // A thread may have ended since.
+        let Ok(status) = fs::read_to_string(thread.join("status")) else { continue };
         for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
             let line = status.lines().find_map(|line| line.strip_prefix(set)).expect(set);
             let mask = u64::from_str_radix(line.trim(), 16).unwrap();

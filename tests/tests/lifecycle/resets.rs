@@ -48,7 +48,7 @@ fn comes(from: &mut TcpStream, to: &mut TcpStream) -> bool {
     let bytes = nonce();
     from.write_all(&bytes).unwrap();
     let (mut got, mut buffer) = (Vec::new(), [0; 256]);
-    for _ in 0..20 {
+    for _ in 0..150 {
         match to.read(&mut buffer) {
             Ok(length) => got.extend(&buffer[..length]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}

@@ -105,12 +105,12 @@ fn nobody_outside_sends_from_a_local_workloads_address() {
         for frame in &genuine {
             insider.send(frame).unwrap();
         }
-        assert_eq!(victim.arrived(b"genuine"), 2, "the flow of a itself is allowed");
+        assert_eq!(victim.arrives(b"genuine", 2), 2, "the flow of a itself is allowed");
         fail(&stage, &format!("{layout:?}, into a live flow"), &sender, &victim, &attacks);
         for frame in &genuine {
             insider.send(frame).unwrap();
         }
-        assert_eq!(victim.arrived(b"genuine"), 4, "and goes on");
+        assert_eq!(victim.arrives(b"genuine", 4), 4, "and goes on");
         stage.kill();
         fail(&stage, &format!("{layout:?}, the daemon is dead"), &sender, &victim, &attacks);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use enforcer::lab::Layout;
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
-use enforcer_tests::net::wire::{Frame, Wire};
+use enforcer_tests::net::wire::{Frame, PATIENCE, Wire};
 use enforcer_tests::net::{inside, sh};
 use enforcer_tests::stage::Stage;
 use enforcer_tests::traffic::nonce;
@@ -47,9 +47,7 @@ impl Scene {
         let outside = Wire::tap(stage.lab.outside(), |_| true).unwrap();
         let node = NODE.map(|own| {
             let bind = || UdpSocket::bind(SocketAddr::new(own.parse().unwrap(), 7000)).unwrap();
-            let socket = stage.lab.node().enter(bind).unwrap();
-            socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-            socket
+            stage.lab.node().enter(bind).unwrap()
         });
         if matches!(layout, Layout::Bridged) {
             // Its own packets come back to it.
@@ -81,14 +79,14 @@ impl Scene {
         });
     }
 
-    /// Whether a datagram from `a` to a port of the Service gets to who is behind it.
-    fn arrives(&self, port: u16) -> [bool; 2] {
+    /// Whether a datagram from `a` to a port of the Service gets to who is behind it. `hoped`: it should, so it may take its time.
+    fn arrives(&self, port: u16, hoped: bool) -> [bool; 2] {
         [true, false].map(|v4| {
             let nonce = nonce();
             let (own, to) = (self.stage.address("a", v4), SERVICE[usize::from(!v4)].parse::<IpAddr>().unwrap());
             let send = || UdpSocket::bind((own, 0)).unwrap().send_to(&nonce, (to, port)).unwrap();
             self.stage.at("a").enter(send).unwrap();
-            let patience = Duration::from_millis(300);
+            let patience = if hoped { PATIENCE } else { Duration::from_millis(300) };
             // An ICMPv6 error or redirect holds the whole packet too.
             let is_udp = |frame: &Frame| frame.packet().is_some_and(|packet| packet.protocol == 17);
             let on = |tap: &Wire| tap.wait(patience, |frame| !frame.outgoing && is_udp(frame) && frame.holds(&nonce));
@@ -97,8 +95,9 @@ impl Scene {
                 TO_C => on(&self.taps[2]),
                 TO_SELF => on(&self.taps[0]),
                 TO_NODE => {
-                    let mut bytes = [0; 64];
-                    let got = self.node[usize::from(!v4)].recv(&mut bytes);
+                    let (socket, mut bytes) = (&self.node[usize::from(!v4)], [0; 64]);
+                    socket.set_read_timeout(Some(patience)).unwrap();
+                    let got = socket.recv(&mut bytes);
                     got.is_ok_and(|length| bytes[..length] == nonce)
                 }
                 _ => on(&self.outside),
@@ -106,8 +105,11 @@ impl Scene {
         })
     }
 
-    fn all(&self) -> [[bool; 2]; 5] {
-        [TO_B, TO_C, TO_NODE, TO_SELF, TO_NOBODY].map(|port| self.arrives(port))
+    /// The ports to which a datagram gets, in both families, are these.
+    fn all(&self, when: &str, expected: [bool; 5]) {
+        let ports = [TO_B, TO_C, TO_NODE, TO_SELF, TO_NOBODY];
+        let arrived = std::array::from_fn(|place| self.arrives(ports[place], expected[place]));
+        assert_eq!(arrived, expected.map(|one| [one; 2]), "{when}");
     }
 
     /// Whether what `b` answers to `a` comes back.
@@ -116,7 +118,7 @@ impl Scene {
         let to = SocketAddr::new(SERVICE[usize::from(!v4)].parse().unwrap(), TO_B);
         let open = |name: &str, at: SocketAddr| {
             let socket = self.stage.at(name).enter(|| UdpSocket::bind(at).unwrap()).unwrap();
-            socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
             socket
         };
         let (client, server) = (open("a", (own, 0).into()), open("b", (backend, 7000).into()));
@@ -130,23 +132,22 @@ impl Scene {
 
 fn judged_by_its_backend(layout: Layout) {
     let mut scene = Scene::new(layout, true);
-    assert_eq!(scene.all(), [[true; 2]; 5], "positive control");
+    scene.all("positive control", [true; 5]);
     scene.stage.start();
-    let as_policy_says = [[true; 2], [false; 2], [false; 2], [false; 2], [false; 2]];
-    assert_eq!(scene.all(), as_policy_says, "alive");
+    scene.all("alive", [true, false, false, false, false]);
     assert!(scene.answers(true) && scene.answers(false), "an answer needs no rule");
-    assert!(scene.stage.denied(Direction::Egress, Reason::NoRule) >= 8, "each is counted");
+    scene.stage.until("each is counted", || scene.stage.denied(Direction::Egress, Reason::NoRule) >= 8);
     // Who is behind a port changes, as when a rolling update goes through a Service, and then the node forgets everything.
     change(&mut scene.stage, |stage| {
         stage.policy("a.yaml", &policy("a", "[egress]", &rule("to: [{workloads: {app: c}}]", "7000/udp")));
     });
-    let turned = [[false; 2], [true; 2], [false; 2], [false; 2], [false; 2]];
-    assert_eq!(scene.all(), turned, "another backend is allowed");
+    let turned = [false, true, false, false, false];
+    scene.all("another backend is allowed", turned);
     inside(scene.stage.lab.node(), || sh("nft delete table inet nat"));
     scene.stage.kill();
-    assert_eq!(scene.arrives(TO_NOBODY), [false; 2], "dead, and nobody translates");
+    assert_eq!(scene.arrives(TO_NOBODY, false), [false; 2], "dead, and nobody translates");
     scene.translate();
-    assert_eq!(scene.all(), turned, "dead");
+    scene.all("dead", turned);
 }
 
 #[test]
@@ -166,14 +167,13 @@ fn an_address_that_is_allowed_leads_to_no_backend_that_is_not() {
     let [v4, v6] = SERVICE;
     let address = rule(&format!("to: [{{cidr: {v4}/32}}, {{cidr: \"{v6}/128\"}}]"), "any/udp");
     scene.stage.policy("a.yaml", &policy("a", "[egress]", &(address + &rule(TO_ONE, "7000/udp"))));
-    assert_eq!(scene.all(), [[true; 2]; 5], "positive control");
+    scene.all("positive control", [true; 5]);
     scene.stage.start();
-    let as_policy_says = [[true; 2], [false; 2], [false; 2], [false; 2], [true; 2]];
-    assert_eq!(scene.all(), as_policy_says, "alive; what nobody translates is the address itself");
+    scene.all("alive; what nobody translates is the address itself", [true, false, false, false, true]);
     change(&mut scene.stage, |stage| {
         stage.policy("a.yaml", &policy("a", "[egress]", &rule(TO_ONE, "7000/udp")));
     });
-    assert_eq!(scene.all(), [[false; 2]; 5], "the backend alone is not enough");
+    scene.all("the backend alone is not enough", [false; 5]);
     scene.stage.kill();
-    assert_eq!(scene.all(), [[false; 2]; 5], "dead");
+    scene.all("dead", [false; 5]);
 }

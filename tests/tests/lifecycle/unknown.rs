@@ -6,7 +6,7 @@ use enforcer::lab::Layout;
 use enforcer_common::id::Direction;
 use enforcer_common::verdict::Reason;
 use enforcer_tests::cases::Port;
-use enforcer_tests::net::wire::Sender;
+use enforcer_tests::net::wire::{PATIENCE, Sender};
 use enforcer_tests::packet::parts::{Ipv6, ethernet, icmp};
 use enforcer_tests::stage::Stage;
 use enforcer_tests::traffic::nonce;
@@ -45,7 +45,7 @@ fn strict_closes(layout: Layout) {
     check(&stage, "strict is the default", &flows(false));
     resolves(&stage, layout);
     for direction in [Direction::Egress, Direction::Ingress] {
-        assert!(stage.denied(direction, Reason::UnknownWorkload) >= 12, "{direction:?}");
+        stage.until(&format!("{direction:?}"), || stage.denied(direction, Reason::UnknownWorkload) >= 12);
     }
     let (status, _) = stage.status();
     assert_eq!(
@@ -72,14 +72,14 @@ fn resolves(stage: &Stage, layout: Layout) {
     let (tap, bytes) = (stage.tap("u"), nonce());
     let near = if layout == Layout::Bridged { "a" } else { "node" };
     stage.ip(stage.at("u"), "neigh flush all");
-    let before = tap.count(|frame| !frame.outgoing && frame.bytes[12..14] == [0x08, 0x06]);
-    check(stage, "after a flush", &[dropped("u", near, Port::Udp(7000))]);
     let answers = |frame: &enforcer_tests::net::wire::Frame| !frame.outgoing && frame.bytes[12..14] == [0x08, 0x06];
-    assert!(tap.count(answers) > before, "ARP is answered");
-    let advertised = tap.count(|frame| {
+    let before = tap.count(answers);
+    check(stage, "after a flush", &[dropped("u", near, Port::Udp(7000))]);
+    stage.until("ARP is answered", || tap.peek(answers) > before);
+    let advertised = tap.wait(PATIENCE, |frame| {
         !frame.outgoing && frame.packet().is_some_and(|packet| packet.protocol == 58 && packet.body[0] == 136)
     });
-    assert!(advertised > 0, "neighbour discovery is answered");
+    assert!(advertised, "neighbour discovery is answered");
 
     let sender = Sender::open(stage.at("u"), "eth0").unwrap();
     let route = stage.route("u", (layout == Layout::Bridged).then_some("a"));

@@ -25,8 +25,7 @@ fn a_container_keeps_its_name_in_every_state() {
     let late = container(&mut host, "late", 13, &WEB);
     host.wait_for(&["shop/late", "shop/db"]);
     let named = |host: &Host, name: &str| {
-        let (status, code) = host.status();
-        assert_eq!(code, 0, "{status:#}");
+        let (status, _) = host.status();
         status["report"]["workloads"].as_array().unwrap().iter().any(|line| line["name"] == name)
     };
     assert!(named(&host, "shop/db"));
@@ -50,12 +49,19 @@ fn a_container_keeps_its_name_in_every_state() {
     host.podman(&[&run[..], &OTHER, &[IMAGE, "sh", "-c", "trap '' TERM; while :; do sleep 1; done"]].concat());
     host.wait_for(&["shop/stubborn"]);
     let mut stop = host.command("podman").args(["stop", "-t", "4", "stubborn"]).stdout(Stdio::null()).spawn().unwrap();
-    for _ in 0..6 {
+    let mut looks = 0;
+    loop {
+        let is_named = named(&host, "shop/stubborn");
+        // Seen before this, it was still stopping.
+        if stop.try_wait().unwrap().is_some() {
+            break;
+        }
+        assert!(is_named, "while it stops");
+        looks += 1;
         std::thread::sleep(std::time::Duration::from_millis(500));
-        assert!(named(&host, "shop/stubborn"), "while it stops");
     }
-    assert!(stop.wait().unwrap().success());
-    host.until("stubborn is gone", |host| !named(host, "shop/stubborn"));
+    assert!(stop.wait().unwrap().success() && looks > 1, "{looks} looks");
+    host.until("stubborn is gone", |host| !named(host, "shop/stubborn") && host.status().1 == 0);
 
     // Renamed: the same object.
     host.podman(&["rename", "web", "front"]);
@@ -131,17 +137,20 @@ fn a_container_of_a_build_has_a_name_by_which_a_policy_selects_it() {
     container(&mut host, "db", 10, &["--label", "app=db"]);
     let context = host.file("context");
     std::fs::create_dir(&context).unwrap();
-    let build = |host: &Host, tag: &str| {
-        let ask = "timeout 2 wget -q -O - http://10.233.0.10:8080/name || echo no answer";
+    // What should be answered is asked until it is: on a busy machine the build gets its name late.
+    let build = |host: &Host, tag: &str, hoped: bool| {
+        let tries = if hoped { "1 2 3 4 5 6 7 8" } else { "1" };
+        let ask = "timeout 2 wget -q -O - http://10.233.0.10:8080/name";
+        let ask = format!("for try in {tries}; do {ask} && exit; sleep 1; done; echo no answer");
         let step = format!("FROM {IMAGE}\nRUN sleep 3; {ask} # {tag}\n");
         std::fs::write(context.join("Dockerfile"), step).unwrap();
         let network = host.network("net");
         host.podman(&["build", "--no-cache", "--network", &network, "-t", tag, context.to_str().unwrap()])
     };
-    assert!(build(&host, "before").contains("\ndb\n"), "without enforcement");
+    assert!(build(&host, "before", true).contains("\ndb\n"), "without enforcement");
     host.policy("db.yaml", &policy("default").replace("{app: web}", "{enforcer.dev/origin: build}"));
     host.start(&["default/db"]);
-    let answer = build(&host, "named");
+    let answer = build(&host, "named", true);
     assert!(answer.contains("\ndb\n"), "the rule names builds: {answer}");
     host.policy("db.yaml", &policy("default"));
     host.policy(
@@ -149,7 +158,7 @@ fn a_container_of_a_build_has_a_name_by_which_a_policy_selects_it() {
         &policy("default").replace("name: db", "name: build").replace("{app: db}", "{enforcer.dev/origin: build}"),
     );
     wait_until_isolated(&mut host, "default/db", 1);
-    let answer = build(&host, "denied");
+    let answer = build(&host, "denied", false);
     assert!(answer.contains("no answer"), "no rule names builds now: {answer}");
     let record = host
         .wait_record("the build's request", |record| record.to == "default/db" && record.port == Some(Port::Tcp(PORT)));
