@@ -14,5 +14,6 @@ pub mod packet;
 pub mod planned;
 pub mod podman;
 pub mod stage;
+pub mod suite;
 pub mod traffic;
 pub mod world;
