@@ -8,6 +8,7 @@ mod causes;
 pub mod cli;
 pub mod compile;
 pub mod config;
+pub mod controller;
 pub mod flow;
 pub mod kernel;
 pub mod kubernetes;

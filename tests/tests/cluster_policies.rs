@@ -190,18 +190,29 @@ fn policies_of_a_real_api_server_are_in_force_while_it_is_there_and_while_it_is_
     assert_eq!(in_api("/status/ready"), true);
     assert_eq!(in_api("/metadata/ownerReferences/0/uid"), ground.field(&["node", "node1"], ".metadata.uid"));
     let policy = ["--namespace=shop", "flowpolicy", "flow"];
-    let refused = ground.field(&policy, ".metadata.resourceVersion");
-    let before = in_api("/status/policies/0/resourceVersion");
-    assert!(before.is_string() && before != refused, "{before} is in force, and {refused} is refused");
+    let generation = || ground.field(&policy, ".metadata.generation");
+    let (before, refused) = (in_api("/status/policies/0/generation"), in_api("/status/refused/0"));
+    assert!(before.is_u64() && before.to_string() != generation(), "{before} is in force");
+    assert_eq!(refused["generation"].to_string(), generation(), "the newest is refused");
+    assert_eq!(refused["instead"], "LastGood");
+    assert!(
+        refused["error"].as_str().unwrap().contains("flowpolicy/shop/flow spec.allow[0].from[0].cidr"),
+        "{refused}"
+    );
     ground.cluster.apply(&flow_policy(&json!([{"from": [{"workloads": {"app": "web"}}]}])));
     becomes("a policy that was applied after it came back", true);
-    ground.cluster.kubectl(&["--namespace=shop", "annotate", "flowpolicy", "flow", "team=shop"]);
-    let version = ground.field(&policy, ".metadata.resourceVersion");
-    until("the version", || in_api("/status/policies/0/resourceVersion"), |found| *found == version.as_str());
+    until("the version", || in_api("/status/policies/0/generation").to_string(), |found| *found == generation());
+    assert_eq!(in_api("/status/policies/0/uid"), ground.field(&policy, ".metadata.uid"));
+    assert_eq!(in_api("/status/refused"), json!([]));
     assert_eq!(in_api("/status/policies").as_array().map(Vec::len), Some(1));
     assert_eq!(in_api("/status/lastError"), Value::Null);
     let listed = ground.policies_in_force();
-    assert!(listed.contains(&version) && listed.contains("FlowPolicy") && listed.contains("in force"), "{listed}");
+    assert!(
+        listed.contains(&format!("generation {}", generation()))
+            && listed.contains("FlowPolicy")
+            && listed.contains("in force"),
+        "{listed}"
+    );
     drop(daemon);
 }
 

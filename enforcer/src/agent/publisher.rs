@@ -9,10 +9,12 @@ use enforcer_common::id::Revision;
 
 use super::reporter::{Shown, time};
 use crate::kubernetes::Cluster;
-use crate::policy::source::Versioned;
+use crate::policy::model::PolicyKind;
+use crate::policy::source::{Version, Versioned};
+use crate::policy::store::Instead;
 use crate::publish::{
-    Applied, ERROR, MOST_PODS, MOST_POLICIES, MOST_REASONS, MOST_STALE, NodeStatus, StaleSource, Unmanaged, Veths,
-    Workloads, Writer,
+    Applied, ERROR, MOST_PODS, MOST_POLICIES, MOST_REASONS, MOST_STALE, NodeStatus, REFUSAL, RefusedPolicy,
+    StaleSource, Unmanaged, Veths, Workloads, Writer,
 };
 use crate::serve::Endpoints;
 use crate::workload::Published;
@@ -74,26 +76,46 @@ fn status(now: &Shown, Beside { ready, revision, endpoints }: Beside) -> NodeSta
         ready,
         revision: revision.0.into(),
         policy_count: now.own.policy_count as u64,
-        policies: now.own.versions.iter().take(MOST_POLICIES).map(applied).collect(),
+        policies: listed(&now.own.versions).take(MOST_POLICIES).map(applied).collect(),
+        refused: now.refused.iter().map(refused).collect(),
         veths: Veths { enforced: endpoints.enforced, unknown: endpoints.unmanaged, failed: endpoints.failed },
         workloads: Workloads { named, unknown: local().count() as u64 - named },
         unmanaged_pods: unmanaged(findings),
         stale: stale()
             .take(MOST_STALE)
-            .map(|stale| StaleSource { since: time(stale.since), error: short(&stale.error) })
+            .map(|stale| StaleSource { since: time(stale.since), error: short(&stale.error, ERROR) })
             .collect(),
         stale_since: stale().map(|stale| stale.since).min().map(time),
-        last_error: error.map(|error| short(error)),
+        last_error: error.map(|error| short(error, ERROR)),
     }
 }
 
-fn applied(policy: &Versioned) -> Applied {
-    let Versioned { kind, namespace, name, resource_version, stands_in } = policy.clone();
-    Applied { kind, namespace, name, resource_version, stands_in }
+/// FlowPolicies first: the controller tells their authors what this list says of them.
+fn listed(policies: &[Versioned]) -> impl Iterator<Item = &Versioned> {
+    let is_flow = |policy: &&Versioned| policy.kind == PolicyKind::FlowPolicy.as_str();
+    policies.iter().filter(is_flow).chain(policies.iter().filter(move |policy| !is_flow(policy)))
 }
 
-fn short(text: &str) -> String {
-    text.chars().take(ERROR).collect()
+fn applied(policy: &Versioned) -> Applied {
+    let Versioned { kind, namespace, name, version, stands_in } = policy.clone();
+    let Version { resource_version, uid, generation } = version;
+    Applied { kind, namespace, name, resource_version, uid, generation, stands_in }
+}
+
+fn refused((policy, instead, error): &(Versioned, Instead, String)) -> RefusedPolicy {
+    let Versioned { kind, namespace, name, version, stands_in: _ } = policy.clone();
+    let Version { resource_version, uid, generation } = version;
+    let instead = match instead {
+        Instead::LastGood => "LastGood",
+        Instead::Isolation => "Isolation",
+        Instead::Nothing => "Nothing",
+    };
+    let (instead, error) = (instead.to_owned(), short(error, REFUSAL));
+    RefusedPolicy { kind, namespace, name, resource_version, uid, generation, instead, error }
+}
+
+fn short(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
 }
 
 /// Pods without enforcement, by reason.
@@ -144,6 +166,7 @@ mod tests {
     use super::super::reporter::tests::shown;
     use super::*;
     use crate::policy::source::Stale;
+    use crate::publish::MOST_REFUSED;
 
     const BESIDE: Beside =
         Beside { ready: true, revision: Revision(7), endpoints: Endpoints { enforced: 0, unmanaged: 0, failed: 0 } };
@@ -170,7 +193,10 @@ mod tests {
     fn the_status_keeps_to_the_bounds_of_its_kind() {
         let mut now = shown(None, 0);
         let version = |number: usize| Versioned { name: format!("p{number}"), ..Versioned::default() };
-        now.own.versions = Arc::new((0..2_000).map(version).collect());
+        let mut versions: Vec<Versioned> = (0..2_000).map(version).collect();
+        versions.push(Versioned { kind: "FlowPolicy".to_owned(), name: "last".to_owned(), ..Versioned::default() });
+        now.own.versions = Arc::new(versions);
+        now.refused = vec![(Versioned::default(), Instead::Nothing, "y".repeat(10_000)); MOST_REFUSED];
         now.own.policy_count = 2_000;
         now.policy_error = Some("\u{e4}".repeat(10_000));
         let long = |is_missing| Stale { since: SystemTime::UNIX_EPOCH, error: "x".repeat(10_000), is_missing };
@@ -180,6 +206,8 @@ mod tests {
         now.stale[50].since += Duration::from_mins(1);
         let status = status(&now, BESIDE);
         assert_eq!((status.policies.len(), status.policy_count), (MOST_POLICIES, 2_000));
+        assert_eq!(status.policies[0].name, "last", "the controller misses no FlowPolicy");
+        assert_eq!((status.refused[0].error.len(), status.refused[0].instead.as_str()), (REFUSAL, "Nothing"));
         assert_eq!(status.last_error.unwrap().chars().count(), ERROR);
         assert_eq!((status.stale.len(), status.stale[0].error.len()), (MOST_STALE, ERROR));
         assert_eq!(status.stale_since.as_deref(), Some("1970-01-01T00:00:00Z"));

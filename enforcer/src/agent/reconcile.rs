@@ -31,6 +31,7 @@ use crate::kubernetes::Cluster;
 use crate::plan::{Intent, Refusal, Unknown};
 use crate::policy::source::{Kept, from_kept, versions};
 use crate::policy::store::Reading;
+use crate::publish::MOST_REFUSED;
 use crate::resolve::{ResolvedPolicy, resolve};
 use crate::serve::{Board, Stage, Waits};
 use crate::workload::model::{Snapshot, WorkloadKey};
@@ -382,6 +383,7 @@ impl Reconciler {
             places: policies.places(),
             stale: policies.stale(),
             policy_error: policies.error(),
+            refused: policies.refused(MOST_REFUSED),
             opening_waits: self.opening.is_held(),
             counts: self.denials.counts(),
         };

@@ -14,7 +14,8 @@ use super::devices::veths;
 use super::no_ops::NoOps;
 use super::report::{Report, WorkloadLine};
 use super::state::StateDir;
-use crate::policy::source::Stale;
+use crate::policy::source::{Stale, Versioned};
+use crate::policy::store::Instead;
 use crate::resolve::ResolvedPolicy;
 use crate::workload::finding::Finding;
 use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
@@ -59,6 +60,8 @@ pub(super) struct Shown {
     pub(super) places: String,
     pub(super) stale: Vec<Stale>,
     pub(super) policy_error: Option<String>,
+    /// The objects of an API that the parser refuses, what counts in the place of each, and why.
+    pub(super) refused: Vec<(Versioned, Instead, String)>,
     pub(super) opening_waits: bool,
     pub(super) counts: LogCounts,
 }
@@ -196,6 +199,7 @@ pub(super) mod tests {
             places: String::new(),
             stale: Vec::new(),
             policy_error: None,
+            refused: Vec::new(),
             opening_waits: false,
             counts,
         }

@@ -1,5 +1,6 @@
 //! The command line, with a file for each command. Data goes to stdout, and log lines go to stderr.
 
+pub mod controller;
 pub mod demo;
 pub mod explain;
 pub mod flows;
@@ -56,6 +57,7 @@ pub enum Command {
     Purge(purge::Args),
     Version(version::Args),
     Wait(wait::Args),
+    Controller(controller::Args),
 }
 
 /// Exit code of wrong usage and unreadable files, where a command has no other.
@@ -74,6 +76,7 @@ pub fn dispatch(cli: Cli, commit: Option<&str>) -> ExitCode {
         Command::Purge(args) => purge::run(&args),
         Command::Version(args) => Ok(version::run(&args, commit)),
         Command::Wait(args) => wait::run(&args),
+        Command::Controller(args) => controller::run(args),
     };
     result.unwrap_or_else(|error| {
         out::complain(&error);

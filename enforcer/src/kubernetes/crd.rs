@@ -23,6 +23,9 @@ pub struct Kind {
     pub short: &'static str,
     /// Whether its objects are in namespaces.
     pub namespaced: bool,
+    /// Whether `status` has a path of its own in the API. Then nobody writes it together with the rest, and a writing of it
+    /// counts no generation.
+    pub has_status: bool,
 }
 
 /// A column of `kubectl get`.
@@ -41,7 +44,7 @@ pub struct Column {
 impl Kind {
     /// The definition of the kind. `schema` is that of a whole object.
     pub fn definition(&self, columns: &[Column], schema: &Value) -> Value {
-        let Self { name, plural, singular, short, namespaced } = *self;
+        let Self { name, plural, singular, short, namespaced, has_status } = *self;
         let age = Column { name: "Age", holds: "date", path: ".metadata.creationTimestamp", description: "Its age." };
         let columns: Vec<Value> = columns
             .iter()
@@ -50,6 +53,13 @@ impl Kind {
                 json!({"name": name, "type": holds, "jsonPath": path, "description": description})
             })
             .collect();
+        let mut version = json!({
+            "name": VERSION, "served": true, "storage": true, "additionalPrinterColumns": columns,
+            "schema": {"openAPIV3Schema": schema},
+        });
+        if has_status {
+            version["subresources"] = json!({"status": {}});
+        }
         json!({
             "apiVersion": "apiextensions.k8s.io/v1",
             "kind": "CustomResourceDefinition",
@@ -61,10 +71,7 @@ impl Kind {
                     "kind": name, "listKind": format!("{name}List"), "plural": plural, "singular": singular,
                     "shortNames": [short],
                 },
-                "versions": [{
-                    "name": VERSION, "served": true, "storage": true, "additionalPrinterColumns": columns,
-                    "schema": {"openAPIV3Schema": schema},
-                }],
+                "versions": [version],
             },
         })
     }

@@ -11,12 +11,14 @@ mod client;
 mod crd;
 mod fault;
 mod follow;
+mod lease;
 mod set;
 mod view;
 mod write;
 
 pub use client::{Cluster, Config, ConnectError};
 pub use crd::{Column, GROUP, Kind, VERSION};
+pub use lease::Lease;
 pub use view::{Cause, Key, Stale, View, Which};
 pub use write::WriteError;
 

@@ -46,6 +46,22 @@ impl Cluster {
         answered(api.patch(name, &params, &Patch::Apply(object))).await.map(drop)
     }
 
+    /// Applies the `status` of an object in a namespace, which has to be there. `manager` owns the fields.
+    pub async fn apply_status(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        manager: &str,
+        object: &Value,
+    ) -> Result<(), WriteError> {
+        let named = GroupVersionKind::gvk(GROUP, VERSION, kind.name);
+        let resource = ApiResource::from_gvk_with_plural(&named, kind.plural);
+        let api = Api::<DynamicObject>::namespaced_with(self.client(), namespace, &resource);
+        let params = PatchParams::apply(manager).force();
+        answered(api.patch_status(name, &params, &Patch::Apply(object))).await.map(drop)
+    }
+
     /// The uid of the node object of this node.
     pub async fn node_uid(&self) -> Result<Option<String>, WriteError> {
         let api = Api::<Node>::all(self.client());

@@ -9,9 +9,9 @@ mod schema;
 mod status;
 mod writer;
 
-pub use self::schema::definition;
+pub use self::schema::{KIND, definition};
 pub use self::status::{
-    Applied, ERROR, MOST_PODS, MOST_POLICIES, MOST_REASONS, MOST_STALE, NodeStatus, StaleSource, Unmanaged, Veths,
-    Workloads,
+    Applied, ERROR, MOST_PODS, MOST_POLICIES, MOST_REASONS, MOST_REFUSED, MOST_STALE, NodeStatus, REFUSAL,
+    RefusedPolicy, StaleSource, Unmanaged, Veths, Workloads,
 };
 pub use self::writer::Writer;

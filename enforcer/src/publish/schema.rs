@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::status::{ERROR, MOST_PODS, MOST_POLICIES, MOST_REASONS, MOST_STALE};
+use super::status::{ERROR, MOST_PODS, MOST_POLICIES, MOST_REASONS, MOST_REFUSED, MOST_STALE, REFUSAL};
 use crate::kubernetes::{Column, Kind};
 
 /// Characters of a name, and of a version and of a time.
@@ -12,12 +12,13 @@ const NAME: usize = 253;
 const SHORT: usize = 64;
 
 /// `EnforcerNode` among the kinds of the API.
-pub(super) const KIND: Kind = Kind {
+pub const KIND: Kind = Kind {
     name: "EnforcerNode",
     plural: "enforcernodes",
     singular: "enforcernode",
     short: "enfnode",
     namespaced: false,
+    has_status: false,
 };
 
 /// The definition of the kind.
@@ -37,7 +38,7 @@ pub fn definition() -> Value {
 fn object() -> Value {
     json!({
         "type": "object",
-        "description": "What the agent of one node says about itself. The agent writes it, and nobody reads it but people.",
+        "description": "What the agent of one node says about itself. The agent writes it. People read it, and the controller, which decides nothing by it.",
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
@@ -54,8 +55,23 @@ fn status() -> Value {
             "kind": text("Its kind.", SHORT),
             "namespace": text("Its namespace.", NAME),
             "name": text("Its name.", NAME),
-            "resourceVersion": text("The resourceVersion of the object from which it was read. Absent: it is not known.", SHORT),
+            "resourceVersion": text("The resourceVersion of the object from which it was read. Absent: it is not known, or the generation tells it.", SHORT),
+            "uid": text("The uid of the object.", SHORT),
+            "generation": number("The generation of the object from which it was read."),
             "standsIn": {"type": "boolean", "description": "It isolates in the place of this version of the object, which is refused."},
+        }),
+    );
+    let refused = fields(
+        "A policy of the API of which the newest version is refused.",
+        json!({
+            "kind": text("Its kind.", SHORT),
+            "namespace": text("Its namespace.", NAME),
+            "name": text("Its name.", NAME),
+            "resourceVersion": text("The resourceVersion of the refused version. Absent: it is not known, or the generation tells it.", SHORT),
+            "uid": text("The uid of the object.", SHORT),
+            "generation": number("The generation of the refused version."),
+            "instead": text("What counts in its place: LastGood is its last good version, Isolation is a policy without rules, and Nothing is nothing.", SHORT),
+            "error": text("Why it is refused.", REFUSAL),
         }),
     );
     let unmanaged = fields(
@@ -80,7 +96,8 @@ fn status() -> Value {
             "ready": {"type": "boolean", "description": "Whether the first full set of policies and workloads is in the kernel."},
             "revision": number("Revision of the policies in the kernel."),
             "policyCount": number("How many policies are in force."),
-            "policies": list("The policies of the API in force, by name. Of more, the first ones.", MOST_POLICIES, policy),
+            "policies": list("The policies of the API in force, FlowPolicies first, by name. Of more, the first ones.", MOST_POLICIES, policy),
+            "refused": list("The policies of the API of which the newest version is refused. Of more, the first ones.", MOST_REFUSED, refused),
             "veths": fields("Veths by what holds for them.", json!({
                 "enforced": number("They have their programs, and a source names their workload."),
                 "unknown": number("They have their programs, and no source names their workload."),
@@ -120,7 +137,7 @@ fn number(description: &str) -> Value {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::status::{Applied, NodeStatus, StaleSource, Unmanaged, Veths, Workloads};
+    use super::super::status::{Applied, NodeStatus, RefusedPolicy, StaleSource, Unmanaged, Veths, Workloads};
     use super::*;
     use crate::kubernetes::tests::fields::read;
 
@@ -131,6 +148,7 @@ mod tests {
         for (schema, fields) in [
             (&status, read::<NodeStatus>()),
             (&part("policies")["items"], read::<Applied>()),
+            (&part("refused")["items"], read::<RefusedPolicy>()),
             (part("veths"), read::<Veths>()),
             (part("workloads"), read::<Workloads>()),
             (&part("unmanagedPods")["items"], read::<Unmanaged>()),

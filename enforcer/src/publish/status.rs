@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 /// Policies that are listed one by one.
 pub const MOST_POLICIES: usize = 500;
+/// Refused policies that are listed.
+pub const MOST_REFUSED: usize = 50;
+/// Characters of the error of one of them.
+pub const REFUSAL: usize = 500;
 /// Reasons for which pods are not enforced.
 pub const MOST_REASONS: usize = 16;
 /// Pods that are named for each reason.
@@ -27,8 +31,11 @@ pub struct NodeStatus {
     pub revision: u64,
     /// How many policies are in force.
     pub policy_count: u64,
-    /// The policies of the API in force, in the order of their names; not more than some.
+    /// The policies of the API in force, FlowPolicies first, in the order of their names; not more than some.
     pub policies: Vec<Applied>,
+    /// The policies of the API of which the newest version is refused; not more than some.
+    #[serde(default)]
+    pub refused: Vec<RefusedPolicy>,
     /// Veths by what holds for them.
     pub veths: Veths,
     /// Workloads of this node.
@@ -55,12 +62,43 @@ pub struct Applied {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// The `resourceVersion` of the object from which it was read; absent: it is not known.
+    /// The `resourceVersion` of the object from which it was read; absent: it is not known, or `generation` tells it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource_version: Option<String>,
+    /// The `uid` of the object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// The `generation` of the object from which it was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
     /// It isolates in the place of this version of the object, which is refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stands_in: bool,
+}
+
+/// A policy of the API of which the newest version is refused.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedPolicy {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The `resourceVersion` of the refused version; absent: it is not known, or `generation` tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_version: Option<String>,
+    /// The `uid` of the object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// The `generation` of the refused version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// What counts in its place: `LastGood`, `Isolation` or `Nothing`.
+    pub instead: String,
+    /// Why it is refused.
+    pub error: String,
 }
 
 /// Veths by what holds for them.

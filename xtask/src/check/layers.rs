@@ -28,6 +28,8 @@ const LAW: &[(&str, &[&str])] = &[
     ("serve", &[]),
     // Told by the agent too: what is written into the API.
     ("publish", &["kubernetes"]),
+    // Folds what all agents have written there, and is told by nobody.
+    ("controller", &["kubernetes", "policy::schema", "publish", "flow::text"]),
     // Settings hold plain values; the agent hands them on.
     ("config", &[]),
 ];

@@ -25,7 +25,7 @@ const ALL: &str = "deploy/install.yaml";
 const CHART: &str = "deploy/helm/enforcer";
 
 /// Files of the base that are templates once the namespace is a value.
-const TEMPLATES: [&str; 2] = ["access.yaml", "admission.yaml"];
+const TEMPLATES: [&str; 3] = ["access.yaml", "admission.yaml", "controller-access.yaml"];
 
 const NAMESPACE: &str = "enforcer-system";
 const ITS_VALUE: &str = "{{ .Values.namespace.name }}";

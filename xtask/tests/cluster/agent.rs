@@ -12,6 +12,7 @@ use crate::{
     deploy::{NAMESPACE, image, root},
     list, live, pod, probes,
     rig::{Cluster, is_privileged, said, xtask},
+    told,
 };
 
 /// How long a change may take until every node enforces it, on a busy machine.
@@ -101,6 +102,7 @@ fn a_network_policy_cuts_a_pod_off_and_the_flow_log_names_both_pods_and_the_poli
     assert_eq!(cluster.object("pod", "db")["status"]["containerStatuses"][0]["restartCount"], 0);
 
     // The same cluster, because a start of another takes minutes of CI's time with the image.
+    told::by_the_status_of_a_policy(&cluster);
     probes::pass_where_everything_is_denied(&cluster);
     live::restarts_open_nothing_and_cut_nothing(&cluster);
     cluster.down();

@@ -1,12 +1,13 @@
 //! What is installed in a cluster: the manifests of `deploy`, and the image that they name.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
+use enforcer_tests::cluster::until;
 use serde_json::{Value, json};
 
 use crate::rig::{Cluster, is_privileged, of_xtask, said, xtask};
@@ -96,24 +97,74 @@ fn the_api_server_takes_the_manifests_and_the_agent_has_only_what_it_needs() {
     assert_eq!(paths, no_socket.into());
     assert_eq!(volumes.iter().filter(|volume| volume["projected"].is_object()).count(), 1);
 
-    let mut resources = BTreeSet::new();
-    for role in ["Role", "ClusterRole"].iter().flat_map(|kind| of_kind(&list, kind)) {
-        for rule in role["rules"].as_array().unwrap() {
-            let of_rule = strings(&rule["resources"]);
-            // What it may write are objects about itself.
-            let verbs: &[&str] = match of_rule.first().map(String::as_str) {
-                Some("enforcernodes") => &["create", "get", "patch"],
-                _ => &["get", "list", "watch"],
-            };
-            let found = strings(&rule["verbs"]);
-            assert!(found.iter().map(String::as_str).eq(verbs.iter().copied()), "{rule}");
-            resources.extend(of_rule);
-        }
-    }
-    let all = ["enforcernodes", "flowpolicies", "namespaces", "networkpolicies", "nodes", "pods", "services"];
-    assert_eq!(resources, all.map(str::to_owned).into());
+    let read = ["get", "list", "watch"];
+    // What the agent may write is about itself.
+    let agent =
+        ["flowpolicies", "namespaces", "networkpolicies", "nodes", "pods", "services"].map(|name| (name, &read[..]));
+    let agent = agent.into_iter().chain([("enforcernodes", &["create", "get", "patch"][..])]);
+    // No agent reads what the controller may write.
+    let controller = [
+        ("enforcernodes", &read[..]),
+        ("flowpolicies", &read[..]),
+        ("flowpolicies/status", &["patch"][..]),
+        ("leases", &["create", "get", "update"][..]),
+    ];
+    assert_eq!(allowed(&list, "enforcer-agent"), rights_of(agent));
+    assert_eq!(allowed(&list, "enforcer-controller"), rights_of(controller));
+    assert_eq!(of_kind(&list, "ClusterRole").len() + of_kind(&list, "Role").len(), 3, "{taken}");
+    the_controller_needs_nothing_of_its_node(&cluster, of_kind(&list, "Deployment")[0]);
     cluster.down();
     cluster.assert_gone();
+}
+
+/// Verbs by resource.
+type Rights = BTreeMap<String, BTreeSet<String>>;
+
+fn rights_of<'a>(rights: impl IntoIterator<Item = (&'a str, &'a [&'a str])>) -> Rights {
+    let owned = |verbs: &[&str]| verbs.iter().map(|verb| (*verb).to_owned()).collect();
+    rights.into_iter().map(|(resource, verbs)| (resource.to_owned(), owned(verbs))).collect()
+}
+
+/// What the roles of this name allow.
+fn allowed(list: &Value, name: &str) -> Rights {
+    let mut rights = Rights::new();
+    let roles = ["Role", "ClusterRole"].iter().flat_map(|kind| of_kind(list, kind));
+    for role in roles.filter(|role| role["metadata"]["name"] == name) {
+        for rule in role["rules"].as_array().unwrap() {
+            for resource in strings(&rule["resources"]) {
+                rights.entry(resource).or_default().extend(strings(&rule["verbs"]));
+            }
+        }
+    }
+    rights
+}
+
+/// A namespace of the strictest level takes its pod.
+fn the_controller_needs_nothing_of_its_node(cluster: &Cluster, deployment: &Value) {
+    cluster.apply(&json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": "restricted", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+    }));
+    let mut spec = deployment["spec"]["template"]["spec"].clone();
+    // Its account is elsewhere.
+    spec["serviceAccountName"] = json!("default");
+    spec.as_object_mut().unwrap().remove("serviceAccount");
+    let taken = |spec: &Value| {
+        let metadata = json!({"name": "controller", "namespace": "restricted"});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), pod.to_string()).unwrap();
+        let trial = ["apply", "--dry-run=server", "--filename", file.path().to_str().unwrap()];
+        until(
+            "the account of the namespace",
+            || cluster.try_kubectl(&trial),
+            |said| !said.as_ref().is_err_and(|error| error.contains("serviceaccount")),
+        )
+    };
+    taken(&spec).unwrap();
+    spec["securityContext"]["runAsNonRoot"] = json!(false);
+    assert!(taken(&spec).unwrap_err().contains("violates PodSecurity"), "the control");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod live;
 mod probes;
 mod render;
 mod rig;
+mod told;
 mod traffic;
 mod uninstall;
 

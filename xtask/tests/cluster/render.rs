@@ -122,6 +122,7 @@ fn the_chart_renders_what_its_values_say() {
         "image.pullSecrets={key}",
         "httpPort=9900",
         "maxUnavailable=10%",
+        "controller.replicas=1",
     ];
     // As from a file, where Helm takes every number for a float.
     let number = ["--set-json", "settings.flows=16777216"];
@@ -136,6 +137,11 @@ fn the_chart_renders_what_its_values_say() {
     assert_eq!(agent["image"], "registry.example/enforcer:v7");
     assert_eq!(agent["livenessProbe"]["httpGet"]["port"], 9900);
     assert!(agent["args"].as_array().unwrap().contains(&json!("--http-listen=127.0.0.1:9900")), "{}", agent["args"]);
+    let controller = &all["apps/v1 Deployment elsewhere enforcer-controller"]["spec"];
+    assert_eq!(controller["replicas"], 1);
+    let controller = &controller["template"]["spec"];
+    assert_eq!(controller["imagePullSecrets"], json!([{"name": "key"}]));
+    assert_eq!(controller["containers"][0]["image"], agent["image"]);
     let admission = all["admissionregistration.k8s.io/v1 ValidatingAdmissionPolicy - enforcer-agent"].to_string();
     assert!(admission.contains("system:serviceaccount:elsewhere:enforcer-agent"), "{admission}");
     let settings = &all["v1 ConfigMap elsewhere enforcer-settings"]["data"]["config.yaml"];
@@ -181,6 +187,9 @@ fn the_schema_refuses_values_that_nobody_would_take() {
         ("maxUnavailable=0", "/maxUnavailable"),
         ("maxUnavailable=\"0%\"", "/maxUnavailable"),
         ("tolerations=[{\"effect\":\"Never\"}]", "/tolerations/0/effect"),
+        ("controller.replicas=-1", "/controller/replicas"),
+        ("controller.replicas=\"two\"", "/controller/replicas"),
+        ("controller.args=[]", "/controller"),
         ("uninstall.purge=\"true\"", "/uninstall/purge"),
         ("uninstall.force=true", "/uninstall"),
     ];

@@ -11,8 +11,8 @@ use tokio::time::{sleep, sleep_until};
 
 use super::error::AgentError;
 use super::state::InForce;
-use crate::policy::source::{self, Config, Said, Sources, Stale, Unit, Word};
-use crate::policy::store::{Reading, Refused, Store};
+use crate::policy::source::{self, Config, Said, Sources, Stale, Unit, Versioned, Word};
+use crate::policy::store::{Instead, Reading, Refused, Store};
 use crate::policy::{PolicyWarning, Skipped};
 use crate::watch::patience::{Found, Next, Patience};
 use crate::watch::read::has_documents;
@@ -237,6 +237,12 @@ impl Policies {
         self.sources.places()
     }
 
+    /// The objects of an API that the parser refuses, what counts in the place of each, and why; not more than so many.
+    pub(super) fn refused(&self, most: usize) -> Vec<(Versioned, Instead, String)> {
+        let refused = self.store.refused_objects().take(most);
+        refused.map(|(version, instead, error)| (version.clone(), instead, error.to_owned())).collect()
+    }
+
     /// The error for which the newest policies of the sources are not in force.
     pub(super) fn error(&self) -> Option<String> {
         self.store.error()
@@ -263,7 +269,7 @@ fn found<'a>(in_use: impl Iterator<Item = (&'a str, &'a str)>, said: &Said) -> F
 
 /// Tells what does not count. `whole`: what becomes of the policies of a source that counts as a whole.
 fn tell(errors: &[Refused], whole: &str) {
-    for Refused { error, object } in errors {
+    for Refused { error, object, version: _ } in errors {
         match object {
             None => tracing::error!("the policies have errors and are not used; {whole}:\n{error}"),
             Some(instead) => tracing::error!("a policy of the Kubernetes API is refused; {instead}:\n{error}"),

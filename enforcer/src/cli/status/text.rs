@@ -16,18 +16,24 @@ use crate::agent::report::{Report, WorkloadLine};
 use crate::compile;
 use crate::flow::text::{continued, printable};
 use crate::kernel::status::StatusView;
-use crate::policy::source::Versioned;
+use crate::policy::source::{Version, Versioned};
 
 /// The policies of the Kubernetes API that are in force.
 pub(super) fn policies(report: Option<&Report>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["KIND", "NAMESPACE", "NAME", "RESOURCEVERSION", "STATE"]);
+    table.set_header(["KIND", "NAMESPACE", "NAME", "VERSION", "STATE"]);
     for policy in report.into_iter().flat_map(|report| report.versions.iter()) {
-        let Versioned { kind, namespace, name, resource_version, stands_in } = policy;
-        let version = resource_version.as_deref().unwrap_or("not known");
+        let Versioned { kind, namespace, name, version, stands_in } = policy;
+        let Version { resource_version, uid: _, generation } = version;
+        // A NetworkPolicy has both, and its resourceVersion tells more.
+        let version = match (resource_version, generation) {
+            (Some(version), _) => version.clone(),
+            (None, Some(generation)) => format!("generation {generation}"),
+            (None, None) => "not known".to_owned(),
+        };
         let state = if *stands_in { "refused; what it selects is isolated" } else { "in force" };
-        let cells = [kind, namespace, name, version, state];
+        let cells = [kind.as_str(), namespace, name, &version, state];
         table.add_row(cells.map(printable));
     }
     let count = report.map_or(0, |report| report.policy_count);

@@ -9,6 +9,7 @@
 //! `nullable`). It counts the fields of an object in place of that: what has one more than the known ones is refused.
 
 mod parts;
+pub mod status;
 
 use serde_json::{Value, json};
 
@@ -18,19 +19,36 @@ use super::parse::flow_policy::{DIRECTIONS, EVERYBODY};
 use crate::kubernetes::{Column, Kind};
 
 /// FlowPolicy among the kinds of the API.
-const KIND: Kind =
-    Kind { name: "FlowPolicy", plural: "flowpolicies", singular: "flowpolicy", short: "flowpol", namespaced: true };
+pub const KIND: Kind = Kind {
+    name: "FlowPolicy",
+    plural: "flowpolicies",
+    singular: "flowpolicy",
+    short: "flowpol",
+    namespaced: true,
+    has_status: true,
+};
 
 /// The definition of the kind.
 pub fn definition() -> Value {
     debug_assert_eq!(KIND.name, PolicyKind::FlowPolicy.as_str());
-    let isolates = Column {
-        name: "Isolates",
-        holds: "string",
-        path: ".spec.isolate",
-        description: "The directions that the policy isolates; empty: those of its rules.",
-    };
-    KIND.definition(&[isolates], &object())
+    let column = |name, holds, path, description| Column { name, holds, path, description };
+    let columns = [
+        column(
+            "Isolates",
+            "string",
+            ".spec.isolate",
+            "The directions that the policy isolates; empty: those of its rules.",
+        ),
+        column(
+            "Ready",
+            "string",
+            ".status.conditions[?(@.type==\"Ready\")].status",
+            "Whether it is in force on all nodes.",
+        ),
+        column("In force", "integer", ".status.nodesProgrammed", "Nodes on which its newest version is in force."),
+        column("Nodes", "integer", ".status.nodesTotal", "Nodes that have an agent."),
+    ];
+    KIND.definition(&columns, &object())
 }
 
 fn object() -> Value {
@@ -42,7 +60,7 @@ fn object() -> Value {
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": spec(),
-            "status": {"type": "object"},
+            "status": status::schema(),
         }),
     );
     object["required"] = json!(["spec"]);

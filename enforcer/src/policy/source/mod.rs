@@ -14,7 +14,7 @@ use std::time::Instant;
 use futures_util::future::select_all;
 
 use self::shape::Opened;
-pub use self::shape::{Config, Refusal, Said, Source, Stale, Unit, Versioned, Word};
+pub use self::shape::{Config, Refusal, Said, Source, Stale, Unit, Version, Versioned, Word};
 use super::load::{PolicyErrors, SourceFile};
 use super::model::PolicySet;
 use crate::watch::WatchError;

@@ -40,13 +40,15 @@ pub enum Unit {
 pub struct Refusal {
     /// What is wrong with it.
     pub errors: Arc<PolicyErrors>,
+    /// The object and its version, if it is one of an API.
+    pub object: Option<Versioned>,
     /// What counts in its place while no version of it has been good: it isolates and allows nothing.
     pub stand_in: Option<Loaded>,
 }
 
 impl From<PolicyErrors> for Refusal {
     fn from(errors: PolicyErrors) -> Self {
-        Self { errors: Arc::new(errors), stand_in: None }
+        Self { errors: Arc::new(errors), object: None, stand_in: None }
     }
 }
 
@@ -63,10 +65,25 @@ pub struct Versioned {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// The `resourceVersion` of the object; `None`: it is not known.
-    pub resource_version: Option<String>,
+    /// Which version of the object it is.
+    #[serde(flatten)]
+    pub version: Version,
     /// It isolates in the place of this version of the object, which is refused.
     pub stands_in: bool,
+}
+
+/// A version of an object.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Version {
+    /// The `resourceVersion`; `None`: it is not known, or `generation` tells the version.
+    #[serde(default)]
+    pub resource_version: Option<String>,
+    /// The `uid`, which no later object of the same name has.
+    #[serde(default)]
+    pub uid: Option<String>,
+    /// The `generation`, which counts the changes of `spec`.
+    #[serde(default)]
+    pub generation: Option<i64>,
 }
 
 /// The answer of a source that is asked what it says.

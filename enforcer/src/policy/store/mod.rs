@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::load::{Loaded, SourceFile};
 use super::model::{Policy, PolicySet};
-use super::source::{Kept, Refusal, Said, Unit};
+use super::source::{Kept, Refusal, Said, Unit, Versioned};
 use super::{PolicyWarning, Skipped};
 
 /// Source and unit.
@@ -109,6 +109,15 @@ pub struct Refused {
     pub error: String,
     /// What counts in its place, if it is an object.
     pub object: Option<Instead>,
+    /// Which version of which object it is, if it is one.
+    pub version: Option<Versioned>,
+}
+
+impl Refused {
+    /// Whether people have heard it by this one. Another version may be wrong in the same way.
+    fn says_the_same(&self, other: &Self) -> bool {
+        (&self.error, self.object) == (&other.error, other.object)
+    }
 }
 
 impl fmt::Display for Refused {
@@ -175,7 +184,7 @@ impl Store {
                 Ok(loaded) => loaded,
                 Err(refusal) => {
                     let (refused, stand_in) = self.refuse(&key, &refusal);
-                    if self.errors.get(&key) != Some(&refused) {
+                    if !self.errors.get(&key).is_some_and(|before| before.says_the_same(&refused)) {
                         news.errors.push(refused.clone());
                     }
                     self.errors.insert(key.clone(), refused);
@@ -222,7 +231,7 @@ impl Store {
 
     /// Why a unit does not count, and what counts from now on in its place if that is something new.
     fn refuse(&self, key: &Key, refusal: &Refusal) -> (Refused, Option<Loaded>) {
-        let Refusal { errors, stand_in } = refusal;
+        let Refusal { errors, object: version, stand_in } = refusal;
         let (instead, stand_in) = match (self.current.get(key), stand_in) {
             (Some(version), _) if !version.stands_in => (Instead::LastGood, None),
             (Some(version), stand_in) => {
@@ -232,7 +241,7 @@ impl Store {
             (None, None) => (Instead::Nothing, None),
         };
         let object = matches!(key.1, Unit::Object(_)).then_some(instead);
-        (Refused { error: errors.to_string(), object }, stand_in)
+        (Refused { error: errors.to_string(), object, version: version.clone() }, stand_in)
     }
 
     /// The current versions are in force.
@@ -246,7 +255,7 @@ impl Store {
         let Some(previous) = self.previous.take() else { return false };
         for (key, version) in std::mem::replace(&mut self.current, previous) {
             if !self.current.get(&key).is_some_and(|before| Arc::ptr_eq(before, &version)) {
-                self.errors.insert(key.clone(), Refused { error: error.to_owned(), object: None });
+                self.errors.insert(key.clone(), Refused { error: error.to_owned(), object: None, version: None });
                 self.refused.insert(key, version);
             }
         }
@@ -270,6 +279,12 @@ impl Store {
             errors.push(format!("and {more} more"));
         }
         (!errors.is_empty()).then(|| errors.join("\n\n"))
+    }
+
+    /// The objects that the parser refuses, with what counts in the place of each.
+    pub fn refused_objects(&self) -> impl Iterator<Item = (&Versioned, Instead, &str)> {
+        let refused = self.errors.values();
+        refused.filter_map(|refused| Some((refused.version.as_ref()?, refused.object?, refused.error.as_str())))
     }
 
     /// Whether something of a source does not count.

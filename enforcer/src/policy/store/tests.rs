@@ -3,6 +3,7 @@
 use super::*;
 use crate::policy::load::from_sources;
 use crate::policy::origin::ObjectName;
+use crate::policy::source;
 
 const API: &str = "api";
 
@@ -142,6 +143,30 @@ fn a_refused_first_version_isolates_and_a_refused_later_one_changes_nothing() {
     assert_eq!((counting(&store), store.error()), (vec![], None));
     store.take(API, said("a", refused(Some("3"))));
     assert_eq!(counting(&store), ["a 3"]);
+}
+
+#[test]
+fn each_refused_object_is_listed_with_its_newest_version_and_what_counts_instead() {
+    let of = |generation: i64| {
+        let Err(refusal) = refused(Some("1")) else { panic!("it is refused") };
+        let version = source::Version { generation: Some(generation), ..source::Version::default() };
+        Err(Refusal { object: Some(Versioned { version, ..Versioned::default() }), ..refusal })
+    };
+    let listed = |store: &Store| -> Vec<(Option<i64>, Instead)> {
+        store.refused_objects().map(|(object, instead, _)| (object.version.generation, instead)).collect()
+    };
+    let mut store = Store::new([API]);
+    store.take(API, said("a", of(1)));
+    assert_eq!(listed(&store), [(Some(1), Instead::Isolation)]);
+    let news = store.take(API, said("a", of(2)));
+    assert!(news.errors.is_empty(), "people have heard of this mistake");
+    assert_eq!(listed(&store), [(Some(2), Instead::Isolation)]);
+    store.take(API, said("a", read("a", &policy("a", "1"))));
+    assert_eq!(listed(&store), []);
+    store.take(API, said("a", of(4)));
+    assert_eq!(listed(&store), [(Some(4), Instead::LastGood)]);
+    store.take(API, Said::new());
+    assert_eq!(listed(&store), []);
 }
 
 #[test]

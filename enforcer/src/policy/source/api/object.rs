@@ -15,7 +15,7 @@ use super::declared::{SOURCE, declared};
 use crate::policy::load::SourceFile;
 use crate::policy::model::PolicyKind;
 use crate::policy::origin::ObjectName;
-use crate::policy::source::shape::Versioned;
+use crate::policy::source::shape::{Version, Versioned};
 use crate::policy::yaml::DOCUMENT_NODES;
 
 /// Marks the text of a policy that stands in for a refused one. An object of the API cannot have the mark here, because
@@ -34,8 +34,8 @@ pub(super) struct Object {
     pub(super) name: Arc<ObjectName>,
     /// Where it says that it was taken from.
     pub(super) declared: Option<Arc<str>>,
-    /// Its `resourceVersion`.
-    pub(super) version: Option<Arc<str>>,
+    /// Which version of it this is.
+    version: Version,
     /// Whether it is refused for its size. Then it has no rules here, so that its text stays small.
     pub(super) too_large: bool,
     /// Whether it stands in for a refused one.
@@ -60,6 +60,10 @@ struct MetadataOnly {
     #[serde(default)]
     resource_version: Option<String>,
     #[serde(default)]
+    uid: Option<String>,
+    #[serde(default)]
+    generation: Option<i64>,
+    #[serde(default)]
     annotations: BTreeMap<String, String>,
 }
 
@@ -76,7 +80,11 @@ impl Object {
         let DynamicObject { types: _, metadata, data } = object;
         let name = ObjectName { kind: kind.as_str(), namespace: metadata.namespace?, name: metadata.name? };
         let declared = metadata.annotations.as_ref().and_then(declared);
-        let version = metadata.resource_version.map(Into::into);
+        let (uid, generation) = (metadata.uid, metadata.generation);
+        // A writing of `status` changes the resourceVersion, and is no other version of the policy.
+        let has_status = kind == PolicyKind::FlowPolicy && generation.is_some();
+        let resource_version = metadata.resource_version.filter(|_| !has_status);
+        let version = Version { resource_version, uid, generation };
         let mut rest = Map::new();
         if let Value::Object(data) = data {
             // Whatever else stands beside `spec` is refused by its name.
@@ -111,7 +119,11 @@ impl Object {
             None => BTreeMap::new(),
         };
         let name = ObjectName { kind: kind.as_str(), namespace, name };
-        let version = field("/metadata/resourceVersion").map(Into::into);
+        let version = Version {
+            resource_version: field("/metadata/resourceVersion").map(str::to_owned),
+            uid: field("/metadata/uid").map(str::to_owned),
+            generation: value.pointer("/metadata/generation").and_then(Value::as_i64),
+        };
         let Value::Object(mut rest) = value else { return None };
         rest.retain(|field, _| !NOT_KEPT.contains(&field.as_str()));
         Some(Self::with(kind, name.into(), declared(&annotations), version, annotations.contains_key(STAND_IN), rest))
@@ -121,7 +133,7 @@ impl Object {
         kind: PolicyKind,
         name: Arc<ObjectName>,
         declared: Option<Arc<str>>,
-        version: Option<Arc<str>>,
+        version: Version,
         stands_in: bool,
         rest: Map<String, Value>,
     ) -> Self {
@@ -134,9 +146,13 @@ impl Object {
         }
         let mut metadata =
             Map::from_iter([("namespace".to_owned(), json!(name.namespace)), ("name".to_owned(), json!(name.name))]);
-        if let Some(version) = &version {
-            metadata.insert("resourceVersion".to_owned(), json!(version));
-        }
+        let Version { resource_version, uid, generation } = &version;
+        let told = [
+            ("resourceVersion", resource_version.as_ref().map(|version| json!(version))),
+            ("uid", uid.as_ref().map(|uid| json!(uid))),
+            ("generation", generation.map(|generation| json!(generation))),
+        ];
+        metadata.extend(told.into_iter().filter_map(|(field, value)| Some((field.to_owned(), value?))));
         if !annotations.is_empty() {
             metadata.insert("annotations".to_owned(), Value::Object(annotations));
         }
@@ -153,8 +169,15 @@ impl Object {
     /// What counts by a kept text; `None`: it is no such text.
     pub(super) fn versioned(file: &SourceFile) -> Option<Versioned> {
         let HeaderOnly { kind, metadata } = serde_json::from_str(&file.text).ok()?;
-        let MetadataOnly { namespace, name, resource_version, annotations } = metadata;
-        Some(Versioned { kind, namespace, name, resource_version, stands_in: annotations.contains_key(STAND_IN) })
+        let MetadataOnly { namespace, name, resource_version, uid, generation, annotations } = metadata;
+        let version = Version { resource_version, uid, generation };
+        Some(Versioned { kind, namespace, name, version, stands_in: annotations.contains_key(STAND_IN) })
+    }
+
+    /// The name of the object, and which version this is.
+    pub(super) fn of_version(&self) -> Versioned {
+        let ObjectName { kind, namespace, name } = (*self.name).clone();
+        Versioned { kind: kind.to_owned(), namespace, name, version: self.version.clone(), stands_in: self.stands_in }
     }
 
     /// The text as a source keeps it.

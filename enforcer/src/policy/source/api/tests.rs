@@ -114,7 +114,9 @@ fn an_object_means_what_its_file_means_and_its_fields_are_the_places() {
 
 #[test]
 fn what_stands_beside_spec_makes_no_difference() {
-    let bare = json!({"metadata": {"namespace": "shop", "name": "db", "resourceVersion": "7"}, "spec": db()});
+    let bare = json!({
+        "metadata": {"namespace": "shop", "name": "db", "uid": "1", "resourceVersion": "7", "generation": 3}, "spec": db(),
+    });
     let bare = Object::of(PolicyKind::NetworkPolicy, serde_json::from_value(bare).unwrap()).unwrap();
     assert_eq!(bare, network(&db()), "an item of a list does not repeat its kind");
     assert!(!bare.text.contains("managedFields") && !bare.text.contains("status"), "{}", bare.text);
@@ -122,7 +124,7 @@ fn what_stands_beside_spec_makes_no_difference() {
     let later = json!({"metadata": {"namespace": "shop", "name": "db", "resourceVersion": "8"}, "spec": db()});
     let later = Object::of(PolicyKind::NetworkPolicy, serde_json::from_value(later).unwrap()).unwrap();
     assert_ne!(bare, later, "people compare the version with that of the API");
-    let version = |object: &Object| Object::versioned(&object.file()).unwrap().resource_version;
+    let version = |object: &Object| Object::versioned(&object.file()).unwrap().version.resource_version;
     assert_eq!([&bare, &later].map(version), ["7", "8"].map(|version| Some(version.to_owned())));
     let kept = Object::kept(&later.file()).unwrap();
     assert_eq!((&kept, version(&kept)), (&later, version(&later)), "a later daemon knows it too");
@@ -210,6 +212,32 @@ fn an_object_with_a_selector_that_cannot_be_read_stands_for_nothing() {
     ] {
         assert_eq!(isolates(&flow(&spec)), None, "{spec}");
     }
+}
+
+#[test]
+fn a_writing_of_the_status_is_no_other_version_of_a_flow_policy() {
+    let version = |uid: &str, generation: i64, resource_version: &str| {
+        let object = json!({
+            "metadata": {
+                "namespace": "shop", "name": "db", "uid": uid, "generation": generation,
+                "resourceVersion": resource_version,
+            },
+            "spec": {"isolate": ["ingress", "x"]}, "status": {"observedGeneration": resource_version},
+        });
+        Object::of(PolicyKind::FlowPolicy, serde_json::from_value(object).unwrap()).unwrap()
+    };
+    let first = version("1", 3, "7");
+    assert_eq!(first, version("1", 3, "8"));
+    assert_ne!(first, version("1", 4, "8"));
+    assert_ne!(first, version("2", 3, "8"), "another object of its name");
+    let Versioned { version, .. } = first.of_version();
+    assert_eq!((version.uid.as_deref(), version.generation, &version.resource_version), (Some("1"), Some(3), &None));
+    assert_eq!(Object::versioned(&Object::kept(&first.file()).unwrap().file()).unwrap().version, version, "it is kept");
+    let refusal = refusal(&first);
+    assert_eq!(refusal.object.unwrap().version, version, "who refuses it says which one");
+    let stand_in = refusal.stand_in.unwrap();
+    let stands_in = Object::versioned(&stand_in.sources[0]).unwrap();
+    assert!(stands_in.stands_in && stands_in.version == version);
 }
 
 #[test]

@@ -1,0 +1,117 @@
+//! What the controller keeps of the objects that it follows.
+//!
+//! Input: objects of the API. Output: what the status of a FlowPolicy needs of them. Anybody who has taken over a node may
+//! write anything into its EnforcerNode, so what is kept of it is bounded by its kind and counts for this node alone.
+
+use std::collections::BTreeMap;
+
+use kube::core::DynamicObject;
+use serde::Deserialize;
+
+use crate::policy::schema::{self, status::Status};
+use crate::publish::{Applied, MOST_POLICIES, NodeStatus, RefusedPolicy};
+
+/// A FlowPolicy.
+#[derive(Debug, PartialEq)]
+pub(super) struct Policy {
+    pub(super) uid: String,
+    pub(super) generation: i64,
+    /// What its status says now; `None`: nothing, or nothing that the controller has written.
+    pub(super) status: Option<Status>,
+}
+
+impl Policy {
+    pub(super) fn of(object: DynamicObject) -> Option<Self> {
+        let status = object.data.get("status").and_then(|status| Status::deserialize(status).ok());
+        Some(Self { uid: object.metadata.uid?, generation: object.metadata.generation?, status })
+    }
+}
+
+/// What the agent of a node says about FlowPolicies, by the uid of each.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Node {
+    /// The first full set is in the kernel.
+    ready: bool,
+    /// It has more policies than it may list, and some FlowPolicy may be among the others.
+    is_cut: bool,
+    in_force: BTreeMap<String, InForce>,
+    refused: BTreeMap<String, Refused>,
+}
+
+#[derive(Debug, PartialEq)]
+struct InForce {
+    generation: i64,
+    stands_in: bool,
+}
+
+/// Why a node refuses a generation.
+#[derive(Debug, PartialEq)]
+pub(super) struct Refused {
+    generation: i64,
+    pub(super) instead: String,
+    pub(super) error: String,
+}
+
+/// What a node says about one generation.
+#[derive(Debug, PartialEq)]
+pub(super) enum Says<'a> {
+    InForce,
+    /// `None`: it refuses more objects than it may tell the errors of.
+    Refuses(Option<&'a Refused>),
+    Behind,
+    NotListed,
+}
+
+impl Node {
+    /// A node that has said nothing, or nothing that can be read, is behind with everything.
+    pub(super) fn of(object: &DynamicObject) -> Self {
+        let status = object.data.get("status").and_then(|status| NodeStatus::deserialize(status).ok());
+        status.map(Self::from).unwrap_or_default()
+    }
+
+    pub(super) fn says_of(&self, uid: &str, generation: i64) -> Says<'_> {
+        if let Some(refused) = self.refused.get(uid).filter(|refused| refused.generation == generation) {
+            return Says::Refuses(Some(refused));
+        }
+        match self.in_force.get(uid) {
+            Some(found) if found.generation == generation && found.stands_in => Says::Refuses(None),
+            Some(found) if found.generation == generation && self.ready => Says::InForce,
+            None if self.is_cut => Says::NotListed,
+            Some(_) | None => Says::Behind,
+        }
+    }
+}
+
+impl From<NodeStatus> for Node {
+    fn from(status: NodeStatus) -> Self {
+        let is_flow = |kind: &str| kind == schema::KIND.name;
+        // The list begins with FlowPolicies.
+        let is_cut = status.policies.len() >= MOST_POLICIES && status.policies.iter().all(|one| is_flow(&one.kind));
+        let in_force = |Applied { uid, generation, stands_in, .. }: Applied| {
+            Some((uid?, InForce { generation: generation?, stands_in }))
+        };
+        let refused = |RefusedPolicy { uid, generation, instead, error, .. }: RefusedPolicy| {
+            Some((uid?, Refused { generation: generation?, instead, error }))
+        };
+        Self {
+            ready: status.ready,
+            is_cut,
+            in_force: status.policies.into_iter().filter(|one| is_flow(&one.kind)).filter_map(in_force).collect(),
+            refused: status.refused.into_iter().filter(|one| is_flow(&one.kind)).filter_map(refused).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    pub(in crate::controller) fn node(status: &Value) -> Node {
+        let object = json!({
+            "apiVersion": "enforcer.dev/v1alpha1", "kind": "EnforcerNode", "metadata": {"name": "n1"}, "status": status,
+        });
+        Node::of(&serde_json::from_value(object).unwrap())
+    }
+}
