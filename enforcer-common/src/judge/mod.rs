@@ -235,6 +235,10 @@ impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
                 return Ok(());
             }
         }
+        if matches!(direction, Direction::Egress) && entry.is_some_and(AddressEntry::is_service) {
+            // Behind translation it would be taken for a packet of the connection that it quotes, which is somebody else's.
+            return Err(Reason::NoRule);
+        }
         self.policy(self.peer, entry, direction, packet.port_key()).into_result()
     }
 

@@ -40,6 +40,8 @@ impl Parts {
         for ifindex in self.hooks.devices_of_others()? {
             failure = failure.or(self.hooks.attach(ifindex).err());
         }
+        // The older program behind translation reads the older image by the numbers of the new rows.
+        self.judge_backends()?;
         // What failed of a device that has gone meanwhile keeps nothing from the others.
         if let Some(failure) = failure
             && self.must_take_over()?

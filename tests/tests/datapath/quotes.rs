@@ -52,6 +52,21 @@ fn an_error_about_what_the_workload_sent_reaches_it() {
 }
 
 #[test]
+fn d5_an_error_to_a_service_passes_with_the_flow_that_it_quotes_alone() {
+    for v4 in FAMILIES {
+        let mut stage = Stage::closed_but("");
+        stage.world.judges_backends = true;
+        let (own, to) = ((host(v4, A), 40_000), (service(v4), 53));
+        let of_another = quoted(&datagram(to, (host(v4, B), 40_000)), 8);
+        assert_eq!(stage.sends(A, &error(own.0, to.0, &of_another)), NO_RULE, "somebody else's connection");
+        assert_eq!(stage.sends(A, &datagram(own, to)), ALLOW);
+        let answer = datagram(to, own);
+        assert_eq!(stage.receives(A, UPLINK, &answer), ALLOW);
+        assert_eq!(stage.sends(A, &error(own.0, to.0, &quoted(&answer, 8))), ALLOW);
+    }
+}
+
+#[test]
 fn an_error_about_what_the_workload_received_leaves_it() {
     for v4 in FAMILIES {
         let stage = Stage::closed_but(IN);

@@ -96,7 +96,9 @@ impl Store {
         let beside = inputs.view.beside(veths.iter().copied(), uplinks.keys());
         let above = inputs.view.above(veths.into_iter());
         let services = inputs.sources.iter().filter(|_| inputs.judges_backends);
-        let services = services.flat_map(|source| source.services.iter().copied()).collect();
+        let is_nodes = |address: &IpAddr| inputs.sources.iter().any(|source| source.nodes.contains_key(address));
+        let services = services.flat_map(|source| source.services.iter().copied());
+        let services = services.filter(|address| !is_nodes(address)).collect();
         let node = inputs.view.node.clone();
         Snapshot { namespaces, local, remote, node, services, uplinks, others, above, beside }
     }

@@ -16,9 +16,14 @@ pub(super) fn addresses_of(service: v1::Service) -> Addresses {
     let balancer = service.status.and_then(|status| status.load_balancer).and_then(|balancer| balancer.ingress);
     let texts = spec.cluster_ip.into_iter().chain(spec.cluster_ips.unwrap_or_default());
     let texts = texts.chain(spec.external_ips.unwrap_or_default());
-    let texts = texts.chain(balancer.unwrap_or_default().into_iter().filter_map(|one| one.ip));
+    let texts = texts.chain(balancer.unwrap_or_default().into_iter().filter(is_translated).filter_map(|one| one.ip));
     // "None" and an empty text are no addresses.
     texts.filter_map(|text| text.parse::<IpAddr>().ok()).filter(|address| is_unicast(*address)).collect()
+}
+
+/// With `ipMode: Proxy` a load balancer gets the packets itself, and no node translates them.
+fn is_translated(ingress: &v1::LoadBalancerIngress) -> bool {
+    ingress.ip_mode.as_deref() != Some("Proxy")
 }
 
 #[cfg(test)]
@@ -35,6 +40,17 @@ mod tests {
         let all = r#"{"spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00:96::1"],
             "externalIPs": ["192.0.2.1"]}, "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}, {"hostname": "lb"}]}}}"#;
         assert_eq!(addresses(all), ["10.96.0.1", "192.0.2.1", "198.51.100.1", "fd00:96::1"]);
+    }
+
+    #[test]
+    fn a_load_balancer_that_gets_the_packets_itself_is_translated_by_no_node() {
+        let one = |mode: &str| {
+            format!(
+                r#"{{"status": {{"loadBalancer": {{"ingress": [{{"ip": "198.51.100.1"{mode}}}]}}}}, "spec": {{}}}}"#
+            )
+        };
+        assert_eq!(addresses(&one(r#", "ipMode": "Proxy""#)), [""; 0]);
+        assert_eq!(addresses(&one(r#", "ipMode": "VIP""#)), ["198.51.100.1"]);
     }
 
     #[test]

@@ -223,6 +223,7 @@ fn the_address_of_a_node_is_nobodys_whoever_says_so() {
     let node = "10.88.9.1";
     let mut world = World::bridged();
     world.nodes.insert(ip(node), "node2".into());
+    world.inventory(&format!("services: [{node}, 10.96.0.10]\nworkloads: []\n"));
     let mut store = started(&mut world);
     comes(&mut world, &mut store, 10, "web", &["10.88.0.2"]);
     world.show(10, &["10.88.0.2", node]);
@@ -230,6 +231,7 @@ fn the_address_of_a_node_is_nobodys_whoever_says_so() {
     let outcome = world.update(&mut store);
     assert_eq!(elsewhere(&outcome.snapshot), ["shop/liar {10.88.0.9}"]);
     assert_eq!(own(behind(&outcome.snapshot, 10)), ips(&["10.88.0.2"]));
+    assert_eq!(outcome.snapshot.services, ips(&["10.96.0.10"]), "nor a Service's");
     let of_node = Refusal::OfNode { name: "node2".to_owned() };
     assert!(
         outcome
