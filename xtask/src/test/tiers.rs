@@ -49,6 +49,7 @@ const TABLE: &[(&str, &str, Tier)] = &[
     ("enforcer", "kernel_kill", Tier::Two),
     ("enforcer", "kernel_layouts", Tier::Two),
     ("enforcer", "kernel_lifecycle", Tier::Two),
+    ("enforcer", "kernel_tables", Tier::Two),
     ("enforcer", "kernel_traffic", Tier::Two),
     ("enforcer", "lab", Tier::Two),
     ("enforcer", "workload_netlink", Tier::Two),
