@@ -47,9 +47,10 @@ const TRIES: [(&str, &str, u16); 7] = [
 
 /// A connection that policy denies has not come about after this long: everything is on one machine.
 const PATIENCE: Duration = Duration::from_millis(400);
-/// How long the daemon may take to have everything attached, the log to have what was denied, and a connection that should come
-/// about to do so.
-const READY: Duration = Duration::from_secs(10);
+/// How long a connection that should come about may take, on a machine that has other work too.
+const COMES: Duration = Duration::from_secs(10);
+/// How long the daemon may take to have everything attached, and the log to have what was denied.
+const READY: Duration = Duration::from_mins(1);
 
 /// Everything that the demo makes.
 pub(super) struct Shop {
@@ -129,7 +130,7 @@ impl Shop {
         self.build(&inventory, &addresses)?;
         let _services = self.listen(&addresses)?;
         for (from, to, port) in TRIES {
-            let connected = self.connect(from, to, port, &addresses, READY)?;
+            let connected = self.connect(from, to, port, &addresses, COMES)?;
             ensure!(
                 connected == 2,
                 "{from} cannot reach {to}:{port} even without enforcement, so the demo would prove nothing"
@@ -141,7 +142,7 @@ impl Shop {
         let mut rows = Vec::new();
         for (from, to, port) in TRIES {
             let allowed_by = allowed_by(&resolved, from, to, port, &addresses);
-            let patience = if allowed_by.is_some() { READY } else { PATIENCE };
+            let patience = if allowed_by.is_some() { COMES } else { PATIENCE };
             let connected = self.connect(from, to, port, &addresses, patience)?;
             rows.push(Row {
                 from: from.to_owned(),
@@ -253,11 +254,17 @@ impl Shop {
         }
     }
 
-    /// Reads what was denied from the flow log, until it has as much as the connections say, or time is up.
-    fn read_log(&self, rows: &mut [Row], addresses: &BTreeMap<String, Vec<IpAddr>>) -> anyhow::Result<()> {
+    /// Reads what was denied from the flow log, until it has as much as the connections say, or nobody writes it any more.
+    fn read_log(&mut self, rows: &mut [Row], addresses: &BTreeMap<String, Vec<IpAddr>>) -> anyhow::Result<()> {
         let wanted: usize = rows.iter().map(|row| row.connected.1 - row.connected.0).sum();
-        let deadline = Instant::now() + READY;
+        let mut deadline = Instant::now() + READY;
         loop {
+            if let Some(daemon) = &mut self.daemon
+                && daemon.try_wait()?.is_some()
+            {
+                // Not at once: an interrupt ends the daemon as well, and may be heard there first.
+                deadline = deadline.min(Instant::now() + Duration::from_secs(1));
+            }
             let records = records(&self.flow_log());
             for (row, (_, to, port)) in rows.iter_mut().zip(TRIES) {
                 let hits: Vec<&Record> = records
