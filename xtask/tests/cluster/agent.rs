@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    PORT,
+    PORT, changes,
     deploy::{NAMESPACE, image, root},
     list, live, pod, probes,
     rig::{Cluster, is_privileged, said, xtask},
@@ -103,6 +103,7 @@ fn a_network_policy_cuts_a_pod_off_and_the_flow_log_names_both_pods_and_the_poli
     // The same cluster, because a start of another takes minutes of CI's time with the image.
     probes::pass_where_everything_is_denied(&cluster);
     live::restarts_open_nothing_and_cut_nothing(&cluster);
+    changes::open_nothing_and_cut_nothing(&cluster);
     cluster.down();
     cluster.assert_gone();
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a failed step ends the test, and says how far it came")]
 
 mod agent;
+mod changes;
 mod deploy;
 mod gitops;
 mod live;
