@@ -6,6 +6,7 @@
 mod agent;
 mod changes;
 mod deploy;
+mod first_policy;
 mod gitops;
 mod live;
 mod probes;
