@@ -23,9 +23,9 @@ pub struct Row {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
-    /// As NetworkPolicies.
+    /// As objects of the kind NetworkPolicy.
     pub network_policies: String,
-    /// As FlowPolicies.
+    /// As objects of the kind FlowPolicy.
     pub flow_policies: String,
 }
 

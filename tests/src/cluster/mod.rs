@@ -9,7 +9,10 @@
     reason = "a test whose cluster cannot be handled has to stop, and says how far it came"
 )]
 
+pub mod api;
+pub mod arrivals;
 pub mod ground;
+pub mod places;
 
 use std::cell::OnceCell;
 use std::fmt::Debug;
@@ -121,6 +124,11 @@ impl Cluster {
     /// The network namespace of a node, or of `control`.
     pub fn network(&self, member: &str) -> &Path {
         Path::new(self.member(member)["network"].as_str().unwrap())
+    }
+
+    /// The files of a node, or of `control`, as the host sees them.
+    pub fn root(&self, member: &str) -> &Path {
+        Path::new(self.member(member)["root"].as_str().unwrap())
     }
 
     fn member(&self, name: &str) -> &Value {

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -29,10 +29,19 @@ impl Shell {
         let (home, steps) = (host.file("home"), host.file("steps"));
         fs::create_dir(&home).unwrap();
         fs::create_dir(&steps).unwrap();
-        let path = format!("{}:{}", host.file("bin").display(), std::env::var("PATH").unwrap_or_default());
+        Self::start(&home, &host.file("bin"), steps)
+    }
+
+    /// In this directory, with the commands of another first on the path. The shell's own files are in the other.
+    pub fn at(directory: &Path, commands: &Path) -> Self {
+        Self::start(directory, commands, commands.to_owned())
+    }
+
+    fn start(directory: &Path, commands: &Path, steps: PathBuf) -> Self {
+        let path = format!("{}:{}", commands.display(), std::env::var("PATH").unwrap_or_default());
         let bash = Command::new("bash")
             .args(["--noprofile", "--norc"])
-            .current_dir(&home)
+            .current_dir(directory)
             .env("PATH", path)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

@@ -64,6 +64,7 @@ const TABLE: &[(&str, &str, Tier)] = &[
     ("xtask", "cluster", Tier::Three),
     ("enforcer-tests", "cluster_definitions", Tier::Three),
     ("enforcer-tests", "cluster_policies", Tier::Three),
+    ("enforcer-tests", "cluster_services", Tier::Three),
 ];
 
 /// Every package with its directory, and the tier of a test file that the table does not list. The tests crate has none

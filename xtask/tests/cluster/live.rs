@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Attempts of each kind that a claim rests on.
-const ENOUGH: usize = 20;
+pub(crate) const ENOUGH: usize = 20;
 /// Where the program is in the image.
 const PROGRAM: &str = "/enforcer";
 
@@ -82,19 +82,23 @@ fn kinds() -> impl Iterator<Item = (usize, usize, &'static str)> {
 }
 
 /// Nonces with this beginning that `db` has heard.
-fn arrived(cluster: &Cluster, tag: &str) -> BTreeSet<String> {
-    let log = cluster.kubectl(&["logs", "db"]);
+pub(crate) fn arrived(cluster: &Cluster, tag: &str) -> BTreeSet<String> {
+    nonces(&cluster.kubectl(&["logs", "db"]), tag)
+}
+
+/// Nonces with this beginning in a log.
+pub(crate) fn nonces(log: &str, tag: &str) -> BTreeSet<String> {
     let words = log.split([' ', '=', '&', '\n']).filter(|word| word.starts_with(tag));
     words.map(str::to_owned).collect()
 }
 
-fn enough(traffic: &[Running]) {
+pub(crate) fn enough(traffic: &[Running]) {
     let least = || traffic.iter().map(Running::lines).min().unwrap();
     until("enough traffic", least, |steps| *steps >= ENOUGH);
 }
 
 /// Every connection is there, and has carried more than before.
-fn go_on(allowed: &mut [Running]) {
+pub(crate) fn go_on(allowed: &mut [Running]) {
     let before: Vec<usize> = allowed.iter().map(Running::lines).collect();
     for (traffic, before) in allowed.iter_mut().zip(before) {
         let lines = || {

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a failed step ends the test, and says how far it came")]
 
 mod agent;
+mod changes;
 mod deploy;
+mod first_policy;
 mod gitops;
 mod live;
 mod probes;

@@ -12,15 +12,15 @@ use std::{
 
 use enforcer_tests::cluster::Cluster;
 
-/// One connection for all requests; it ends with an error as soon as an answer is missing or wrong.
+/// One connection for all requests; it ends with an error as soon as an answer is missing for a minute or wrong.
 /// Arguments: the server's address, and what each request begins with.
 pub(crate) const CONNECTION: &str = r#"
 exec 3<>"/dev/tcp/$1/8080" || exit 2
 for ((n = 1; ; n++)); do
   message=$2-$n
   printf 'GET /echo?msg=%s HTTP/1.1\r\nHost: db\r\n\r\n' "$message" >&3
-  while IFS= read -r -t 20 line <&3 || exit 3; line=${line%$'\r'}; [ -n "$line" ]; do :; done
-  IFS= read -r -t 20 -N ${#message} body <&3 || exit 4
+  while IFS= read -r -t 60 line <&3 || exit 3; line=${line%$'\r'}; [ -n "$line" ]; do :; done
+  IFS= read -r -t 60 -N ${#message} body <&3 || exit 4
   [ "$body" = "$message" ] || exit 5
   echo "$n"
   sleep 0.05
