@@ -63,7 +63,7 @@ fn status(now: &Shown, ready: bool, revision: Revision, endpoints: Endpoints) ->
     }
 }
 
-/// FlowPolicies first: the controller tells their authors what this list says of them.
+/// `FlowPolicies` first: the controller tells their authors what this list says of them.
 fn listed(policies: &[Versioned]) -> impl Iterator<Item = &Versioned> {
     let is_flow = |policy: &&Versioned| policy.kind == PolicyKind::FlowPolicy.as_str();
     policies.iter().filter(is_flow).chain(policies.iter().filter(move |policy| !is_flow(policy)))

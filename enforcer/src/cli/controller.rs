@@ -1,4 +1,4 @@
-//! `enforcer controller`: writes the status of FlowPolicies.
+//! `enforcer controller`: writes the status of `FlowPolicies`.
 //!
 //! Input: where the Kubernetes API is. Output: the exit code, once a signal has come.
 
@@ -13,7 +13,7 @@ use crate::kubernetes::{Cluster, Config};
 use crate::{agent, controller};
 
 /// Write the status of each FlowPolicy in the Kubernetes API: whether the agents accept the policy, and on how many nodes it
-/// is in force.
+/// is in force. Write Events on policies that are refused, and on pods that are not enforced.
 ///
 /// Of several controllers one writes, by the Lease `enforcer-controller`. Another one takes over within 20 seconds of its end.
 /// A controller enforces nothing and decides nothing, so it needs no rights on its node, and without any controller enforcement

@@ -1,11 +1,12 @@
-//! Tells the authors of FlowPolicies what the agents say of them.
+//! Tells the authors of policies what the agents say of them.
 //!
-//! Input: FlowPolicies and EnforcerNodes, as the API has them. Output: the `status` of each FlowPolicy. Of several
-//! controllers one writes, by a Lease. No agent reads what is written here, so a controller that is wrong, dead or missing
+//! Input: `FlowPolicies` and `EnforcerNodes`, as the API has them. Output: the `status` of each FlowPolicy, and Events on policies and
+//! pods for which something does not work. Of several controllers one writes, by a Lease. No agent reads what is written here, so a controller that is wrong, dead or missing
 //! changes no enforcement.
 
 #![forbid(unsafe_code)]
 
+mod events;
 mod fold;
 mod told;
 mod writer;
@@ -37,6 +38,7 @@ pub async fn run(cluster: &Cluster, lease: &mut Lease) {
                 tracing::warn!("this controller could not renew its Lease in time, or another one has it; it waits for the Lease again");
             }
             () = write(cluster, views.clone(), PACE) => {}
+            () = events::tell(cluster, views.clone(), events::PACE) => {}
         }
     }
 }

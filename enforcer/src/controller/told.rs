@@ -1,15 +1,18 @@
 //! What the controller keeps of the objects that it follows.
 //!
 //! Input: objects of the API. Output: what the status of a FlowPolicy needs of them. Anybody who has taken over a node may
-//! write anything into its EnforcerNode, so what is kept of it is bounded by its kind and counts for this node alone.
+//! write anything into its `EnforcerNode`, so what is kept of it is bounded by its kind and counts for this node alone.
 
 use std::collections::BTreeMap;
 
 use kube::core::DynamicObject;
 use serde::Deserialize;
 
+use crate::kubernetes::Key;
 use crate::policy::schema::{self, status::Status};
-use crate::publish::{Applied, MOST_POLICIES, NodeStatus, RefusedPolicy};
+use crate::publish::{Applied, MOST_POLICIES, NodeStatus, RefusedPolicy, Unmanaged};
+
+pub(super) const NETWORK_POLICY: &str = "NetworkPolicy";
 
 /// A FlowPolicy.
 #[derive(Debug, PartialEq)]
@@ -27,7 +30,7 @@ impl Policy {
     }
 }
 
-/// What the agent of a node says about FlowPolicies, by the uid of each.
+/// What the agent of a node says about `FlowPolicies`, by the uid of each.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Node {
     /// The first full set is in the kernel.
@@ -36,6 +39,17 @@ pub(super) struct Node {
     is_cut: bool,
     in_force: BTreeMap<String, InForce>,
     refused: BTreeMap<String, Refused>,
+    refused_networks: Vec<RefusedNetwork>,
+    unmanaged: Vec<(String, Key)>,
+}
+
+/// A NetworkPolicy that the node refuses.
+#[derive(Debug, PartialEq)]
+struct RefusedNetwork {
+    key: Key,
+    uid: String,
+    generation: i64,
+    error: String,
 }
 
 #[derive(Debug, PartialEq)]
@@ -80,6 +94,16 @@ impl Node {
             Some(_) | None => Says::Behind,
         }
     }
+
+    /// `NetworkPolicies` that it refuses: name, uid, generation and error.
+    pub(super) fn refused_networks(&self) -> impl Iterator<Item = (&Key, &str, i64, &str)> {
+        self.refused_networks.iter().map(|one| (&one.key, &*one.uid, one.generation, &*one.error))
+    }
+
+    /// Pods that it says are not enforced, each with the reason.
+    pub(super) fn unmanaged(&self) -> impl Iterator<Item = (&str, &Key)> {
+        self.unmanaged.iter().map(|(reason, pod)| (&**reason, pod))
+    }
 }
 
 impl From<NodeStatus> for Node {
@@ -93,13 +117,30 @@ impl From<NodeStatus> for Node {
         let refused = |RefusedPolicy { uid, generation, instead, error, .. }: RefusedPolicy| {
             Some((uid?, Refused { generation: generation?, instead, error }))
         };
+        let is_network = |one: &&RefusedPolicy| one.kind == NETWORK_POLICY;
+        let refused_network = |one: &RefusedPolicy| {
+            let RefusedPolicy { namespace, name, error, .. } = one;
+            let (uid, generation) = (one.uid.clone()?, one.generation?);
+            Some(RefusedNetwork { key: key(namespace, name), uid, generation, error: error.clone() })
+        };
+        let refused_networks = status.refused.iter().filter(is_network).filter_map(refused_network).collect();
+        let pods = |of: &Unmanaged| {
+            let named = of.pods.iter().filter_map(|pod| pod.split_once('/'));
+            named.map(|(namespace, name)| (of.reason.clone(), key(namespace, name))).collect::<Vec<_>>()
+        };
         Self {
+            refused_networks,
+            unmanaged: status.unmanaged_pods.iter().flat_map(pods).collect(),
             ready: status.ready,
             is_cut,
             in_force: status.policies.into_iter().filter(|one| is_flow(&one.kind)).filter_map(in_force).collect(),
             refused: status.refused.into_iter().filter(|one| is_flow(&one.kind)).filter_map(refused).collect(),
         }
     }
+}
+
+fn key(namespace: &str, name: &str) -> Key {
+    Key { namespace: namespace.into(), name: name.into() }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Writes the status of FlowPolicies while this process leads.
+//! Writes the status of `FlowPolicies` while this process leads.
 //!
-//! Input: what the API says of FlowPolicies and EnforcerNodes. Output: the status of each policy, where it is not what the
+//! Input: what the API says of `FlowPolicies` and `EnforcerNodes`. Output: the status of each policy, where it is not what the
 //! nodes say. Whatever the status says comes from the API, so a controller that starts needs no memory of an earlier one.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use crate::policy::schema::KIND;
 use crate::policy::schema::status::Status;
 
 /// Who owns the fields of the status.
-const MANAGER: &str = "enforcer-controller";
+pub(super) const MANAGER: &str = "enforcer-controller";
 
 /// How often the API is written to.
 #[derive(Clone, Copy, Debug)]
@@ -45,15 +45,15 @@ pub(super) struct Views {
 }
 
 /// One moment of them.
-struct Moment {
-    policies: Arc<BTreeMap<Key, Arc<Policy>>>,
-    nodes: Arc<BTreeMap<Key, Arc<Node>>>,
+pub(super) struct Moment {
+    pub(super) policies: Arc<BTreeMap<Key, Arc<Policy>>>,
+    pub(super) nodes: Arc<BTreeMap<Key, Arc<Node>>>,
 }
 
 impl Views {
     /// What they say, whether it was seen before or not; `None`: nothing is known before both are listed, and nothing new
     /// while one is not heard.
-    fn now(&self) -> Option<Moment> {
+    pub(super) fn now(&self) -> Option<Moment> {
         let (policies, nodes) = (self.policies.borrow(), self.nodes.borrow());
         let is_heard = policies.listed && nodes.listed && policies.stale.is_none() && nodes.stale.is_none();
         is_heard.then(|| Moment { policies: Arc::clone(&policies.objects), nodes: Arc::clone(&nodes.objects) })
@@ -275,7 +275,7 @@ mod tests {
     async fn fake_a_status_that_is_not_taken_is_tried_again_and_holds_up_no_other() {
         let scene = Scene::new(|number, path| match (path.contains("/a/"), number) {
             (true, ..3) => refused(422, "Invalid", "no"),
-            (true, _) | (false, _) => taken(),
+            _ => taken(),
         })
         .await;
         scene.list_nodes(2);

@@ -9,6 +9,7 @@
 mod backoff;
 mod client;
 mod crd;
+mod events;
 mod fault;
 mod follow;
 mod lease;
@@ -18,6 +19,7 @@ mod write;
 
 pub use client::{Cluster, Config, ConnectError};
 pub use crd::{Column, GROUP, Kind, VERSION};
+pub use events::{About, Happening};
 pub use lease::Lease;
 pub use view::{Cause, Key, Stale, View, Which};
 pub use write::WriteError;

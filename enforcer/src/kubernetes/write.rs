@@ -69,7 +69,7 @@ impl Cluster {
     }
 }
 
-async fn answered<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, WriteError> {
+pub(super) async fn answered<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, WriteError> {
     match timeout(ANSWER, request).await {
         Ok(answer) => answer.map_err(|error| Fault::of(&error).into()),
         Err(_) => Err(Fault::Silent(ANSWER.as_secs()).into()),

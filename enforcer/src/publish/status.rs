@@ -31,7 +31,7 @@ pub struct NodeStatus {
     pub revision: u64,
     /// How many policies are in force.
     pub policy_count: u64,
-    /// The policies of the API in force, FlowPolicies first, in the order of their names; not more than some.
+    /// The policies of the API in force, `FlowPolicies` first, in the order of their names; not more than some.
     pub policies: Vec<Applied>,
     /// The policies of the API of which the newest version is refused; not more than some.
     #[serde(default)]

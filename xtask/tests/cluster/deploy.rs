@@ -108,6 +108,9 @@ fn the_api_server_takes_the_manifests_and_the_agent_has_only_what_it_needs() {
         ("flowpolicies", &read[..]),
         ("flowpolicies/status", &["patch"][..]),
         ("leases", &["create", "get", "update"][..]),
+        ("events", &["create"][..]),
+        ("networkpolicies", &["get"][..]),
+        ("pods", &["get"][..]),
     ];
     assert_eq!(allowed(&list, "enforcer-agent"), rights_of(agent));
     assert_eq!(allowed(&list, "enforcer-controller"), rights_of(controller));

@@ -1,4 +1,4 @@
-//! The authors of FlowPolicies are told what the agents say: by the controllers that the manifests install, with the rights that
+//! The authors of `FlowPolicies` are told what the agents say: by the controllers that the manifests install, with the rights that
 //! these give them, also after the one that writes was killed.
 
 use std::{fs, process::Command};
@@ -39,6 +39,9 @@ pub(crate) fn by_the_status_of_a_policy(cluster: &Cluster) {
     let line = cluster.kubectl(&["--namespace", SHOP, "get", "flowpolicy", "good", "--no-headers"]);
     assert!(line.split_whitespace().collect::<Vec<_>>().windows(3).any(|cells| cells == ["True", "2", "2"]), "{line}");
 
+    until("an Event", || events(cluster, SHOP), |events| events.iter().any(|event| event == "refused Refused"));
+    only_of_its_own_pods(cluster);
+
     // An agent hears of nothing more, and nobody is left to write but the other controller.
     let agent = process_of(cluster, "agent", |pod| pod["spec"]["nodeName"] == "node2");
     signal("STOP", &agent);
@@ -56,6 +59,25 @@ pub(crate) fn by_the_status_of_a_policy(cluster: &Cluster) {
     let all = ["Accepted=True", "Enforced=True", "Ready=True", "Stalled=False", "2/2", "of 2"];
     until("both nodes again", || told(cluster, "good"), |told| *told == all);
     cluster.kubectl(&["delete", "namespace", SHOP, "--wait=false"]);
+}
+
+/// A node that names pods of another one gets no Event on them written.
+fn only_of_its_own_pods(cluster: &Cluster) {
+    // The agent says something else about its node with its next writing.
+    let unmanaged = json!([{"reason": "NoVeth", "count": 2, "pods": ["default/db", "default/web"]}]);
+    let patch = json!({"status": {"unmanagedPods": unmanaged}}).to_string();
+    cluster.kubectl(&["patch", "enforcernode", "node1", "--type=merge", "--patch", &patch]);
+    let is_web = |event: &String| event == "web NotEnforced";
+    let events = until("an Event on a pod", || events(cluster, "default"), |events| events.iter().any(is_web));
+    assert!(!events.iter().any(|event| event == "db NotEnforced"), "db is on node2: {events:?}");
+}
+
+/// Name and reason of the controllers' Events.
+fn events(cluster: &Cluster, namespace: &str) -> Vec<String> {
+    let get = ["get", "events", "--field-selector=source=enforcer-controller"];
+    let line = r#"--output=jsonpath={range .items[*]}{.involvedObject.name} {.reason}{"\n"}{end}"#;
+    let text = cluster.kubectl(&[&["--namespace", namespace], &get[..], &[line]].concat());
+    text.lines().map(str::to_owned).collect()
 }
 
 /// A policy that selects no pod of any test.
@@ -109,10 +131,12 @@ fn process_of(cluster: &Cluster, component: &str, wanted: impl Fn(&Value) -> boo
     let pods: Value = serde_json::from_str(&pods).unwrap();
     let found: Vec<&Value> = pods["items"].as_array().unwrap().iter().filter(|pod| wanted(pod)).collect();
     let [pod] = found[..] else { panic!("{} pods of {component}", found.len()) };
-    let group = format!("pod{}", pod["metadata"]["uid"].as_str().unwrap());
+    let container = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap();
+    let container = container.trim_start_matches("containerd://");
+    assert!(container.len() > 32, "{container}");
     let is_its = |process: &str| {
         let read = |file: &str| fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default();
-        read("comm").trim() == "enforcer" && read("cgroup").contains(&group)
+        read("comm").trim() == "enforcer" && read("cgroup").contains(container)
     };
     let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let found: Vec<String> =

@@ -129,8 +129,8 @@ impl Tally<'_> {
 
 fn condition(policy: &Policy, kind: &str, finding: Finding, now: &str) -> Condition {
     let Finding { status, reason, message } = finding;
-    let before = policy.status.iter().flat_map(|status| &status.conditions);
-    let before = before.filter(|condition| condition.kind == kind && condition.status == status).next_back();
+    let mut before = policy.status.iter().flat_map(|status| &status.conditions);
+    let before = before.rfind(|condition| condition.kind == kind && condition.status == status);
     // Lines of an error in one; the mark of a cut is one character more.
     let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
     Condition {

@@ -29,8 +29,9 @@ fn the_schema_has_the_fields_that_the_parser_reads() {
     let peer = &rule["properties"]["from"]["items"];
     let selector = &spec["properties"]["workloads"];
     let expression = &selector["additionalProperties"]["items"];
+    assert_eq!(known(&object), read::<PolicyDoc<SpecDoc>>());
+    assert_eq!(object["x-kubernetes-preserve-unknown-fields"], true, "nothing beside `spec` is dropped");
     for (schema, fields) in [
-        (&object, read::<PolicyDoc<SpecDoc>>()),
         (spec, read::<SpecDoc>()),
         (rule, read::<AllowDoc>()),
         (peer, read::<PeerDoc>()),

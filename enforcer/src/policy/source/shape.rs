@@ -41,7 +41,7 @@ pub struct Refusal {
     /// What is wrong with it.
     pub errors: Arc<PolicyErrors>,
     /// The object and its version, if it is one of an API.
-    pub object: Option<Versioned>,
+    pub object: Option<Box<Versioned>>,
     /// What counts in its place while no version of it has been good: it isolates and allows nothing.
     pub stand_in: Option<Loaded>,
 }

@@ -110,7 +110,7 @@ pub struct Refused {
     /// What counts in its place, if it is an object.
     pub object: Option<Instead>,
     /// Which version of which object it is, if it is one.
-    pub version: Option<Versioned>,
+    pub version: Option<Box<Versioned>>,
 }
 
 impl Refused {
@@ -284,7 +284,7 @@ impl Store {
     /// The objects that the parser refuses, with what counts in the place of each.
     pub fn refused_objects(&self) -> impl Iterator<Item = (&Versioned, Instead, &str)> {
         let refused = self.errors.values();
-        refused.filter_map(|refused| Some((refused.version.as_ref()?, refused.object?, refused.error.as_str())))
+        refused.filter_map(|refused| Some((refused.version.as_deref()?, refused.object?, refused.error.as_str())))
     }
 
     /// Whether something of a source does not count.

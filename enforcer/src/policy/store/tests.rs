@@ -150,7 +150,7 @@ fn each_refused_object_is_listed_with_its_newest_version_and_what_counts_instead
     let of = |generation: i64| {
         let Err(refusal) = refused(Some("1")) else { panic!("it is refused") };
         let version = source::Version { generation: Some(generation), ..source::Version::default() };
-        Err(Refusal { object: Some(Versioned { version, ..Versioned::default() }), ..refusal })
+        Err(Refusal { object: Some(Versioned { version, ..Versioned::default() }.into()), ..refusal })
     };
     let listed = |store: &Store| -> Vec<(Option<i64>, Instead)> {
         store.refused_objects().map(|(object, instead, _)| (object.version.generation, instead)).collect()

@@ -71,7 +71,7 @@ fn read(object: &Object) -> Reading {
         let stand_in = object.stand_in().and_then(|stand_in| one(&stand_in).ok());
         // What may not be meant in it was told with the errors.
         let stand_in = stand_in.map(|loaded| Loaded { warnings: Vec::new(), ..loaded });
-        Refusal { errors: Arc::new(errors), object: Some(object.of_version()), stand_in }
+        Refusal { errors: Arc::new(errors), object: Some(object.of_version().into()), stand_in }
     })
 }
 
@@ -152,5 +152,5 @@ impl Places<'_> {
 pub(super) fn unread(object: &Object, cause: &io::Error) -> Refusal {
     let what = Problem::Unreadable { cause: io::Error::new(cause.kind(), cause.to_string()) };
     let error = PolicyFinding { file: object.name.to_string().into(), place: None, what };
-    Refusal { object: Some(object.of_version()), ..PolicyErrors::new(vec![error], Vec::new()).into() }
+    Refusal { object: Some(object.of_version().into()), ..PolicyErrors::new(vec![error], Vec::new()).into() }
 }
