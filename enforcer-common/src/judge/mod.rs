@@ -235,7 +235,8 @@ impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
                 return Ok(());
             }
         }
-        if matches!(direction, Direction::Egress) && entry.is_some_and(AddressEntry::is_service) {
+        let isolated = self.endpoint.row(self.flow.work.word.slot(), direction) != Row::NOT_ISOLATED;
+        if matches!(direction, Direction::Egress) && isolated && entry.is_some_and(AddressEntry::is_service) {
             // Behind translation it would be taken for a packet of the connection that it quotes, which is somebody else's.
             return Err(Reason::NoRule);
         }

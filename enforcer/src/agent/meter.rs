@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use enforcer_common::id::{Direction, Ifindex};
 use enforcer_common::verdict::REASONS;
 
-use super::reporter::Same;
+use super::same::Same;
 use crate::flow::record::{FlowRecord, Party};
 use crate::kernel::Counters;
 use crate::serve::{Board, DeniedPackets, Endpoints, Facts, KernelNumbers, MapFill, Numbers, Stage, Waits, Who};

@@ -16,6 +16,7 @@ mod publisher;
 mod reconcile;
 pub mod report;
 mod reporter;
+mod same;
 pub mod state;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,7 +4,6 @@
 //! changes, no line of the report is made.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use enforcer_common::id::Direction;
@@ -13,6 +12,7 @@ use super::denials::LogCounts;
 use super::devices::veths;
 use super::no_ops::NoOps;
 use super::report::{Report, WorkloadLine};
+use super::same::Same;
 use super::state::StateDir;
 use crate::policy::source::{Stale, Versioned};
 use crate::policy::store::Instead;
@@ -20,32 +20,6 @@ use crate::resolve::ResolvedPolicy;
 use crate::workload::finding::Finding;
 use crate::workload::model::{LocalWorkload, Snapshot, WorkloadKey};
 use crate::workload::{Mode, Published};
-
-/// A part that is compared by what it is, and not by what it holds.
-#[derive(Debug)]
-pub(super) struct Same<T>(Option<Arc<T>>);
-
-impl<T> From<Option<Arc<T>>> for Same<T> {
-    fn from(part: Option<Arc<T>>) -> Self {
-        Self(part)
-    }
-}
-
-impl<T> Same<T> {
-    pub(super) fn get(&self) -> Option<&T> {
-        self.0.as_deref()
-    }
-}
-
-impl<T> PartialEq for Same<T> {
-    fn eq(&self, other: &Self) -> bool {
-        match (&self.0, &other.0) {
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        }
-    }
-}
 
 /// All that a report shows.
 #[derive(Debug, PartialEq)]
@@ -84,7 +58,7 @@ impl Reporter {
         if !self.is_news(&now) {
             return;
         }
-        let no_ops = self.no_ops.lines(now.resolved.0.as_ref());
+        let no_ops = self.no_ops.lines(now.resolved.shared());
         let text = serde_json::to_vec_pretty(&report(&now, no_ops)).unwrap_or_default();
         match states.replace(&states.report(), &text) {
             Ok(()) => self.written = Some(now),
@@ -96,8 +70,8 @@ impl Reporter {
 }
 
 fn report(now: &Shown, no_ops: Vec<String>) -> Report {
-    let snapshot = now.snapshot.0.as_deref();
-    let findings = || now.published.0.iter().flat_map(|published| published.findings());
+    let snapshot = now.snapshot.get();
+    let findings = || now.published.get().into_iter().flat_map(Published::findings);
     let texts = |wanted: fn(&Finding) -> bool| {
         findings().filter(|finding| wanted(finding)).map(ToString::to_string).collect::<Vec<_>>()
     };
@@ -116,12 +90,12 @@ fn report(now: &Shown, no_ops: Vec<String>) -> Report {
         findings: texts(|_| true),
         closed: texts(Finding::closes),
         partly_enforced: texts(|finding| finding.partly_enforced().is_some()),
-        refused_claims: now.published.0.as_ref().map_or(0, |published| published.refused()),
+        refused_claims: now.published.get().map_or(0, Published::refused),
         awaits_sources: snapshot.is_none(),
         discovery: mode_text(now.mode).to_owned(),
         uplinks: snapshot.into_iter().flat_map(|snapshot| snapshot.uplinks.values().cloned()).collect(),
         others: snapshot.into_iter().flat_map(other_devices).collect(),
-        workloads: workload_lines(snapshot, now.resolved.0.as_deref()),
+        workloads: workload_lines(snapshot, now.resolved.get()),
         unknown_workloads: unknown().count(),
         unknown_veths: unknown().flat_map(veths).map(str::to_owned).collect(),
         flow_log_lines: now.counts.sink.lines,
@@ -183,6 +157,7 @@ fn mode_text(mode: Mode) -> &'static str {
 pub(super) mod tests {
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
+    use std::sync::Arc;
 
     use super::*;
 

@@ -63,6 +63,7 @@ fn d5_an_error_to_a_service_passes_with_the_flow_that_it_quotes_alone() {
         let answer = datagram(to, own);
         assert_eq!(stage.receives(A, UPLINK, &answer), ALLOW);
         assert_eq!(stage.sends(A, &error(own.0, to.0, &quoted(&answer, 8))), ALLOW);
+        assert_eq!(Stage::new(&[]).sends(A, &error(own.0, to.0, &of_another)), ALLOW, "nothing isolates it");
     }
 }
 

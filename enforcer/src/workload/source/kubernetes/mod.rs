@@ -121,7 +121,7 @@ impl Follower {
         };
         let next = if is_listed {
             self.kept = None;
-            SourceState { error, ..self.objects.state() }
+            SourceState { error, ..self.objects.state(kept::text) }
         } else if state.listed == Listed::Never && (is_late || error.is_some()) {
             let waiting = || SourceError::Down("the API has not listed all objects yet".to_owned());
             let error = Some(error.unwrap_or_else(waiting));
@@ -147,7 +147,7 @@ impl Follower {
 /// What an earlier daemon kept; `None`: nobody can read it.
 fn from_kept(text: &Arc<str>) -> Option<SourceState> {
     match kept::read(text) {
-        Ok(mut objects) => Some(objects.state()),
+        Ok(mut objects) => Some(objects.state(kept::text)),
         Err(error) => {
             tracing::warn!(%error, "cannot read the pods that an earlier daemon kept; waiting for the Kubernetes API");
             None

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1;
 
 use super::pod::Pod;
-use super::{kept, silent};
+use super::silent;
 use crate::kubernetes::Key;
 use crate::workload::model::Labels;
 use crate::workload::source::shape::{Listed, SourceState};
@@ -82,8 +82,8 @@ impl Objects {
         }
     }
 
-    /// What all of it comes to.
-    pub(super) fn state(&mut self) -> SourceState {
+    /// What all of it comes to. `text` is what a later daemon reads all of it from.
+    pub(super) fn state(&mut self, text: impl FnOnce(&Self) -> String) -> SourceState {
         if let Some(state) = &self.state {
             return state.clone();
         }
@@ -93,7 +93,7 @@ impl Objects {
             namespaces: Arc::clone(&self.namespaces),
             nodes: Arc::new(self.addresses_of_nodes()),
             services: Arc::clone(&self.services),
-            kept: Some(kept::text(self).into()),
+            kept: Some(text(self).into()),
             ..silent()
         };
         self.state = Some(state.clone());

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::kept;
 use super::objects::{Addresses, Objects, addresses_of};
 use super::pod::{Pod, Trimmer};
 use crate::kubernetes::Key;
@@ -94,7 +95,7 @@ impl Api {
 
     fn state(&mut self) -> SourceState {
         self.objects.take(&self.own, &self.peers, &self.namespaces, &self.nodes);
-        self.objects.state()
+        self.objects.state(kept::text)
     }
 
     /// The only statement.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Api, NODE, ip, pod, shown, status};
+use super::{Api, NODE, ip, kept, pod, shown, status};
 
 #[test]
 fn a_pod_of_this_node_and_one_of_another() {
@@ -168,7 +168,7 @@ fn sixty_four_labels_of_full_length_are_kept_whole() {
     assert_eq!(api.said().labels.single(), Some(&labels));
     let kept = api.state().kept.unwrap();
     let mut later = super::super::kept::read(&kept).unwrap();
-    assert_eq!(later.state().statements[0].labels.single(), Some(&labels));
+    assert_eq!(later.state(kept::text).statements[0].labels.single(), Some(&labels));
 }
 
 #[test]

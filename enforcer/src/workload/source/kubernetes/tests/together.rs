@@ -106,7 +106,7 @@ fn what_is_kept_says_the_same_again() {
     let said = api.state();
     let text = said.kept.clone().unwrap();
     assert_eq!(text.matches(r#""app":"web""#).count(), 1, "equal labels are written once: {text}");
-    let again = kept::read(&text).unwrap().state();
+    let again = kept::read(&text).unwrap().state(kept::text);
     assert_eq!(again.statements, said.statements);
     assert_eq!((&again.namespaces, &again.nodes, &again.kept), (&said.namespaces, &said.nodes, &said.kept));
     assert_eq!(again.listed, Listed::Complete);
