@@ -11,7 +11,8 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
-use crate::flow_state::{FlowWord, Role};
+use crate::flow_state::{Course, FlowWord, Role};
+use crate::home::Station;
 use crate::icmp_error::FindQuoted;
 use crate::id::{Direction, Ifindex, IncarnationId, OwnerId, Revision};
 use crate::judge::JudgeWork;
@@ -83,6 +84,7 @@ fn begin<'a, T: PolicyTables + Devices>(
     work.settled = false;
     work.quotes_live_flow = false;
     work.to_all = false;
+    work.station = Station::default();
     work.owner = OwnerId::NONE;
     work.workload = endpoint.map_or(IncarnationId::NONE, |endpoint| endpoint.id);
     endpoint
@@ -114,6 +116,9 @@ fn read_and_judge<T: JudgeWork + FindQuoted, B: PacketBytes>(
         Frame::Arp | Frame::Neighbour => return Err(Reason::Ethertype),
         Frame::Ip => {}
     }
+    if matches!(direction, Direction::Egress) {
+        work.station = bytes.station();
+    }
     if let Some(endpoint) = endpoint
         && endpoint.flags[work.word.slot().index()] & Endpoint::UNKNOWN == 0
     {
@@ -141,7 +146,8 @@ fn read_and_judge<T: JudgeWork + FindQuoted, B: PacketBytes>(
                 && let Some(role) = Role::of_state(work.flow)
             {
                 // A lost race only leaves the state as it was for one packet.
-                return match (tables.follow(work, flow, current, role), role) {
+                let course = Course { role, behind: current.is_behind() };
+                return match (tables.follow(work, flow, current, course), role) {
                     // The node's own packets are always let in (D3), with state or without.
                     (Err(_), Role::NodeOpened) | (Ok(_), _) => Ok(()),
                     (Err(reason), _) => Err(reason),

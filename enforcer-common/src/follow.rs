@@ -6,7 +6,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::flow_key::FlowKey;
-use crate::flow_state::{self, FlowValue, FlowWord, Role, Step, is_renewed, open_again, state, step};
+use crate::flow_state::{self, Course, FlowValue, FlowWord, Step, is_renewed, open_again, state, step};
 use crate::id::Direction;
 use crate::packet::Kind;
 use crate::tables::{Clock, Flows};
@@ -17,11 +17,11 @@ use crate::work::Work;
 pub trait Follow: Flows + Clock {
     /// Records a packet, as the head of this module says. `current` is the flow's word as it was read.
     #[inline(always)]
-    fn follow(&self, work: &Work, flow: &FlowValue, current: FlowWord, role: Role) -> Result<bool, Reason>
+    fn follow(&self, work: &Work, flow: &FlowValue, current: FlowWord, course: Course) -> Result<bool, Reason>
     where
         Self: Sized,
     {
-        follow(self, work, flow, current, role)
+        follow(self, work, flow, current, course)
     }
 }
 
@@ -34,9 +34,10 @@ pub fn follow<T: Flows + Clock>(
     work: &Work,
     flow: &FlowValue,
     current: FlowWord,
-    role: Role,
+    course: Course,
 ) -> Result<bool, Reason> {
     let Work { word, direction, ref key, ref packet, .. } = *work;
+    let role = course.role;
     let (tag, now) = (key.tag(), tables.tick());
     if !current.has_tag(tag) {
         return Ok(false);
@@ -50,7 +51,7 @@ pub fn follow<T: Flows + Clock>(
     } else {
         (step(current.state() & !state::ROLE | role as u8, direction, packet, seen), false)
     };
-    if !rewrite(tables, key, flow, current, FlowWord::new(word.epoch, tag, next.state))? {
+    if !rewrite(tables, key, flow, current, FlowWord::new(word.epoch, tag, next.state).with_behind(course.behind))? {
         return Ok(false);
     }
     if next.mark != seen.mark {

@@ -60,7 +60,7 @@ pub fn find_quoted<T: Devices + Flows + Bounds, B: PacketBytes>(tables: &T, byte
         return;
     };
     let (current, tag) = (FlowWord(flow.word.load(Relaxed)), work.key.tag());
-    work.quotes_live_flow = current.is_current(work.word.epoch, tag);
+    work.quotes_live_flow = current.is_current(work.direction, work.word.epoch, tag);
     if current.has_tag(tag) {
         work.flow = current.state();
     }

@@ -312,11 +312,14 @@ impl core::fmt::Display for Slot {
 pub struct PolicyWord {
     /// Which image. [`Revision::NONE`]: no image yet, everything judged is denied.
     pub revision: Revision,
-    /// Flow state of another epoch is judged again.
+    /// Flow state of another epoch is judged again. At most [`PolicyWord::EPOCHS`].
     pub epoch: u32,
 }
 
 impl PolicyWord {
+    /// The last epoch: a flow's word has as many bits for it.
+    pub const EPOCHS: u32 = u32::MAX >> 1;
+
     /// From the stored form.
     #[inline(always)]
     pub const fn from_u64(word: u64) -> Self {

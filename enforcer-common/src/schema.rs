@@ -55,8 +55,7 @@ impl Group {
     /// Version of the layouts in this group: those of the maps and of what lies in them. Second part of the directory's name.
     pub const fn abi(self) -> u32 {
         match self {
-            Self::Flows => 3,
-            Self::Policy => 2,
+            Self::Flows | Self::Policy => 3,
             Self::Denials => 1,
         }
     }

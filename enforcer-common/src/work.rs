@@ -1,6 +1,7 @@
 //! The packet that is judged, as one part of a run hands it to the next part and to the record of a denial.
 
 use crate::flow_key::FlowKey;
+use crate::home::Station;
 use crate::id::{Direction, Ifindex, IncarnationId, OwnerId, PolicyWord, Revision};
 use crate::packet::Packet;
 
@@ -36,6 +37,8 @@ pub struct Work {
     pub quotes_live_flow: bool,
     /// An IPv4 packet for an address that is not the workload's, in a frame for all stations of the link.
     pub to_all: bool,
+    /// Of what the workload sends, the station on its link that the frame is for.
+    pub station: Station,
     /// The workload; [`IncarnationId::NONE`] if the device is not known.
     pub workload: IncarnationId,
     /// Owner id of the packet's local address; [`OwnerId::NONE`] if the workload does not own that address.
@@ -56,6 +59,7 @@ impl Work {
         settled: false,
         quotes_live_flow: false,
         to_all: false,
+        station: Station([0; 3]),
         workload: IncarnationId::NONE,
         owner: OwnerId::NONE,
         key: FlowKey::NONE,

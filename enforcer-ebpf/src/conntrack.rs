@@ -1,6 +1,6 @@
 //! Reads what the kernel's connection tracking knows of a packet. This file has the only reads of the kernel's own structures.
 //!
-//! Input: the context of a netfilter hook. Output: the [`Connection`] of a packet that has to be judged there. User space reads
+//! Input: the context of a netfilter hook. Output: a [`Connection`], if the packet may have to be judged there. User space reads
 //! from the kernel's BTF where the fields lie, and refuses a kernel whose tuples have another layout (`kernel/hooks/netfilter`).
 
 use aya_ebpf::{Global, helpers::generated::bpf_probe_read_kernel};
@@ -8,7 +8,7 @@ use enforcer_common::{
     id::Address,
     packet::protocol::{ICMP, ICMPV6},
     tables::PolicyTables,
-    translated::Connection,
+    translated::{Connection, Way},
 };
 
 use crate::lookup::Maps;
@@ -47,76 +47,71 @@ struct Tuple {
     direction: u8,
 }
 
-/// `tuplehash` and `status` of `struct nf_conn`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Tracked {
-    original: Tuple,
-    reply: Tuple,
-    status: u64,
-}
-
 /// Bits of `_nfct` that hold `enum ip_conntrack_info`.
 const INFO: u64 = 7;
 /// The first of its numbers for packets against the direction in which the connection was opened.
 const IS_REPLY: u64 = 3;
-/// `IPS_CONFIRMED`: a packet of the connection has left the stack or has reached a socket.
-const CONFIRMED: u64 = 1 << 3;
 /// `IPS_DST_NAT`.
 const DST_NAT: u64 = 1 << 5;
 /// `AF_INET`.
 const V4: u16 = 2;
 
-/// The connection of a packet that has to be judged: one whose destination was translated, and the first packet of any other
-/// while packets to Services count on this. `None`: the packet has been judged by its addresses, or answers.
+/// A packet that may have to be judged: one whose destination was translated, and each other one while packets to Services count
+/// on this. `None`: the packet has been judged by its addresses.
+///
+/// Its addresses are those in its header. The connection would give others where an ICMP error only quotes it, and where the NAT
+/// that began it is gone: the kernel goes on to call it translated, and leaves the packet as it is.
 #[inline(always)]
-pub(crate) fn opened(context: *const Context) -> Option<Connection> {
+pub(crate) fn tracked(context: *const Context) -> Option<Connection> {
     // SAFETY: the kernel gives a valid context, and a valid skb in it.
     let skb = unsafe { (&raw const (*context).skb).read_volatile() };
     let tracked: u64 = field(skb, SKB_NFCT.load());
     let connection = tracked & !INFO;
     if connection == 0 {
-        return Maps::TABLES.judges_backends().then(|| untracked(skb));
-    }
-    if tracked & INFO >= IS_REPLY {
-        return None;
+        return Maps::TABLES.judges_backends().then(|| on_the_wire(skb));
     }
     let at = connection + u64::from(CONN_TUPLES.load());
-    let status: u64 = read(at + 2 * size_of::<Tuple>() as u64);
-    let is_translated = status & DST_NAT != 0;
-    if !is_translated && (status & CONFIRMED != 0 || !Maps::TABLES.judges_backends()) {
+    let way = if tracked & INFO >= IS_REPLY {
+        Way::Answer
+    } else {
+        let status: u64 = read(at + 2 * size_of::<Tuple>() as u64);
+        if status & DST_NAT != 0 { Way::Translated } else { Way::Plain }
+    };
+    if !matches!(way, Way::Translated) && !Maps::TABLES.judges_backends() {
         return None;
     }
-    let Tracked { original, reply, .. } = read(at);
+    let mut packet = on_the_wire(skb);
+    let [original, reply]: [Tuple; 2] = read(at);
+    packet.protocol = original.protocol;
+    packet.way = way;
     // Translation changes the source of the reply, and an ICMP type stands in the original only.
-    let destination_port = match original.protocol {
-        // The type lies first, whatever the order of bytes.
-        ICMP | ICMPV6 => u16::from(original.destination_port.to_ne_bytes()[0]),
-        _ => u16::from_be(reply.source_port),
-    };
-    Some(Connection {
-        source: address(&original.source, original.family),
-        destination: address(&reply.source, original.family),
-        protocol: original.protocol,
-        source_port: u16::from_be(original.source_port),
-        destination_port,
-        is_translated,
-    })
+    let has_ports = !matches!(original.protocol, ICMP | ICMPV6);
+    // The type lies first, whatever the order of bytes.
+    let kind = u16::from(original.destination_port.to_ne_bytes()[0]);
+    packet.called_port = if has_ports { u16::from_be(reply.source_port) } else { kind };
+    let (opener, called) = (u16::from_be(original.source_port), packet.called_port);
+    if matches!(way, Way::Answer) {
+        packet.destination = address(&reply.destination, reply.family);
+        (packet.source_port, packet.destination_port) = (called, opener);
+    } else {
+        (packet.source_port, packet.destination_port) = (opener, called);
+    }
+    Some(packet)
 }
 
-/// The addresses of a packet that the node does not track, so that it cannot translate it either.
+/// A packet by its IP header alone.
 #[inline(always)]
-fn untracked(skb: *const u8) -> Connection {
+fn on_the_wire(skb: *const u8) -> Connection {
     let head: u64 = field(skb, SKB_HEAD.load());
     let network: u16 = field(skb, SKB_NETWORK_HEADER.load());
     let words: [u32; 10] = read(head + u64::from(network));
-    let (source, destination) = if words[0].to_ne_bytes()[0] >> 4 == 4 {
-        (Address::v4(words[3]), Address::v4(words[4]))
+    let (source, destination, protocol) = if words[0].to_ne_bytes()[0] >> 4 == 4 {
+        (Address::v4(words[3]), Address::v4(words[4]), words[2].to_ne_bytes()[1])
     } else {
-        (Address([words[2], words[3], words[4], words[5]]), Address([words[6], words[7], words[8], words[9]]))
+        let source = Address([words[2], words[3], words[4], words[5]]);
+        (source, Address([words[6], words[7], words[8], words[9]]), words[1].to_ne_bytes()[2])
     };
-    // Whatever its protocol is: what no translation leads on is not judged by it.
-    Connection { source, destination, protocol: 0, source_port: 0, destination_port: 0, is_translated: false }
+    Connection { source, destination, protocol, source_port: 0, destination_port: 0, called_port: 0, way: Way::Plain }
 }
 
 #[inline(always)]

@@ -11,6 +11,7 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     guard::NetworkBytes,
+    home::Station,
     id::Ifindex,
     limits::VLAN_TAGS,
     packet::{HEAD, PacketBytes},
@@ -82,6 +83,16 @@ impl PacketBytes for Bytes {
         }
         // SAFETY: checked above; half words lie on even addresses.
         Some(u16::from_be(unsafe { *((self.data + 12) as *const u16) }))
+    }
+
+    #[inline(always)]
+    fn station(&self) -> Station {
+        if self.data + 14 > self.end {
+            return Station::default();
+        }
+        let from = self.data as *const u16;
+        // SAFETY: as above.
+        Station(unsafe { [*from, *from.add(1), *from.add(2)] })
     }
 
     #[inline(always)]

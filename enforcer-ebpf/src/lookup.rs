@@ -11,7 +11,7 @@ use enforcer_common::{
     decide::{self, AskPolicy, Question},
     endpoint::Endpoint,
     flow_key::FlowKey,
-    flow_state::{FlowValue, FlowWord, Home, Role},
+    flow_state::{Course, FlowValue, FlowWord, Home},
     follow::{self, Follow},
     home::HomeKey,
     icmp_error::{self, FindQuoted},
@@ -162,9 +162,9 @@ impl Clock for Maps {
 
 impl Follow for Maps {
     #[inline(always)]
-    fn follow(&self, work: &Work, flow: &FlowValue, current: FlowWord, role: Role) -> Result<bool, Reason> {
+    fn follow(&self, work: &Work, flow: &FlowValue, current: FlowWord, course: Course) -> Result<bool, Reason> {
         // SAFETY: it is one of those.
-        unsafe { Self::found(follow_flow(work, flow, current.0, role as u32)) }
+        unsafe { Self::found(follow_flow(work, flow, current.0, course.to_code())) }
     }
 }
 
@@ -240,13 +240,13 @@ extern "C" fn judge_work(work: *const Work, endpoint: *const Endpoint) -> u64 {
 /// The reason, 0 if the packet is recorded, [`NOT_DONE`] if the flow has changed.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn follow_flow(work: *const Work, flow: *const FlowValue, current: u64, role: u32) -> u64 {
+extern "C" fn follow_flow(work: *const Work, flow: *const FlowValue, current: u64, course: u32) -> u64 {
     // SAFETY: as above.
-    let (Some(work), Some(flow), Some(role)) = (unsafe { (work.as_ref(), flow.as_ref(), Role::of_state(role as u8)) })
+    let (Some(work), Some(flow), Some(course)) = (unsafe { (work.as_ref(), flow.as_ref(), Course::from_code(course)) })
     else {
         return Reason::Internal as u64;
     };
-    done(follow::follow(&Maps::TABLES, work, flow, FlowWord(current), role))
+    done(follow::follow(&Maps::TABLES, work, flow, FlowWord(current), course))
 }
 
 /// The reason, or 0 for allow. `place`: slot, direction, and port key, from the lowest bit on.

@@ -115,7 +115,7 @@ mod programs {
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "classifier")]
     extern "C" fn translated(context: *const conntrack::Context) -> i32 {
-        let Some(connection) = conntrack::opened(context) else {
+        let Some(connection) = conntrack::tracked(context) else {
             return NF_ACCEPT;
         };
         let Some(work) = SCRATCH.get_ptr_mut(0) else {

@@ -16,7 +16,7 @@ use enforcer_common::flow_key::FlowKey;
 use enforcer_common::flow_state::{FlowValue, FlowWord, Home};
 use enforcer_common::follow::Follow;
 use enforcer_common::half_open::{claim, to_give_way};
-use enforcer_common::home::HomeKey;
+use enforcer_common::home::{HomeKey, Station};
 use enforcer_common::icmp_error::FindQuoted;
 use enforcer_common::id::{
     Address, Direction, Ifindex, IncarnationId, OwnerId, PolicyWord, QuotaPlace, Revision, Row, Slot,
@@ -118,6 +118,8 @@ impl MemoryWorld {
             let all = broadcasts.iter().map(|address| HomeKey::for_all(IpAddr::from(*address).into(), *veth));
             self.homes.extend(all);
         }
+        let stations = snapshot.beside.stations.iter();
+        self.homes.extend(stations.map(|(veth, mac)| HomeKey::station(Station::of(*mac), *veth)));
         self.images[slot.index()] = Some(image);
         self.word = next;
     }

@@ -8,7 +8,7 @@ mod step;
 use core::sync::atomic::Ordering;
 
 use crate::atomic::{AtomicU32, AtomicU64};
-use crate::id::{Direction, Ifindex, QuotaPlace};
+use crate::id::{Direction, Ifindex, PolicyWord, QuotaPlace};
 use crate::limits;
 use crate::packet::Packet;
 
@@ -21,7 +21,7 @@ pub use step::{SHORTEST_LIMIT, Seen, Step, first, idle_limit, is_renewed, is_set
 #[repr(C)]
 #[derive(Debug)]
 pub struct FlowValue {
-    /// Epoch (32 bits), tag of the key (24), state (8): see [`FlowWord`]. Rewritten by compare-and-swap only.
+    /// Behind (1 bit), epoch (31), tag of the key (24), state (8): see [`FlowWord`]. Rewritten by compare-and-swap only.
     pub word: AtomicU64,
     /// Tick of the last packet; of a connection that is half open, tick of its first one.
     pub last_seen: AtomicU32,
@@ -67,7 +67,7 @@ impl FlowValue {
             Direction::Egress => true,
             Direction::Ingress => self.ingress.load(Ordering::Relaxed) == ingress.0,
         };
-        same_way && current.is_current(epoch, tag)
+        same_way && current.is_current(direction, epoch, tag)
     }
 
     /// Stores `now` if it is another tick.
@@ -145,6 +145,29 @@ impl Home {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FlowWord(pub u64);
 
+/// How a flow goes on: the side that opened it, and whether it counts on a second judgement.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Course {
+    /// Who opened it.
+    pub role: Role,
+    /// See [`FlowWord::is_behind`].
+    pub behind: bool,
+}
+
+impl Course {
+    /// Both as a number, for a call in the kernel.
+    #[inline(always)]
+    pub fn to_code(self) -> u32 {
+        self.role as u32 | u32::from(self.behind) << 2
+    }
+
+    /// The same back; `None` is no such number.
+    #[inline(always)]
+    pub fn from_code(code: u32) -> Option<Self> {
+        Some(Self { role: Role::of_state(code as u8)?, behind: code >> 2 & 1 != 0 })
+    }
+}
+
 /// The side that opened a flow. Policy judges the flow in the direction in which it was opened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u8)]
@@ -216,16 +239,38 @@ impl FlowWord {
     /// The element is about to be deleted. No tag and no role: whoever finds it takes it for another flow's.
     pub const FREED: Self = Self(0);
 
+    const BEHIND: u64 = 1 << 63;
+
     /// A word.
     #[inline(always)]
     pub fn new(epoch: u32, tag: u32, state: u8) -> Self {
-        Self(u64::from(epoch) << 32 | u64::from(tag & 0x00ff_ffff) << 8 | u64::from(state))
+        Self(u64::from(epoch & PolicyWord::EPOCHS) << 32 | u64::from(tag & 0x00ff_ffff) << 8 | u64::from(state))
     }
 
-    /// Whether epoch and key are the same, so that the decision still holds.
+    /// The same word of a flow that is judged behind the node's translation, or not there.
     #[inline(always)]
-    pub fn is_current(self, epoch: u32, tag: u32) -> bool {
-        self.0 >> 8 == u64::from(epoch) << 24 | u64::from(tag & 0x00ff_ffff)
+    #[must_use]
+    pub fn with_behind(self, behind: bool) -> Self {
+        Self(self.0 & !Self::BEHIND | u64::from(behind) << 63)
+    }
+
+    /// The workload is isolated and has opened the flow to a Service, so what it sends passes the veth only because it is judged
+    /// once more behind the node's translation (D5).
+    #[inline(always)]
+    pub fn is_behind(self) -> bool {
+        self.0 & Self::BEHIND != 0
+    }
+
+    /// Whether epoch and key are the same, so that the decision still holds for a packet in a direction. Where the flow is judged
+    /// behind translation, it never holds for what the workload sends: each packet has to be addressed to the node, or it
+    /// would not come there.
+    #[inline(always)]
+    pub fn is_current(self, direction: Direction, epoch: u32, tag: u32) -> bool {
+        let word = match direction {
+            Direction::Egress => self.0,
+            Direction::Ingress => self.0 & !Self::BEHIND,
+        };
+        word >> 8 == u64::from(epoch) << 24 | u64::from(tag & 0x00ff_ffff)
     }
 
     /// It belongs to the key with this tag.

@@ -13,23 +13,55 @@ const CLASSES: [ProtocolClass; 6] = [
 
 #[test]
 fn a_word_is_current_for_one_epoch_and_one_tag() {
-    for (epoch, tag) in [(0, 0), (1, 1), (u32::MAX, 0x00ff_ffff), (0x8000_0000, 0x0080_0000), (5, 0x00ab_cdef)] {
+    for (epoch, tag) in
+        [(0, 0), (1, 1), (PolicyWord::EPOCHS, 0x00ff_ffff), (0x4000_0000, 0x0080_0000), (5, 0x00ab_cdef)]
+    {
+        for direction in [Direction::Ingress, Direction::Egress] {
+            check(epoch, tag, direction);
+        }
+    }
+
+    fn check(epoch: u32, tag: u32, direction: Direction) {
         for bits in [0, 1, 0b11_1111, 0xff] {
             let word = FlowWord::new(epoch, tag, bits);
             assert_eq!(word.0, u64::from(epoch) << 32 | u64::from(tag) << 8 | u64::from(bits));
-            assert!(word.is_current(epoch, tag) && word.has_tag(tag));
+            assert!(word.is_current(direction, epoch, tag) && word.has_tag(tag));
             assert_eq!(word.state(), bits);
-            for bit in 0..32 {
-                assert!(!word.is_current(epoch ^ 1 << bit, tag), "bit {bit} of the epoch");
+            for bit in 0..31 {
+                assert!(!word.is_current(direction, epoch ^ 1 << bit, tag), "bit {bit} of the epoch");
             }
             for bit in 0..24 {
-                assert!(!word.is_current(epoch, tag ^ 1 << bit), "bit {bit} of the tag");
+                assert!(!word.is_current(direction, epoch, tag ^ 1 << bit), "bit {bit} of the tag");
                 assert!(!word.has_tag(tag ^ 1 << bit), "bit {bit} of the tag");
             }
             let other = word.with_state(!bits);
-            assert!(other.is_current(epoch, tag) && other.state() == !bits, "state bits are beside both");
+            assert!(other.is_current(direction, epoch, tag) && other.state() == !bits, "state bits are beside both");
         }
     }
+}
+
+#[test]
+fn a_flow_that_is_judged_behind_translation_vouches_for_answers_alone() {
+    let word = FlowWord::new(5, 7, Role::WorkloadOpened as u8);
+    let behind = word.with_behind(true);
+    assert!(!word.is_behind() && behind.is_behind() && behind.with_state(0).is_behind());
+    assert_eq!(behind.with_behind(false), word);
+    assert!(behind.is_current(Direction::Ingress, 5, 7) && !behind.is_current(Direction::Ingress, 6, 7));
+    for epoch in [5, 6, 5 | 1 << 31, u32::MAX] {
+        assert!(!behind.is_current(Direction::Egress, epoch & PolicyWord::EPOCHS, 7));
+    }
+    assert_eq!((behind.state(), behind.has_tag(7), behind.role()), (1, true, Some(Role::WorkloadOpened)));
+}
+
+#[test]
+fn a_course_is_one_number() {
+    for role in [Role::WorkloadOpened, Role::PeerOpened, Role::NodeOpened] {
+        for behind in [false, true] {
+            let course = Course { role, behind };
+            assert_eq!(Course::from_code(course.to_code()), Some(course));
+        }
+    }
+    assert_eq!(Course::from_code(1 << 2), None, "nobody has opened it");
 }
 
 #[test]

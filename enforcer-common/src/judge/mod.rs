@@ -7,7 +7,7 @@ mod state;
 
 use crate::decide::{AskPolicy, Question};
 use crate::endpoint::Endpoint;
-use crate::flow_state::Role;
+use crate::flow_state::{Course, Role};
 use crate::follow::Follow;
 use crate::home::HomeKey;
 use crate::hygiene;
@@ -65,7 +65,7 @@ pub fn judge_work<T: AskPolicy + Devices + Follow>(
     let entry = case.clear()?;
     if settled && let Some(role) = Role::of_state(work.flow) {
         // Nothing but the guardrails was open.
-        return case.flow.go_on(role);
+        return case.flow.go_on(case.course(entry, role));
     }
     if matches!(upkeep, Upkeep::Pass) {
         return Ok(());
@@ -153,10 +153,14 @@ impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
             };
             self.policy(self.peer, entry, role.direction(), port)
         };
+        let course = self.course(entry, role);
+        if course.behind && matches!(direction, Direction::Egress) && !self.may_be_judged_later() {
+            return Err(Reason::NoRule);
+        }
         match (packet.kind, stale, verdict) {
             (Kind::IcmpError | Kind::IcmpOther | Kind::Membership, _, verdict) => verdict.into_result(),
-            (Kind::Opening, _, Verdict::Allow) => self.flow.open(role),
-            (Kind::Following, Some(_), Verdict::Allow) => self.flow.go_on(role),
+            (Kind::Opening, _, Verdict::Allow) => self.flow.open(course),
+            (Kind::Following, Some(_), Verdict::Allow) => self.flow.go_on(course),
             (Kind::Following, Some(_), Verdict::Deny(reason)) => {
                 self.flow.keep_closed(stored);
                 // The node may always send (D3), but it does not renew what the workload opened and policy has closed.
@@ -164,12 +168,12 @@ impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
             }
             // What answers a workload must not open a way back to the node that policy has closed.
             (Kind::Following, None, Verdict::Allow) if from_node && role::answers(packet) => Ok(()),
-            (Kind::Following, None, Verdict::Allow) if from_node => self.flow.insert(role),
+            (Kind::Following, None, Verdict::Allow) if from_node => self.flow.insert(course),
             // A reset opens nothing: what it answers is gone, or there has been none.
             (Kind::Following, None, Verdict::Allow) if packet.is_reset() => Ok(()),
             (Kind::Following, None, Verdict::Allow) if packet.is_acceptance() => self.acceptance(entry, role),
             (Kind::Following, None, verdict) if role::is_midstream(packet) => self.midstream(entry, role, verdict),
-            (Kind::Following, None, Verdict::Allow) => self.flow.insert(role),
+            (Kind::Following, None, Verdict::Allow) => self.flow.insert(course),
             (Kind::Opening, _, Verdict::Deny(reason)) | (Kind::Following, None, Verdict::Deny(reason)) => Err(reason),
         }
     }
@@ -184,13 +188,19 @@ impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
         let other = role::other(role);
         match verdict {
             Verdict::Allow => {
-                let isolated = self.endpoint.row(self.flow.work.word.slot(), other.direction()) != Row::NOT_ISOLATED;
-                let kept = if isolated && self.allows(entry, other) { other } else { role };
-                self.flow.insert(kept)
+                let course = self.course(entry, role);
+                if course.behind {
+                    // In the other role it would vouch for frames that nobody judges later.
+                    return self.flow.insert(course);
+                }
+                let kept = if self.is_isolated(other.direction()) && self.allows(entry, other) { other } else { role };
+                self.flow.insert(self.course(entry, kept))
             }
             Verdict::Deny(reason) if !reason.is_policy() || !self.in_window() => Err(reason),
-            Verdict::Deny(_) if self.is_to_node(entry) => self.flow.insert_from_anywhere(Role::NodeOpened),
-            Verdict::Deny(_) if self.allows(entry, other) => self.flow.insert_from_anywhere(other),
+            Verdict::Deny(_) if self.is_to_node(entry) => {
+                self.flow.insert_from_anywhere(self.course(entry, Role::NodeOpened))
+            }
+            Verdict::Deny(_) if self.allows(entry, other) => self.flow.insert_from_anywhere(self.course(entry, other)),
             Verdict::Deny(reason) => Err(reason),
         }
     }
@@ -200,11 +210,13 @@ impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
     #[inline(always)]
     fn acceptance(&self, entry: Option<AddressEntry>, role: Role) -> Result<(), Reason> {
         if self.is_to_node(entry) {
-            return self.flow.insert(role);
+            return self.flow.insert(self.course(entry, role));
         }
         let other = role::other(role);
         self.policy(self.peer, entry, other.direction(), self.flow.work.key.service(other)).into_result()?;
-        self.flow.insert(other)
+        let course = self.course(entry, role);
+        // As in `midstream`.
+        self.flow.insert(if course.behind { course } else { self.course(entry, other) })
     }
 
     #[inline(always)]
@@ -235,12 +247,41 @@ impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
                 return Ok(());
             }
         }
-        let isolated = self.endpoint.row(self.flow.work.word.slot(), direction) != Row::NOT_ISOLATED;
-        if matches!(direction, Direction::Egress) && isolated && entry.is_some_and(AddressEntry::is_service) {
+        let to_service = matches!(direction, Direction::Egress) && entry.is_some_and(AddressEntry::is_service);
+        if to_service && self.is_isolated(direction) {
             // Behind translation it would be taken for a packet of the connection that it quotes, which is somebody else's.
             return Err(Reason::NoRule);
         }
         self.policy(self.peer, entry, direction, packet.port_key()).into_result()
+    }
+
+    /// How a flow with this peer goes on if it was opened in `role` and policy allows it. What the node opens in the name of a
+    /// Service is the late answer of a backend that is the node.
+    #[inline(always)]
+    fn course(&self, entry: Option<AddressEntry>, role: Role) -> Course {
+        let to_service = !matches!(role, Role::PeerOpened) && entry.is_some_and(AddressEntry::is_service);
+        Course { role, behind: to_service && self.is_isolated(Direction::Egress) }
+    }
+
+    /// Whether what the workload sends to a Service is judged once more where the node knows the backend (D5): it is found there
+    /// by its source, so that has to be the workload's own, and the frame has to come to the node's own stack. A bridge would
+    /// switch any other frame past it. An ICMP message that is no echo is translated nowhere, and connection tracking takes some of
+    /// them for errors, so for packets of the connection that they quote.
+    ///
+    /// What the workload receives has not taken that way, and says nothing of what it will send.
+    #[inline(always)]
+    fn may_be_judged_later(&self) -> bool {
+        let JudgedFlow { tables, work, .. } = self.flow;
+        let Work { ref meta, direction, station, ref packet, .. } = *work;
+        let is_for_node = || tables.has_home(&HomeKey::station(station, meta.ifindex));
+        let may = matches!(direction, Direction::Ingress)
+            || !matches!(packet.kind, Kind::IcmpOther | Kind::Membership) && is_for_node();
+        self.own && tables.judges_backends() && may
+    }
+
+    #[inline(always)]
+    fn is_isolated(&self, direction: Direction) -> bool {
+        self.endpoint.row(self.flow.work.word.slot(), direction) != Row::NOT_ISOLATED
     }
 
     /// Whether policy allows the flow if it was opened in `role`.
@@ -255,11 +296,9 @@ impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
         let tables = self.flow.tables;
         let known = AddressEntry(opaque(entry.map_or(0, |entry| u64::from(entry.0))) as u32);
         if matches!(direction, Direction::Egress) && known.is_service() {
-            // Nobody knows yet who is behind the address. What the workload sends from an address of its own is judged once more
-            // where the node knows (D5), and there it is found by that address.
-            let is_judged_later = self.own && tables.judges_backends();
-            let isolated = self.endpoint.row(self.flow.work.word.slot(), direction) != Row::NOT_ISOLATED;
-            return if is_judged_later || !isolated { Verdict::Allow } else { Verdict::Deny(Reason::NoRule) };
+            // Nobody knows yet who is behind the address.
+            let passes = !self.is_isolated(direction) || self.may_be_judged_later();
+            return if passes { Verdict::Allow } else { Verdict::Deny(Reason::NoRule) };
         }
         tables.ask_policy(self.flow.work.word.slot(), self.endpoint, &question)
     }

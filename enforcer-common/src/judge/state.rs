@@ -5,7 +5,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use crate::flow_state::{FlowValue, FlowWord, Home, Role, first, state};
+use crate::flow_state::{Course, FlowValue, FlowWord, Home, Role, first, state};
 use crate::follow::Follow;
 use crate::id::{Direction, Ifindex, QuotaPlace};
 use crate::packet::{Kind, ProtocolClass};
@@ -23,40 +23,40 @@ pub(super) struct JudgedFlow<'a, T> {
 impl<T: Follow> JudgedFlow<'_, T> {
     /// State for a packet that opens a flow. Most are new, so the entry that may be there is looked for last.
     #[inline(always)]
-    pub(super) fn open(&self, role: Role) -> Result<(), Reason> {
-        let added = self.add(role, self.ingress());
+    pub(super) fn open(&self, course: Course) -> Result<(), Reason> {
+        let added = self.add(course, self.ingress());
         if !matches!(added, Ok(true))
             && let Some(flow) = self.tables.flow(&self.work.key)
             // Once more if another CPU changed the state bits in between.
-            && (self.follow(flow, role)? || self.follow(flow, role)?)
+            && (self.follow(flow, course)? || self.follow(flow, course)?)
         {
             return Ok(());
         }
         match added {
             // The entry that was in the way is gone.
-            Ok(false) => self.insert(role),
+            Ok(false) => self.insert(course),
             other => other.map(|_| ()),
         }
     }
 
-    /// State in a role for a packet that has none; the packet shows by which device the peer's packets come in.
+    /// State in a course for a packet that has none; the packet shows by which device the peer's packets come in.
     #[inline(always)]
-    pub(super) fn insert(&self, role: Role) -> Result<(), Reason> {
-        self.add(role, self.ingress()).map(|_| ())
+    pub(super) fn insert(&self, course: Course) -> Result<(), Reason> {
+        self.add(course, self.ingress()).map(|_| ())
     }
 
     /// The same where the peer's packets may come in by another device.
     #[inline(always)]
-    pub(super) fn insert_from_anywhere(&self, role: Role) -> Result<(), Reason> {
-        self.add(role, FlowValue::UNKNOWN).map(|_| ())
+    pub(super) fn insert_from_anywhere(&self, course: Course) -> Result<(), Reason> {
+        self.add(course, FlowValue::UNKNOWN).map(|_| ())
     }
 
-    /// Judged again and allowed, or vouched for, the flow goes on in this role.
+    /// Judged again and allowed, or vouched for, the flow goes on so.
     #[inline(always)]
-    pub(super) fn go_on(&self, role: Role) -> Result<(), Reason> {
+    pub(super) fn go_on(&self, course: Course) -> Result<(), Reason> {
         // Freed meanwhile: the next packet is judged without state.
         if let Some(flow) = self.tables.flow(&self.work.key) {
-            self.follow(flow, role)?;
+            self.follow(flow, course)?;
         }
         Ok(())
     }
@@ -93,10 +93,11 @@ impl<T: Follow> JudgedFlow<'_, T> {
 
     /// False: there is an entry already.
     #[inline(always)]
-    fn add(&self, role: Role, ingress: Ifindex) -> Result<bool, Reason> {
+    fn add(&self, course: Course, ingress: Ifindex) -> Result<bool, Reason> {
         let Work { word, direction, ref key, ref packet, .. } = *self.work;
+        let role = course.role;
         let begin = first(role, direction, packet);
-        let word = FlowWord::new(word.epoch, key.tag(), begin.state);
+        let word = FlowWord::new(word.epoch, key.tag(), begin.state).with_behind(course.behind);
         // The number in a packet that opens a connection means nothing.
         let shown = if matches!(packet.kind, Kind::Opening) { 0 } else { packet.acknowledgement };
         let acknowledged = match direction {
@@ -114,8 +115,8 @@ impl<T: Follow> JudgedFlow<'_, T> {
 
     /// Records the packet in an entry, under the epoch in force.
     #[inline(always)]
-    fn follow(&self, flow: &FlowValue, role: Role) -> Result<bool, Reason> {
-        match (self.tables.follow(self.work, flow, FlowWord(flow.word.load(Relaxed)), role), role) {
+    fn follow(&self, flow: &FlowValue, course: Course) -> Result<bool, Reason> {
+        match (self.tables.follow(self.work, flow, FlowWord(flow.word.load(Relaxed)), course), course.role) {
             (Err(_), Role::NodeOpened) => Ok(true),
             (result, _) => result,
         }

@@ -1,5 +1,6 @@
 //! The parts of a frame on which a verdict depends: its headers as [`Packet`], and its bytes through [`PacketBytes`].
 
+use crate::home::Station;
 use crate::id::{Address, Direction};
 use crate::image::PortKey;
 
@@ -14,6 +15,14 @@ pub trait PacketBytes {
     fn length(&self) -> u32;
     /// The two bytes behind the MAC addresses, as a number.
     fn ethertype(&self) -> Option<u16>;
+    /// The station that the frame is for; that of nobody if the frame is too short.
+    #[inline(always)]
+    fn station(&self) -> Station {
+        self.at::<2>(0).map_or_else(Station::default, |[first, rest]| {
+            let ([a, b, c, d], [e, f, _, _]) = (first.to_ne_bytes(), rest.to_ne_bytes());
+            Station::of([a, b, c, d, e, f])
+        })
+    }
     /// `N` words at a constant offset, as they lie in memory. The headers up to [`HEAD`] must be reachable so if the frame
     /// has them.
     fn fixed<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;

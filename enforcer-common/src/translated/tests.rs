@@ -115,7 +115,15 @@ impl Veths for &World {
 }
 
 fn to(destination: Address) -> Connection {
-    Connection { source: OWN, destination, protocol: 6, source_port: 40_000, destination_port: 80, is_translated: true }
+    Connection {
+        source: OWN,
+        destination,
+        protocol: 6,
+        source_port: 40_000,
+        destination_port: 80,
+        called_port: 80,
+        way: Way::Translated,
+    }
 }
 
 const NO_RULE: Result<(), Reason> = Err(Reason::NoRule);
@@ -125,24 +133,45 @@ fn the_backend_decides_by_its_address_and_its_port() {
     let world = World::new();
     assert_eq!(world.said(&to(GOOD)), Ok(()));
     assert_eq!(world.said(&to(BAD)), NO_RULE);
-    assert_eq!(world.said(&Connection { destination_port: 81, ..to(GOOD) }), NO_RULE, "the port behind translation");
+    assert_eq!(world.said(&Connection { called_port: 81, ..to(GOOD) }), NO_RULE, "the port behind translation");
     assert_eq!(world.said(&Connection { protocol: 17, ..to(GOOD) }), NO_RULE, "another protocol");
 }
 
 #[test]
 fn an_address_of_a_service_is_nobody_that_policy_could_allow() {
     let world = World::new();
-    for is_translated in [false, true] {
-        assert_eq!(world.said(&Connection { is_translated, ..to(SERVICE) }), NO_RULE, "D5");
+    for way in [Way::Plain, Way::Translated] {
+        assert_eq!(world.said(&Connection { way, ..to(SERVICE) }), NO_RULE, "D5");
     }
 }
 
 #[test]
 fn what_is_not_translated_has_been_judged_on_the_veth() {
     let world = World::new();
-    assert_eq!(world.said(&Connection { is_translated: false, ..to(BAD) }), Ok(()));
-    let shared = Connection { source: SHARED, is_translated: false, ..to(BAD) };
+    assert_eq!(world.said(&Connection { way: Way::Plain, ..to(BAD) }), Ok(()));
+    let shared = Connection { source: SHARED, way: Way::Plain, ..to(BAD) };
     assert_eq!(world.said(&shared), Ok(()), "who claims an address cuts nobody off");
+}
+
+#[test]
+fn what_is_taken_for_an_answer_to_a_service_is_one_if_that_host_may_have_called() {
+    let answer =
+        |destination| Connection { source_port: 80, destination_port: 40_000, way: Way::Answer, ..to(destination) };
+    let mut world = World::new();
+    assert_eq!(world.said(&answer(BAD)), Ok(()), "judged on the veth");
+    world.endpoint.rows = [[Row(0), Row(0)]; 2];
+    let other = Connection { source_port: 81, called_port: 81, ..answer(SERVICE) };
+    assert_eq!(
+        (world.said(&answer(SERVICE)), world.said(&other)),
+        (Ok(()), NO_RULE),
+        "by the ingress row and its own port"
+    );
+    let mut work = Work::EMPTY;
+    assert_eq!(judge(&&world, &other, &mut work), NO_RULE);
+    assert_eq!((work.packet.source, work.packet.destination), (OWN, SERVICE));
+    assert_eq!((work.packet.source_port, work.packet.destination_port), (81, 40_000));
+    world.endpoint.rows = [[Row::NOT_ISOLATED, Row(0)]; 2];
+    assert_eq!(world.said(&other), Ok(()), "anybody may call");
 }
 
 #[test]
@@ -156,7 +185,7 @@ fn who_is_no_workload_or_is_not_isolated_passes() {
     assert_eq!(world.said(&Connection { source: STRANGER, ..to(BAD) }), Ok(()));
     world.endpoint.rows = [[Row::NONE, Row::NOT_ISOLATED]; 2];
     assert_eq!(world.said(&to(BAD)), Ok(()));
-    assert_eq!(world.said(&Connection { is_translated: false, ..to(SERVICE) }), Ok(()));
+    assert_eq!(world.said(&Connection { way: Way::Plain, ..to(SERVICE) }), Ok(()));
 }
 
 #[test]

@@ -36,12 +36,13 @@ impl Parts {
         }
         self.tables.settle()?;
         self.tables.fill(slot, plan)?;
+        // The older program behind translation reads the older image by the numbers of the new rows, and programs of this build on
+        // veths may count on more than it judges.
+        self.judge_backends()?;
         let mut failure = None;
         for ifindex in self.hooks.devices_of_others()? {
             failure = failure.or(self.hooks.attach(ifindex).err());
         }
-        // The older program behind translation reads the older image by the numbers of the new rows.
-        self.judge_backends()?;
         // What failed of a device that has gone meanwhile keeps nothing from the others.
         if let Some(failure) = failure
             && self.must_take_over()?

@@ -71,7 +71,10 @@ impl Plan<'_> {
         let devices = |workload: &PlannedWorkload| 1 + workload.endpoints.iter().map(above).sum::<usize>();
         let of = |workload: &PlannedWorkload| workload.addresses.len().min(OWN_ADDRESSES) * devices(workload);
         let broadcasts = self.beside.broadcasts.values().map(BTreeSet::len).sum::<usize>();
-        self.workloads.iter().map(of).sum::<usize>() + self.beside.uplinks.len() + broadcasts
+        self.workloads.iter().map(of).sum::<usize>()
+            + self.beside.uplinks.len()
+            + broadcasts
+            + self.beside.stations.len()
     }
 
     /// The header, if it agrees with the tables and these keep within the budget.

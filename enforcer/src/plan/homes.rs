@@ -1,4 +1,4 @@
-//! Says by which devices the packets of each local workload may come in (D12), and what else is on their links (D16, N1).
+//! Says by which devices the packets of each local workload may come in (D12), and what else is on their links (D16, N1, D5).
 //!
 //! Input: a plan, and the addresses of each of its workloads that have an id. Output: the pairs of `HOMES`. This is the only
 //! place that decides whose addresses are guarded: those for which somebody vouches (D11). What a workload merely shows may
@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use enforcer_common::home::HomeKey;
+use enforcer_common::home::{HomeKey, Station};
 use enforcer_common::id::{Address, Ifindex};
 
 use super::{Plan, WorkloadKey};
@@ -32,6 +32,7 @@ pub(crate) fn homes(plan: &Plan<'_>, addresses: impl Fn(WorkloadKey) -> Vec<Addr
     for (veth, broadcasts) in &plan.beside.broadcasts {
         homes.extend(broadcasts.iter().map(|address| HomeKey::for_all(IpAddr::from(*address).into(), *veth)));
     }
+    homes.extend(plan.beside.stations.iter().map(|(veth, mac)| HomeKey::station(Station::of(*mac), *veth)));
     homes
 }
 
@@ -51,6 +52,7 @@ mod tests {
     const B: Address = Address([2, 0, 0, 0]);
     const SHARED: Address = Address([3, 0, 0, 0]);
     const SHOWN: Address = Address([4, 0, 0, 0]);
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 8];
 
     fn workload(key: u64, endpoints: &[u32]) -> PlannedWorkload {
         PlannedWorkload {
@@ -80,6 +82,7 @@ mod tests {
             beside: Beside {
                 uplinks: [Ifindex(12)].into(),
                 broadcasts: BTreeMap::from([(Ifindex(7), [Ipv4Addr::new(10, 0, 0, 255)].into())]),
+                stations: BTreeMap::from([(Ifindex(8), MAC)]),
             },
         };
         let addresses = |WorkloadKey(key)| match key {
@@ -95,7 +98,8 @@ mod tests {
         });
         let shown = [7, 10, 11].map(|device| HomeKey::new(SHOWN, Ifindex(device)));
         let broadcast = IpAddr::from([10, 0, 0, 255]).into();
-        let beside = [HomeKey::out(Ifindex(12)), HomeKey::for_all(broadcast, Ifindex(7))];
+        let station = HomeKey::station(Station::of(MAC), Ifindex(8));
+        let beside = [HomeKey::out(Ifindex(12)), HomeKey::for_all(broadcast, Ifindex(7)), station];
         assert_eq!(
             found,
             expected.chain(shown).chain(beside).collect(),

@@ -72,6 +72,8 @@ pub struct Beside {
     pub uplinks: BTreeSet<Ifindex>,
     /// By veth, the broadcast addresses of the node's subnets on its bridge (N1).
     pub broadcasts: BTreeMap<Ifindex, BTreeSet<Ipv4Addr>>,
+    /// By veth, the hardware address of the node's own station on its link (D5).
+    pub stations: BTreeMap<Ifindex, [u8; 6]>,
 }
 
 /// Who says of each address that it is the workload's (D11).

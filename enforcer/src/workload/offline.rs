@@ -68,7 +68,7 @@ fn network(source: &SourceState) -> (NetworkView, BTreeMap<PathBuf, i32>) {
         view.routes.extend(shown.iter().map(|(_, link)| Route { to: *link, device: veth, via: false }));
         view.inside.insert(number, shown.into_iter().map(|(address, _)| address).collect());
         let peer = Some(VethPeer { nsid: Some(number), index: 2, mac: None });
-        view.links.insert(veth, Link { name, kind: Kind::Plain, master: None, below: None, peer });
+        view.links.insert(veth, Link { name, kind: Kind::Plain, master: None, below: None, peer, mac: None });
     }
     (view, netns)
 }

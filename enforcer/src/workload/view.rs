@@ -73,14 +73,30 @@ impl NetworkView {
         let bridge = |device: &Ifindex| self.links.get(device)?.master;
         let bridges: BTreeSet<Ifindex> = veths.clone().filter_map(|veth| bridge(&veth)).collect();
         let uplinks = uplinks.filter(|uplink| bridge(uplink).is_some_and(|bridge| bridges.contains(&bridge)));
-        let mut broadcasts: BTreeMap<Ifindex, BTreeSet<Ipv4Addr>> = BTreeMap::new();
+        let (mut broadcasts, mut stations) = (BTreeMap::<Ifindex, BTreeSet<Ipv4Addr>>::new(), BTreeMap::new());
         for veth in veths {
+            stations.extend(self.station(veth).map(|station| (veth, station)));
             let subnets = self.routes.iter().filter(|route| !route.via && Some(route.device) == bridge(&veth));
             for broadcast in subnets.filter_map(|route| broadcast(&route.to)) {
                 broadcasts.entry(veth).or_default().insert(broadcast);
             }
         }
-        Beside { uplinks: uplinks.copied().collect(), broadcasts }
+        Beside { uplinks: uplinks.copied().collect(), broadcasts, stations }
+    }
+
+    /// The hardware address by which a workload reaches the node's own stack over its veth: that of the veth itself or of its
+    /// bridge. `None`: another device takes the frames.
+    fn station(&self, veth: Ifindex) -> Option<[u8; 6]> {
+        let is_in_stack = |link: &Link| match link.master {
+            None => true,
+            Some(master) => self.links.get(&master).is_some_and(|master| master.kind == Kind::Vrf),
+        };
+        let link = self.links.get(&veth)?;
+        if is_in_stack(link) {
+            return link.mac;
+        }
+        let bridge = self.links.get(&link.master?)?;
+        bridge.mac.filter(|_| bridge.kind == Kind::Bridge && is_in_stack(bridge))
     }
 
     /// Devices directly below this one, if it is a bridge, a bond or a VLAN.
@@ -89,11 +105,11 @@ impl NetworkView {
             return BTreeSet::new();
         };
         match link.kind {
-            Kind::Master => {
+            Kind::Bridge | Kind::Master => {
                 self.links.iter().filter(|(_, port)| port.master == Some(index)).map(|(port, _)| *port).collect()
             }
             Kind::Stacked => link.below.into_iter().collect(),
-            Kind::Plain => BTreeSet::new(),
+            Kind::Vrf | Kind::Plain => BTreeSet::new(),
         }
     }
 }
@@ -119,13 +135,19 @@ pub struct Link {
     pub below: Option<Ifindex>,
     /// Set if it is a veth whose peer is in another namespace.
     pub peer: Option<VethPeer>,
+    /// Its hardware address, if the device takes all frames for that address: a bridge that filters VLANs may hand them on.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// How a device relates to others.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// Bridge, bond or team: its ports name it as their master.
+    /// Bridge: its ports name it as their master.
+    Bridge,
+    /// Bond or team: as a bridge.
     Master,
+    /// VRF: as a bridge, but its ports keep their own way to the stack.
+    Vrf,
     /// VLAN, macvlan or ipvlan: it names the device below.
     Stacked,
     /// Anything else.

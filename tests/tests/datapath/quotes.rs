@@ -62,7 +62,11 @@ fn d5_an_error_to_a_service_passes_with_the_flow_that_it_quotes_alone() {
         assert_eq!(stage.sends(A, &datagram(own, to)), ALLOW);
         let answer = datagram(to, own);
         assert_eq!(stage.receives(A, UPLINK, &answer), ALLOW);
-        assert_eq!(stage.sends(A, &error(own.0, to.0, &quoted(&answer, 8))), ALLOW);
+        let quote = quoted(&answer, 8);
+        let about_it = error(own.0, to.0, &quote);
+        assert_eq!(stage.sends(A, &about_it), ALLOW);
+        let switched = Frame { macs: [[2, 0, 0, 0, 0, 9], [2, 0, 0, 0, 0, 1]], ..about_it };
+        assert_eq!(stage.sends(A, &switched), NO_RULE, "a bridge would take it past the judgement");
         assert_eq!(Stage::new(&[]).sends(A, &error(own.0, to.0, &of_another)), ALLOW, "nothing isolates it");
     }
 }

@@ -14,7 +14,7 @@ use enforcer::workload::model::{
 };
 use enforcer_common::flow_key::FlowKey;
 use enforcer_common::flow_state::{FlowWord, Role};
-use enforcer_common::id::{Direction, Ifindex};
+use enforcer_common::id::{Direction, Ifindex, PolicyWord};
 use enforcer_common::packet::tcp;
 use enforcer_common::tables::Flows;
 use enforcer_common::verdict::{Reason, Verdict};
@@ -43,6 +43,9 @@ pub(crate) const NODE: u32 = 0;
 
 /// The broadcast address of the subnet of all veths but `r`'s.
 pub(crate) const BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 255);
+
+/// The node's hardware address on the links of all veths, to which frames go unless a test says otherwise.
+pub(crate) const STATION: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// Both families.
 pub(crate) const FAMILIES: [bool; 2] = [true, false];
@@ -97,6 +100,7 @@ pub(crate) struct Entry {
     pub(crate) role: Role,
     pub(crate) state: u8,
     pub(crate) epoch: u32,
+    pub(crate) behind: bool,
     pub(crate) last_seen: u32,
     pub(crate) ingress: u32,
 }
@@ -166,7 +170,8 @@ impl Stage {
         Some(Entry {
             role: word.role().expect("a role"),
             state: word.state(),
-            epoch: (word.0 >> 32) as u32,
+            epoch: (word.0 >> 32) as u32 & PolicyWord::EPOCHS,
+            behind: word.is_behind(),
             last_seen: value.last_seen.load(Relaxed),
             ingress: value.ingress.load(Relaxed),
         })
@@ -224,6 +229,7 @@ fn snapshot() -> Snapshot {
     snapshot.services = FAMILIES.into_iter().flat_map(|v4| [service(v4), host(v4, B), node(v4)]).collect();
     snapshot.uplinks.insert(Ifindex(UPLINK), "uplink".to_owned());
     snapshot.beside.uplinks.insert(Ifindex(UPLINK));
+    snapshot.beside.stations = [A, B, R, U].map(|veth| (Ifindex(veth), STATION)).into();
     snapshot.beside.broadcasts = [A, B, U].map(|veth| (Ifindex(veth), [BROADCAST].into())).into();
     snapshot
 }

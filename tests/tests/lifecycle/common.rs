@@ -39,6 +39,15 @@ pub(crate) fn stage(layout: Layout, names: &[&str]) -> Stage {
     stage
 }
 
+/// What a bridge switches passes no hook of netfilter, whatever the machine does with bridges.
+pub(crate) fn switch_past_netfilter(stage: &Stage) {
+    for family in ["iptables", "ip6tables", "arptables"] {
+        let setting = format!("/proc/sys/net/bridge/bridge-nf-call-{family}");
+        // It is there only where the kernel has that part.
+        let _ = stage.lab.node().enter(|| std::fs::write(setting, "0")).unwrap();
+    }
+}
+
 /// Starts a workload.
 pub(crate) fn add(stage: &mut Stage, name: &str) {
     stage.add(name, &addresses(name).each_ref().map(String::as_str));
@@ -181,8 +190,12 @@ struct State {
 impl Live {
     /// Connects to a service and begins.
     pub(crate) fn open(stage: &Stage, from: &str, to: &str, port: u16, v4: bool, pause: Duration) -> Self {
-        let target = SocketAddr::new(address(stage, to, v4), port);
-        let mut stream = connect(stage, from, target, v4);
+        Self::to(stage, from, SocketAddr::new(address(stage, to, v4), port), pause)
+    }
+
+    /// The same, to a service at any address.
+    pub(crate) fn to(stage: &Stage, from: &str, target: SocketAddr, pause: Duration) -> Self {
+        let mut stream = connect(stage, from, target, target.is_ipv4());
         let state = Arc::<State>::default();
         let (kept, shared) = (stream.try_clone().unwrap(), Arc::clone(&state));
         let client = thread::spawn(move || {

@@ -12,7 +12,7 @@ use enforcer_tests::stage::Stage;
 use enforcer_tests::traffic::nonce;
 
 use super::attack::{Attack, arrive, fail};
-use super::common::{open, stage};
+use super::common::{open, stage, switch_past_netfilter};
 
 /// The two ends, and how a frame gets from one to the other.
 struct Ends {
@@ -79,11 +79,7 @@ fn two() -> Stage {
     stage.settings("older_connections_seconds: 0\n");
     // What the bridge itself thinks of headers is not under test.
     stage.ip(stage.lab.node(), "link set br0 type bridge mcast_snooping 0");
-    for family in ["iptables", "ip6tables", "arptables"] {
-        let setting = format!("/proc/sys/net/bridge/bridge-nf-call-{family}");
-        // It is there only where the kernel has that part.
-        let _ = stage.lab.node().enter(|| std::fs::write(setting, "0")).unwrap();
-    }
+    switch_past_netfilter(&stage);
     stage
 }
 

@@ -23,6 +23,7 @@ mod mirror;
 mod node;
 mod older;
 mod opening;
+mod past_translation;
 mod path_mtu;
 mod pings;
 mod policy_change;

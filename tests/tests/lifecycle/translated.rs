@@ -17,26 +17,26 @@ use enforcer_tests::traffic::nonce;
 use super::common::{NODE, change, entry, inventory, policy, rule, stage};
 
 /// Addresses of the Service.
-const SERVICE: [&str; 2] = ["10.96.0.10", "fd00:96::10"];
+pub(super) const SERVICE: [&str; 2] = ["10.96.0.10", "fd00:96::10"];
 /// Its ports, by who is behind them.
-const TO_B: u16 = 8001;
-const TO_C: u16 = 8002;
+pub(super) const TO_B: u16 = 8001;
+pub(super) const TO_C: u16 = 8002;
 const TO_NODE: u16 = 8003;
 const TO_SELF: u16 = 8004;
-const TO_NOBODY: u16 = 8005;
+pub(super) const TO_NOBODY: u16 = 8005;
 
-const TO_ONE: &str = "to: [{workloads: {app: b}}]";
+pub(super) const TO_ONE: &str = "to: [{workloads: {app: b}}]";
 
 /// The node, which translates.
-struct Scene {
-    stage: Stage,
-    taps: [Wire; 3],
-    outside: Wire,
+pub(super) struct Scene {
+    pub(super) stage: Stage,
+    pub(super) taps: [Wire; 3],
+    pub(super) outside: Wire,
     node: [UdpSocket; 2],
 }
 
 impl Scene {
-    fn new(layout: Layout, judge_services: bool) -> Self {
+    pub(super) fn new(layout: Layout, judge_services: bool) -> Self {
         let stage = stage(layout, &["a", "b", "c"]);
         stage.settings(&format!("judge_services: {judge_services}\n"));
         let entries = ["a", "b", "c"].map(|name| entry(&stage, name, ""));
@@ -58,7 +58,7 @@ impl Scene {
         scene
     }
 
-    fn translate(&self) {
+    pub(super) fn translate(&self) {
         inside(self.stage.lab.node(), || {
             sh("nft add table inet nat");
             sh("nft add chain inet nat pre { type nat hook prerouting priority -100 ; }");

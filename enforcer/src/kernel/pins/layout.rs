@@ -11,7 +11,7 @@
 //!                 links/IFINDEX-guard    what a device receives that leads to no workload
 //!                 programs/OBJECT/NAME   programs of an object, by a hash of its bytes
 //!                 namespace-COOKIE       an empty directory: the network namespace in which the links are
-//!         policy-2/maps/NAME
+//!         policy-3/maps/NAME
 //!                  image/SLOT            lines of an image
 //!                  addresses/SLOT        its exact addresses
 //!         denials-1/maps/NAME

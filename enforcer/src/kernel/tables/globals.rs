@@ -101,7 +101,7 @@ pub(crate) fn next_word(word: PolicyWord) -> PolicyWord {
         0 => Revision(2),
         revision => Revision(revision),
     };
-    PolicyWord { revision, epoch: word.epoch.wrapping_add(1) }
+    PolicyWord { revision, epoch: word.epoch.wrapping_add(1) & PolicyWord::EPOCHS }
 }
 
 #[cfg(test)]
@@ -110,12 +110,13 @@ mod tests {
 
     #[test]
     fn the_slot_changes_with_every_revision_and_none_is_zero() {
-        let mut word = PolicyWord { revision: Revision(u32::MAX - 2), epoch: u32::MAX - 1 };
+        let mut word = PolicyWord { revision: Revision(u32::MAX - 2), epoch: PolicyWord::EPOCHS - 1 };
         for _ in 0..6 {
             let next = next_word(word);
             assert_ne!(next.revision, Revision::NONE);
             assert_ne!(next.slot(), word.slot(), "{word:?} -> {next:?}");
             assert_ne!(next.epoch, word.epoch);
+            assert!(next.epoch <= PolicyWord::EPOCHS, "a flow's word has no more bits for it");
             word = next;
         }
     }

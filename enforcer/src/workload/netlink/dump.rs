@@ -16,7 +16,9 @@ use enforcer_common::id::Ifindex;
 use futures_util::StreamExt;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    InfoBridge, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
+};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -345,7 +347,7 @@ fn link_request(nsid: Option<i32>) -> LinkMessage {
 }
 
 fn link_of(message: &LinkMessage) -> Link {
-    let (mut name, mut kind, mut veth) = (String::new(), Kind::Plain, false);
+    let (mut name, mut kind, mut veth, mut by_vlan) = (String::new(), Kind::Plain, false, false);
     let (mut master, mut below, mut nsid) = (None, None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -355,9 +357,15 @@ fn link_of(message: &LinkMessage) -> Link {
             LinkAttribute::LinkNetNsId(id) => nsid = Some(*id),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
-                    if let LinkInfo::Kind(value) = info {
-                        veth = *value == InfoKind::Veth;
-                        kind = kind_of(value);
+                    match info {
+                        LinkInfo::Kind(value) => {
+                            veth = *value == InfoKind::Veth;
+                            kind = kind_of(value);
+                        }
+                        LinkInfo::Data(InfoData::Bridge(facts)) => {
+                            by_vlan = facts.contains(&InfoBridge::VlanFiltering(true))
+                        }
+                        _ => {}
                     }
                 }
             }
@@ -373,12 +381,14 @@ fn link_of(message: &LinkMessage) -> Link {
     if nsid.is_some() {
         below = None;
     }
-    Link { name, kind, master, below, peer }
+    Link { name, kind, master, below, peer, mac: mac_of(message).filter(|_| !by_vlan) }
 }
 
 fn kind_of(kind: &InfoKind) -> Kind {
     match kind {
-        InfoKind::Bridge | InfoKind::Bond | InfoKind::Team => Kind::Master,
+        InfoKind::Bridge => Kind::Bridge,
+        InfoKind::Bond | InfoKind::Team => Kind::Master,
+        InfoKind::Vrf => Kind::Vrf,
         InfoKind::Vlan | InfoKind::MacVlan | InfoKind::IpVlan => Kind::Stacked,
         _ => Kind::Plain,
     }

@@ -25,11 +25,11 @@ fn stacked(world: &mut World, index: u32, below: u32, master: Option<u32>) {
 fn a_workloads_packets_come_in_by_its_veth_and_by_what_lies_above_it() {
     let mut world = World::default();
     // A bridge with a VLAN that is in a VRF, another bridge with an uplink, and a tunnel whose lower device is the first.
-    world.device(20, "br0", Kind::Master, None);
+    world.device(20, "br0", Kind::Bridge, None);
     stacked(&mut world, 21, 20, Some(22));
     world.device(22, "vrf0", Kind::Plain, None);
     stacked(&mut world, 23, 21, None);
-    world.device(30, "br1", Kind::Master, None);
+    world.device(30, "br1", Kind::Bridge, None);
     world.device(31, "eth0", Kind::Plain, Some(30));
     stacked(&mut world, 32, 31, None);
     world.device(40, "vxlan0", Kind::Plain, None);
@@ -51,8 +51,8 @@ fn a_workloads_packets_come_in_by_its_veth_and_by_what_lies_above_it() {
 #[test]
 fn uplinks_and_subnets_count_for_the_workloads_of_their_own_bridge() {
     let mut world = World::default();
-    world.device(20, "br0", Kind::Master, None);
-    world.device(30, "br1", Kind::Master, None);
+    world.device(20, "br0", Kind::Bridge, None);
+    world.device(30, "br1", Kind::Bridge, None);
     world.device(31, "eth0", Kind::Plain, Some(30));
     world.device(32, "eth1", Kind::Plain, None);
     world.device(33, "tap0", Kind::Plain, Some(20));
@@ -83,6 +83,26 @@ fn uplinks_and_subnets_count_for_the_workloads_of_their_own_bridge() {
         .collect();
     let expected = [(10, "10.0.0.255"), (10, "10.0.1.127"), (11, "10.1.255.255")];
     assert_eq!(found, expected.map(|(veth, address)| (veth, address.to_owned())));
+}
+
+#[test]
+fn the_nodes_station_on_a_link_is_the_veth_or_its_bridge_and_nothing_else() {
+    let mut world = World::default();
+    world.device(20, "br0", Kind::Bridge, None);
+    world.device(21, "by-vlan", Kind::Bridge, None);
+    world.view.links.get_mut(&Ifindex(21)).unwrap().mac = None;
+    world.device(22, "ovs-system", Kind::Plain, None);
+    world.device(23, "br1", Kind::Bridge, Some(22));
+    world.device(24, "vrf0", Kind::Vrf, None);
+    world.device(25, "br2", Kind::Bridge, Some(24));
+    world.device(26, "bond0", Kind::Master, None);
+    let masters = [None, Some(20), Some(21), Some(22), Some(23), Some(24), Some(25), Some(26), Some(99)];
+    for (veth, nsid, master) in (10..).zip(1..).zip(masters).map(|((veth, nsid), master)| (veth, nsid, master)) {
+        world.veth_on(veth, nsid, master);
+    }
+    let found = world.update(&mut Store::new()).snapshot.beside.stations;
+    let expected = [(10, 10), (11, 20), (15, 15), (16, 25)];
+    assert_eq!(found, expected.map(|(veth, of)| (Ifindex(veth), [2, 0, 0, 0, 0, of])).into());
 }
 
 #[test]

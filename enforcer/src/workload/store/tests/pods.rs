@@ -276,7 +276,7 @@ fn a_node_that_is_a_container_has_its_way_out_and_its_pods() {
     world.view.node = ips(&["10.77.0.11"]);
     world.veth_on(10, 10, None);
     world.route("10.78.1.2/32", 10, false);
-    world.device(BRIDGE, "cni0", Kind::Master, None);
+    world.device(BRIDGE, "cni0", Kind::Bridge, None);
     world.veth(11, 11);
     world.show(11, &["10.78.1.3"]);
     world.pod("routed", &["10.78.1.2"]);

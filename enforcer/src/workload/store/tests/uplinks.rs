@@ -17,7 +17,7 @@ fn uplinks(snapshot: &Snapshot) -> Vec<u32> {
 /// A node without a device of its own: the default route leads over what the test says.
 fn container_node(default_over: u32) -> World {
     let mut world = World::default();
-    world.device(1, "br0", Kind::Master, None);
+    world.device(1, "br0", Kind::Bridge, None);
     world.route("0.0.0.0/0", default_over, true);
     world
 }
@@ -25,7 +25,7 @@ fn container_node(default_over: u32) -> World {
 #[test]
 fn the_device_of_a_default_route_and_all_below_it() {
     let mut world = World::default();
-    world.device(1, "br0", Kind::Master, None);
+    world.device(1, "br0", Kind::Bridge, None);
     world.device(2, "bond0", Kind::Master, Some(1));
     world.device(3, "eth0", Kind::Plain, Some(2));
     world.device(4, "eth1", Kind::Plain, None);
@@ -156,7 +156,7 @@ fn every_node(mut look: impl FnMut(World, Store)) {
         let part = |shift: u32, mask: u32| case >> shift & mask;
         let [bridged, named, earlier, adopted] = [0, 3, 6, 9].map(|shift| part(shift, 7));
         let mut world = World::default();
-        world.device(1, "br0", Kind::Master, None);
+        world.device(1, "br0", Kind::Bridge, None);
         if part(14, 1) == 1 {
             world.device(2, "eth0", Kind::Plain, Some(1));
         }

@@ -56,7 +56,7 @@ impl World {
     /// A node with a bridge, a device to the outside and a default route over it.
     pub(super) fn bridged() -> Self {
         let mut world = Self::default();
-        world.device(BRIDGE, "br0", Kind::Master, None);
+        world.device(BRIDGE, "br0", Kind::Bridge, None);
         world.device(2, "lan", Kind::Plain, None);
         for (to, device, via) in [
             ("10.88.0.0/16", BRIDGE, false),
@@ -72,7 +72,8 @@ impl World {
     }
 
     pub(super) fn device(&mut self, index: u32, name: &str, kind: Kind, master: Option<u32>) {
-        let link = Link { name: name.to_owned(), kind, master: master.map(Ifindex), below: None, peer: None };
+        let link =
+            Link { name: name.to_owned(), kind, master: master.map(Ifindex), below: None, peer: None, mac: mac(index) };
         self.view.links.insert(Ifindex(index), link);
     }
 
@@ -87,8 +88,14 @@ impl World {
 
     pub(super) fn veth_on(&mut self, index: u32, nsid: i32, master: Option<u32>) {
         let peer = Some(VethPeer { nsid: Some(nsid), index: 2, mac: Some([2, 0, 0, 0, 0, index as u8]) });
-        let link =
-            Link { name: format!("veth{index}"), kind: Kind::Plain, master: master.map(Ifindex), below: None, peer };
+        let link = Link {
+            name: format!("veth{index}"),
+            kind: Kind::Plain,
+            master: master.map(Ifindex),
+            below: None,
+            peer,
+            mac: mac(index),
+        };
         self.view.links.insert(Ifindex(index), link);
         self.view.inside.entry(nsid).or_default();
         self.netns.insert(path(nsid), nsid);
@@ -236,4 +243,9 @@ pub(super) fn disputed(workload: &LocalWorkload) -> BTreeSet<IpAddr> {
 
 pub(super) fn name_behind(snapshot: &Snapshot, veth: u32) -> String {
     behind(snapshot, veth).identity.as_ref().map(|identity| identity.name.to_string()).unwrap_or_default()
+}
+
+/// The hardware address of a device of this node.
+fn mac(index: u32) -> Option<[u8; 6]> {
+    Some([2, 0, 0, 0, 0, u8::try_from(index % 256).ok()?])
 }
