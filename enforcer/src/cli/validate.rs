@@ -6,12 +6,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
+
 use super::out;
 use crate::policy::load::{Loaded, SourceFile, warning_at};
 use crate::policy::schema::rules;
+use crate::policy::service;
 use crate::policy::source::directory::load_paths;
 use crate::policy::{PolicyError, PolicyWarning, Problem, Skipped};
-use crate::resolve::{NoOp, Roster, no_ops};
+use crate::resolve::{NoOp, Roster, for_services, no_ops};
 use crate::workload::inventory::Inventory;
 use crate::workload::offline;
 
@@ -35,6 +38,10 @@ pub struct Args {
     /// of the file.
     #[arg(long, value_name = "FILE")]
     pub inventory: Option<PathBuf>,
+    /// Range of the cluster addresses of Services; may be given more than once. The command warns of policies that allow such an
+    /// address and nobody behind it. It reads objects of the kinds Service and `ServiceCIDR` among the documents without this option.
+    #[arg(long, value_name = "CIDR")]
+    pub service_cidr: Vec<IpNetwork>,
     /// Exit with 1 if there are warnings or documents of other kinds, too.
     #[arg(long)]
     pub strict: bool,
@@ -67,7 +74,7 @@ pub fn run(args: &Args) -> ExitCode {
 
 /// `broken`: what the files that the parser takes break of the rules that an API server has beside it.
 fn answer(args: &Args, broken: fn(&[SourceFile]) -> Vec<PolicyError>) -> Answer {
-    let Args { paths, inventory, strict } = args;
+    let Args { paths, inventory, service_cidr, strict } = args;
     let inventory = match inventory.as_deref().map(Inventory::load).transpose() {
         Ok(inventory) => inventory,
         Err(error) => {
@@ -82,6 +89,10 @@ fn answer(args: &Args, broken: fn(&[SourceFile]) -> Vec<PolicyError>) -> Answer 
             if !errors.is_empty() {
                 return refusal(&errors, &warnings, &skipped);
             }
+            let mut services = service::services(&sources);
+            services.ranges.extend(service_cidr);
+            let to_services = for_services(&set, &services).into_iter();
+            warnings.extend(to_services.map(|NoOp { at, what }| warning_at(&sources, &at, what)));
             if let Some(inventory) = &inventory {
                 let without_effect = no_ops(&set, &Roster::of(Arc::new(offline::snapshot(inventory)))).into_iter();
                 warnings.extend(without_effect.map(|NoOp { at, what }| warning_at(&sources, &at, what)));
@@ -137,7 +148,7 @@ mod tests {
     use crate::policy::PolicyFinding;
 
     fn of(paths: Vec<PathBuf>) -> Args {
-        Args { paths, inventory: None, strict: false }
+        Args { paths, inventory: None, service_cidr: Vec::new(), strict: false }
     }
 
     fn asked(args: &Args) -> Answer {
@@ -208,6 +219,22 @@ mod tests {
         let missing = told(policies(), Some(file("missing.yaml")));
         assert_eq!(missing.code, 2);
         assert!(missing.findings[0].ends_with(": No such file or directory (os error 2)"), "{missing:?}");
+    }
+
+    #[test]
+    fn a_range_of_services_is_told_by_an_option() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("p.yaml");
+        let head = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web}\nspec:\n";
+        let spec =
+            "  podSelector: {}\n  policyTypes: [Egress]\n  egress:\n    - to: [{ipBlock: {cidr: 10.96.0.10/32}}]\n";
+        fs::write(&path, format!("{head}{spec}")).unwrap();
+        assert_eq!(asked(&of(vec![path.clone()])).findings, [""; 0], "nobody knows of Services");
+        let service_cidr = vec!["10.96.0.0/12".parse().unwrap()];
+        let Answer { findings, code, .. } = asked(&Args { service_cidr, ..of(vec![path]) });
+        assert_eq!((findings.len(), code), (1, 0), "{findings:?}");
+        assert!(findings[0].contains("p.yaml:8:5\n"), "{}", findings[0]);
+        assert!(findings[0].contains("`10.96.0.10/32` holds addresses of Services only"), "{}", findings[0]);
     }
 
     #[test]

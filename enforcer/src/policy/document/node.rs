@@ -19,6 +19,7 @@ use crate::policy::yaml::{self, DOCUMENT_NODES, Document};
 pub(in crate::policy) struct ObjectDoc {
     pub(in crate::policy) api_version: Option<String>,
     pub(in crate::policy) kind: Option<String>,
+    pub(in crate::policy) metadata: Option<Node>,
     pub(in crate::policy) spec: Option<Node>,
     items: Option<Vec<ObjectDoc>>,
 }
