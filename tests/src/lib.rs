@@ -8,6 +8,7 @@ pub mod cargo;
 pub mod cases;
 pub mod cluster;
 pub mod daemon;
+pub mod flow_policies;
 pub mod net;
 pub mod oracle;
 pub mod packet;

@@ -66,6 +66,22 @@ pub enum Caution {
         /// The name.
         name: String,
     },
+    /// An egress rule for the address of a Service, and none for who is behind it (D5).
+    #[error("{}, and a rule for it alone leads to nobody", services(*.cidr, .service.as_deref()))]
+    ToService {
+        /// What the rule names.
+        cidr: IpNetwork,
+        /// Whose address it is.
+        service: Option<String>,
+    },
+    /// An ingress rule for the address of a Service.
+    #[error("no packet comes from `{cidr}`: {}", services(*.cidr, .service.as_deref()))]
+    FromService {
+        /// What the rule names.
+        cidr: IpNetwork,
+        /// Whose address it is.
+        service: Option<String>,
+    },
     /// A directory, or a file, without a policy.
     #[error("no policy was read here")]
     NoPolicies,
@@ -82,6 +98,13 @@ fn nobody(namespace: &str, is_empty: bool) -> String {
         format!("the namespace `{namespace}` has no workload")
     } else {
         "no workload of the namespace has the labels that it asks for".to_owned()
+    }
+}
+
+fn services(cidr: IpNetwork, service: Option<&str>) -> String {
+    match service {
+        Some(service) => format!("`{cidr}` is the address of Service `{service}`"),
+        None => format!("`{cidr}` holds addresses of Services only"),
     }
 }
 
@@ -113,6 +136,10 @@ impl Caution {
             Self::PortOfNobody { .. } => {
                 "name the port in the inventory, or by a container label such as `enforcer.dev/port.http: 8080/tcp`"
             }
+            Self::ToService { .. } => {
+                "name the pods behind the Service by their labels, or by their own addresses and ports"
+            }
+            Self::FromService { .. } => "name the pods that send, by their labels",
             Self::NoPolicies => {
                 "files that end in .yaml, .yml or .json are read, except *.cases.yaml, *.inventory.yaml and names that \
                  begin with a dot"

@@ -365,6 +365,12 @@ pub enum Problem {
         /// Its direction.
         direction: &'static str,
     },
+    /// A rule of the definition of FlowPolicy that the parser knows nothing of.
+    #[error("an API server refuses this: {message}")]
+    BrokenRule {
+        /// What the API server says.
+        message: String,
+    },
     /// Findings that are not shown.
     #[error("the document has {count} more errors")]
     More {

@@ -68,6 +68,7 @@ impl Problem {
                 "no policy needs so many levels: look for an extra bracket or indent, or move a file without policies \
                  out of the policy directory"
             }
+            Self::BrokenRule { .. } => "the definition of FlowPolicy asks for more: correct it before you apply it",
             Self::AliasBomb => "write the values out instead of using anchors and aliases",
             Self::MergeKey => "write the fields out in each place",
             Self::DuplicateField { .. } => "remove one of the two fields",

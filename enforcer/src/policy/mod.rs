@@ -20,6 +20,7 @@ pub mod origin;
 pub mod parse;
 mod position;
 pub mod schema;
+pub mod service;
 mod skipped;
 pub mod source;
 pub mod store;

@@ -274,6 +274,15 @@ pub enum Requirement {
     DoesNotExist(String),
 }
 
+impl Requirement {
+    /// The key of the label that it is about.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::In(key, _) | Self::NotIn(key, _) | Self::Exists(key) | Self::DoesNotExist(key) => key,
+        }
+    }
+}
+
 impl LabelSelector {
     /// Whether `labels` meet every requirement.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {

@@ -176,14 +176,16 @@ mod tests {
         let fake = Fake::start(|number, path| match (path.contains("/nodes/"), number) {
             (true, _) => node(),
             (false, ..4) => refused(404, "NotFound", "the server could not find the requested resource"),
+            // A definition of an older version.
+            (false, 4) => refused(500, "InternalError", ".status.policies: field not declared in schema"),
             (false, _) => Reply::Json(200, object("n1", None, &status(0))),
         })
         .await;
         let writer = Writer::with(fake.cluster().await, QUICK);
         writer.tell(status(1));
-        assert_eq!(written(&fake, 4).await, 4);
+        assert_eq!(written(&fake, 5).await, 5);
         sleep(3 * QUICK.retry).await;
-        assert_eq!(written(&fake, 4).await, 4, "it was taken at last");
+        assert_eq!(written(&fake, 5).await, 5, "it was taken at last");
     }
 
     #[test]

@@ -15,10 +15,11 @@ mod resolved;
 mod resolver;
 mod roster;
 mod selector;
+mod services;
 
 pub use decision::{DecidedBy, Decision, Service};
 pub use directory::{GroupId, Holder, KnownAddress};
-pub use no_op::{NoOp, no_ops};
+pub use no_op::{NoOp, for_services, no_ops};
 pub use peers::{Block, PeerSet, PeerSetId};
 pub use ports::{PortSet, PortSetId};
 pub use rank::Rank;

@@ -1,5 +1,5 @@
 //! Finds what policies say without an effect: a policy that selects nobody, a rule whose peers are nobody, a port by a name
-//! that nobody gives to a port.
+//! that nobody gives to a port, an address of a Service where policy asks for who is behind it.
 //!
 //! Input: policies and a roster of workloads. Output: a [`NoOp`] for each, with its line. Pure, and off the way of a change: it is
 //! asked after an image is in force.
@@ -11,9 +11,11 @@ use enforcer_common::id::Direction;
 use super::directory::GroupId;
 use super::ports::{PortNames, PortSet};
 use super::roster::Roster;
+use super::services::Ranges;
 use crate::policy::Caution;
 use crate::policy::model::{NamespaceScope, Peer, Peers, Policy, PolicySet, PortSpec, Ports, Rule};
 use crate::policy::origin::Origin;
+use crate::policy::service::Services;
 
 /// Namespaces that a message lists.
 const LISTED: usize = 5;
@@ -37,12 +39,25 @@ impl fmt::Display for NoOp {
 
 /// All of them, in the order of the policies. Workloads on other machines count like those on this one.
 pub fn no_ops(policies: &PolicySet, roster: &Roster) -> Vec<NoOp> {
-    let known = Known(roster);
+    let (known, services) = (Known(roster), Ranges::Judged(&roster.snapshot().services));
     let mut found = Vec::new();
     for policy in &policies.policies {
         known.policy(policy, &mut found);
+        found.extend(services.in_vain(policy).into_iter().map(NoOp::of));
     }
     found
+}
+
+/// All rules that name addresses of these Services, of policies that name nobody who may be behind them.
+pub fn for_services(policies: &PolicySet, services: &Services) -> Vec<NoOp> {
+    let ranges = Ranges::Known(services);
+    policies.policies.iter().flat_map(|policy| ranges.in_vain(policy)).map(NoOp::of).collect()
+}
+
+impl NoOp {
+    fn of((at, what): (Origin, Caution)) -> Self {
+        Self { at, what }
+    }
 }
 
 struct Known<'a>(&'a Roster);

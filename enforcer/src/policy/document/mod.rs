@@ -7,6 +7,7 @@ pub(super) mod flow_policy;
 pub(super) mod header;
 pub(super) mod list;
 pub(super) mod network_policy;
+pub(super) mod node;
 pub(super) mod port;
 pub(super) mod selector;
 

@@ -9,6 +9,7 @@
 //! `nullable`). It counts the fields of an object in place of that: what has one more than the known ones is refused.
 
 mod parts;
+pub mod rules;
 pub mod status;
 
 use serde_json::{Value, json};

@@ -179,6 +179,9 @@ fn a_refused_object_isolates_what_it_selects_in_its_directions() {
         (json!(["Ingress", "Both"]), json!({}), (true, true)),
         (json!("Ingress"), json!({}), (true, true)),
         (json!(["Ingress"]), json!({"ingress": [{"from": [{"podSelectors": {}}]}]}), (true, false)),
+        // An API server takes both.
+        (json!(["Ingress"]), json!({"ingress": [{"from": [{"ipBlock": {"cidr": "010.0.0.0/8"}}]}]}), (true, false)),
+        (json!(["Egress"]), json!({"egress": [{"to": [{"ipBlock": {"cidr": "::ffff:10.0.0.0/104"}}]}]}), (false, true)),
     ] {
         let mut spec = rules;
         (spec["policyTypes"], spec["podSelector"]) = (types, selector.clone());

@@ -204,6 +204,27 @@ fn a_pod_of_another_node_is_never_joined_here() {
     assert_eq!(name_behind(&snapshot, 10), "");
 }
 
+/// A node that comes back under another name: the API says that the pods that still run here are of the node that is gone.
+#[test]
+fn a_pod_of_a_node_that_was_renamed_is_unknown_until_the_api_has_removed_it() {
+    let mut world = World::bridged();
+    let mut store = started(&mut world);
+    let before = comes(&mut world, &mut store, 10, "web", &["10.88.0.2"]).snapshot;
+    assert_eq!(name_behind(&before, 10), "shop/web");
+    world.pods[0].found_by = FoundBy::Elsewhere;
+    let mut later = Store::new();
+    later.remember(pasts(&before));
+    for _ in 0..3 {
+        let snapshot = world.update(&mut later).snapshot;
+        let workload = behind(&snapshot, 10);
+        assert!(workload.lost_its_name(), "{workload:?}");
+        assert_eq!(own(workload), ips(&[]));
+        world.pass(10);
+    }
+    // A pod that the node gets under its new name.
+    assert_eq!(name_behind(&comes(&mut world, &mut later, 11, "new", &["10.88.0.3"]).snapshot, 11), "shop/new");
+}
+
 #[test]
 fn a_pod_that_leaves_keeps_its_veth_until_it_is_gone() {
     let mut world = World::bridged();

@@ -70,6 +70,10 @@ impl Api {
         self.namespaces.insert(key("", name), Arc::new(labels));
     }
 
+    fn forget_namespace(&mut self, name: &str) {
+        self.namespaces.remove(&key("", name));
+    }
+
     fn node(&mut self, name: &str, addresses: &Value) {
         let node = serde_json::from_value(json!({"metadata": {"name": name}, "status": {"addresses": addresses}}));
         self.nodes.insert(key("", name), Arc::new(addresses_of(node.unwrap())));

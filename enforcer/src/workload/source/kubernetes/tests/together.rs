@@ -22,6 +22,24 @@ fn a_pod_is_known_once_its_namespace_is() {
     assert_eq!(state.namespaces["new"]["env"], "dev");
 }
 
+/// The watch of namespaces may be ahead of that of pods. What selectors would see of such a pod is not the truth.
+#[test]
+fn a_pod_is_unknown_once_its_namespace_is_gone() {
+    let mut api = Api::new();
+    api.namespace("old", &[("env", "prod")]);
+    for (name, node) in [("web", NODE), ("db", "node2")] {
+        let mut pod = pod(name, node, &[if node == NODE { "10.0.1.2" } else { "10.0.2.2" }]);
+        pod["metadata"]["namespace"] = json!("old");
+        pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        api.apply(&pod);
+    }
+    assert_eq!(shown(&api.state()), ["old/web {10.0.1.2} here, leaving", "old/db {10.0.2.2} elsewhere"]);
+    api.forget_namespace("old");
+    let state = api.state();
+    assert_eq!(shown(&state), Vec::<String>::new());
+    assert!(!state.namespaces.contains_key("old"));
+}
+
 /// N26.
 #[test]
 fn labels_of_pods_and_namespaces_change_in_place() {
