@@ -97,6 +97,8 @@ fn kubelet() -> Value {
         },
         "makeIPTablesUtilChains": false,
         "serializeImagePulls": true,
+        // What a test kills again and again comes back at once, and not after ten seconds and more.
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
     })
 }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask test`. Input: the tiers asked for. Output: cargo's own test output. A tier that cannot run here fails;
 //! only `ENFORCER_SKIP_PRIV=1` skips the privileged ones, and says so.
 
+mod beside;
 mod tiers;
 
 use std::{collections::BTreeMap, ffi::OsStr};
@@ -12,17 +13,21 @@ use crate::{
     kernel::Kernel,
     run::Run,
     setup::{self, tools::Need},
-    test::tiers::{Suites, Tier, suites, unit_test_packages},
+    test::{
+        beside::Beside,
+        tiers::{Suites, Tier, suites, unit_test_packages},
+    },
     workspace::Workspace,
 };
 
 /// Set to 1 by a person without root; never by CI.
 const SKIP: &str = "ENFORCER_SKIP_PRIV";
 
-/// The test file of tier 2 that takes the most time, mostly by waiting. Each of its tests has namespaces and a daemon of its
-/// own, so two can run side by side.
+/// The test file of tier 2 that takes the most time.
 const LARGEST: &str = "lifecycle";
-/// Its modules whose tests run alone: they measure time, or count packets while a machine is busy.
+/// Test files whose tests wait more than they work, and of which each test has namespaces of its own: two run side by side.
+const BY_TWO: [&str; 1] = [LARGEST];
+/// Modules of the largest whose tests run alone: they measure time, or count packets while a machine is busy.
 const ALONE: [&str; 10] = [
     "bulk::",
     "flood::",
@@ -35,6 +40,13 @@ const ALONE: [&str; 10] = [
     "vouchers::",
     "writers::",
 ];
+
+/// Tests that run in one call of cargo.
+struct Call {
+    run: Run,
+    /// Nothing else may run beside it.
+    is_alone: bool,
+}
 
 /// Runs one tier, or all in order.
 pub(crate) fn run(workspace: &Workspace, tier: Option<u8>) -> Result<()> {
@@ -91,18 +103,27 @@ fn require(root: bool, kernel: Kernel) -> Result<()> {
 
 /// Runs every tier even after one failed, so that one run shows everything.
 fn all(workspace: &Workspace, suites: &BTreeMap<Tier, Suites>) -> Result<()> {
-    let mut failed = Vec::new();
+    let (mut failed, mut compiling) = (Vec::new(), None);
+    let has_clusters = suites.contains_key(&Tier::Three);
     for (tier, suites) in suites {
         println!("tier {}", tier.number());
-        // Here and not earlier: it takes minutes where nothing is cached, and the other tiers do not wait for it.
-        if *tier == Tier::Three
-            && let Err(error) = cluster::build(workspace)
-        {
-            failed.push(format!("tier 3: none of its tests ran, for want of the cluster's programs: {error:#}"));
-            continue;
+        // Where nothing is cached it takes minutes of both processors, and these tests leave much of them. Tier 0 does not.
+        if *tier == Tier::Two && has_clusters {
+            compiling = compile(workspace).inspect_err(|error| println!("later, since {error:#}")).ok();
         }
-        for command in commands(workspace, *tier, suites) {
-            if let Err(error) = command.status() {
+        if *tier == Tier::Three {
+            let _ = compiling.take().map(Beside::end);
+            // What has failed above fails again here, in sight.
+            if let Err(error) = cluster::build(workspace) {
+                failed.push(format!("tier 3: none of its tests ran, for want of the cluster's programs: {error:#}"));
+                continue;
+            }
+        }
+        for Call { run, is_alone } in calls(workspace, *tier, suites) {
+            if is_alone {
+                let _ = compiling.take().map(Beside::end);
+            }
+            if let Err(error) = run.status() {
                 failed.push(format!("tier {}: {error:#}", tier.number()));
             }
         }
@@ -113,33 +134,50 @@ fn all(workspace: &Workspace, suites: &BTreeMap<Tier, Suites>) -> Result<()> {
     Ok(())
 }
 
-fn commands(workspace: &Workspace, tier: Tier, suites: &Suites) -> Vec<Run> {
+/// Compiles what clusters consist of, beside the tests.
+fn compile(workspace: &Workspace) -> Result<Beside> {
+    let own = std::env::current_exe().context("this program has no path")?;
+    Beside::start(&[&own.to_string_lossy(), "cluster", "build"], &workspace.target().join("cluster-build.log"))
+}
+
+fn calls(workspace: &Workspace, tier: Tier, suites: &Suites) -> Vec<Call> {
     let cargo = || Run::new("cargo").args(["test", "--locked", "--no-fail-fast"]).directory(workspace.root());
-    let tests = suites.tests.iter().flat_map(|(_, test)| ["--test", test.as_str()]);
     let of = |packages: Vec<&str>| {
         packages.into_iter().flat_map(|name| ["--package".to_owned(), name.to_owned()]).collect::<Vec<_>>()
     };
+    let named =
+        |tests: &[&str]| tests.iter().flat_map(|test| ["--test".to_owned(), (*test).to_owned()]).collect::<Vec<_>>();
+    let all: Vec<&str> = suites.tests.iter().map(|(_, test)| test.as_str()).collect();
+    let beside_others = |run: Run| Call { run, is_alone: false };
     match tier {
         Tier::Zero => vec![
-            cargo().args(of(vec!["enforcer", "enforcer-common"])).arg("--doc"),
-            cargo().args(of(unit_test_packages().collect())).args(["--lib", "--bins"]).args(tests),
+            beside_others(cargo().args(of(vec!["enforcer", "enforcer-common"])).arg("--doc")),
+            beside_others(cargo().args(of(unit_test_packages().collect())).args(["--lib", "--bins"]).args(named(&all))),
         ],
-        Tier::One => vec![cargo().args(of(suites.packages())).args(tests)],
-        Tier::Two => {
-            let (largest, others): (Vec<_>, Vec<_>) = suites.tests.iter().partition(|(_, test)| test == LARGEST);
-            let of_others = others.iter().flat_map(|(_, test)| ["--test", test.as_str()]);
-            // One at a time: they share the kernel, podman and two or three processors, and some measure time.
-            let mut all = vec![cargo().args(of(suites.packages())).args(of_others).args(["--", "--test-threads=1"])];
-            for (_, test) in largest {
-                // The same packages: for others cargo would build with other features.
-                let tests = || cargo().args(of(suites.packages())).args(["--test", test, "--"]);
-                all.push(tests().arg("--test-threads=2").args(ALONE.iter().flat_map(|module| ["--skip", module])));
-                all.push(tests().arg("--test-threads=1").args(ALONE));
+        Tier::One => vec![beside_others(cargo().args(of(suites.packages())).args(named(&all)))],
+        Tier::Two | Tier::Three => {
+            // All with the same packages: for others cargo would build with other features.
+            let tests = |tests: &[&str], threads: &str| {
+                cargo().args(of(suites.packages())).args(named(tests)).args(["--", threads])
+            };
+            let (by_two, singly): (Vec<&str>, Vec<&str>) = all.iter().partition(|test| BY_TWO.contains(test));
+            let mut calls = Vec::new();
+            // One at a time: they share the kernel and two or three processors, a cluster takes all while it starts, and some
+            // tests measure time.
+            if !singly.is_empty() {
+                calls.push(beside_others(tests(&singly, "--test-threads=1")));
             }
-            all
+            if !by_two.is_empty() {
+                let run = tests(&by_two, "--test-threads=2");
+                let skipped = ALONE.iter().flat_map(|module| ["--skip", module]);
+                let has_alone = by_two.contains(&LARGEST);
+                calls.push(beside_others(if has_alone { run.args(skipped) } else { run }));
+                if has_alone {
+                    calls.push(Call { run: tests(&[LARGEST], "--test-threads=1").args(ALONE), is_alone: true });
+                }
+            }
+            calls
         }
-        // One at a time: a cluster takes all processors while it starts.
-        Tier::Three => vec![cargo().args(of(suites.packages())).args(tests).args(["--", "--test-threads=1"])],
     }
 }
 
@@ -177,19 +215,22 @@ mod tests {
     fn each_tier_names_its_tests() {
         let workspace = Workspace::at("/w", "/w/target");
         let suites = Suites { tests: vec![("enforcer".into(), "a".into()), ("enforcer-tests".into(), "b".into())] };
-        let lines = |tier| commands(&workspace, tier, &suites).iter().map(Run::line).collect::<Vec<_>>();
+        let lines = |tier| calls(&workspace, tier, &suites).iter().map(|call| call.run.line()).collect::<Vec<_>>();
         assert_eq!(
             lines(Tier::One),
             ["cargo test --locked --no-fail-fast --package enforcer --package enforcer-tests --test a --test b"]
         );
+        assert_eq!(lines(Tier::Two).len(), 1, "nothing runs by two or alone: {:#?}", lines(Tier::Two));
         assert!(lines(Tier::Two)[0].ends_with("--test a --test b -- --test-threads=1"));
-        let suites = Suites { tests: vec![("p".into(), "a".into()), ("p".into(), LARGEST.into())] };
-        let two: Vec<String> = commands(&workspace, Tier::Two, &suites).iter().map(Run::line).collect();
+        let suites = Suites { tests: ["a", LARGEST].map(|test| ("p".into(), test.into())).into() };
+        let two = calls(&workspace, Tier::Two, &suites);
+        assert_eq!(two.iter().map(|call| call.is_alone).collect::<Vec<_>>(), [false, false, true]);
+        let two: Vec<String> = two.iter().map(|call| call.run.line()).collect();
         assert!(two[0].ends_with("--package p --test a -- --test-threads=1"), "{two:#?}");
         // What one call leaves out is what the other runs.
-        assert!(two[1].contains("--test lifecycle -- --test-threads=2 --skip bulk:: --skip flood::"), "{two:#?}");
-        assert!(two[2].contains("--test lifecycle -- --test-threads=1 bulk:: flood::"), "{two:#?}");
-        assert_eq!((two.len(), two[1].matches("--skip").count()), (3, ALONE.len()));
+        assert!(two[1].contains("--test lifecycle -- --test-threads=2 --skip bulk:: --skip"), "{two:#?}");
+        assert!(two[2].contains("--package p --test lifecycle -- --test-threads=1 bulk:: flood::"), "{two:#?}");
+        assert_eq!(two[1].matches("--skip").count(), ALONE.len());
         assert!(lines(Tier::Three)[0].ends_with("--test a --test b -- --test-threads=1"), "{:#?}", lines(Tier::Three));
         let zero = lines(Tier::Zero);
         assert!(

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     PORT, changes,
     deploy::{NAMESPACE, image, root},
-    first_policy, list, live, pod, probes,
+    first_policy, kills, list, live, pod, probes,
     rig::{Cluster, is_privileged, said, xtask},
     told,
 };
@@ -105,6 +105,7 @@ fn a_network_policy_cuts_a_pod_off_and_the_flow_log_names_both_pods_and_the_poli
     told::by_the_status_of_a_policy(&cluster);
     probes::pass_where_everything_is_denied(&cluster);
     live::restarts_open_nothing_and_cut_nothing(&cluster);
+    kills::open_nothing_and_cut_nothing(&cluster);
     changes::open_nothing_and_cut_nothing(&cluster);
     first_policy::is_made_as_the_page_says(&cluster);
     cluster.down();

@@ -8,6 +8,7 @@ mod changes;
 mod deploy;
 mod first_policy;
 mod gitops;
+mod kills;
 mod live;
 mod probes;
 mod render;

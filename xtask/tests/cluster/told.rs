@@ -145,7 +145,8 @@ fn process_of(cluster: &Cluster, component: &str, wanted: impl Fn(&Value) -> boo
     process.clone()
 }
 
-fn signal(signal: &str, process: &str) {
+/// Sends a signal to a process.
+pub(crate) fn signal(signal: &str, process: &str) {
     let mut kill = Command::new("kill");
     kill.arg(format!("-{signal}")).arg(process);
     said(kill);
