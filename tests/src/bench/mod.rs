@@ -12,7 +12,7 @@ use anyhow::{Result, ensure};
 use enforcer_common::{id::Direction, limits, packet::tcp};
 use serde::Serialize;
 
-pub use self::cluster::{Delay, Delays, Ground};
+pub use self::cluster::{Delay, Delays, Ground, Load, Loads, State};
 pub use self::control::{Change, Control, Scale, control};
 use self::floor::Floor;
 pub use self::sweep::{Stall, Stalls, SweepTimes, sweep};

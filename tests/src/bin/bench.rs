@@ -4,7 +4,8 @@
 //! node to measure, from 1. `cluster` measures the agents of a cluster. Behind it may stand the number of rounds, and the archive of
 //! an image, which is otherwise that of `cargo xtask image`.
 //!
-//! Output: one JSON document on stdout, then the same numbers as a table. `cluster` first says how far its start is.
+//! Output: one JSON document on stdout, then the same numbers as a table. `cluster` first says how far its start is, and then prints
+//! both for each of its parts as soon as it is there.
 #![allow(clippy::print_stdout, reason = "a command's output")]
 
 use std::path::PathBuf;
@@ -27,12 +28,14 @@ fn main() -> Result<()> {
     }
 }
 
-/// The agents of a cluster.
+/// The agents of a cluster. Each part is told when it is there.
 fn cluster(arguments: &[String]) -> Result<()> {
     let rounds = arguments.first().map_or(Ok(ROUNDS), |word| word.parse())?;
     let ground = Ground::new(arguments.get(1).map(PathBuf::from))?;
     let delays = ground.delays(rounds)?;
     println!("{}\n{delays}", serde_json::to_string_pretty(&json!({ "machine": machine()?, "delays": delays }))?);
+    let loads = ground.loads()?;
+    println!("{}\n{loads}", serde_json::to_string_pretty(&json!({ "machine": machine()?, "loads": loads }))?);
     Ok(())
 }
 

@@ -20,11 +20,11 @@ use crate::cluster::{BOUND, pod};
 /// Where the pods are that call.
 const CALLING: &str = NODES[0];
 /// Where those are that are called.
-const CALLED: &str = NODES[1];
+pub(super) const CALLED: &str = NODES[1];
 /// The port that policies allow, and one that they do not.
 const PORTS: [u16; 2] = [7001, 7002];
-const PODS: &str = "/api/v1/namespaces/default/pods";
-const POLICIES: &str = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
+pub(super) const PODS: &str = "/api/v1/namespaces/default/pods";
+pub(super) const POLICIES: &str = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
 
 /// How long one kind of change takes.
 #[derive(Debug, Serialize)]
@@ -160,7 +160,7 @@ fn silent(ground: &Ground, name: &str, app: &str, node: &str) -> Value {
 }
 
 /// A policy for the pods of an app.
-fn policy(name: &str, app: &str, spec: &Value) -> Value {
+pub(super) fn policy(name: &str, app: &str, spec: &Value) -> Value {
     let mut spec = spec.clone();
     spec["podSelector"] = json!({"matchLabels": {"app": app}});
     json!({
