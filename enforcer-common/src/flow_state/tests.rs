@@ -16,13 +16,10 @@ fn a_word_is_current_for_one_epoch_and_one_tag() {
     for (epoch, tag) in
         [(0, 0), (1, 1), (PolicyWord::EPOCHS, 0x00ff_ffff), (0x4000_0000, 0x0080_0000), (5, 0x00ab_cdef)]
     {
-        for direction in [Direction::Ingress, Direction::Egress] {
-            check(epoch, tag, direction);
-        }
-    }
-
-    fn check(epoch: u32, tag: u32, direction: Direction) {
-        for bits in [0, 1, 0b11_1111, 0xff] {
+        for (direction, bits) in [Direction::Ingress, Direction::Egress]
+            .into_iter()
+            .flat_map(|direction| [0, 1, 0b11_1111, 0xff].map(|bits| (direction, bits)))
+        {
             let word = FlowWord::new(epoch, tag, bits);
             assert_eq!(word.0, u64::from(epoch) << 32 | u64::from(tag) << 8 | u64::from(bits));
             assert!(word.is_current(direction, epoch, tag) && word.has_tag(tag));

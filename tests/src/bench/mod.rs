@@ -2,6 +2,7 @@
 //!
 //! Output: nanoseconds a packet, and the ratio to the baseline, which is measured right before it in the same process.
 
+mod cluster;
 mod control;
 mod floor;
 mod stall;
@@ -11,6 +12,7 @@ use anyhow::{Result, ensure};
 use enforcer_common::{id::Direction, limits, packet::tcp};
 use serde::Serialize;
 
+pub use self::cluster::{Delay, Delays, Ground, Load, Loads, State};
 pub use self::control::{Change, Control, Scale, control};
 use self::floor::Floor;
 pub use self::sweep::{Stall, Stalls, SweepTimes, sweep};

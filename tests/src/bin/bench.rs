@@ -1,24 +1,42 @@
 //! `cargo run --release -p enforcer-tests --bin bench` measures the cost of a verdict beside a baseline program in the same
 //! run, and the cost of the sweep. Arguments: numbers of rules, `sweep` for that part alone, or `control` for the cost of the
 //! daemon itself. Behind `control` may stand the number of changes after which its memory is read, and the number of the only
-//! node to measure, from 1.
+//! node to measure, from 1. `cluster` measures the agents of a cluster. Behind it may stand the number of rounds, and the archive of
+//! an image, which is otherwise that of `cargo xtask image`.
 //!
-//! Output: one JSON document on stdout, then the same numbers as a table.
+//! Output: one JSON document on stdout, then the same numbers as a table. `cluster` first says how far its start is, and then prints
+//! both for each of its parts as soon as it is there.
 #![allow(clippy::print_stdout, reason = "a command's output")]
 
+use std::path::PathBuf;
+
 use anyhow::Result;
-use enforcer_tests::bench::{self, Control, Scale};
+use enforcer_tests::bench::{self, Control, Ground, Scale};
 use serde_json::json;
 
+/// Rounds of each kind on a cluster.
+const ROUNDS: usize = 100;
 /// Changes behind which the memory of a daemon is read.
 const CHANGES: usize = 1_000;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.split_first() {
+        Some((first, rest)) if first == "cluster" => cluster(rest),
         Some((first, rest)) if first == "control" => control(rest),
         _ => verdicts(&arguments),
     }
+}
+
+/// The agents of a cluster. Each part is told when it is there.
+fn cluster(arguments: &[String]) -> Result<()> {
+    let rounds = arguments.first().map_or(Ok(ROUNDS), |word| word.parse())?;
+    let ground = Ground::new(arguments.get(1).map(PathBuf::from))?;
+    let delays = ground.delays(rounds)?;
+    println!("{}\n{delays}", serde_json::to_string_pretty(&json!({ "machine": machine()?, "delays": delays }))?);
+    let loads = ground.loads()?;
+    println!("{}\n{loads}", serde_json::to_string_pretty(&json!({ "machine": machine()?, "loads": loads }))?);
+    Ok(())
 }
 
 /// The cost of the daemon itself.

@@ -1,14 +1,14 @@
 //! The API of a cluster for a test that changes many objects: `kubectl proxy` hands requests on, and one takes some milliseconds,
 //! where each kubectl takes some hundred. Input: a method, a path, an object. Output: what the API server says.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
-use super::{Cluster, until};
+use super::{BOUND, Cluster, until};
 
 /// `kubectl proxy` on a socket in a directory of the test. It ends on drop.
 #[derive(Debug)]
@@ -44,6 +44,19 @@ impl Api {
         let is_content = head.split(' ').nth(1).is_some_and(|status| status.starts_with('2'));
         assert!(is_content, "{method} {path}: {answer}");
         serde_json::from_str(body).unwrap()
+    }
+
+    /// What the API server tells of a collection from now on. Ends where it says nothing for a long time.
+    pub fn watch(&self, path: &str) -> impl Iterator<Item = Value> + use<> {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(BOUND)).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
+        let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+        let head = lines.next().unwrap();
+        assert!(head.contains(" 200 "), "{path}: {head}");
+        // Of the head, only its end counts.
+        let _ = lines.by_ref().find(String::is_empty);
+        lines.map(|line| serde_json::from_str(&line).unwrap())
     }
 
     /// Makes an object in a collection, and gives its version.

@@ -9,6 +9,7 @@
     reason = "a test whose cluster cannot be handled has to stop, and says how far it came"
 )]
 
+pub mod agents;
 pub mod api;
 pub mod arrivals;
 pub mod ground;

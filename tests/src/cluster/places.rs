@@ -8,11 +8,13 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 use super::Cluster;
 
@@ -43,10 +45,17 @@ impl Place {
     pub fn pod(cluster: &Cluster, node: &str, namespace: &str, name: &str) -> Self {
         let addresses = cluster.addresses(namespace, name);
         let wanted: IpAddr = addresses[0].parse().unwrap();
-        let networks = fs::read_dir(cluster.root(node).join("run/netns")).unwrap().flatten();
-        let places = networks.filter_map(|entry| Some(Self::of(name, File::open(entry.path()).ok()?)));
+        let places = networks(cluster, node).into_iter().filter_map(|path| Self::at(name, &path));
         let mut found = places.filter(|place| place.addresses.contains(&wanted));
         found.next().unwrap_or_else(|| panic!("{node} has no network with {wanted} of {name}"))
+    }
+
+    /// The network that lies at a path of [`networks`], if it is one by now.
+    pub fn at(name: &str, path: &Path) -> Option<Self> {
+        let network = File::open(path).ok()?;
+        // The runtime makes the file before it mounts the network over it.
+        let is_network = fstatfs(&network).is_ok_and(|system| system.filesystem_type() == NSFS_MAGIC);
+        is_network.then(|| Self::of(name, network))
     }
 
     fn of(name: &str, network: File) -> Self {
@@ -79,6 +88,12 @@ impl Place {
     pub fn address(&self, v4: bool) -> IpAddr {
         *self.addresses.iter().find(|address| address.is_ipv4() == v4).unwrap()
     }
+}
+
+/// Where the networks of a node's pods lie, as the host sees them.
+pub fn networks(cluster: &Cluster, node: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(cluster.root(node).join("run/netns")).unwrap();
+    entries.flatten().map(|entry| entry.path()).collect()
 }
 
 /// How a message goes.

@@ -115,7 +115,7 @@ fn what_answers_nobody_that_policy_lets_in_leads_to_no_service() {
             }
             if when == "may call" {
                 change(&mut scene.stage, |stage| {
-                    stage.policy("a.yaml", &closed_but(&rule("from: anywhere", "9303/udp")))
+                    stage.policy("a.yaml", &closed_but(&rule("from: anywhere", "9303/udp")));
                 });
             }
             for v4 in FAMILIES {

@@ -5,11 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use enforcer_tests::cluster::agents;
 use serde_json::{Value, json};
 
 use crate::{
     PORT, changes,
-    deploy::{NAMESPACE, image, root},
+    deploy::image,
     first_policy, kills, list, live, pod, probes,
     rig::{Cluster, is_privileged, said, xtask},
     told,
@@ -24,14 +25,7 @@ pub(crate) fn with_agents(name: &str) -> Cluster {
     let archive = image(place.path(), "enforcer.tar");
     let cluster = Cluster::named(name);
     cluster.up(&["--nodes", "2"]);
-    said(xtask(&["load", "--name", &cluster.name, archive.to_str().unwrap()]));
-    cluster.kubectl(&["apply", "-k", root().join("deploy/base").to_str().unwrap()]);
-    let rollout = ["--namespace", NAMESPACE, "rollout", "status", "daemonset/enforcer-agent", "--timeout=120s"];
-    if let Err(said) = cluster.try_kubectl(&rollout) {
-        let describe = cluster.kubectl(&["--namespace", NAMESPACE, "describe", "pods"]);
-        let logs = ["--namespace", NAMESPACE, "logs", "--selector=app.kubernetes.io/name=enforcer", "--tail=40"];
-        panic!("{said}\n{describe}\n{}", cluster.try_kubectl(&logs).unwrap_or_else(|said| said));
-    }
+    agents::install(&cluster, &archive);
     cluster
 }
 

@@ -7,16 +7,16 @@ use std::{
     process::Command,
 };
 
-use enforcer_tests::cluster::until;
+use enforcer_tests::cluster::{agents, until};
 use serde_json::{Value, json};
 
-use crate::rig::{Cluster, is_privileged, of_xtask, said, xtask};
+use crate::rig::{Cluster, is_privileged, said, xtask};
+
+/// Where the manifests put the agent.
+pub(crate) use enforcer_tests::cluster::agents::NAMESPACE;
 
 /// What the manifests call the image.
 const IMAGE: &str = "localhost/enforcer:0.1.0";
-
-/// Where the manifests put the agent.
-pub(crate) const NAMESPACE: &str = "enforcer-system";
 
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -29,7 +29,7 @@ fn installed() -> String {
 /// Makes the image, and returns its archive.
 pub(crate) fn image(directory: &Path, name: &str) -> PathBuf {
     let archive = directory.join(name);
-    println!("{}", said(of_xtask(&["image", "--unoptimised", "--output", archive.to_str().unwrap()])));
+    agents::image(&archive, &["--unoptimised"]);
     archive
 }
 

@@ -363,7 +363,7 @@ fn link_of(message: &LinkMessage) -> Link {
                             kind = kind_of(value);
                         }
                         LinkInfo::Data(InfoData::Bridge(facts)) => {
-                            by_vlan = facts.contains(&InfoBridge::VlanFiltering(true))
+                            by_vlan = facts.contains(&InfoBridge::VlanFiltering(true));
                         }
                         _ => {}
                     }
