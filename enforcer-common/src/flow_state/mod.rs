@@ -254,8 +254,8 @@ impl FlowWord {
         Self(self.0 & !Self::BEHIND | u64::from(behind) << 63)
     }
 
-    /// The workload is isolated and has opened the flow to a Service, so what it sends passes the veth only because it is judged
-    /// once more behind the node's translation (D5).
+    /// The workload is isolated, and the flow is one with a Service that its peer there has not opened. So what the workload sends
+    /// passes the veth only because it is judged once more behind the node's translation (D5).
     #[inline(always)]
     pub fn is_behind(self) -> bool {
         self.0 & Self::BEHIND != 0

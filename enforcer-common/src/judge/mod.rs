@@ -237,6 +237,10 @@ impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
         let Work { direction, flow: stored, quotes_live_flow, ref key, ref packet, .. } = *self.flow.work;
         let third = entry.is_some_and(AddressEntry::is_local) && self.peer != key.peer();
         let quoted = if third { None } else { Role::of_state(stored) };
+        let behind = quoted.is_some_and(|role| self.course(entry, role).behind);
+        if behind && matches!(direction, Direction::Egress) && !self.may_be_judged_later() {
+            return Err(Reason::NoRule);
+        }
         if quotes_live_flow && !third || quoted.is_some() && from_node || matches!(quoted, Some(Role::NodeOpened)) {
             return Ok(());
         }

@@ -3,7 +3,8 @@
 //! Input: the tables, and the addresses of a connection before and after translation. Output: a verdict. The programs on a veth
 //! see the address of a Service, and policy speaks of the backend, which nobody knows before the node has chosen it. So the
 //! veth lets such a packet pass, and this is where its sender's egress policy judges it. Nothing that an isolated workload sends
-//! gets past this point to the address of a Service, whatever the node's connection tracking takes the packet for.
+//! gets past this point to the address of a Service, whatever the node's connection tracking takes the packet for, but answers to a
+//! host at that address which the workload's ingress policy lets call.
 
 use crate::decide::decide;
 use crate::endpoint::Endpoint;

@@ -135,6 +135,12 @@ fn d5_no_other_role_lets_a_frame_for_somebody_else_pass() {
         let asks = datagram(own, to);
         assert!(stage.entry(&stage.key(A, None, &asks)).unwrap().behind);
         assert_eq!(stage.sends(A, &elsewhere(&asks)), NO_RULE);
+        let quote = answer.bytes()[14..].to_vec();
+        let message = Transport::Icmp { kind: if v4 { 3 } else { 1 }, code: 1, rest: [0; 4] };
+        let error = Frame { payload: &quote, ..Frame::new(own.0, to.0, message) };
+        assert_eq!(stage.sends(A, &error), ALLOW);
+        let switched = Frame { macs: [[2, 0, 0, 0, 0, 9], [2, 0, 0, 0, 0, 1]], ..error };
+        assert_eq!(stage.sends(A, &switched), NO_RULE, "an error about it neither");
         assert_eq!(stage.sends(A, &asks), ALLOW);
     }
 }
