@@ -35,7 +35,9 @@ pub fn program(package: &'static str) -> PathBuf {
     let mut built = BUILT.lock().unwrap();
     // Under cargo: a program that is older than the code under test would prove nothing.
     if let Some(mut build) = cargo().filter(|_| !built.contains(package)) {
-        build.args(["build", "--locked", "--quiet", "--package", package, "--bin", package]);
+        build.args(["build", "--locked", "--quiet", "--bin", package]);
+        // Without the others cargo would choose other features than for the tests, and compile most crates again.
+        build.args(["--package", "enforcer", "--package", "enforcer-tests", "--package", "xtask"]);
         if directory.ends_with("release") {
             build.arg("--release");
         }

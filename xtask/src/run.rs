@@ -3,8 +3,9 @@
 
 use std::{
     ffi::OsStr,
+    fs::File,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -104,6 +105,15 @@ impl Run {
         let line = self.line();
         println!("$ {line}");
         Err(self.command.exec()).with_context(|| format!("cannot run: {line}"))
+    }
+
+    /// Prints the line, and starts it without input. What it says goes into the file.
+    pub(crate) fn start(mut self, log: &Path) -> Result<Child> {
+        let line = self.line();
+        println!("$ {line} >{} 2>&1 &", log.display());
+        let file = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
+        self.command.stdin(Stdio::null()).stdout(file.try_clone().context("cannot share the log")?).stderr(file);
+        self.command.spawn().with_context(|| format!("cannot start: {line}"))
     }
 
     /// Prints the line, runs it, and fails when it fails.

@@ -169,6 +169,12 @@ fn a_connection_that_nobody_translated_ends_with_the_policy_that_isolates_its_op
 fn a_connection_whose_translation_is_gone_leads_to_no_service() {
     for layout in LAYOUTS {
         let mut scene = Scene::new(layout, true);
+        // The kernel tracks connections for as long as a rule needs that.
+        inside(scene.stage.lab.node(), || {
+            sh("nft add table inet other");
+            sh("nft add chain inet other forward { type filter hook forward priority 0 ; }");
+            sh("nft add rule inet other forward ct state new counter");
+        });
         let forget = |scene: &Scene| inside(scene.stage.lab.node(), || sh("nft delete table inet nat"));
         for (when, port) in [("positive control", 9500), ("alive", 9501), ("dead", 9502)] {
             let passes = when == "positive control";

@@ -14,7 +14,7 @@ use crate::{
     run::Run,
     setup::{self, tools::Need},
     test::{
-        beside::Beside,
+        beside::{Beside, idle},
         tiers::{Suites, Tier, suites, unit_test_packages},
     },
     workspace::Workspace,
@@ -23,10 +23,11 @@ use crate::{
 /// Set to 1 by a person without root; never by CI.
 const SKIP: &str = "ENFORCER_SKIP_PRIV";
 
-/// The test file of tier 2 that takes the most time.
+/// The test file of tier 2 that takes the most time. Its tests wait more than they work, and each has namespaces of its own: two
+/// run side by side.
 const LARGEST: &str = "lifecycle";
-/// Test files whose tests wait more than they work, and of which each test has namespaces of its own: two run side by side.
-const BY_TWO: [&str; 1] = [LARGEST];
+/// Test files that wait for containers most of the time, and run beside all others of their tier.
+const CONTAINERS: [&str; 5] = ["workload_podman", "podman", "docker", "demo", "readme"];
 /// Modules of the largest whose tests run alone: they measure time, or count packets while a machine is busy.
 const ALONE: [&str; 10] = [
     "bulk::",
@@ -41,9 +42,9 @@ const ALONE: [&str; 10] = [
     "writers::",
 ];
 
-/// Tests that run in one call of cargo.
-struct Call {
-    run: Run,
+/// Calls of cargo that run beside each other: the first in sight, what the others say follows at their end.
+struct Round {
+    runs: Vec<Run>,
     /// Nothing else may run beside it.
     is_alone: bool,
 }
@@ -59,23 +60,28 @@ pub(crate) fn run(workspace: &Workspace, tier: Option<u8>) -> Result<()> {
             println!("SKIPPED tier {}: {SKIP}=1", tier.number());
         }
     }
+    let mut compiling = None;
     if suites.keys().any(|tier| tier.is_privileged()) {
-        prepare(workspace, &suites.keys().copied().collect::<Vec<_>>())?;
+        compiling = prepare(workspace, &suites.keys().copied().collect::<Vec<_>>())?;
     }
-    all(workspace, &suites)
+    all(workspace, &suites, compiling)
 }
 
 fn skips(value: Option<&OsStr>) -> bool {
     value == Some(OsStr::new("1"))
 }
 
-/// What the privileged tiers need. It comes before tier 0, since a new object means that `enforcer` is built anew.
-fn prepare(workspace: &Workspace, tiers: &[Tier]) -> Result<()> {
+/// What the privileged tiers need. It comes before tier 0, since a new object means that `enforcer` is built anew. Returns what
+/// goes on beside the tests.
+fn prepare(workspace: &Workspace, tiers: &[Tier]) -> Result<Option<Beside>> {
     require(kernel::is_root(), Kernel::running()?)?;
     setup::ensure_needs(workspace, &needs(tiers))?;
+    // Where nothing is cached it takes minutes of both processors, and all that comes before tier 3 leaves some of them.
+    let compiling = tiers.contains(&Tier::Three).then(|| compile(workspace));
     build_ebpf::run(workspace)?;
-    // The tests start the daemon, and cargo builds no binary of another package for them.
-    Run::new("cargo").args(["build", "--locked", "--package", "enforcer"]).directory(workspace.root()).status()
+    // All at once: what cargo compiles one by one leaves a processor idle. The daemon that tests start is among it.
+    tests_of(workspace, unit_test_packages()).args(["--no-run", "--lib", "--bins", "--tests"]).status()?;
+    compiling.transpose()
 }
 
 /// What `setup` installs for these tiers. Everything is installed before the first test, so that a package that cannot be
@@ -102,30 +108,25 @@ fn require(root: bool, kernel: Kernel) -> Result<()> {
 }
 
 /// Runs every tier even after one failed, so that one run shows everything.
-fn all(workspace: &Workspace, suites: &BTreeMap<Tier, Suites>) -> Result<()> {
-    let (mut failed, mut compiling) = (Vec::new(), None);
-    let has_clusters = suites.contains_key(&Tier::Three);
+fn all(workspace: &Workspace, suites: &BTreeMap<Tier, Suites>, mut compiling: Option<Beside>) -> Result<()> {
+    let mut failed = Vec::new();
     for (tier, suites) in suites {
         println!("tier {}", tier.number());
-        // Where nothing is cached it takes minutes of both processors, and these tests leave much of them. Tier 0 does not.
-        if *tier == Tier::Two && has_clusters {
-            compiling = compile(workspace).inspect_err(|error| println!("later, since {error:#}")).ok();
-        }
+        let mut compiled = || compiling.take().map(|mut compiling| compiling.end());
         if *tier == Tier::Three {
-            let _ = compiling.take().map(Beside::end);
+            let _ = compiled();
             // What has failed above fails again here, in sight.
             if let Err(error) = cluster::build(workspace) {
                 failed.push(format!("tier 3: none of its tests ran, for want of the cluster's programs: {error:#}"));
                 continue;
             }
         }
-        for Call { run, is_alone } in calls(workspace, *tier, suites) {
-            if is_alone {
-                let _ = compiling.take().map(Beside::end);
+        for round in rounds(workspace, *tier, suites) {
+            if round.is_alone {
+                let _ = compiled();
             }
-            if let Err(error) = run.status() {
-                failed.push(format!("tier {}: {error:#}", tier.number()));
-            }
+            let errors = together(workspace, round.runs).into_iter().filter_map(Result::err);
+            failed.extend(errors.map(|error| format!("tier {}: {error:#}", tier.number())));
         }
     }
     if !failed.is_empty() {
@@ -134,49 +135,67 @@ fn all(workspace: &Workspace, suites: &BTreeMap<Tier, Suites>) -> Result<()> {
     Ok(())
 }
 
+/// Runs the calls of a round, and shows what all of them say.
+fn together(workspace: &Workspace, runs: Vec<Run>) -> Vec<Result<()>> {
+    let mut runs = runs.into_iter();
+    let first = runs.next();
+    let beside: Vec<Result<Beside>> = (1..)
+        .zip(runs)
+        .map(|(number, run)| Beside::start(run, &workspace.target().join(format!("tests-beside-{number}.log"))))
+        .collect();
+    let mut results: Vec<Result<()>> = first.map(Run::status).into_iter().collect();
+    results.extend(beside.into_iter().map(|beside| {
+        let mut beside = beside?;
+        let ended = beside.end();
+        print!("{}", beside.said()?);
+        ended
+    }));
+    results
+}
+
 /// Compiles what clusters consist of, beside the tests.
 fn compile(workspace: &Workspace) -> Result<Beside> {
     let own = std::env::current_exe().context("this program has no path")?;
-    Beside::start(&[&own.to_string_lossy(), "cluster", "build"], &workspace.target().join("cluster-build.log"))
+    let run = idle(&own.to_string_lossy()).args(["cluster", "build"]);
+    Beside::start(run, &workspace.target().join("cluster-build.log"))
 }
 
-fn calls(workspace: &Workspace, tier: Tier, suites: &Suites) -> Vec<Call> {
-    let cargo = || Run::new("cargo").args(["test", "--locked", "--no-fail-fast"]).directory(workspace.root());
-    let of = |packages: Vec<&str>| {
-        packages.into_iter().flat_map(|name| ["--package".to_owned(), name.to_owned()]).collect::<Vec<_>>()
-    };
+fn tests_of<'a>(workspace: &Workspace, packages: impl IntoIterator<Item = &'a str>) -> Run {
+    let packages = packages.into_iter().flat_map(|name| ["--package", name]);
+    Run::new("cargo").args(["test", "--locked", "--no-fail-fast"]).args(packages).directory(workspace.root())
+}
+
+fn rounds(workspace: &Workspace, tier: Tier, suites: &Suites) -> Vec<Round> {
     let named =
         |tests: &[&str]| tests.iter().flat_map(|test| ["--test".to_owned(), (*test).to_owned()]).collect::<Vec<_>>();
     let all: Vec<&str> = suites.tests.iter().map(|(_, test)| test.as_str()).collect();
-    let beside_others = |run: Run| Call { run, is_alone: false };
+    let round = |runs: Vec<Run>| Round { runs, is_alone: false };
     match tier {
         Tier::Zero => vec![
-            beside_others(cargo().args(of(vec!["enforcer", "enforcer-common"])).arg("--doc")),
-            beside_others(cargo().args(of(unit_test_packages().collect())).args(["--lib", "--bins"]).args(named(&all))),
+            round(vec![tests_of(workspace, ["enforcer", "enforcer-common"]).arg("--doc")]),
+            round(vec![tests_of(workspace, unit_test_packages()).args(["--lib", "--bins"]).args(named(&all))]),
         ],
-        Tier::One => vec![beside_others(cargo().args(of(suites.packages())).args(named(&all)))],
+        Tier::One => vec![round(vec![tests_of(workspace, suites.packages()).args(named(&all))])],
         Tier::Two | Tier::Three => {
-            // All with the same packages: for others cargo would build with other features.
             let tests = |tests: &[&str], threads: &str| {
-                cargo().args(of(suites.packages())).args(named(tests)).args(["--", threads])
+                tests_of(workspace, suites.packages()).args(named(tests)).args(["--", threads])
             };
-            let (by_two, singly): (Vec<&str>, Vec<&str>) = all.iter().partition(|test| BY_TWO.contains(test));
-            let mut calls = Vec::new();
-            // One at a time: they share the kernel and two or three processors, a cluster takes all while it starts, and some
-            // tests measure time.
-            if !singly.is_empty() {
-                calls.push(beside_others(tests(&singly, "--test-threads=1")));
-            }
-            if !by_two.is_empty() {
-                let run = tests(&by_two, "--test-threads=2");
+            let has_largest = all.contains(&LARGEST);
+            let (containers, others): (Vec<&str>, Vec<&str>) =
+                all.iter().filter(|test| **test != LARGEST).partition(|test| CONTAINERS.contains(test));
+            let mut runs = Vec::new();
+            if has_largest {
                 let skipped = ALONE.iter().flat_map(|module| ["--skip", module]);
-                let has_alone = by_two.contains(&LARGEST);
-                calls.push(beside_others(if has_alone { run.args(skipped) } else { run }));
-                if has_alone {
-                    calls.push(Call { run: tests(&[LARGEST], "--test-threads=1").args(ALONE), is_alone: true });
-                }
+                runs.push(tests(&[LARGEST], "--test-threads=2").args(skipped));
             }
-            calls
+            let lanes = [others, containers].into_iter().filter(|lane| !lane.is_empty());
+            runs.extend(lanes.map(|lane| tests(&lane, "--test-threads=1")));
+            let mut rounds = vec![round(runs)];
+            if has_largest {
+                let runs = vec![tests(&[LARGEST], "--test-threads=1").args(ALONE)];
+                rounds.push(Round { runs, is_alone: true });
+            }
+            rounds
         }
     }
 }
@@ -189,6 +208,8 @@ pub(crate) fn parse_tier(text: &str) -> Result<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn kernel(release: &str) -> Kernel {
@@ -214,29 +235,56 @@ mod tests {
     #[test]
     fn each_tier_names_its_tests() {
         let workspace = Workspace::at("/w", "/w/target");
-        let suites = Suites { tests: vec![("enforcer".into(), "a".into()), ("enforcer-tests".into(), "b".into())] };
-        let lines = |tier| calls(&workspace, tier, &suites).iter().map(|call| call.run.line()).collect::<Vec<_>>();
+        let lines = |tier, tests: &[&str]| -> Vec<Vec<String>> {
+            let suites = Suites { tests: tests.iter().map(|test| ("p".into(), (*test).into())).collect() };
+            let rounds = rounds(&workspace, tier, &suites);
+            assert!(rounds.iter().all(|round| !round.is_alone || round.runs.len() == 1));
+            rounds.iter().map(|round| round.runs.iter().map(Run::line).collect()).collect()
+        };
         assert_eq!(
-            lines(Tier::One),
-            ["cargo test --locked --no-fail-fast --package enforcer --package enforcer-tests --test a --test b"]
+            lines(Tier::One, &["a", "b"]),
+            [["cargo test --locked --no-fail-fast --package p --test a --test b"]]
         );
-        assert_eq!(lines(Tier::Two).len(), 1, "nothing runs by two or alone: {:#?}", lines(Tier::Two));
-        assert!(lines(Tier::Two)[0].ends_with("--test a --test b -- --test-threads=1"));
-        let suites = Suites { tests: ["a", LARGEST].map(|test| ("p".into(), test.into())).into() };
-        let two = calls(&workspace, Tier::Two, &suites);
-        assert_eq!(two.iter().map(|call| call.is_alone).collect::<Vec<_>>(), [false, false, true]);
-        let two: Vec<String> = two.iter().map(|call| call.run.line()).collect();
-        assert!(two[0].ends_with("--package p --test a -- --test-threads=1"), "{two:#?}");
+        let one = lines(Tier::Two, &["a", "b"]);
+        assert!(one.len() == 1 && one[0].len() == 1, "nothing runs by two, alone or beside others: {one:#?}");
+        assert!(one[0][0].ends_with("--test a --test b -- --test-threads=1"));
+        let two = lines(Tier::Two, &["a", LARGEST, "podman", "b"]);
+        assert_eq!(two.iter().map(Vec::len).collect::<Vec<_>>(), [3, 1], "{two:#?}");
+        assert!(two[0][1].ends_with("--package p --test a --test b -- --test-threads=1"), "{two:#?}");
+        assert!(two[0][2].ends_with("--package p --test podman -- --test-threads=1"), "{two:#?}");
         // What one call leaves out is what the other runs.
-        assert!(two[1].contains("--test lifecycle -- --test-threads=2 --skip bulk:: --skip"), "{two:#?}");
-        assert!(two[2].contains("--package p --test lifecycle -- --test-threads=1 bulk:: flood::"), "{two:#?}");
-        assert_eq!(two[1].matches("--skip").count(), ALONE.len());
-        assert!(lines(Tier::Three)[0].ends_with("--test a --test b -- --test-threads=1"), "{:#?}", lines(Tier::Three));
-        let zero = lines(Tier::Zero);
+        assert!(two[0][0].contains("--test lifecycle -- --test-threads=2 --skip bulk:: --skip"), "{two:#?}");
+        assert!(two[1][0].contains("--package p --test lifecycle -- --test-threads=1 bulk:: flood::"), "{two:#?}");
+        assert_eq!(two[0][0].matches("--skip").count(), ALONE.len());
+        let three = lines(Tier::Three, &["a", "b"]);
+        assert!(three[0][0].ends_with("--test a --test b -- --test-threads=1"), "{three:#?}");
+        let zero = lines(Tier::Zero, &["a", "b"]);
         assert!(
-            zero[0].ends_with("--doc") && zero[1].ends_with("--package xtask --lib --bins --test a --test b"),
+            zero[0][0].ends_with("--doc") && zero[1][0].ends_with("--package xtask --lib --bins --test a --test b"),
             "{zero:#?}"
         );
+    }
+
+    #[test]
+    fn who_runs_beside_others_is_there_and_fails_the_whole() {
+        let place = tempfile::tempdir().unwrap();
+        let here = place.path().to_str().unwrap();
+        let workspace = Workspace::at(here, here);
+        let run = |script: &str| Run::new("sh").args(["-c", script]);
+        let (met, waits) = (place.path().join("met"), place.path().join("waits"));
+        // Each waits for the other, so they end only if they run at one time.
+        let meet = |own: &Path, other: &Path, then: &str| {
+            let wait =
+                format!("for i in $(seq 200); do test -e {0} && break; sleep 0.1; done; test -e {0}", other.display());
+            run(&format!("touch {}; {wait} || exit 9; {then}", own.display()))
+        };
+        let results = together(&workspace, vec![meet(&met, &waits, "exit 0"), meet(&waits, &met, "exit 3")]);
+        let errors: Vec<String> =
+            results.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+        assert!(errors.len() == 1 && errors[0].starts_with("exit status: 3: sh"), "{errors:#?}");
+        // What cannot be started is told too, and the others run.
+        let errors = together(&workspace, vec![run("exit 0"), Run::new("/nothing-is-here"), run("exit 4")]);
+        assert_eq!(errors.iter().filter(|result| result.is_err()).count(), 2, "{errors:#?}");
     }
 
     #[test]
