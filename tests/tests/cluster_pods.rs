@@ -242,8 +242,16 @@ fn services(ground: &Shop, cni: &str) {
     for proxy in ["runs", "stands still"] {
         assert_eq!(ground.answers("late", &good), all, "kube-proxy {proxy}");
         assert_eq!(ground.answers("late", &bad), [false; 2], "kube-proxy {proxy}");
-        let answers = who(6);
         let only: BTreeSet<Option<String>> = [Some("db".to_owned()), None].into();
+        // A first segment that is denied leaves no connection in the kernel, so the next one may be given the other backend, and
+        // the caller hears nothing of the first.
+        let mut answers = BTreeSet::new();
+        for _ in 0..10 {
+            answers.extend(who(6));
+            if answers.len() >= only.len() {
+                break;
+            }
+        }
         assert_eq!(answers, only, "kube-proxy {proxy}: one backend is allowed, and one is not");
         if proxy == "runs" {
             ground.cluster.stop("node1/kube-proxy");

@@ -73,12 +73,16 @@ impl NetworkView {
         let bridge = |device: &Ifindex| self.links.get(device)?.master;
         let bridges: BTreeSet<Ifindex> = veths.clone().filter_map(|veth| bridge(&veth)).collect();
         let uplinks = uplinks.filter(|uplink| bridge(uplink).is_some_and(|bridge| bridges.contains(&bridge)));
-        let (mut broadcasts, mut stations) = (BTreeMap::<Ifindex, BTreeSet<Ipv4Addr>>::new(), BTreeMap::new());
+        // By bridge, since a node may have a route to each of many thousands of workloads.
+        let mut subnets = BTreeMap::<Ifindex, BTreeSet<Ipv4Addr>>::new();
+        for route in self.routes.iter().filter(|route| !route.via && bridges.contains(&route.device)) {
+            subnets.entry(route.device).or_default().extend(broadcast(&route.to));
+        }
+        let (mut broadcasts, mut stations) = (BTreeMap::new(), BTreeMap::new());
         for veth in veths {
             stations.extend(self.station(veth).map(|station| (veth, station)));
-            let subnets = self.routes.iter().filter(|route| !route.via && Some(route.device) == bridge(&veth));
-            for broadcast in subnets.filter_map(|route| broadcast(&route.to)) {
-                broadcasts.entry(veth).or_default().insert(broadcast);
+            if let Some(own) = bridge(&veth).and_then(|bridge| subnets.get(&bridge)).filter(|own| !own.is_empty()) {
+                broadcasts.insert(veth, own.clone());
             }
         }
         Beside { uplinks: uplinks.copied().collect(), broadcasts, stations }

@@ -26,8 +26,8 @@ const SKIP: &str = "ENFORCER_SKIP_PRIV";
 /// The test file of tier 2 that takes the most time. Its tests wait more than they work, and each has namespaces of its own: two
 /// run side by side.
 const LARGEST: &str = "lifecycle";
-/// Test files that wait for containers most of the time, and run beside all others of their tier.
-const CONTAINERS: [&str; 5] = ["workload_podman", "podman", "docker", "demo", "readme"];
+/// Test files that wait for containers and clusters most of the time, and run beside all others of their tier.
+const BESIDE: [&str; 6] = ["workload_podman", "podman", "docker", "demo", "readme", "cluster"];
 /// Modules of the largest whose tests run alone: they measure time, or count packets while a machine is busy.
 const ALONE: [&str; 10] = [
     "bulk::",
@@ -181,14 +181,14 @@ fn rounds(workspace: &Workspace, tier: Tier, suites: &Suites) -> Vec<Round> {
                 tests_of(workspace, suites.packages()).args(named(tests)).args(["--", threads])
             };
             let has_largest = all.contains(&LARGEST);
-            let (containers, others): (Vec<&str>, Vec<&str>) =
-                all.iter().filter(|test| **test != LARGEST).partition(|test| CONTAINERS.contains(test));
+            let (beside, others): (Vec<&str>, Vec<&str>) =
+                all.iter().filter(|test| **test != LARGEST).partition(|test| BESIDE.contains(test));
             let mut runs = Vec::new();
             if has_largest {
                 let skipped = ALONE.iter().flat_map(|module| ["--skip", module]);
                 runs.push(tests(&[LARGEST], "--test-threads=2").args(skipped));
             }
-            let lanes = [others, containers].into_iter().filter(|lane| !lane.is_empty());
+            let lanes = [others, beside].into_iter().filter(|lane| !lane.is_empty());
             runs.extend(lanes.map(|lane| tests(&lane, "--test-threads=1")));
             let mut rounds = vec![round(runs)];
             if has_largest {
@@ -256,8 +256,9 @@ mod tests {
         assert!(two[0][0].contains("--test lifecycle -- --test-threads=2 --skip bulk:: --skip"), "{two:#?}");
         assert!(two[1][0].contains("--package p --test lifecycle -- --test-threads=1 bulk:: flood::"), "{two:#?}");
         assert_eq!(two[0][0].matches("--skip").count(), ALONE.len());
-        let three = lines(Tier::Three, &["a", "b"]);
-        assert!(three[0][0].ends_with("--test a --test b -- --test-threads=1"), "{three:#?}");
+        let three = lines(Tier::Three, &["cluster_pods", "cluster", "b"]);
+        assert!(three[0][0].ends_with("--test cluster_pods --test b -- --test-threads=1"), "{three:#?}");
+        assert!(three[0][1].ends_with("--test cluster -- --test-threads=1"), "{three:#?}");
         let zero = lines(Tier::Zero, &["a", "b"]);
         assert!(
             zero[0][0].ends_with("--doc") && zero[1][0].ends_with("--package xtask --lib --bins --test a --test b"),
