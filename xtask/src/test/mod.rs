@@ -28,19 +28,10 @@ const SKIP: &str = "ENFORCER_SKIP_PRIV";
 const LARGEST: &str = "lifecycle";
 /// Test files that wait for containers and clusters most of the time, and run beside all others of their tier.
 const BESIDE: [&str; 6] = ["workload_podman", "podman", "docker", "demo", "readme", "cluster"];
-/// Modules of the largest whose tests run alone: they measure time, or count packets while a machine is busy.
-const ALONE: [&str; 10] = [
-    "bulk::",
-    "flood::",
-    "half_open::",
-    "kills::",
-    "opening::",
-    "policy_change::",
-    "restart::",
-    "room::",
-    "vouchers::",
-    "writers::",
-];
+/// Modules of the largest whose tests measure time: two run side by side, with nothing else.
+const MEASURED: [&str; 6] = ["opening::", "policy_change::", "restart::", "room::", "vouchers::", "writers::"];
+/// Modules of the largest whose tests run alone: they count packets while a machine is busy.
+const ALONE: [&str; 4] = ["bulk::", "flood::", "half_open::", "kills::"];
 
 /// Calls of cargo that run beside each other: the first in sight, what the others say follows at their end.
 struct Round {
@@ -185,15 +176,18 @@ fn rounds(workspace: &Workspace, tier: Tier, suites: &Suites) -> Vec<Round> {
                 all.iter().filter(|test| **test != LARGEST).partition(|test| BESIDE.contains(test));
             let mut runs = Vec::new();
             if has_largest {
-                let skipped = ALONE.iter().flat_map(|module| ["--skip", module]);
+                let skipped = MEASURED.iter().chain(&ALONE).flat_map(|module| ["--skip", module]);
                 runs.push(tests(&[LARGEST], "--test-threads=2").args(skipped));
             }
             let lanes = [others, beside].into_iter().filter(|lane| !lane.is_empty());
             runs.extend(lanes.map(|lane| tests(&lane, "--test-threads=1")));
             let mut rounds = vec![round(runs)];
             if has_largest {
-                let runs = vec![tests(&[LARGEST], "--test-threads=1").args(ALONE)];
-                rounds.push(Round { runs, is_alone: true });
+                let later = [
+                    tests(&[LARGEST], "--test-threads=2").args(MEASURED),
+                    tests(&[LARGEST], "--test-threads=1").args(ALONE),
+                ];
+                rounds.extend(later.map(|run| Round { runs: vec![run], is_alone: true }));
             }
             rounds
         }
@@ -249,13 +243,14 @@ mod tests {
         assert!(one.len() == 1 && one[0].len() == 1, "nothing runs by two, alone or beside others: {one:#?}");
         assert!(one[0][0].ends_with("--test a --test b -- --test-threads=1"));
         let two = lines(Tier::Two, &["a", LARGEST, "podman", "b"]);
-        assert_eq!(two.iter().map(Vec::len).collect::<Vec<_>>(), [3, 1], "{two:#?}");
+        assert_eq!(two.iter().map(Vec::len).collect::<Vec<_>>(), [3, 1, 1], "{two:#?}");
         assert!(two[0][1].ends_with("--package p --test a --test b -- --test-threads=1"), "{two:#?}");
         assert!(two[0][2].ends_with("--package p --test podman -- --test-threads=1"), "{two:#?}");
         // What one call leaves out is what the other runs.
-        assert!(two[0][0].contains("--test lifecycle -- --test-threads=2 --skip bulk:: --skip"), "{two:#?}");
-        assert!(two[1][0].contains("--package p --test lifecycle -- --test-threads=1 bulk:: flood::"), "{two:#?}");
-        assert_eq!(two[0][0].matches("--skip").count(), ALONE.len());
+        assert!(two[0][0].contains("--test lifecycle -- --test-threads=2 --skip opening:: --skip"), "{two:#?}");
+        assert!(two[1][0].contains("--test lifecycle -- --test-threads=2 opening:: policy_change::"), "{two:#?}");
+        assert!(two[2][0].contains("--package p --test lifecycle -- --test-threads=1 bulk:: flood::"), "{two:#?}");
+        assert_eq!(two[0][0].matches("--skip").count(), MEASURED.len() + ALONE.len());
         let three = lines(Tier::Three, &["cluster_pods", "cluster", "b"]);
         assert!(three[0][0].ends_with("--test cluster_pods --test b -- --test-threads=1"), "{three:#?}");
         assert!(three[0][1].ends_with("--test cluster -- --test-threads=1"), "{three:#?}");
