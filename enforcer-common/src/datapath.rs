@@ -17,8 +17,8 @@ use crate::icmp_error::FindQuoted;
 use crate::id::{Direction, Ifindex, IncarnationId, OwnerId, Revision};
 use crate::judge::JudgeWork;
 use crate::live;
-use crate::opaque::Flag;
-use crate::packet::{self, Frame, Kind, Packet, PacketBytes};
+use crate::opaque::{Flag, opaque};
+use crate::packet::{self, Frame, Kind, PacketBytes};
 use crate::tables::{Devices, PolicyTables};
 use crate::verdict::{Reason, Verdict};
 use crate::work::{Meta, Work};
@@ -65,7 +65,7 @@ pub fn unreadable<T: PolicyTables + Devices>(
     work: &mut Work,
 ) -> Verdict {
     begin(tables, direction, meta, work);
-    work.packet = Packet::EMPTY;
+    packet::clear(&mut work.packet);
     Verdict::Deny(Reason::PullFailed)
 }
 
@@ -80,7 +80,8 @@ fn begin<'a, T: PolicyTables + Devices>(
     work.word = tables.word();
     work.meta = *meta;
     work.direction = direction;
-    work.flow = 0;
+    // With a zero of which the compiler knows, this and what follows would become a call of `memset`.
+    work.flow = opaque(0) as u8;
     work.settled = false;
     work.quotes_live_flow = false;
     work.to_all = false;
@@ -106,7 +107,7 @@ fn read_and_judge<T: JudgeWork + FindQuoted, B: PacketBytes>(
 ) -> Result<(), Reason> {
     let endpoint = begin(tables, direction, meta, work);
     if meta.vlan {
-        work.packet = Packet::EMPTY;
+        packet::clear(&mut work.packet);
         return Err(Reason::Vlan);
     }
     match packet::parse(bytes, &mut work.packet)? {
@@ -123,7 +124,7 @@ fn read_and_judge<T: JudgeWork + FindQuoted, B: PacketBytes>(
         && endpoint.flags[work.word.slot().index()] & Endpoint::UNKNOWN == 0
     {
         let (local, peer) = work.packet.sides(direction);
-        work.owner = endpoint.owner_of(local).unwrap_or(OwnerId::NONE);
+        work.owner = tables.owner_of(endpoint, local).unwrap_or(OwnerId::NONE);
         if work.owner == OwnerId::NONE && matches!(direction, Direction::Ingress) && local.is_v4() {
             work.to_all = packet::is_to_all(bytes);
         }

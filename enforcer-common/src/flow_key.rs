@@ -10,6 +10,7 @@
 use crate::flow_state::Role;
 use crate::id::{Address, Direction, OwnerId};
 use crate::image::PortKey;
+use crate::opaque::opaque;
 use crate::packet::{Kind, Packet, ProtocolClass, icmp};
 
 /// Key of the flow table.
@@ -30,6 +31,13 @@ const _: () = assert!(size_of::<FlowKey>() == 24 && align_of::<FlowKey>() == 4);
 impl FlowKey {
     /// The key that belongs to no flow.
     pub const NONE: Self = Self { owner_and_class: 0, ports: 0, peer: Address::UNSPECIFIED };
+
+    /// Makes it the key that belongs to no flow. Zeros of which the compiler knows would become a call of `memset`.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        let zero = opaque(0) as u32;
+        *self = Self { owner_and_class: zero, ports: zero, peer: Address([zero; 4]) };
+    }
 
     /// A key.
     #[inline(always)]

@@ -27,13 +27,14 @@ pub struct Place<'a> {
 /// Checks in the order of the specification: the sender's address, the receiver's address, a local workload's address from
 /// elsewhere. `home` says whether the packet came in by a device by which packets of its source may come (D12); it is asked
 /// only of a local workload's address. `for_all` says whether the packet is for everybody on the workload's link (D16, N1); it
-/// is asked only of an address that is nobody's here.
+/// is asked only of an address that is nobody's here. `is_from_itself` says whether the source is an address of the receiver.
 #[inline(always)]
 pub fn check(
     place: &Place<'_>,
     packet: &Packet,
     home: impl FnOnce() -> bool,
     for_all: impl FnOnce() -> bool,
+    is_from_itself: impl FnOnce() -> bool,
 ) -> Result<(), Reason> {
     let routes = place.endpoint.flags[place.slot.index()] & Endpoint::ROUTES != 0;
     let taken = |entry: Option<AddressEntry>| entry.is_some_and(|entry| entry.is_local() || entry.is_node());
@@ -52,9 +53,8 @@ pub fn check(
             }
             // A source that a workload merely shows may be its true owner's, who is outside (D11). The workload's own
             // address may be younger than the image.
-            let own = || place.endpoint.owner_of(&packet.source).is_some();
             let shown = place.source.is_some_and(AddressEntry::is_shown);
-            let local = place.source.is_some_and(AddressEntry::is_vouched) || !shown && own();
+            let local = place.source.is_some_and(AddressEntry::is_vouched) || !shown && is_from_itself();
             if local && !home() { Err(Reason::SpoofedSource) } else { Ok(()) }
         }
     }

@@ -48,7 +48,7 @@ pub fn find_quoted<T: Devices + Flows + Bounds, B: PacketBytes>(tables: &T, byte
         return;
     }
     let routes = endpoint.flags[work.word.slot().index()] & Endpoint::ROUTES != 0;
-    let Some(owner) = endpoint.owner_of(local).or(routes.then_some(endpoint.id.owner())) else {
+    let Some(owner) = tables.owner_of(endpoint, local).or(routes.then_some(endpoint.id.owner())) else {
         return;
     };
     // What is quoted went the other way.

@@ -7,7 +7,7 @@ use crate::endpoint::Endpoint;
 use crate::flow_key::FlowKey;
 use crate::flow_state::{FlowValue, Home};
 use crate::home::HomeKey;
-use crate::id::{Address, Direction, Ifindex, PolicyWord, QuotaPlace, Slot};
+use crate::id::{Address, Direction, Ifindex, OwnerId, PolicyWord, QuotaPlace, Slot};
 use crate::image::ReadImage;
 use crate::verdict::Reason;
 
@@ -27,6 +27,13 @@ pub trait PolicyTables {
 pub trait Devices: Homes {
     /// The endpoint of a device.
     fn endpoint(&self, ifindex: Ifindex) -> Option<&Endpoint>;
+
+    /// The owner id of one of the workload's own addresses, as [`Endpoint::owner_of`] finds it. The kernel's tables call it out of
+    /// line, so the path of a live flow asks the endpoint itself.
+    #[inline(always)]
+    fn owner_of(&self, endpoint: &Endpoint, address: &Address) -> Option<OwnerId> {
+        endpoint.owner_of(address)
+    }
 }
 
 /// Where the packets of local workloads may come in.

@@ -85,7 +85,7 @@ pub(crate) fn settle(key: &FlowKey, home: Home) {
     if let Some(owner) = at(home.half_open())
         && owner.key == *key
     {
-        owner.key = FlowKey::NONE;
+        owner.key.clear();
     }
 }
 

@@ -15,7 +15,7 @@ use enforcer_common::{
     follow::{self, Follow},
     home::HomeKey,
     icmp_error::{self, FindQuoted},
-    id::{Address, Direction, Ifindex, IncarnationId, PolicyWord, QuotaPlace, Slot},
+    id::{Address, Direction, Ifindex, IncarnationId, OwnerId, PolicyWord, QuotaPlace, Slot},
     image::{AddressEntry, Line, PortKey, ReadImage, Start},
     judge::{self, JudgeWork},
     limits,
@@ -91,6 +91,12 @@ impl Devices for Maps {
         // SAFETY: user space waits for a grace period before it adds an element once it has freed one, so none is reused
         // under this run.
         unsafe { ENDPOINTS_MORE.get(&ifindex.0) }
+    }
+
+    #[inline(always)]
+    fn owner_of(&self, endpoint: &Endpoint, address: &Address) -> Option<OwnerId> {
+        let owner = OwnerId(owner_of(endpoint, address) as u32);
+        (owner != OwnerId::NONE).then_some(owner)
     }
 }
 
@@ -247,6 +253,17 @@ extern "C" fn follow_flow(work: *const Work, flow: *const FlowValue, current: u6
         return Reason::Internal as u64;
     };
     done(follow::follow(&Maps::TABLES, work, flow, FlowWord(current), course))
+}
+
+/// The owner id of an endpoint's own address, or 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn owner_of(endpoint: *const Endpoint, address: *const Address) -> u64 {
+    // SAFETY: as above.
+    match unsafe { (endpoint.as_ref(), address.as_ref()) } {
+        (Some(endpoint), Some(address)) => endpoint.owner_of(address).unwrap_or(OwnerId::NONE).0.into(),
+        _ => OwnerId::NONE.0.into(),
+    }
 }
 
 /// The reason, or 0 for allow. `place`: slot, direction, and port key, from the lowest bit on.

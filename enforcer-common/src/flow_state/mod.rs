@@ -10,6 +10,7 @@ use core::sync::atomic::Ordering;
 use crate::atomic::{AtomicU32, AtomicU64};
 use crate::id::{Direction, Ifindex, PolicyWord, QuotaPlace};
 use crate::limits;
+use crate::opaque::opaque;
 use crate::packet::Packet;
 
 pub use step::{SHORTEST_LIMIT, Seen, Step, first, idle_limit, is_renewed, is_settled, least_limit, open_again, step};
@@ -47,6 +48,8 @@ impl FlowValue {
     #[inline(always)]
     pub fn new(word: FlowWord, now: u32, ingress: Ifindex, home: Home, mark: u32, acknowledged: [u32; 2]) -> Self {
         let [to_workload, from_workload] = acknowledged;
+        // Zeros of which the compiler knows become a call of `memset`, which writes byte by byte on the path of a new flow.
+        let zero = opaque(0);
         Self {
             word: AtomicU64::new(word.0),
             last_seen: AtomicU32::new(now),
@@ -54,7 +57,7 @@ impl FlowValue {
             home,
             mark: AtomicU32::new(mark),
             acknowledged: [AtomicU32::new(to_workload), AtomicU32::new(from_workload)],
-            pad: [0; 3],
+            pad: [zero; 3],
         }
     }
 

@@ -7,7 +7,7 @@
 
 use crate::id::{Address, Direction, Ifindex, IncarnationId, PolicyWord};
 use crate::limits::VLAN_TAGS;
-use crate::packet::{Packet, byte, half};
+use crate::packet::{self, byte, half};
 use crate::tables::Homes;
 use crate::work::{Meta, Work};
 
@@ -72,7 +72,7 @@ pub fn note<B: NetworkBytes>(spoofed: &Spoofed, word: PolicyWord, meta: &Meta, b
     work.meta = *meta;
     work.direction = Direction::Ingress;
     work.workload = IncarnationId::of_device(meta.ifindex);
-    work.packet = Packet::EMPTY;
+    packet::clear(&mut work.packet);
     work.packet.ethertype = spoofed.ethertype;
     work.packet.source = spoofed.source;
     if spoofed.ethertype == 0x0800 {

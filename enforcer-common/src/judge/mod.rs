@@ -114,7 +114,8 @@ impl<T: AskPolicy + Devices + Follow, I: ReadImage> Case<'_, T, I> {
                 || link::is_offer(direction, packet) && tables.leads_out(meta.ingress_ifindex)
                 || self.flow.work.to_all && self.is_between_open_ones()
         };
-        hygiene::check(&place, packet, believed, for_all)?;
+        let is_from_itself = || tables.owner_of(self.endpoint, &packet.source).is_some();
+        hygiene::check(&place, packet, believed, for_all, is_from_itself)?;
         // Not from the workload that shows the address, so without the rights of its labels: as from any other address.
         Ok(peer.filter(|entry| !(matches!(direction, Direction::Ingress) && entry.is_shown() && !believed())))
     }

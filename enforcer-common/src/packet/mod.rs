@@ -6,7 +6,7 @@ use crate::image::PortKey;
 
 mod parse;
 
-pub(crate) use parse::{byte, half, icmp_kind, is_extension, split};
+pub(crate) use parse::{byte, clear, half, icmp_kind, is_extension, split};
 pub use parse::{parse, plain};
 
 /// Access to the bytes of a frame, from its Ethernet header on.

@@ -49,8 +49,9 @@ pub fn parse<B: PacketBytes>(bytes: &B, out: &mut Packet) -> Result<Frame, Reaso
 /// As [`Packet::EMPTY`], field by field: a constant would be copied, and zeros of which the compiler knows would become a
 /// call of `memset`.
 #[inline(always)]
-fn clear(out: &mut Packet) {
-    let zero = opaque(0) as u32;
+pub(crate) fn clear(out: &mut Packet) {
+    // Of two kinds, since the compiler makes such a call for a run of the same byte too.
+    let (zero, other) = (opaque(0) as u32, opaque(0) as u32);
     out.source = Address([zero; 4]);
     out.destination = Address([zero; 4]);
     out.protocol = zero as u8;
@@ -59,9 +60,9 @@ fn clear(out: &mut Packet) {
     out.tcp_flags = zero as u8;
     out.has_payload = false;
     out.chunk = zero as u8;
-    out.icmp_type = zero as u8;
+    out.icmp_type = other as u8;
     out.icmp_code = zero as u8;
-    out.hop_limit = zero as u8;
+    out.hop_limit = other as u8;
     out.source_port = zero as u16;
     out.destination_port = zero as u16;
     out.echo_id = zero as u16;

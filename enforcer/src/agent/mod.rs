@@ -148,6 +148,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let heard = discovery.heard();
     let mut verify = Instant::now();
+    let mut spare = memory::Spare::new(std::time::Instant::now());
     loop {
         board.beat();
         let opening = reconciler.opening_due(&policies);
@@ -173,6 +174,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
                     sweep.reset_after(BREATH);
                 }
                 reconciler.report(&policies, &discovery);
+                spare.give_back(reconciler.revision(), std::time::Instant::now());
             }
             veths = unnamed.changed() => reconciler.close_new(&veths, discovery.newcomers()),
             published = discovery.changed() => {

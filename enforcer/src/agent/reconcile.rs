@@ -371,6 +371,11 @@ impl Reconciler {
         self.snapshot.is_none()
     }
 
+    /// The revision in force.
+    pub(super) fn revision(&self) -> Revision {
+        self.kernel.revision().revision
+    }
+
     /// Writes the report for `status` if it has changed.
     pub(super) fn report(&mut self, policies: &Policies, discovery: &Discovery) {
         let now = Shown {

@@ -76,7 +76,7 @@ fn the_verifier_is_far_from_its_limit() {
         let most = match name {
             "guard" => 10_000,
             "closed" => 100,
-            _ => 500_000,
+            _ => 300_000,
         };
         assert!(verified < most, "{name}: {verified}, and the bound is {most}");
     }
