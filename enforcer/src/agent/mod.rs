@@ -127,7 +127,7 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
         endpoints: kernel.adopted().iter().map(|endpoint| endpoint.ifindex).collect(),
         pasts: adopted_pasts(&kernel, earlier.as_ref().map(|earlier| &*earlier.snapshot)),
         settling: workload::Settling(Duration::from_secs(options.settings.settling_seconds)),
-        judges_backends: kernel.can_judge_backends(),
+        judges_backends: kernel.can_judge_backends().then(|| Arc::new(kernel.own_links()) as _),
         uplink_ifindexes: kernel.pinned_uplinks(),
     };
     // Beside the policies: each of the two has many files or entries to read where the node is large.
@@ -190,6 +190,12 @@ pub async fn run(options: Options, kernel: Kernel) -> Result<(), AgentError> {
     reconciler.finish();
     tracing::info!("the daemon has stopped; enforcement stays on until `enforcer purge` removes it");
     Ok(())
+}
+
+impl workload::Chains for kernel::OwnLinks {
+    fn has_others(&self, device: Ifindex) -> bool {
+        Self::has_others(self, device)
+    }
 }
 
 /// Starts the HTTP server, if it is asked for. Enforcement does without it, so a server that cannot start stops nothing.

@@ -12,7 +12,7 @@ use crate::kernel::apply::Applied;
 use crate::kernel::counters::Counters;
 use crate::kernel::denials::Denials;
 use crate::kernel::error::KernelError;
-use crate::kernel::hooks::Swept;
+use crate::kernel::hooks::{OwnLinks, Swept};
 use crate::kernel::parts::{KernelConfig, Parts};
 use crate::kernel::tables::FlowFill;
 use crate::kernel::verify::Drift;
@@ -129,6 +129,11 @@ impl Kernel {
     /// Whether packets to Services shall be judged behind the node's translation (D5), and this kernel can do that.
     pub fn can_judge_backends(&self) -> bool {
         self.parts.judge_services && self.parts.hooks.can_judge_backends()
+    }
+
+    /// Which links are ours, for a thread of its own.
+    pub fn own_links(&self) -> OwnLinks {
+        self.parts.hooks.own()
     }
 
     /// Compares the kernel with what this process last stored.

@@ -27,7 +27,7 @@ pub use control::{AdoptedEndpoint, Kernel};
 pub use counters::{Counters, TableFill};
 pub use denials::{Denials, NewDenials, Totals};
 pub use error::KernelError;
-pub use hooks::{SWEEP_CAP, Sweep, Swept, embedded_object};
+pub use hooks::{OwnLinks, SWEEP_CAP, Sweep, Swept, embedded_object};
 pub use parts::KernelConfig;
 pub use pins::{group_directory, purge};
 pub use preflight::{OLDEST_KERNEL, give_up_loading};

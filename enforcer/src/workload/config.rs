@@ -5,10 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use enforcer_common::id::Ifindex;
 
+use super::chains::Chains;
 use super::model::Past;
 use super::source::runtime::kind::RuntimeKind;
 use super::source::shape::Earlier;
@@ -35,8 +37,8 @@ pub struct Config {
     pub pasts: BTreeMap<Ifindex, Past>,
     /// For how long after a veth was first seen the addresses behind it are pinned.
     pub settling: Settling,
-    /// Packets to Services are judged behind the node's translation (D5).
-    pub judges_backends: bool,
+    /// If packets to Services are judged behind the node's translation (D5): who knows what else may take them there.
+    pub judges_backends: Option<Arc<dyn Chains>>,
     /// Devices (by ifindex) that were uplinks in an earlier run. A veth among them stays one unless a source names it.
     pub uplink_ifindexes: BTreeSet<Ifindex>,
 }

@@ -81,7 +81,7 @@ pub struct Discovery {
 /// Starts all sources, in a tokio runtime. Discovery watches the network namespace of the calling thread, and all
 /// threads of the runtime must be in that namespace.
 pub fn start(config: Config) -> Result<Discovery, WorkloadError> {
-    let watcher = Watcher::open()?;
+    let watcher = Watcher::open(config.judges_backends.is_some())?;
     let mode = watcher.mode();
     let requests = watcher.requests();
     let (overruns, heard, newcomers) = (watcher.overruns(), watcher.heard(), watcher.newcomers());

@@ -12,6 +12,7 @@ use enforcer_common::id::Ifindex;
 use enforcer_common::limits::OWN_ADDRESSES;
 
 use super::model::WorkloadName;
+use super::station::Detour;
 
 /// A workload as a finding names it: what is certain about it, even if it is unknown.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -138,6 +139,14 @@ pub enum Finding {
         /// Its devices. The container chooses their names.
         devices: BTreeSet<String>,
     },
+    /// What workloads send to Services by a device is denied, because it may not reach the node's stack (D5). One finding for
+    /// all of them.
+    NoStation {
+        /// The device.
+        device: String,
+        /// What is there.
+        because: Detour,
+    },
     /// A source could not be read just now; what it said last stays in force.
     SourceDown {
         /// Name of the source.
@@ -176,6 +185,7 @@ impl Finding {
             | Self::CannotLookInside { .. }
             | Self::PartlyEnforced { .. }
             | Self::ReachesNode { .. }
+            | Self::NoStation { .. }
             | Self::SourceDown { .. } => 0,
         }
     }
@@ -441,6 +451,10 @@ impl fmt::Display for Finding {
                 )?;
                 f.write_str("take the container off its macvlan or ipvlan network, or remove the device and run the ")?;
                 f.write_str("container without CAP_NET_ADMIN of the node")
+            }
+            Self::NoStation { device, because } => {
+                write!(f, "what isolated workloads send to Services by {device} is denied: {because}, ")?;
+                f.write_str("or set `judge_services: false`")
             }
             Self::SourceDown { source, error } => {
                 write!(f, "{source} cannot be read, so what it said last stays in force: {error}")

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::builds::Builds;
+use super::chains::{Chains, Looks};
 use super::config::Settling;
 use super::finding::Finding;
 use super::model::Snapshot;
@@ -61,8 +62,8 @@ pub(super) struct Merger {
     states: Vec<SourceState>,
     uplinks: Vec<String>,
     settling: Settling,
-    /// Addresses of Services may be known.
-    judges_backends: bool,
+    /// If addresses of Services may be known: what else is at the ingress of devices.
+    looks: Option<Looks>,
     /// When the next settling time ends.
     settles: Option<std::time::Instant>,
     requests: Requests,
@@ -94,7 +95,7 @@ impl Merger {
             states,
             uplinks,
             settling,
-            judges_backends: false,
+            looks: None,
             settles: None,
             requests,
             views,
@@ -107,9 +108,9 @@ impl Merger {
         }
     }
 
-    /// The same, where the kernel judges by its backend what is sent to a Service, if `judges` says so.
-    pub(super) fn judging_backends(self, judges: bool) -> Self {
-        Self { judges_backends: judges, ..self }
+    /// The same, where the kernel judges by its backend what is sent to a Service, if there is somebody to ask for the chains.
+    pub(super) fn judging_backends(self, chains: Option<Arc<dyn Chains>>) -> Self {
+        Self { looks: chains.map(|chains| Looks::by(chains, Instant::now().into_std())), ..self }
     }
 
     /// Runs until nobody listens or netlink has stopped.
@@ -141,7 +142,8 @@ impl Merger {
                 () = sleep_until(again) => {
                     again = Instant::now() + LOOK_AGAIN;
                     let settled = self.settles.is_some_and(|end| end < Instant::now().into_std());
-                    if !self.resolve().await && !settled {
+                    let chains = self.looks.as_mut().is_some_and(|looks| looks.again(Instant::now().into_std()));
+                    if !self.resolve().await && !settled && !chains {
                         continue;
                     }
                 }
@@ -205,6 +207,10 @@ impl Merger {
         if states.iter().any(|state| state.listed == Listed::Never) {
             return;
         }
+        let chained = self.looks.as_mut().map(|looks| {
+            looks.at_new(&view);
+            looks.others()
+        });
         let outcome = self.store.update(&Inputs {
             view: &view,
             gone: &std::mem::take(&mut self.gone),
@@ -212,7 +218,8 @@ impl Merger {
             netns: &self.netns,
             uplinks: &self.uplinks,
             settling: self.settling.0,
-            judges_backends: self.judges_backends,
+            judges_backends: chained.is_some(),
+            chained: &chained.unwrap_or_default(),
             now: Instant::now().into_std(),
         });
         self.settles = outcome.settles;

@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 mod builds;
+mod chains;
 mod config;
 mod discovery;
 pub mod finding;
@@ -15,9 +16,11 @@ pub mod offline;
 mod paths;
 pub mod source;
 pub mod statement;
+mod station;
 pub mod store;
 pub mod view;
 
+pub use self::chains::Chains;
 pub use self::config::{Config, Settling};
 pub use self::discovery::{Discovery, FIRST_LIST, Published, UnnamedVeths, WorkloadError, start};
 pub use self::netlink::{Mode, NetlinkError, Newcomers};

@@ -37,6 +37,7 @@ pub fn snapshot(inventory: &Inventory) -> Snapshot {
         // What it shows is pinned at once.
         settling: Duration::from_secs(1),
         judges_backends: true,
+        chained: &BTreeSet::new(),
         now: Instant::now(),
     };
     let mut snapshot = Store::new().update(&inputs).snapshot;
@@ -68,7 +69,8 @@ fn network(source: &SourceState) -> (NetworkView, BTreeMap<PathBuf, i32>) {
         view.routes.extend(shown.iter().map(|(_, link)| Route { to: *link, device: veth, via: false }));
         view.inside.insert(number, shown.into_iter().map(|(address, _)| address).collect());
         let peer = Some(VethPeer { nsid: Some(number), index: 2, mac: None });
-        view.links.insert(veth, Link { name, kind: Kind::Plain, master: None, below: None, peer, mac: None });
+        view.links
+            .insert(veth, Link { name, kind: Kind::Plain, master: None, below: None, peer, mac: None, xdp: false });
     }
     (view, netns)
 }

@@ -32,6 +32,9 @@ pub struct NetworkView {
     pub gateways: BTreeSet<IpAddr>,
     /// Addresses of the node itself, on any device.
     pub node: BTreeSet<IpAddr>,
+    /// Devices with a qdisc whose filters see what they receive (clsact or ingress); asked for only where Services are judged
+    /// behind translation.
+    pub filtered: BTreeSet<Ifindex>,
 }
 
 impl NetworkView {
@@ -63,8 +66,8 @@ impl NetworkView {
         devices.map(|index| (index, above(index))).collect()
     }
 
-    /// What else is on the links of these veths. A subnet is what the node has a route to on the bridge itself: the word of a
-    /// workload about its subnet would let it choose whose packets it receives.
+    /// What else is on the links of these veths, but for the stations of the node. A subnet is what the node has a route to on
+    /// the bridge itself: the word of a workload about its subnet would let it choose whose packets it receives.
     pub fn beside<'a>(
         &self,
         veths: impl Iterator<Item = Ifindex> + Clone,
@@ -78,29 +81,13 @@ impl NetworkView {
         for route in self.routes.iter().filter(|route| !route.via && bridges.contains(&route.device)) {
             subnets.entry(route.device).or_default().extend(broadcast(&route.to));
         }
-        let (mut broadcasts, mut stations) = (BTreeMap::new(), BTreeMap::new());
+        let mut broadcasts = BTreeMap::new();
         for veth in veths {
-            stations.extend(self.station(veth).map(|station| (veth, station)));
             if let Some(own) = bridge(&veth).and_then(|bridge| subnets.get(&bridge)).filter(|own| !own.is_empty()) {
                 broadcasts.insert(veth, own.clone());
             }
         }
-        Beside { uplinks: uplinks.copied().collect(), broadcasts, stations }
-    }
-
-    /// The hardware address by which a workload reaches the node's own stack over its veth: that of the veth itself or of its
-    /// bridge. `None`: another device takes the frames.
-    fn station(&self, veth: Ifindex) -> Option<[u8; 6]> {
-        let is_in_stack = |link: &Link| match link.master {
-            None => true,
-            Some(master) => self.links.get(&master).is_some_and(|master| master.kind == Kind::Vrf),
-        };
-        let link = self.links.get(&veth)?;
-        if is_in_stack(link) {
-            return link.mac;
-        }
-        let bridge = self.links.get(&link.master?)?;
-        bridge.mac.filter(|_| bridge.kind == Kind::Bridge && is_in_stack(bridge))
+        Beside { uplinks: uplinks.copied().collect(), broadcasts, stations: BTreeMap::new() }
     }
 
     /// Devices directly below this one, if it is a bridge, a bond or a VLAN.
@@ -141,6 +128,8 @@ pub struct Link {
     pub peer: Option<VethPeer>,
     /// Its hardware address, if the device takes all frames for that address: a bridge that filters VLANs may hand them on.
     pub mac: Option<[u8; 6]>,
+    /// An XDP program is attached. None is ours.
+    pub xdp: bool,
 }
 
 /// How a device relates to others.

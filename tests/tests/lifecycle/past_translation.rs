@@ -4,9 +4,12 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use enforcer::lab::{Layout, UPLINK};
 use enforcer_common::id::Direction;
+use enforcer_common::side::Side;
 use enforcer_common::verdict::Reason;
+use enforcer_tests::bytecode::object;
 use enforcer_tests::cases::Port;
 use enforcer_tests::net::tun::{Layer, Tun};
 use enforcer_tests::net::wire::{PATIENCE, Sender, device};
@@ -15,7 +18,7 @@ use enforcer_tests::packet::parts::{self, Route, protocol};
 use enforcer_tests::packet::{Frame, Transport};
 use enforcer_tests::traffic::{Service, nonce};
 
-use super::common::{Live, change, policy, rule, switch_past_netfilter};
+use super::common::{Live, change, entry, inventory, policy, rule, switch_past_netfilter};
 use super::translated::{SERVICE, Scene, TO_B, TO_C, TO_NOBODY, TO_ONE};
 
 const FAMILIES: [bool; 2] = [true, false];
@@ -49,6 +52,40 @@ impl Scene {
         let nonce = nonce();
         socket.send_to(&nonce, to).unwrap();
         self.outside.wait(patience(hoped), |frame| !frame.outgoing && frame.holds(&nonce))
+    }
+
+    /// Filters at the ingress of a device that hand what is for the Service to `c`, past the node.
+    fn divert(&self, device: &str) {
+        let c = self.stage.host("c");
+        inside(self.stage.lab.node(), || {
+            sh(&format!("tc qdisc add dev {device} clsact"));
+            for (place, (protocol, family)) in [("ip", "ip"), ("ipv6", "ip6")].into_iter().enumerate() {
+                let prefix = [32, 128][place];
+                sh(&format!(
+                    "tc filter add dev {device} ingress protocol {protocol} prio {} u32 \
+                     match {family} dst {}/{prefix} action mirred egress redirect dev {c}",
+                    place + 1,
+                    SERVICE[place]
+                ));
+            }
+        });
+    }
+
+    /// By family, whether what `a` sends to the Service gets to `c`, without a translation.
+    fn diverted(&self, hoped: bool) -> [bool; 2] {
+        FAMILIES.map(|v4| {
+            let nonce = nonce();
+            self.socket(v4, 0).send_to(&nonce, (service(v4), TO_NOBODY)).unwrap();
+            self.taps[2].wait(patience(hoped), |frame| !frame.outgoing && frame.holds(&nonce))
+        })
+    }
+
+    /// Whether `status` says that no Service is reached by a device, and names what is there.
+    fn tells(&self, device: &str, what: &str) -> bool {
+        let (status, _) = self.stage.status();
+        let findings = status["report"]["findings"].as_array().unwrap().iter();
+        let head = format!("what isolated workloads send to Services by {device} is denied: ");
+        findings.filter_map(|finding| finding.as_str()?.strip_prefix(&head)).any(|because| because.contains(what))
     }
 }
 
@@ -88,6 +125,50 @@ fn a_frame_that_the_bridge_switches_is_not_judged_later() {
             scene.stage.until("each is counted", || scene.stage.denied(Direction::Egress, Reason::NoRule) >= 6);
             scene.stage.kill();
         }
+    }
+}
+
+#[test]
+fn where_a_filter_may_take_the_packet_no_service_is_reached() {
+    for (layout, at) in [(Layout::Routed, "a"), (Layout::Bridged, "a"), (Layout::Bridged, "br0")] {
+        let mut scene = Scene::new(layout, true);
+        // A router takes what is for others.
+        let entries = [("a", ""), ("b", ""), ("c", ", routes: true")];
+        let entries = entries.map(|(name, more)| entry(&scene.stage, name, more));
+        scene.stage.inventory(&format!("services: [{}, \"{}\"]\n{}", SERVICE[0], SERVICE[1], inventory(&entries)));
+        let device = if at == "a" { scene.stage.host("a").to_owned() } else { at.to_owned() };
+        let when = |when: &str| format!("{layout:?}, on {at}, {when}");
+        scene.divert(&device);
+        assert_eq!(scene.diverted(true), [true; 2], "{}", when("positive control"));
+        scene.stage.start();
+        assert_eq!(scene.diverted(false), [false; 2], "{}", when("alive"));
+        scene.stage.until(&when("status tells"), || scene.tells(&device, "clsact"));
+
+        inside(scene.stage.lab.node(), || sh(&format!("tc qdisc del dev {device} clsact")));
+        scene.stage.until(&when("the filters are gone"), || scene.arrives(TO_B, false) == [true; 2]);
+        scene.stage.until(&when("status tells of nothing"), || !scene.tells(&device, ""));
+        scene.divert(&device);
+        scene.stage.until(&when("they are back"), || scene.diverted(false) == [false; 2]);
+        scene.stage.kill();
+        assert_eq!(scene.diverted(false), [false; 2], "{}", when("dead"));
+    }
+}
+
+/// The kernel tells nobody of such a program.
+#[test]
+fn where_another_tcx_program_may_take_the_packet_no_service_is_reached() {
+    for (layout, at) in [(Layout::Routed, "a"), (Layout::Bridged, "br0")] {
+        let mut scene = Scene::new(layout, true);
+        let device = if at == "a" { scene.stage.host("a").to_owned() } else { at.to_owned() };
+        scene.stage.start();
+        assert_eq!(scene.arrives(TO_B, true), [true; 2], "{layout:?}, positive control");
+        let (mut loaded, _) = object::load(16).unwrap();
+        // It lets everything pass: what a program does cannot be told from outside.
+        let program: &mut SchedClassifier = loaded.program_mut(Side::Guard.program()).unwrap().try_into().unwrap();
+        inside(scene.stage.lab.node(), || program.attach(&device, TcAttachType::Ingress).unwrap());
+        scene.stage.until("it is found", || scene.arrives(TO_B, false) == [false; 2] && scene.tells(&device, "tcx"));
+        drop(loaded);
+        scene.stage.until("it is gone", || scene.arrives(TO_B, false) == [true; 2] && !scene.tells(&device, ""));
     }
 }
 

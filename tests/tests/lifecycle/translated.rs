@@ -80,7 +80,7 @@ impl Scene {
     }
 
     /// Whether a datagram from `a` to a port of the Service gets to who is behind it. `hoped`: it should, so it may take its time.
-    fn arrives(&self, port: u16, hoped: bool) -> [bool; 2] {
+    pub(super) fn arrives(&self, port: u16, hoped: bool) -> [bool; 2] {
         [true, false].map(|v4| {
             let nonce = nonce();
             let (own, to) = (self.stage.address("a", v4), SERVICE[usize::from(!v4)].parse::<IpAddr>().unwrap());

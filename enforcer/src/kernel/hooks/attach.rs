@@ -13,6 +13,7 @@ use enforcer_common::side::Side;
 
 use crate::kernel::error::{KernelError, at, on_device};
 use crate::kernel::hooks::netfilter;
+use crate::kernel::hooks::own::OwnLinks;
 use crate::kernel::hooks::programs::Programs;
 use crate::kernel::hooks::tcx;
 use crate::kernel::pins::layout::{self, Layout, incoming};
@@ -36,6 +37,7 @@ pub(crate) enum LinkDrift {
 pub(crate) struct Links {
     directory: PathBuf,
     held: BTreeMap<(Ifindex, Side), OwnedFd>,
+    own: OwnLinks,
 }
 
 impl Links {
@@ -48,7 +50,7 @@ impl Links {
                 settle(&directory, settled)?;
             }
         }
-        let mut held = BTreeMap::new();
+        let (mut held, own) = (BTreeMap::new(), OwnLinks::default());
         for name in layout::names(&directory)?.into_iter().filter(|name| !name.starts_with(netfilter::PREFIX)) {
             let path = directory.join(&name);
             let (ifindex, side) = parse(&name).ok_or_else(|| KernelError::Foreign { path: path.clone() })?;
@@ -57,11 +59,17 @@ impl Links {
                 layout::unpin(&path)?;
             } else if tcx::is_at(&info, ifindex, side) {
                 held.insert((ifindex, side), link);
+                own.ids().insert((ifindex, side), info.id);
             } else {
                 return Err(KernelError::Foreign { path });
             }
         }
-        Ok(Self { directory, held })
+        Ok(Self { directory, held, own })
+    }
+
+    /// The ids of these links, now and from now on.
+    pub(crate) fn own(&self) -> OwnLinks {
+        self.own.clone()
     }
 
     /// Veths of workloads with at least one link.
@@ -107,7 +115,7 @@ impl Links {
                     continue;
                 }
             }
-            let link = tcx::attach(program, ifindex, side)?;
+            let link = self.own.attach(program, ifindex, side)?;
             self.pin(ifindex, side, link)?;
             if self.check(ifindex, side, Some(id))? == Some(LinkDrift::NotFirst) {
                 return Err(KernelError::NotFirst { ifindex });
@@ -120,7 +128,7 @@ impl Links {
     /// goes in front, then the first is let go. (The kernel takes a program only once into a chain.)
     pub(crate) fn put_first(&mut self, ifindex: Ifindex, side: Side, copy: &Programs) -> Result<(), KernelError> {
         let (program, _) = copy.of(side);
-        let link = tcx::attach(program, ifindex, side)?;
+        let link = self.own.attach(program, ifindex, side)?;
         self.pin(ifindex, side, link)
     }
 
@@ -165,6 +173,7 @@ impl Links {
             if let Some(link) = self.held.remove(&(ifindex, side)) {
                 tcx::detach(&link, ifindex)?;
             }
+            self.own.ids().remove(&(ifindex, side));
             layout::unpin(&self.directory.join(name(ifindex, side)))?;
         }
         Ok(())

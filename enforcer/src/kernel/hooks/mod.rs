@@ -6,6 +6,7 @@
 pub(crate) mod attach;
 mod netfilter;
 mod other;
+mod own;
 mod programs;
 mod refused;
 mod sweep;
@@ -19,6 +20,8 @@ use enforcer_common::side::Side;
 use enforcer_common::sweep::SweepArguments;
 
 pub use sweep::{Sweep, Swept};
+
+pub use own::OwnLinks;
 
 pub(crate) use attach::Links;
 
@@ -72,6 +75,11 @@ impl Hooks {
         let netfilter = NetfilterLinks::open(pins.layout())?;
         let programs = Programs::open(pins.layout(), pins.maps(), &object.0)?;
         Ok(Self { links, netfilter, programs, object })
+    }
+
+    /// Which links are ours.
+    pub(crate) fn own(&self) -> OwnLinks {
+        self.links.own()
     }
 
     /// Veths of workloads with at least one link.

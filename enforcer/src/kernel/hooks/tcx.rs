@@ -65,6 +65,15 @@ pub(crate) fn place(link: u32, ifindex: Ifindex, side: Side) -> io::Result<Optio
     }
 }
 
+/// The links at the ingress of a device, 0 for a program that was attached without one. Empty: there are none, or the device is
+/// gone.
+pub(super) fn ingress(ifindex: Ifindex) -> io::Result<Vec<u32>> {
+    match sys::chain(ifindex.0, attach_type(Side::FromWorkload)) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(Vec::new()),
+        chain => Ok(chain?.into_iter().map(|attached| attached.link).collect()),
+    }
+}
+
 /// Whether there is such a device in this network namespace.
 pub(crate) fn device_exists(ifindex: Ifindex) -> Result<bool, KernelError> {
     match sys::chain(ifindex.0, attach_type(Side::FromWorkload)) {

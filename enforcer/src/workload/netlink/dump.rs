@@ -17,10 +17,11 @@ use futures_util::StreamExt;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoBridge, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
+    InfoBridge, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::tc::{TcHandle, TcHeader, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::NetlinkError;
@@ -141,6 +142,16 @@ impl Requests {
         routes.routes.sort();
         routes.routes.dedup();
         Ok(routes)
+    }
+
+    /// Devices of the node with a qdisc whose filters see what they receive: one message for each qdisc of the node.
+    pub(super) async fn filtered(&self) -> Result<BTreeSet<Ifindex>, NetlinkError> {
+        let messages = match self.dump(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default())).await {
+            // A kernel without traffic control.
+            Err(NetlinkError::Refused { source }) if source.raw_os_error() == Some(libc::EOPNOTSUPP) => Vec::new(),
+            messages => messages?,
+        };
+        Ok(messages.iter().filter_map(filtered_in).collect())
     }
 
     /// Addresses inside the namespace with this nsid and the MACs of these devices in it; nothing if it is gone. The numbers
@@ -339,6 +350,14 @@ fn nsid_in(message: &RouteNetlinkMessage) -> Option<i32> {
     })
 }
 
+/// The device of a qdisc, if that is one of the two kinds whose filters see what the device receives: the kernel puts both of
+/// them under the same parent.
+fn filtered_in(message: &RouteNetlinkMessage) -> Option<Ifindex> {
+    let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = message else { return None };
+    let TcHeader { index, parent, .. } = qdisc.header;
+    (parent == TcHandle::INGRESS).then(|| Ifindex(index.unsigned_abs()))
+}
+
 fn link_request(nsid: Option<i32>) -> LinkMessage {
     let mut request = LinkMessage::default();
     request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
@@ -349,12 +368,14 @@ fn link_request(nsid: Option<i32>) -> LinkMessage {
 fn link_of(message: &LinkMessage) -> Link {
     let (mut name, mut kind, mut veth, mut by_vlan) = (String::new(), Kind::Plain, false, false);
     let (mut master, mut below, mut nsid) = (None, None, None);
+    let mut xdp = false;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(value) => name.clone_from(value),
             LinkAttribute::Controller(index) => master = Some(Ifindex(*index)),
             LinkAttribute::Link(index) => below = Some(Ifindex(*index)),
             LinkAttribute::LinkNetNsId(id) => nsid = Some(*id),
+            LinkAttribute::Xdp(facts) => xdp = facts.iter().any(is_attached),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
@@ -381,7 +402,11 @@ fn link_of(message: &LinkMessage) -> Link {
     if nsid.is_some() {
         below = None;
     }
-    Link { name, kind, master, below, peer, mac: mac_of(message).filter(|_| !by_vlan) }
+    Link { name, kind, master, below, peer, mac: mac_of(message).filter(|_| !by_vlan), xdp }
+}
+
+fn is_attached(fact: &LinkXdp) -> bool {
+    matches!(fact, LinkXdp::Attached(how) if *how != XdpAttached::None)
 }
 
 fn kind_of(kind: &InfoKind) -> Kind {
@@ -415,4 +440,33 @@ fn address_of(message: &AddressMessage) -> Option<IpAddr> {
         })
     })
     .filter(|address| !address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_qdisc_for_what_a_device_receives_has_filters_there() {
+        let of = |parent| {
+            let mut qdisc = TcMessage::with_index(7);
+            qdisc.header.parent = parent;
+            filtered_in(&RouteNetlinkMessage::NewQueueDiscipline(qdisc))
+        };
+        let found = [TcHandle::CLSACT, TcHandle::INGRESS, TcHandle::ROOT, TcHandle::UNSPEC].map(of);
+        assert_eq!(found, [Some(Ifindex(7)), Some(Ifindex(7)), None, None]);
+    }
+
+    #[test]
+    fn an_xdp_program_is_seen_in_whichever_mode_it_runs() {
+        let with = |how| {
+            let mut message = LinkMessage::default();
+            message.attributes.push(LinkAttribute::Xdp(vec![LinkXdp::Attached(how), LinkXdp::ProgId(1)]));
+            link_of(&message).xdp
+        };
+        for how in [XdpAttached::Driver, XdpAttached::SocketBuffer, XdpAttached::Hardware, XdpAttached::Multiple] {
+            assert!(with(how), "{how:?}");
+        }
+        assert!(!with(XdpAttached::None) && !link_of(&LinkMessage::default()).xdp);
+    }
 }

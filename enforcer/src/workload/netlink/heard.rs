@@ -26,6 +26,7 @@ pub(super) struct Stale {
     pub(super) links: bool,
     pub(super) routes: bool,
     pub(super) node: bool,
+    pub(super) qdiscs: bool,
     pub(super) gone: BTreeSet<i32>,
     /// Devices of the node's namespace to ask for one by one: a list of hundreds costs tens of milliseconds.
     pub(super) single_links: BTreeSet<Ifindex>,
@@ -35,7 +36,7 @@ pub(super) struct Stale {
 
 impl Stale {
     pub(super) fn everything() -> Self {
-        Self { links: true, routes: true, node: true, all_inside: true, ..Self::default() }
+        Self { links: true, routes: true, node: true, qdiscs: true, all_inside: true, ..Self::default() }
     }
 
     pub(super) fn any(&self) -> bool {
@@ -92,7 +93,10 @@ impl Stale {
                 }
                 self.routes = true;
                 self.node = true;
+                // Nothing is said of its qdiscs either, and another device may get its number.
+                self.qdiscs |= kind == libc::RTM_DELLINK;
             }
+            (libc::RTM_NEWQDISC | libc::RTM_DELQDISC, None) => self.qdiscs = true,
             // A veth's far end that moves on is heard of only in the namespace that it leaves.
             (libc::RTM_DELLINK, Some(nsid)) => {
                 self.links = true;
@@ -162,6 +166,16 @@ mod tests {
     fn a_route_inside_concerns_nobody() {
         assert!(!stale_after(Some(7), libc::RTM_NEWROUTE).any());
         assert!(stale_after(None, libc::RTM_NEWROUTE).routes);
+    }
+
+    #[test]
+    fn a_qdisc_concerns_the_devices_of_the_node_and_goes_with_its_device() {
+        let only = Stale { qdiscs: true, ..Stale::default() };
+        for kind in [libc::RTM_NEWQDISC, libc::RTM_DELQDISC] {
+            assert_eq!((stale_after(None, kind), stale_after(Some(7), kind)), (only.clone(), Stale::default()));
+        }
+        assert!(stale_after(None, libc::RTM_DELLINK).qdiscs && !stale_after(None, libc::RTM_NEWLINK).qdiscs);
+        assert!(!stale_after(None, libc::RTM_NEWTFILTER).any(), "the qdisc counts, whatever its filters do");
     }
 
     #[test]

@@ -23,6 +23,8 @@ const GROUPS: u32 = group(libc::RTNLGRP_LINK)
     | group(libc::RTNLGRP_IPV4_ROUTE)
     | group(libc::RTNLGRP_IPV6_ROUTE)
     | group(libc::RTNLGRP_NSID);
+/// Changes of qdiscs and their filters.
+const FILTERS: u32 = group(libc::RTNLGRP_TC);
 
 /// Room for bursts: 4,096 link events of about 1.4 KB.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -40,7 +42,7 @@ pub(super) enum Heard {
     Overrun,
 }
 
-/// Socket that is subscribed to all groups above.
+/// Socket that is subscribed to the groups above.
 #[derive(Debug)]
 pub(super) struct Listener {
     socket: AsyncFd<OwnedFd>,
@@ -49,8 +51,8 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Opens the socket in the namespace of the calling thread.
-    pub(super) fn open() -> io::Result<Self> {
+    /// Opens the socket in the namespace of the calling thread. `filters`: it hears of qdiscs, too.
+    pub(super) fn open(filters: bool) -> io::Result<Self> {
         let fd = socket(
             AddressFamily::Netlink,
             SockType::Raw,
@@ -66,7 +68,7 @@ impl Listener {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => false,
             Err(error) => return Err(error),
         };
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, GROUPS))?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, if filters { GROUPS | FILTERS } else { GROUPS }))?;
         // SAFETY: an OwnedFd returns the same open descriptor until it is dropped, and `AsyncFd` owns it till then.
         let socket = unsafe { AsyncFd::register(fd)? };
         Ok(Self { socket, hears_all })

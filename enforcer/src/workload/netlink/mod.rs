@@ -107,6 +107,8 @@ pub(in crate::workload) struct Watcher {
     inside: BTreeMap<i32, Inside>,
     routes: Routes,
     node: BTreeSet<IpAddr>,
+    /// Devices with filters at their ingress; `None`: nobody needs to know.
+    filtered: Option<BTreeSet<Ifindex>>,
     stale: Stale,
     /// Namespaces with more addresses than are read, and when they may be read again.
     flooded: BTreeMap<i32, Instant>,
@@ -119,9 +121,10 @@ pub(in crate::workload) struct Watcher {
 }
 
 impl Watcher {
-    /// Subscribes in the namespace of the calling thread. Subscribing comes before the first read: no gap.
-    pub(in crate::workload) fn open() -> Result<Self, NetlinkError> {
-        let listener = Listener::open().map_err(|source| NetlinkError::Open { source })?;
+    /// Subscribes in the namespace of the calling thread. Subscribing comes before the first read: no gap. `filters`: qdiscs
+    /// are watched, too.
+    pub(in crate::workload) fn open(filters: bool) -> Result<Self, NetlinkError> {
+        let listener = Listener::open(filters).map_err(|source| NetlinkError::Open { source })?;
         Ok(Self {
             requests: Requests::open()?,
             listener,
@@ -129,6 +132,7 @@ impl Watcher {
             inside: BTreeMap::new(),
             routes: Routes::default(),
             node: BTreeSet::new(),
+            filtered: filters.then(BTreeSet::new),
             stale: Stale::everything(),
             flooded: BTreeMap::new(),
             last: None,
@@ -245,6 +249,10 @@ impl Watcher {
                 self.send(to).await;
             }
         }
+        if let Some(filtered) = self.filtered.as_mut().filter(|_| self.stale.qdiscs) {
+            *filtered = self.requests.filtered().await?;
+            self.stale.qdiscs = false;
+        }
         if self.stale.routes {
             self.routes = self.requests.routes().await?;
             self.stale.routes = false;
@@ -352,6 +360,7 @@ impl Watcher {
             routes: self.routes.routes.clone(),
             gateways: self.routes.gateways.clone(),
             node: self.node.clone(),
+            filtered: self.filtered.clone().unwrap_or_default(),
         }
     }
 }

@@ -93,7 +93,12 @@ impl Store {
         let others =
             inputs.view.links.iter().filter(|(index, _)| **index != Ifindex::LOOPBACK && !veths.contains(index));
         let others = others.map(|(index, link)| (*index, link.name.clone())).collect();
-        let beside = inputs.view.beside(veths.iter().copied(), uplinks.keys());
+        let mut beside = inputs.view.beside(veths.iter().copied(), uplinks.keys());
+        if inputs.judges_backends {
+            let (stations, without) = inputs.view.stations(veths.iter().copied(), inputs.chained);
+            beside.stations = stations;
+            findings.extend(without);
+        }
         let above = inputs.view.above(veths.into_iter());
         let services = inputs.sources.iter().filter(|_| inputs.judges_backends);
         let is_nodes = |address: &IpAddr| inputs.sources.iter().any(|source| source.nodes.contains_key(address));

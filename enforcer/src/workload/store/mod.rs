@@ -54,6 +54,8 @@ pub struct Inputs<'a> {
     pub settling: Duration,
     /// The kernel judges what is sent to a Service by its backend, so that the addresses of Services may be known.
     pub judges_backends: bool,
+    /// Devices with tcx programs at their ingress that are not ours.
+    pub chained: &'a BTreeSet<Ifindex>,
     /// The time.
     pub now: Instant,
 }

@@ -9,6 +9,7 @@ use super::super::Store;
 use super::world::{World, behind, ips, name_behind};
 use crate::workload::finding::Finding;
 use crate::workload::model::ForeignDevice;
+use crate::workload::station::Detour;
 use crate::workload::view::Kind;
 
 fn devices(numbers: &[u32]) -> BTreeSet<Ifindex> {
@@ -100,9 +101,62 @@ fn the_nodes_station_on_a_link_is_the_veth_or_its_bridge_and_nothing_else() {
     for (veth, nsid, master) in (10..).zip(1..).zip(masters).map(|((veth, nsid), master)| (veth, nsid, master)) {
         world.veth_on(veth, nsid, master);
     }
-    let found = world.update(&mut Store::new()).snapshot.beside.stations;
+    let outcome = world.update(&mut Store::new());
     let expected = [(10, 10), (11, 20), (15, 15), (16, 25)];
-    assert_eq!(found, expected.map(|(veth, of)| (Ifindex(veth), [2, 0, 0, 0, 0, of])).into());
+    assert_eq!(outcome.snapshot.beside.stations, stations(&expected));
+    let told = [("by-vlan", Detour::Vlans), ("ovs-system", Detour::Switch), ("bond0", Detour::Switch)];
+    assert_eq!(outcome.findings, no_stations(&told), "once for all veths on it");
+}
+
+fn stations(of: &[(u32, u8)]) -> BTreeMap<Ifindex, [u8; 6]> {
+    of.iter().map(|(veth, of)| (Ifindex(*veth), [2, 0, 0, 0, 0, *of])).collect()
+}
+
+fn no_stations(told: &[(&str, Detour)]) -> BTreeSet<Finding> {
+    let told = told.iter();
+    told.map(|(device, because)| Finding::NoStation { device: (*device).to_owned(), because: *because }).collect()
+}
+
+#[test]
+fn where_somebody_else_may_take_the_frames_is_no_station() {
+    let mut world = World::default();
+    world.device(20, "br0", Kind::Bridge, None);
+    world.device(21, "br1", Kind::Bridge, None);
+    world.device(22, "vrf0", Kind::Vrf, None);
+    world.device(23, "eth0", Kind::Plain, None);
+    stacked(&mut world, 24, 20, None);
+    let masters = [None, None, None, Some(20), Some(20), Some(21), Some(22)];
+    for (veth, nsid, master) in (10..).zip(1..).zip(masters).map(|((veth, nsid), master)| (veth, nsid, master)) {
+        world.veth_on(veth, nsid, master);
+    }
+    let all = stations(&[(10, 10), (11, 11), (12, 12), (13, 20), (14, 20), (15, 21), (16, 16)]);
+    let mut store = Store::new();
+    assert_eq!(world.update(&mut store).snapshot.beside.stations, all, "positive control");
+
+    // What frames of workloads do not pass on their way says nothing.
+    world.view.filtered = devices(&[23, 24]);
+    world.chained = devices(&[22, 23]);
+    let outcome = world.update(&mut store);
+    assert_eq!((outcome.snapshot.beside.stations, outcome.findings), (all.clone(), BTreeSet::new()));
+
+    let xdp = |world: &mut World, is_there| world.view.links.get_mut(&Ifindex(10)).unwrap().xdp = is_there;
+    xdp(&mut world, true);
+    world.view.filtered.extend(devices(&[11, 20]));
+    world.chained.extend(devices(&[12, 13, 20]));
+    let outcome = world.update(&mut store);
+    assert_eq!(outcome.snapshot.beside.stations, stations(&[(15, 21), (16, 16)]));
+    let told = [
+        ("veth10", Detour::Xdp),
+        ("veth11", Detour::Filters),
+        ("veth12", Detour::Tcx),
+        ("veth13", Detour::Tcx),
+        ("br0", Detour::Filters),
+    ];
+    assert_eq!(outcome.findings, no_stations(&told), "the first that a frame meets");
+
+    xdp(&mut world, false);
+    (world.view.filtered, world.chained) = (BTreeSet::new(), BTreeSet::new());
+    assert_eq!(world.update(&mut store).snapshot.beside.stations, all, "it is gone");
 }
 
 #[test]

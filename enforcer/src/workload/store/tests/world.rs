@@ -30,6 +30,7 @@ pub(super) struct World {
     pub(super) api_error: Option<SourceError>,
     pub(super) netns: BTreeMap<PathBuf, i32>,
     pub(super) uplinks: Vec<String>,
+    pub(super) chained: BTreeSet<Ifindex>,
     pub(super) settling: Duration,
     pub(super) now: Instant,
 }
@@ -46,6 +47,7 @@ impl Default for World {
             api_error: None,
             netns: BTreeMap::new(),
             uplinks: Vec::new(),
+            chained: BTreeSet::new(),
             settling: Duration::from_secs(10),
             now: Instant::now(),
         }
@@ -72,8 +74,8 @@ impl World {
     }
 
     pub(super) fn device(&mut self, index: u32, name: &str, kind: Kind, master: Option<u32>) {
-        let link =
-            Link { name: name.to_owned(), kind, master: master.map(Ifindex), below: None, peer: None, mac: mac(index) };
+        let (name, master, mac) = (name.to_owned(), master.map(Ifindex), mac(index));
+        let link = Link { name, kind, master, below: None, peer: None, mac, xdp: false };
         self.view.links.insert(Ifindex(index), link);
     }
 
@@ -95,6 +97,7 @@ impl World {
             below: None,
             peer,
             mac: mac(index),
+            xdp: false,
         };
         self.view.links.insert(Ifindex(index), link);
         self.view.inside.entry(nsid).or_default();
@@ -205,6 +208,7 @@ impl World {
             uplinks: &self.uplinks,
             settling: self.settling,
             judges_backends: true,
+            chained: &self.chained,
             now: self.now,
         })
     }
